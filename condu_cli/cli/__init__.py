@@ -1,0 +1,1 @@
+"""Thin commands, one module per noun, and the output sink."""

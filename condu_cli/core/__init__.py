@@ -1,0 +1,1 @@
+"""The method: pure functions on arrays (unify, decouple, masks, prototypes, routing)."""

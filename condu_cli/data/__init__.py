@@ -1,0 +1,1 @@
+"""Pictures, class names, templates and splits."""

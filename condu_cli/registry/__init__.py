@@ -1,0 +1,1 @@
+"""The registry on disk: sessions, blobs, HEAD, operations. Knows no torch."""

@@ -1,0 +1,105 @@
+"""The write lock: one writer per registry, and a message that names it to the others.
+
+The operating system holds the lock for the process, so it dies with it. What a second process
+reads about the holder is only for the message; it never decides who may write.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from condu_cli.errors import ConduError, LockedError
+from condu_cli.registry.clock import utc_now
+
+DEFAULT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock: enough to find the process."""
+
+    pid: int
+    host: str
+    command: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.command!r} (process {self.pid} on {self.host}) since {self.since}"
+
+
+class RegistryLock:
+    """The lock on the file at `path`; it belongs to one owner and is not handed to another."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._holder_path = path.with_name(path.name + ".holder")
+        # One lock for the process, whichever thread of it asks.
+        self._lock = FileLock(path, thread_local=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.is_locked
+
+    @contextmanager
+    def acquire(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
+        """Hold the lock; raise LockedError naming its holder if `timeout` seconds pass."""
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout:
+            raise self._locked() from None
+        except OSError as error:
+            raise ConduError(
+                f"cannot lock the registry at {self._path.parent}: {error.strerror or error}",
+                "writing needs permission to create files in that folder",
+            ) from error
+        try:
+            self._announce(command)
+            yield
+        finally:
+            with suppress(OSError):
+                self._holder_path.unlink(missing_ok=True)
+            self._lock.release()
+
+    def holder(self) -> Holder | None:
+        """Return who says to hold the lock, None if nobody does or it died without a word."""
+        try:
+            holder = Holder(**json.loads(self._holder_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return None if _is_gone(holder) else holder
+
+    def _announce(self, command: str) -> None:
+        """Leave a note for those who wait; without it they only know less."""
+        holder = Holder(os.getpid(), socket.gethostname(), command, utc_now())
+        draft = self._holder_path.with_name(f"{self._holder_path.name}.{holder.pid}")
+        with suppress(OSError):
+            draft.write_text(json.dumps(asdict(holder)) + "\n", encoding="utf-8")
+            draft.replace(self._holder_path)
+
+    def _locked(self) -> LockedError:
+        by = self.holder() or "another process"
+        return LockedError(
+            f"the registry at {self._path.parent} is locked by {by}",
+            "wait until that command has ended, then run this one again; "
+            "the lock ends with the process",
+        )
+
+
+def _is_gone(holder: Holder) -> bool:
+    """Say whether the holder ran on this machine and does no more."""
+    if os.name == "nt" or holder.host != socket.gethostname():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, TypeError):
+        return False
+    return False

@@ -1,0 +1,285 @@
+"""What the registry records, as plain immutable values: no files, no database.
+
+A session is a complete manifest of everything known after one learn, import or forget. Its id
+is the sha256 of the manifest's canonical JSON, parent included, so that an id names one history
+and nothing in it can change unnoticed.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from condu_cli.errors import NotFoundError
+from condu_cli.registry.names import is_sha256, validate_task_name
+
+MANIFEST_FORMAT = 1
+SESSION_KINDS = ("learn", "import", "forget")
+SHORT_ID_LENGTH = 12
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def short_id(session_id: str) -> str:
+    """Return the first digits of a session's id, enough for people."""
+    return session_id[:SHORT_ID_LENGTH]
+
+
+@dataclass(frozen=True)
+class ParameterShape:
+    """One trainable parameter: its name in the model and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many numbers the parameter holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """The base model that a registry belongs to; its weights are named, not copied."""
+
+    id: str
+    architecture: str
+    pretrained: str
+    activation: str
+    weights_sha256: str
+    image_size: int
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """What is fixed when a registry is created.
+
+    The order of `parameters` is the order in which every delta and mask is flattened.
+    """
+
+    base: BaseIdentity
+    method: str
+    codec: str
+    codec_options: Mapping[str, Any]
+    parameters: tuple[ParameterShape, ...]
+
+    def __post_init__(self) -> None:
+        _set(self, "codec_options", _plain_record(self.codec_options))
+        names = [parameter.name for parameter in self.parameters]
+        if len(set(names)) != len(names):
+            raise ValueError("two parameters have the same name")
+
+    @property
+    def parameter_count(self) -> int:
+        """The method's d: how many numbers a delta has."""
+        return sum(parameter.size for parameter in self.parameters)
+
+
+@dataclass(frozen=True)
+class Expert:
+    """What is known about one expert from the day it was learned and never changes after.
+
+    `prototypes` is a blob's sha256; `training` is any JSON record of how it was made.
+    """
+
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    prototypes: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_sha256("prototypes", self.prototypes)
+        _set(self, "training", _plain_record(self.training))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the expert as it enters the manifest."""
+        return {
+            "classes": list(self.classes),
+            "templates": list(self.templates),
+            "prototypes": self.prototypes,
+            "training": self.training,
+        }
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task in one session: its expert and that session's trigger for it.
+
+    `part` is the sha256 of the codec's per-task blob. `learned_in` is the id of the session
+    that introduced the expert, None in a draft for an expert that is new.
+    """
+
+    name: str
+    expert: Expert
+    part: str
+    learned_in: str | None
+    rescaler: float
+    mask_density: float
+    l1_norm: float
+    drift: float | None
+
+    def __post_init__(self) -> None:
+        validate_task_name(self.name)
+        _require_sha256("part", self.part)
+        for figure in ("rescaler", "mask_density", "l1_norm"):
+            _set(self, figure, _finite(figure, getattr(self, figure)))
+        if self.drift is not None:
+            _set(self, "drift", _finite("drift", self.drift))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as it enters the manifest."""
+        return {
+            "name": self.name,
+            "expert": self.expert.to_json(),
+            "part": self.part,
+            "learned_in": self.learned_in,
+            "rescaler": self.rescaler,
+            "mask_density": self.mask_density,
+            "l1_norm": self.l1_norm,
+            "drift": self.drift,
+        }
+
+
+@dataclass(frozen=True)
+class SessionDraft:
+    """A session that has not been committed: everything but its parent, time and id.
+
+    `shared` is the sha256 of the codec's shared blob (the unified delta), None where the codec
+    has none or no task is left.
+    """
+
+    kind: str
+    task: str
+    shared: str | None
+    entries: tuple[TaskEntry, ...]
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in SESSION_KINDS:
+            raise ValueError(f"a session's kind is one of {SESSION_KINDS}, not {self.kind!r}")
+        validate_task_name(self.task)
+        if self.shared is not None:
+            _require_sha256("shared", self.shared)
+        names = [entry.name for entry in self.entries]
+        if len(set(names)) != len(names):
+            raise ValueError("two entries of a session have the same name")
+        _set(self, "note", _plain_record(self.note))
+
+
+@dataclass(frozen=True)
+class Session:
+    """One committed, immutable state of the registry."""
+
+    id: str
+    parent: str | None
+    kind: str
+    task: str
+    created_at: str
+    shared: str | None
+    entries: tuple[TaskEntry, ...]
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self, name: str) -> TaskEntry:
+        """Return the entry of task `name`; raise NotFoundError naming those there are."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise NotFoundError(
+            f"there is no task {name!r} in session {short_id(self.id)}",
+            _known_tasks_hint(name, [entry.name for entry in self.entries]),
+        )
+
+    def blobs(self) -> set[str]:
+        """Return the sha256 of every blob that this session needs."""
+        shared = set() if self.shared is None else {self.shared}
+        parts = {entry.part for entry in self.entries}
+        return shared | parts | {entry.expert.prototypes for entry in self.entries}
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the record whose canonical JSON hashes to the id.
+
+        An expert that this very session introduced has `learned_in` null there: the id cannot
+        contain itself.
+        """
+        entries = [entry.to_json() for entry in self.entries]
+        for entry in entries:
+            if entry["learned_in"] == self.id:
+                entry["learned_in"] = None
+        return {
+            "format": MANIFEST_FORMAT,
+            "parent": self.parent,
+            "kind": self.kind,
+            "task": self.task,
+            "created_at": self.created_at,
+            "shared": self.shared,
+            "entries": entries,
+            "note": self.note,
+        }
+
+    def computed_id(self) -> str:
+        """Return the id that the content has; it is `id` unless something was altered."""
+        return hashlib.sha256(canonical_json(self.manifest()).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of the registry's journal: a command moved HEAD from one session to another.
+
+    `kind` is init, learn, import, forget, rollback or undo-rollback; None stands for the empty
+    state before the first session.
+    """
+
+    id: int
+    at: str
+    kind: str
+    from_session: str | None
+    to_session: str | None
+    command: str
+
+
+def _known_tasks_hint(name: str, known: list[str]) -> str:
+    if not known:
+        return f"no task has been learned yet; run `condu learn --task {name}`"
+    listing = "known tasks: " + ", ".join(known)
+    folded = {task.casefold(): task for task in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"did you mean {folded[close[0]]!r}? {listing}" if close else listing
+
+
+def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `record` as JSON would give it back, so that equal before is equal after.
+
+    JSON has no NaN and no infinity; null stands for them, because a diverged loss in a training
+    record must not lose the expert that it describes.
+    """
+    plain = json.loads(
+        json.dumps(dict(record)), parse_constant=lambda _: None
+    )
+    assert isinstance(plain, dict)  # noqa: S101 - a mapping comes back as a mapping
+    return plain
+
+
+def _finite(figure: str, value: float) -> float:
+    """Return `value` as a plain float; minus zero becomes zero, as it does in SQLite."""
+    number = float(value) + 0.0
+    if not math.isfinite(number):
+        raise ValueError(f"{figure} must be a finite number, not {value}")
+    return number
+
+
+def _require_sha256(what: str, text: str) -> None:
+    if not is_sha256(text):
+        raise ValueError(f"{what} must be the sha256 of a blob, not {text!r}")
+
+
+def _set(instance: object, name: str, value: Any) -> None:
+    """Normalise a field of a frozen dataclass while it is being made."""
+    object.__setattr__(instance, name, value)

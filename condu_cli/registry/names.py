@@ -1,0 +1,37 @@
+"""Which texts may name a task, a session or a blob; checked before they become paths."""
+
+import re
+
+from condu_cli.errors import IntegrityError, UsageError
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def validate_task_name(text: str) -> str:
+    """Return `text` if it can name a task, else raise a UsageError that says what can.
+
+    Names appear in commands, in file names of exports and beside `@~1`-like session names, so
+    separators, a leading dash and a leading @ are out.
+    """
+    if _TASK_NAME.fullmatch(text):
+        return text
+    raise UsageError(
+        f"{text!r} cannot be the name of a task",
+        "use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit",
+    )
+
+
+def is_sha256(text: str) -> bool:
+    """Say whether `text` is a sha256 in lower-case hex."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def validate_sha256(text: str) -> str:
+    """Return `text` if it is a sha256 in lower-case hex, else raise an IntegrityError."""
+    if is_sha256(text):
+        return text
+    raise IntegrityError(
+        f"{text!r} is not the name of a blob",
+        "a blob is named by the 64 hex digits of its sha256; run `condu verify`",
+    )

@@ -1,0 +1,56 @@
+"""Where a registry lies and how its folder is laid out; light enough for `condu --help`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "CONDU_REGISTRY"
+
+
+@dataclass(frozen=True)
+class RegistryPaths:
+    """The files and folders of the registry at `root`."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """All metadata: sessions, experts, HEAD, operations."""
+        return self.root / "condu.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        """Immutable safetensors files named by their sha256."""
+        return self.root / "blobs"
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the database from before each migration."""
+        return self.root / "backups"
+
+    @property
+    def tmp(self) -> Path:
+        """Blobs being written; on the same file system, so that a rename is atomic."""
+        return self.root / "tmp"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose operating system lock the one writer holds."""
+        return self.root / "lock"
+
+    @property
+    def readme(self) -> Path:
+        """What this folder is, for a person who finds it."""
+        return self.root / "README.txt"
+
+
+def resolve_registry_path(option: Path | None) -> Path:
+    """Return the registry's folder: the option, else CONDU_REGISTRY, else the data folder."""
+    if option is not None:
+        return option.expanduser()
+    if from_environment := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(from_environment).expanduser()
+
+    from platformdirs import user_data_dir
+
+    return Path(user_data_dir("condu", appauthor=False)) / "registry"

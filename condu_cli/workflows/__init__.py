@@ -1,0 +1,1 @@
+"""Orchestration: joins registry, core, backbone, data and train. Prints nothing."""

@@ -1,0 +1,1 @@
+"""Alembic environment of the registry's database; ships as condu_cli.migrations."""
