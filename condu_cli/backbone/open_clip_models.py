@@ -1,0 +1,185 @@
+"""Any open_clip architecture as a base model: pretrained tag, local checkpoint or hub repository."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing, TrainingDefaults
+from condu_cli.errors import BaseModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TINY_ARCHITECTURE = "condu-tiny"
+TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
+HUB_PREFIX = "hf-hub:"
+TWO_WAYS_OUT = "Pass a local checkpoint (--base {name}:/path/to/weights.safetensors) or --base mini"
+
+
+@dataclass(frozen=True)
+class OpenClipSpec:
+    """What to build: an architecture, where its weights come from, and its activation."""
+
+    architecture: str
+    pretrained: str
+    quick_gelu: bool
+
+
+class OpenClipModel(DualEncoder):
+    """A dual encoder around an open_clip model."""
+
+    def __init__(self, base_id: str, spec: OpenClipSpec, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.clip = model
+        self._tokenizer = tokenizer
+        self.preprocessing = _preprocessing(model.visual)
+        self.training_defaults = TrainingDefaults(
+            learning_rate=1e-5, iterations=1000, image_size=self.preprocessing.image_size
+        )
+        self.logit_scale_value = float(model.logit_scale.detach().exp())
+        activation = "quick_gelu" if spec.quick_gelu else "gelu"
+        size = self.preprocessing.image_size
+        self.seal(BaseInfo(base_id, spec.architecture, spec.pretrained, activation, "", size))
+
+    def pool_images(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to features before the projection (B, P).
+
+        Vision transformers only; other towers fold their projection in, and their embedding
+        stands for both.
+        """
+        visual = self.clip.visual
+        if not _has_separate_projection(visual):
+            return _first(visual(pixels))
+        pooled, _ = visual._pool(visual.transformer(visual._embeds(pixels)))
+        return _first(pooled)
+
+    def project_images(self, pooled: Tensor) -> Tensor:
+        """Apply the tower's projection (P, E) where it is separate; unit length (B, E)."""
+        visual = self.clip.visual
+        projected = pooled @ visual.proj if _has_separate_projection(visual) else pooled
+        return functional.normalize(projected.float(), dim=-1)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids (N, context length)."""
+        return {"ids": self._tokenizer(list(texts))}
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Token ids to unit text features (N, E)."""
+        return functional.normalize(_first(self.clip.encode_text(tokens["ids"])).float(), dim=-1)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Both towers under open_clip's own names, without the logit scale and bias."""
+        frozen = {"logit_scale", "logit_bias"}
+        return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
+
+
+def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
+    """Check an architecture and its weights' source by name, and settle the activation.
+
+    A pretrained tag knows whether its weights were trained with QuickGELU, so the tag decides;
+    a local checkpoint does not say, so the architecture's name decides (`-quickgelu`).
+
+    Raises:
+        UsageError: unknown architecture or tag, or a `-quickgelu` name with plain-GELU weights.
+
+    """
+    import open_clip
+
+    if architecture.startswith(HUB_PREFIX):
+        return OpenClipSpec(architecture, "", quick_gelu=False)
+    if architecture == TINY_ARCHITECTURE:
+        open_clip.add_model_config(TINY_CONFIG)
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise UsageError(f"unknown base model '{architecture}'", "condu bases lists what there is")
+    named_quick = bool(config.get("quick_gelu", False))
+    if pretrained == "" or Path(pretrained).suffix in {".safetensors", ".pt", ".pth", ".bin"}:
+        return OpenClipSpec(architecture, pretrained, named_quick)
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise UsageError(
+            f"'{pretrained}' is neither a checkpoint file nor pretrained weights of {architecture}",
+            f"Known weights of {architecture}: {tags}",
+        )
+    tag_quick = bool(tag.get("quick_gelu", False))
+    if named_quick and not tag_quick:
+        raise UsageError(
+            f"{architecture} uses QuickGELU, but the weights '{pretrained}' were trained without",
+            f"Use {architecture.removesuffix('-quickgelu')}:{pretrained}",
+        )
+    return OpenClipSpec(architecture, pretrained, tag_quick)
+
+
+def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
+    """Build the model and load its weights, downloading them where the tag needs it.
+
+    Raises:
+        BaseModelError: the weights cannot be had or do not fit.
+
+    """
+    import open_clip
+
+    if spec.pretrained and Path(spec.pretrained).suffix and not Path(spec.pretrained).is_file():
+        raise BaseModelError(
+            f"base model '{base_id}': there is no file {spec.pretrained}",
+            "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file has moved",
+        )
+    torch.manual_seed(0)  # only an architecture without weights (condu-tiny) draws any
+    # open_clip logs the failed download as an error of its own; ours says more in one line.
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        model = open_clip.create_model(
+            spec.architecture, pretrained=spec.pretrained or None, force_quick_gelu=spec.quick_gelu
+        )
+        tokenizer = open_clip.get_tokenizer(spec.architecture)
+    except Exception as exc:
+        # Hub clients and checkpoint readers raise a dozen unrelated types; all mean the same here.
+        raise _unavailable(base_id, spec, exc) from exc
+    finally:
+        logging.disable(previous)
+    return OpenClipModel(base_id, spec, model, tokenizer)
+
+
+def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelError:
+    reason = str(exc).strip().splitlines()[0][:200] if str(exc).strip() else type(exc).__name__
+    tried = spec.pretrained or spec.architecture
+    if Path(spec.pretrained).is_file():
+        return BaseModelError(
+            f"base model '{base_id}': {tried} does not load as {spec.architecture}: {reason}",
+            "Check that the checkpoint belongs to this architecture",
+        )
+    return BaseModelError(
+        f"base model '{base_id}': could not download the weights '{tried}': {reason}",
+        TWO_WAYS_OUT.format(name=spec.architecture.removeprefix(HUB_PREFIX)),
+    )
+
+
+def _preprocessing(visual: Any) -> Preprocessing:
+    config = getattr(visual, "preprocess_cfg", {})
+    size = visual.image_size
+    return Preprocessing(
+        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize_mode=config.get("resize_mode", "shortest"),
+    )
+
+
+def _has_separate_projection(visual: Any) -> bool:
+    return hasattr(visual, "_embeds") and getattr(visual, "proj", None) is not None
+
+
+def _first(features: Any) -> Tensor:
+    """open_clip towers may answer with (pooled, tokens)."""
+    pooled: Tensor = features[0] if isinstance(features, tuple) else features
+    return pooled

@@ -1,0 +1,197 @@
+"""The fixed order of a registry's trainable parameters, as one flat vector and as bits.
+
+Every array of the method is read through this order: element j of the unified delta, bit j of
+a mask and coordinate j of an expert are the same parameter. Masks give each tensor a start at
+a multiple of 64 bits, so that one tensor's bits can be read without touching the others.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = Mapping[str, NDArray[Any]]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Bits = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+ALIGNMENT = 64  # bits: where a tensor's mask may start, and the grain of a block
+
+# A larger value means that training diverged. The bound also keeps every expert finite: an
+# element of an expert is at most its L1 norm, which unify preserves, and d * 1e20 is far
+# below the largest float32.
+LARGEST_VALUE = 1e20
+
+
+class InvalidDeltaError(ValueError):
+    """A delta that does not fit the registry's parameters, or is not finite.
+
+    `parameter` is the name of the first parameter at fault.
+    """
+
+    def __init__(self, parameter: str, reason: str) -> None:
+        super().__init__(f"parameter {parameter!r} {reason}")
+        self.parameter = parameter
+
+
+class InvalidStateError(ValueError):
+    """A stored unified delta, trigger or prototype that does not have its promised form.
+
+    `tensor` is the name of the array at fault.
+    """
+
+    def __init__(self, tensor: str, reason: str) -> None:
+        super().__init__(f"stored tensor {tensor!r} {reason}")
+        self.tensor = tensor
+
+
+class Block(NamedTuple):
+    """A run of consecutive elements within one tensor, and the mask bytes that hold its bits."""
+
+    tensor: int
+    start: int
+    stop: int
+    mask: slice
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Names and shapes of the trainable parameters, in the registry's order.
+
+    Raises ValueError for no parameters, repeated names, negative sizes or unequal lengths.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "shapes", tuple(tuple(int(n) for n in s) for s in self.shapes))
+        if not self.names:
+            raise ValueError("a layout needs at least one parameter")
+        if len(self.names) != len(self.shapes):
+            raise ValueError(f"{len(self.names)} names but {len(self.shapes)} shapes")
+        if len(set(self.names)) != len(self.names):
+            repeated = sorted({n for n in self.names if self.names.count(n) > 1})
+            raise ValueError(f"parameter names occur more than once: {', '.join(repeated)}")
+        if any(n < 0 for shape in self.shapes for n in shape):
+            raise ValueError("a shape has a negative size")
+
+    @classmethod
+    def of(cls, tensors: Tensors) -> "ParameterLayout":
+        """The layout of a mapping of arrays, in the order of its keys."""
+        return cls(tuple(tensors), tuple(tensors[name].shape for name in tensors))
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements in each tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def count(self) -> int:
+        """d, the number of trainable parameters (elements)."""
+        return sum(self.sizes)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each tensor starts in the flat vector of `count` elements."""
+        return tuple(accumulate(self.sizes, initial=0))[:-1]
+
+    @cached_property
+    def _mask_ends(self) -> tuple[int, ...]:
+        padded = (-(-size // ALIGNMENT) * ALIGNMENT for size in self.sizes)
+        return tuple(accumulate(padded, initial=0))
+
+    @cached_property
+    def mask_offsets(self) -> tuple[int, ...]:
+        """The bit at which each tensor starts in a packed mask, a multiple of 64."""
+        return self._mask_ends[:-1]
+
+    @cached_property
+    def mask_bytes(self) -> int:
+        """Bytes of one packed mask."""
+        return self._mask_ends[-1] // 8
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.names)}
+
+    def index(self, name: str) -> int:
+        """The position of a parameter. Raises KeyError where the layout has no such name."""
+        return self._positions[name]
+
+    def blocks(self, block_size: int) -> Iterator[Block]:
+        """Cut every tensor into runs of at most `block_size` elements, in order.
+
+        Raises ValueError where `block_size` is not a positive multiple of 64.
+        """
+        for tensor in range(len(self.names)):
+            yield from self.tensor_blocks(tensor, block_size)
+
+    def tensor_blocks(self, tensor: int, block_size: int) -> Iterator[Block]:
+        """The blocks of one tensor, given by its position; see `blocks`."""
+        if block_size < 1 or block_size % ALIGNMENT:
+            raise ValueError(f"a block size is a positive multiple of {ALIGNMENT}: {block_size}")
+        size, first_bit = self.sizes[tensor], self.mask_offsets[tensor]
+        for start in range(0, size, block_size):
+            stop = min(start + block_size, size)
+            yield Block(
+                tensor, start, stop, slice((first_bit + start) // 8, (first_bit + stop + 7) // 8)
+            )
+
+    def check(self, delta: Tensors) -> None:
+        """Check names, shapes, dtype (float32) and values of a delta, reading each tensor once.
+
+        Raises InvalidDeltaError naming the first parameter that is missing, unexpected, of
+        another shape or dtype, or that holds NaN, infinity or a value beyond `LARGEST_VALUE`.
+        """
+        self.check_names(delta)
+        for name in self.names:
+            self.check_tensor(name, delta[name])
+
+    def check_names(self, delta: Iterable[str]) -> None:
+        """Raise InvalidDeltaError for the first parameter that is missing or unexpected."""
+        fault = self.name_fault(delta)
+        if fault:
+            raise InvalidDeltaError(*fault)
+
+    def check_tensor(self, name: str, values: NDArray[Any]) -> None:
+        """Raise InvalidDeltaError where one tensor of a delta has a wrong form or value."""
+        fault = self.form_fault(name, values)
+        if fault:
+            raise InvalidDeltaError(name, fault)
+        if not is_finite(values):
+            raise InvalidDeltaError(name, "holds NaN or infinity")
+        if values.size and max(-values.min(), values.max()) > LARGEST_VALUE:
+            raise InvalidDeltaError(name, f"holds a value beyond {LARGEST_VALUE:g}")
+
+    def name_fault(self, present: Iterable[str]) -> tuple[str, str] | None:
+        """The first missing or unexpected name and what is wrong with it, or None."""
+        found = set(present)
+        for name in self.names:
+            if name not in found:
+                return name, "is missing"
+        unexpected = sorted(found.difference(self.names))
+        if unexpected:
+            return unexpected[0], "is not a trainable parameter of this registry"
+        return None
+
+    def form_fault(self, name: str, values: NDArray[Any]) -> str | None:
+        """What is wrong with a tensor's shape or dtype (float32), or None."""
+        expected = self.shapes[self.index(name)]
+        if values.shape != expected:
+            return f"has shape {values.shape}, not {expected}"
+        if values.dtype != np.float32:
+            return f"has dtype {values.dtype}, not float32"
+        return None
+
+
+def is_finite(values: NDArray[Any]) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; no temporary array is made."""
+    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))

@@ -1,0 +1,177 @@
+"""A data set as a folder of pictures, one sub-folder per class (ImageFolder's layout).
+
+Either `train/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone, which is split 80/20 by a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from condu_cli.data.pictures import list_pictures
+from condu_cli.errors import DataError
+
+TEST_SHARE = 0.2
+SPLIT_SEED = 42
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+LAYOUT_HINT = "Expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """A data set: class names in words, the training and the test pictures."""
+
+    folders: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    split: str
+    """How train and test came apart: `folders`, or `random 80/20, seed N`."""
+
+
+def read_folder(
+    root: Path, class_names_file: Path | None = None, *, split_seed: int = SPLIT_SEED
+) -> LabelledPictures:
+    """Read a data set's layout and class names; no picture is decoded.
+
+    Raises:
+        DataError: no such folder, no pictures, fewer than two classes, test classes that are
+            not in training, or class names that do not match the folders.
+
+    """
+    if not root.exists():
+        raise DataError(f"{root}: no such folder", "Check --data")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file, not a folder of pictures", LAYOUT_HINT)
+    train_root = root / "train"
+    by_class = _pictures_by_class(train_root if train_root.is_dir() else root)
+    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if train_root.is_dir() and test_root is not None:
+        test_by_class = _pictures_by_class(test_root)
+        split = "folders"
+        _check_test_classes(root, set(by_class), set(test_by_class))
+    else:
+        by_class, test_by_class = _split(by_class, split_seed)
+        split = f"random 80/20, seed {split_seed}"
+    _check_classes(root, by_class)
+    folders = tuple(sorted(by_class))
+    return LabelledPictures(
+        folders=folders,
+        class_names=_class_names(root, folders, class_names_file),
+        train=_samples(by_class, folders),
+        test=_samples(test_by_class, folders),
+        split=split,
+    )
+
+
+def _pictures_by_class(root: Path) -> dict[str, list[Path]]:
+    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = {folder.name: list_pictures(folder) for folder in classes}
+    return {name: pictures for name, pictures in found.items() if pictures}
+
+
+def _check_classes(root: Path, by_class: dict[str, list[Path]]) -> None:
+    if not by_class:
+        raise DataError(f"{root}: no pictures in sub-folders", LAYOUT_HINT)
+    if len(by_class) < 2:
+        raise DataError(
+            f"{root}: only one class ({next(iter(by_class))}); a classifier needs two or more",
+            LAYOUT_HINT,
+        )
+
+
+def _check_test_classes(root: Path, train: set[str], test: set[str]) -> None:
+    extra = sorted(test - train)
+    if train and extra:
+        raise DataError(
+            f"{root}: test has {len(extra)} classes that train lacks: {', '.join(extra[:3])}",
+            "Training and test folders must hold the same classes",
+        )
+
+
+def _split(
+    by_class: dict[str, list[Path]], seed: int
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Per class, so that every class keeps pictures on both sides where it has two or more."""
+    train: dict[str, list[Path]] = {}
+    test: dict[str, list[Path]] = {}
+    for name in sorted(by_class):
+        pictures = list(by_class[name])
+        # A split needs to repeat, not to be secret.
+        random.Random(f"{seed}:{name}").shuffle(pictures)  # noqa: S311
+        count = round(len(pictures) * TEST_SHARE) if len(pictures) > 1 else 0
+        count = max(count, 1) if len(pictures) > 1 else 0
+        train[name], test[name] = sorted(pictures[count:]), sorted(pictures[:count])
+    return train, test
+
+
+def _samples(by_class: dict[str, list[Path]], folders: tuple[str, ...]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(path, label)
+        for label, name in enumerate(folders)
+        for path in by_class.get(name, [])
+    )
+
+
+def _class_names(root: Path, folders: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        beside = root / "classes.json"
+        if not beside.is_file():
+            return tuple(name.replace("_", " ") for name in folders)
+        file = beside
+    names = read_class_names(file)
+    if isinstance(names, dict):
+        missing = [name for name in folders if name not in names]
+        if missing:
+            raise DataError(
+                f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
+                "Map every class folder to its name in words",
+            )
+        resolved = tuple(names[name] for name in folders)
+    elif len(names) != len(folders):
+        raise DataError(
+            f"{file}: {len(names)} class names for {len(folders)} class folders",
+            "Give one name per folder, in the folders' alphabetical order",
+        )
+    else:
+        resolved = tuple(names)
+    if len(set(resolved)) != len(resolved):
+        twice = next(name for name in resolved if resolved.count(name) > 1)
+        raise DataError(f"{file}: two classes are called '{twice}'", "Names must differ")
+    return resolved
+
+
+def read_class_names(file: Path) -> dict[str, str] | list[str]:
+    """Read class names: a JSON object (folder to name), a JSON list, or one name per line.
+
+    Raises:
+        DataError: the file is missing, or holds something else.
+
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{file}: class names cannot be read ({exc})", "Check the path") from exc
+    if file.suffix.lower() != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise DataError(f"{file}: not valid JSON ({exc})", "Check the file") from exc
+    values = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(
+            f"{file}: class names must be a JSON object or list of strings",
+            'For instance {"sealake": "sea or lake"}',
+        )
+    return names  # type: ignore[no-any-return]

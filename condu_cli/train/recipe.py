@@ -1,0 +1,45 @@
+"""The recipe of one fine-tuning run: everything that decides its result but the data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with warm-up and cosine decay, as in ConDU's released training loop.
+
+    `image_size` in pixels; `learning_rate` is the peak; `template` is the one prompt template
+    used in training (the others only in evaluation).
+    """
+
+    iterations: int
+    learning_rate: float
+    image_size: int
+    batch_size: int = 32
+    warmup_iterations: int = 0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    label_smoothing: float = 0.2
+    template: str = "a photo of a {}."
+    seed: int = 0
+    method: str = "full"
+
+    def as_record(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, for a session's training record."""
+        return asdict(self)
+
+
+def learning_rate_at(recipe: Recipe, iteration: int) -> float:
+    """Linear warm-up to the peak, then half a cosine to zero; `iteration` counts from 0.
+
+    Source: Loshchilov and Hutter, 2017 (arXiv 1608.03983), Eq. 5, without restarts.
+    """
+    if iteration < recipe.warmup_iterations:
+        return recipe.learning_rate * (iteration + 1) / recipe.warmup_iterations
+    decay = max(1, recipe.iterations - recipe.warmup_iterations)
+    done = min(1.0, (iteration - recipe.warmup_iterations) / decay)
+    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
