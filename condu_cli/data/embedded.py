@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
@@ -17,7 +19,6 @@ from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 EMBEDDED_TASKS = ("digits", "shapes")
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -25,6 +26,24 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 SIDE = 64
 TEST_EVERY = 4
 """One picture in four goes to the test split."""
+
+
+def embedded_folder(task: str) -> Path:
+    """The folder of an embedded task's pictures in the user's cache, written on first use."""
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("condu") / "embedded" / task
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and renamed, so that nobody ever reads half of it.
+        with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+            write_embedded(task, Path(draft, task))
+            try:
+                Path(draft, task).rename(folder)
+            except OSError:
+                if not folder.is_dir():  # it is there if another process was first
+                    raise
+    return folder
 
 
 def write_embedded(task: str, root: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from condu_cli.data.pictures import list_pictures
@@ -72,6 +73,26 @@ def read_folder(
         test=_samples(test_by_class, folders),
         split=split,
     )
+
+
+def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
+    """Keep at most `shots` training pictures per class, drawn by a seed; the test split stays.
+
+    Raises:
+        DataError: fewer than one shot.
+
+    """
+    if shots < 1:
+        raise DataError(f"--shots {shots}: at least one picture per class is needed", "Try 5")
+    by_label: dict[int, list[Sample]] = defaultdict(list)
+    for sample in data.train:
+        by_label[sample.label].append(sample)
+    rng = random.Random(seed)  # noqa: S311 - a draw that repeats, not a secret
+    kept: list[Sample] = []
+    for label in sorted(by_label):
+        samples = by_label[label]
+        kept += sorted(rng.sample(samples, min(shots, len(samples))), key=lambda s: s.path)
+    return replace(data, train=tuple(kept))
 
 
 def _pictures_by_class(root: Path) -> dict[str, list[Path]]:

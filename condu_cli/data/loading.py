@@ -1,106 +1,129 @@
-"""Labelled pictures as batches: decoded once, kept small in memory where they fit."""
+"""Pictures as batches: decoded once and kept in memory where they fit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, overload
 
 import torch
+from PIL import Image
 
 from condu_cli.data.pictures import open_picture
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from PIL import Image
     from torch import Tensor
 
     from condu_cli.data.folders import Sample
 
+    Transform = Callable[[Image.Image], Tensor]
+
 CACHE_BYTES = 1 << 30
 """Decoded pictures kept in memory, at most; beyond it they are decoded again when needed."""
-MARGIN = 1.15
-"""Cached pictures are this much larger than the crop, so that a 0.9 crop still scales down."""
+TRAINING_MARGIN = 1.15
+"""Pictures cached for training are this much larger than the crop, which then scales down."""
 
 
-class PictureSet:
-    """Labelled pictures, decoded on first use and cached with their shorter side reduced."""
+class LazyPictures(Sequence[Image.Image]):
+    """RGB pictures by position, decoded on first use and cached.
 
-    def __init__(self, samples: Sequence[Sample], image_size: int) -> None:
-        self.samples = tuple(samples)
-        self._side = round(image_size * MARGIN)
-        self._cache: dict[Path, Image.Image] = {}
+    `shorter_side`: where given, pictures are kept with their shorter side reduced to
+    that many pixels; smaller pictures stay as they are.
+    """
+
+    def __init__(self, paths: Sequence[Path], shorter_side: int | None = None) -> None:
+        self.paths = tuple(paths)
+        self._shorter_side = shorter_side
+        self._cache: dict[int, Image.Image] = {}
         self._cached_bytes = 0
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.paths)
 
-    def picture(self, index: int) -> Image.Image:
-        """One RGB picture, its shorter side at most a little over the image size.
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
 
-        Raises:
-            DataError: the picture cannot be read.
-
-        """
-        path = self.samples[index].path
-        cached = self._cache.get(path)
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        """One picture; raises DataError where it cannot be read."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        cached = self._cache.get(index)
         if cached is not None:
             return cached
-        image = _reduce(open_picture(path), self._side)
-        size = image.width * image.height * 3
+        image = _reduce(open_picture(self.paths[index]), self._shorter_side)
+        size = image.width * image.height * len(image.getbands())
         if self._cached_bytes + size <= CACHE_BYTES:
-            self._cache[path] = image
+            self._cache[index] = image
             self._cached_bytes += size
         return image
 
-    def check(self, progress: Callable[[int], None] | None = None) -> None:
+    def unreadable(self, on_done: Callable[[int], None] | None = None) -> dict[int, DataError]:
+        """Decode every picture once; answer with the error of each that cannot be read."""
+        errors: dict[int, DataError] = {}
+        for index in range(len(self)):
+            try:
+                self[index]
+            except DataError as exc:
+                errors[index] = exc
+            if on_done is not None:
+                on_done(index + 1)
+        return errors
+
+    def tensors(self, indices: Sequence[int], transform: Transform) -> Tensor:
+        """Transformed pictures (B, 3, S, S) float32."""
+        return torch.stack([transform(self[index]) for index in indices])
+
+
+class PictureSet:
+    """Labelled pictures of one split."""
+
+    def __init__(self, samples: Sequence[Sample], shorter_side: int | None = None) -> None:
+        self._labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        self.pictures = LazyPictures([sample.path for sample in samples], shorter_side)
+
+    @classmethod
+    def for_training(cls, samples: Sequence[Sample], image_size: int) -> PictureSet:
+        """Pictures kept no larger than random crops to `image_size` pixels need."""
+        return cls(samples, round(image_size * TRAINING_MARGIN))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def check(self, on_done: Callable[[int], None] | None = None) -> None:
         """Decode every picture once, so that a broken one is found before training starts.
 
         Raises:
             DataError: naming the first unreadable pictures and their number.
 
         """
-        broken = []
-        for index in range(len(self)):
-            try:
-                self.picture(index)
-            except DataError as exc:
-                broken.append(exc.message)
-            if progress is not None:
-                progress(index + 1)
+        broken = list(self.pictures.unreadable(on_done).values())
         if broken:
+            names = "; ".join(error.message for error in broken[:3])
             raise DataError(
-                f"{len(broken)} of {len(self)} pictures cannot be read: {'; '.join(broken[:3])}",
+                f"{len(broken)} of {len(self)} pictures cannot be read: {names}",
                 "Remove or replace them",
             )
 
-    def labels(self, indices: Sequence[int]) -> Tensor:
-        """Class indices (B,) int64."""
-        return torch.tensor([self.samples[i].label for i in indices], dtype=torch.int64)
+    def batch(self, indices: Sequence[int], transform: Transform) -> tuple[Tensor, Tensor]:
+        """Transformed pictures (B, 3, S, S) and their labels (B,) int64."""
+        return self.pictures.tensors(indices, transform), self._labels[list(indices)]
 
-    def batch(
-        self, indices: Sequence[int], transform: Callable[[Image.Image], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Transformed pictures (B, 3, S, S) and their labels (B,)."""
-        pixels = torch.stack([transform(self.picture(i)) for i in indices])
-        return pixels, self.labels(indices)
-
-    def batches(
-        self, size: int, transform: Callable[[Image.Image], Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int, transform: Transform) -> Iterator[tuple[Tensor, Tensor]]:
         """All the pictures in order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.batch(range(start, min(start + size, len(self))), transform)
 
 
-def _reduce(image: Image.Image, side: int) -> Image.Image:
-    """Scale down so that the shorter side is `side`; smaller pictures stay as they are."""
-    from PIL import Image as PillowImage
-
+def _reduce(image: Image.Image, side: int | None) -> Image.Image:
     shorter = min(image.size)
-    if shorter <= side:
+    if side is None or shorter <= side:
         return image
     scale = side / shorter
-    size = (round(image.width * scale), round(image.height * scale))
-    return image.resize(size, PillowImage.Resampling.BICUBIC)
+    size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)

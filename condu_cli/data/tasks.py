@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from condu_cli.data.embedded import EMBEDDED_TASKS
+from condu_cli.data.embedded import EMBEDDED_TASKS, embedded_folder
 from condu_cli.errors import DataError, UsageError
 
 DATA_VARIABLE = "CONDU_DATA"
@@ -73,10 +73,10 @@ def data_root() -> Path | None:
 
 
 def locate_data(task: str, given: Path | None) -> Path:
-    """Where a task's pictures lie: the folder given, else `$CONDU_DATA/TASK`.
+    """Where a task's pictures lie: the folder given, `$CONDU_DATA/TASK`, or embedded data.
 
     Raises:
-        DataError: neither is there.
+        DataError: none of them is there.
 
     """
     if given is not None:
@@ -84,6 +84,8 @@ def locate_data(task: str, given: Path | None) -> Path:
     root = data_root()
     if root is not None and (root / task).is_dir():
         return root / task
+    if task in EMBEDDED_TASKS:
+        return embedded_folder(task)
     looked = f" (looked in {root / task})" if root is not None else ""
     raise DataError(
         f"no pictures for task '{task}'{looked}",

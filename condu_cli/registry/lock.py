@@ -49,7 +49,13 @@ class RegistryLock:
 
     @contextmanager
     def acquire(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
-        """Hold the lock; raise LockedError naming its holder if `timeout` seconds pass."""
+        """Hold the lock; raise LockedError naming its holder if `timeout` seconds pass.
+
+        Inside a block that holds it already, this is the same lock and ends with the outer one.
+        """
+        if self.held:
+            yield
+            return
         try:
             self._lock.acquire(timeout=timeout)
         except Timeout:

@@ -22,10 +22,8 @@ SHORT_ID_LENGTH = 12
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of `value`: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    """Return the one JSON text of `value`: ASCII, sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def short_id(session_id: str) -> str:
@@ -131,6 +129,10 @@ class TaskEntry:
         _require_sha256("part", self.part)
         for figure in ("rescaler", "mask_density", "l1_norm"):
             _set(self, figure, _finite(figure, getattr(self, figure)))
+            if getattr(self, figure) < 0:
+                raise ValueError(f"{figure} must not be negative")
+        if self.mask_density > 1:
+            raise ValueError("mask_density is a share, at most 1")
         if self.drift is not None:
             _set(self, "drift", _finite("drift", self.drift))
 
@@ -260,9 +262,7 @@ def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
     JSON has no NaN and no infinity; null stands for them, because a diverged loss in a training
     record must not lose the expert that it describes.
     """
-    plain = json.loads(
-        json.dumps(dict(record)), parse_constant=lambda _: None
-    )
+    plain = json.loads(json.dumps(dict(record)), parse_constant=lambda _: None)
     assert isinstance(plain, dict)  # noqa: S101 - a mapping comes back as a mapping
     return plain
 

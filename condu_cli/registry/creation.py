@@ -1,0 +1,127 @@
+"""Creating a registry's folder: all of it, or nothing at all."""
+
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from condu_cli.errors import ConduError, UsageError
+from condu_cli.registry import rows
+from condu_cli.registry.clock import utc_now
+from condu_cli.registry.durability import flush_folder
+from condu_cli.registry.engine import described_errors, make_engine, write
+from condu_cli.registry.manifest import RegistryConfig
+from condu_cli.registry.migrate import create_database
+from condu_cli.registry.paths import RegistryPaths
+
+README = """\
+This folder is a condu registry: one base model's experts for many image tasks.
+
+  condu.sqlite   sessions, tasks, HEAD and the journal of operations
+  blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
+  backups/       the database as it was before each migration
+  tmp/           blobs being written
+
+Do not edit anything here by hand: every file is checked against its hash. Use `condu log`,
+`condu ls` and `condu storage-report` to look at it, `condu rollback` and `condu gc` to undo
+and to clean up. To move or to copy the registry, take the whole folder while no condu runs.
+"""
+
+
+def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
+    """Create the folder `root` with an empty registry in it.
+
+    The registry is built beside its place and renamed into it, so that nobody ever sees half a
+    registry. An empty folder that exists is filled instead: it may be a mount point, or the
+    folder somebody's shell stands in.
+    """
+    _refuse_occupied(root)
+    if root.exists():
+        _fill(root, config, command)
+        return
+    created = _make_parents(root.parent)
+    draft = root.parent / f".{root.name}-{secrets.token_hex(4)}"
+    try:
+        draft.mkdir()
+        _build(RegistryPaths(draft), config, command)
+        draft.rename(root)
+        flush_folder(root.parent)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        _remove_empty(created)
+        if isinstance(error, OSError):
+            raise _cannot_create(root, error) from error
+        raise
+
+
+def _refuse_occupied(root: Path) -> None:
+    if RegistryPaths(root).database.exists():
+        raise UsageError(
+            f"there is a registry at {root} already",
+            "use it with `condu learn`, or name another folder with --registry",
+        )
+    if root.exists() and not root.is_dir():
+        raise UsageError(
+            f"{root} is a file, a registry is a folder", "name another folder with --registry"
+        )
+    try:
+        occupied = root.exists() and any(root.iterdir())
+    except OSError as error:
+        raise _cannot_create(root, error) from error
+    if occupied:
+        raise UsageError(
+            f"{root} is not empty and not a registry",
+            "name a folder that does not exist yet with --registry",
+        )
+
+
+def _fill(root: Path, config: RegistryConfig, command: str) -> None:
+    try:
+        _build(RegistryPaths(root), config, command)
+    except BaseException as error:
+        for child in root.iterdir():  # the folder was empty: all of it is ours
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    child.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_create(root, error) from error
+        raise
+
+
+def _build(paths: RegistryPaths, config: RegistryConfig, command: str) -> None:
+    for folder in (paths.blobs, paths.backups, paths.tmp):
+        folder.mkdir()
+    paths.readme.write_text(README, encoding="utf-8")
+    create_database(paths)
+    now = utc_now()
+    with described_errors(paths.database), write(make_engine(paths.database)) as transaction:
+        rows.insert_config(transaction, config, now)
+        rows.record(transaction, kind="init", command=command, at=now)
+    flush_folder(paths.root)
+
+
+def _make_parents(parent: Path) -> list[Path]:
+    """Create the missing folders above the registry; return them, innermost first."""
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _remove_empty(missing)
+        raise _cannot_create(parent, error) from error
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _cannot_create(path: Path, error: OSError) -> ConduError:
+    where = error.filename or path
+    return ConduError(
+        f"cannot create a registry at {path}: {error.strerror or error} ({where})",
+        "name a folder that you may write to with --registry or CONDU_REGISTRY",
+    )

@@ -1,0 +1,132 @@
+"""Connections to condu.sqlite: transactions that begin when we say so, errors that say more.
+
+The driver's own notion of transactions is switched off (`isolation_level=None`): it would leave
+half of a failed migration behind. Reads run in `BEGIN`, and see one state of the registry
+however long a writer works beside them (WAL); writes run in `BEGIN IMMEDIATE`, because a
+transaction that starts reading and then writes fails at once when another writes.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from condu_cli.errors import ConduError, IntegrityError, LockedError
+
+BUSY_SECONDS = 10.0
+_BEGIN = "condu_begin"
+
+
+def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open an existing database; it is never created by opening it."""
+    connection = sqlite3.connect(
+        _uri(database), uri=True, isolation_level=None, timeout=busy_seconds
+    )
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def make_engine(database: Path, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Return the engine of an existing database; no connection outlives its transaction."""
+    engine = create_engine(
+        "sqlite://", creator=lambda: connect(database, busy_seconds), poolclass=NullPool
+    )
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Session]:
+    """Read one consistent state of the registry."""
+    with _transaction(engine, "BEGIN") as session:
+        yield session
+
+
+@contextmanager
+def write(engine: Engine) -> Iterator[Session]:
+    """Write all or nothing: commit at the end of the block, roll back on any exception."""
+    with _transaction(engine, "BEGIN IMMEDIATE") as session:
+        yield session
+
+
+@contextmanager
+def exclusive_connection(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a write transaction in which tables may be rebuilt.
+
+    Foreign keys are off, for with them on a rebuilt parent table takes its children along;
+    whoever rebuilds must run `PRAGMA foreign_key_check` before the end of the block. The
+    switch works outside a transaction only, hence here.
+    """
+    with engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None  # noqa: S101 - it has just been opened
+        driver.cursor().execute("PRAGMA foreign_keys = OFF")
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def described_errors(database: Path) -> Iterator[None]:
+    """Turn SQLite's errors about `database` into ours."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.DatabaseError):
+            raise
+        raise _describe(error.orig, database) from error
+    except sqlite3.DatabaseError as error:
+        raise _describe(error, database) from error
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+@contextmanager
+def _transaction(engine: Engine, begin: str) -> Iterator[Session]:
+    with Session(engine.execution_options(**{_BEGIN: begin})) as session, session.begin():
+        session.connection()  # begin now: a writer holds its place before it looks at anything
+        yield session
+
+
+def _uri(database: Path) -> str:
+    """Return the URI that opens `database` for writing, or as it is where nobody may write.
+
+    A WAL database wants to create files beside it even to be read. In a folder that cannot be
+    written (an example shipped in a package, a mounted backup) it is opened as immutable, which
+    is sound as long as no log of unmerged changes lies beside it.
+    """
+    uri = database.absolute().as_uri()
+    log = database.with_name(database.name + "-wal")
+    if not os.access(database.parent, os.W_OK) and not log.exists():
+        return uri + "?mode=ro&immutable=1"
+    return uri + "?mode=rw"
+
+
+def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return LockedError(
+            f"{database} is locked by another process",
+            "wait until that command has ended, then run this one again",
+        )
+    if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
+        return ConduError(
+            f"cannot use {database}: {text}",
+            "check that the disk has space and that you may write to the registry's folder",
+        )
+    return IntegrityError(
+        f"{database} is not a sound registry database: {text}",
+        "run `condu verify`; copies of the database from before migrations are in backups/",
+    )

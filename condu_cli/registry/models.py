@@ -1,0 +1,194 @@
+"""The tables of condu.sqlite.
+
+An expert is one row, written when it is learned and shared by every session that carries it;
+`session_tasks` holds what each session has of its own for it: the name, the place, the trigger.
+So a rename is a new session with another name for the same expert, a tag is a table that points
+at sessions, and a collector may empty a session that no one needs (its tasks and its shared
+blob) while its row stays and keeps the history whole.
+
+Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
+the table anew, too high a price for one more word.
+"""
+
+import json
+from typing import Any, ClassVar
+
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from condu_cli.registry.manifest import canonical_json
+
+
+class CanonicalJSON(TypeDecorator[Any]):
+    """JSON as text; SQLAlchemy's own JSON type has a numeric affinity in SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Write canonical JSON, NULL for None."""
+        return None if value is None else canonical_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Read JSON back.
+
+        Text that is no JSON comes back as it is: whoever reads the row knows which session it
+        belongs to, finds that the content is not what was committed, and can say so.
+        """
+        if value is None:
+            return None
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+
+class Base(DeclarativeBase):
+    """The registry's tables; constraints have names so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    # Spelled out, because SQLAlchemy's defaults (float) differ between its versions.
+    type_annotation_map: ClassVar = {
+        str: Text,
+        float: Float,
+        dict[str, Any]: CanonicalJSON,
+        list[Any]: CanonicalJSON,
+    }
+
+
+class RegistryRow(Base):
+    """The single row that says what this registry is; fixed when it is created."""
+
+    __tablename__ = "registry"
+    __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    format: Mapped[int]
+    created_at: Mapped[str]
+    # The condu that last created or migrated the database: what an older one asks for.
+    written_by: Mapped[str]
+    base_id: Mapped[str]
+    base_architecture: Mapped[str]
+    base_pretrained: Mapped[str]
+    base_activation: Mapped[str]
+    base_weights_sha256: Mapped[str]
+    base_image_size: Mapped[int]
+    method: Mapped[str]
+    codec: Mapped[str]
+    codec_options: Mapped[dict[str, Any]]
+    parameters: Mapped[list[Any]]
+
+
+class BlobRow(Base):
+    """A blob that some row refers to. `kind` is shared, part or prototypes."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        CheckConstraint("length(sha256) = 64", name="sha256_length"),
+        CheckConstraint("size >= 0", name="size"),
+    )
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    kind: Mapped[str]
+
+
+class SessionRow(Base):
+    """A session: the part of its manifest that is not about a single task."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        CheckConstraint("length(id) = 64", name="id_length"),
+        UniqueConstraint("ordinal"),
+        Index(None, "parent"),
+        Index(None, "shared"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    # The order of commits; clocks go back.
+    ordinal: Mapped[int]
+    parent: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
+    kind: Mapped[str]
+    task: Mapped[str]
+    created_at: Mapped[str]
+    shared: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    note: Mapped[dict[str, Any]]
+
+    tasks: Mapped[list["SessionTaskRow"]] = relationship(
+        order_by="SessionTaskRow.position", lazy="selectin", viewonly=True
+    )
+
+
+class ExpertRow(Base):
+    """What is known about an expert since it was learned."""
+
+    __tablename__ = "experts"
+    __table_args__ = (Index(None, "learned_in"), Index(None, "prototypes"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    learned_in: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
+    classes: Mapped[list[Any]]
+    templates: Mapped[list[Any]]
+    prototypes: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    training: Mapped[dict[str, Any]]
+
+
+class SessionTaskRow(Base):
+    """One task in one session."""
+
+    __tablename__ = "session_tasks"
+    __table_args__ = (
+        UniqueConstraint("session", "name"),
+        CheckConstraint("position >= 0", name="position"),
+        CheckConstraint("rescaler >= 0", name="rescaler"),
+        CheckConstraint("mask_density BETWEEN 0 AND 1", name="mask_density"),
+        CheckConstraint("l1_norm >= 0", name="l1_norm"),
+        Index(None, "expert"),
+        Index(None, "part"),
+    )
+
+    session: Mapped[str] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    expert: Mapped[int] = mapped_column(ForeignKey("experts.id"))
+    part: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    rescaler: Mapped[float]
+    mask_density: Mapped[float]
+    l1_norm: Mapped[float]
+    drift: Mapped[float | None]
+
+    expert_row: Mapped[ExpertRow] = relationship(lazy="joined", viewonly=True)
+
+
+class HeadRow(Base):
+    """The single row that points at the current session; NULL before the first."""
+
+    __tablename__ = "head"
+    __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    session: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
+
+
+class OperationRow(Base):
+    """One line of the journal: what moved HEAD from where to where."""
+
+    __tablename__ = "operations"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[str]
+    kind: Mapped[str]
+    from_session: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
+    to_session: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
+    command: Mapped[str]

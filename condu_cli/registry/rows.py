@@ -1,0 +1,230 @@
+"""Between the manifest's values and the database's rows; every function runs in a transaction."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session as Transaction
+
+from condu_cli._version import __version__
+from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.registry.blobs import BlobRef
+from condu_cli.registry.manifest import (
+    MANIFEST_FORMAT,
+    BaseIdentity,
+    Expert,
+    Operation,
+    ParameterShape,
+    RegistryConfig,
+    Session,
+    TaskEntry,
+    short_id,
+)
+from condu_cli.registry.models import (
+    BlobRow,
+    ExpertRow,
+    HeadRow,
+    OperationRow,
+    RegistryRow,
+    SessionRow,
+    SessionTaskRow,
+)
+
+
+def insert_config(transaction: Transaction, config: RegistryConfig, created_at: str) -> None:
+    """Write what the registry is, and a HEAD that points at nothing."""
+    base = config.base
+    transaction.add(
+        RegistryRow(
+            id=1,
+            format=MANIFEST_FORMAT,
+            created_at=created_at,
+            written_by=__version__,
+            base_id=base.id,
+            base_architecture=base.architecture,
+            base_pretrained=base.pretrained,
+            base_activation=base.activation,
+            base_weights_sha256=base.weights_sha256,
+            base_image_size=base.image_size,
+            method=config.method,
+            codec=config.codec,
+            codec_options=dict(config.codec_options),
+            parameters=[[p.name, list(p.shape)] for p in config.parameters],
+        )
+    )
+    transaction.add(HeadRow(id=1, session=None))
+
+
+def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
+    """Return what the registry is, and when it was created."""
+    row = transaction.get(RegistryRow, 1)
+    if row is None:
+        raise IntegrityError(
+            "the registry's database is empty",
+            "its creation was interrupted; remove the folder and run `condu init`",
+        )
+    base = BaseIdentity(
+        id=row.base_id,
+        architecture=row.base_architecture,
+        pretrained=row.base_pretrained,
+        activation=row.base_activation,
+        weights_sha256=row.base_weights_sha256,
+        image_size=row.base_image_size,
+    )
+    try:
+        parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
+        config = RegistryConfig(base, row.method, row.codec, row.codec_options, parameters)
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(
+            "the registry's record of its own parameters is damaged",
+            "restore condu.sqlite from a backup",
+        ) from error
+    return config, row.created_at
+
+
+def head_id(transaction: Transaction) -> str | None:
+    """Return the id of the session that HEAD points at, None before the first."""
+    return transaction.scalars(select(HeadRow.session)).one()
+
+
+def move_head(
+    transaction: Transaction, to: str | None, *, kind: str, command: str, at: str
+) -> Operation:
+    """Point HEAD at `to` and write into the journal that it moved."""
+    head = transaction.get_one(HeadRow, 1)
+    row = OperationRow(at=at, kind=kind, from_session=head.session, to_session=to, command=command)
+    head.session = to
+    transaction.add(row)
+    transaction.flush()
+    return read_operation(row)
+
+
+def record(transaction: Transaction, *, kind: str, command: str, at: str) -> None:
+    """Write a line into the journal that moves nothing."""
+    transaction.add(OperationRow(at=at, kind=kind, command=command))
+
+
+def read_operation(row: OperationRow) -> Operation:
+    """Return the value of a journal row."""
+    return Operation(row.id, row.at, row.kind, row.from_session, row.to_session, row.command)
+
+
+def read_operations(transaction: Transaction) -> list[Operation]:
+    """Return the journal, newest first."""
+    rows = transaction.scalars(select(OperationRow).order_by(OperationRow.id.desc()))
+    return [read_operation(row) for row in rows]
+
+
+def read_session(row: SessionRow) -> Session:
+    """Return the value of a session row; raise IntegrityError if it was altered since."""
+    try:
+        session = Session(
+            id=row.id,
+            parent=row.parent,
+            kind=row.kind,
+            task=row.task,
+            created_at=row.created_at,
+            shared=row.shared,
+            entries=tuple(_read_entry(task) for task in row.tasks),
+            note=row.note,
+        )
+        sound = session.computed_id() == session.id
+    except (ConduError, ValueError, TypeError) as error:
+        raise _altered(row.id) from error
+    if not sound:
+        raise _altered(row.id)
+    return session
+
+
+def insert_session(transaction: Transaction, session: Session, blobs: Iterable[BlobRef]) -> None:
+    """Write a session, the experts it introduces and the blobs that are new with it."""
+    kinds = _blob_kinds(session)
+    for blob in blobs:
+        if transaction.get(BlobRow, blob.sha256) is None:
+            transaction.add(BlobRow(sha256=blob.sha256, size=blob.size, kind=kinds[blob.sha256]))
+    last = transaction.scalar(select(func.max(SessionRow.ordinal)))
+    transaction.add(
+        SessionRow(
+            id=session.id,
+            ordinal=(last or 0) + 1,
+            parent=session.parent,
+            kind=session.kind,
+            task=session.task,
+            created_at=session.created_at,
+            shared=session.shared,
+            note=dict(session.note),
+        )
+    )
+    transaction.flush()
+    for position, entry in enumerate(session.entries):
+        transaction.add(_task_row(transaction, session.id, position, entry))
+    transaction.flush()
+
+
+def _task_row(
+    transaction: Transaction, session_id: str, position: int, entry: TaskEntry
+) -> SessionTaskRow:
+    return SessionTaskRow(
+        session=session_id,
+        position=position,
+        name=entry.name,
+        expert=_expert_id(transaction, session_id, entry),
+        part=entry.part,
+        rescaler=entry.rescaler,
+        mask_density=entry.mask_density,
+        l1_norm=entry.l1_norm,
+        drift=entry.drift,
+    )
+
+
+def _expert_id(transaction: Transaction, session_id: str, entry: TaskEntry) -> int:
+    """Return the row of an expert that the registry has, or write that of a new one."""
+    if entry.learned_in is None or entry.learned_in == session_id:
+        row = ExpertRow(
+            learned_in=session_id,
+            classes=list(entry.expert.classes),
+            templates=list(entry.expert.templates),
+            prototypes=entry.expert.prototypes,
+            training=dict(entry.expert.training),
+        )
+        transaction.add(row)
+        transaction.flush()
+        return row.id
+    known = select(ExpertRow).where(ExpertRow.learned_in == entry.learned_in)
+    for row in transaction.scalars(known):
+        if _read_expert(row) == entry.expert:
+            return row.id
+    raise ConduError(
+        f"the expert of {entry.name!r} is not the one that session "
+        f"{short_id(entry.learned_in)} learned",
+        "what is known about an expert never changes; learn it anew to replace it",
+    )
+
+
+def _read_expert(row: ExpertRow) -> Expert:
+    return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
+
+
+def _read_entry(row: SessionTaskRow) -> TaskEntry:
+    return TaskEntry(
+        name=row.name,
+        expert=_read_expert(row.expert_row),
+        part=row.part,
+        learned_in=row.expert_row.learned_in,
+        rescaler=row.rescaler,
+        mask_density=row.mask_density,
+        l1_norm=row.l1_norm,
+        drift=row.drift,
+    )
+
+
+def _blob_kinds(session: Session) -> dict[str, str]:
+    kinds = {entry.expert.prototypes: "prototypes" for entry in session.entries}
+    kinds |= {entry.part: "part" for entry in session.entries}
+    return kinds if session.shared is None else kinds | {session.shared: "shared"}
+
+
+def _altered(session_id: str) -> IntegrityError:
+    return IntegrityError(
+        f"the record of session {session_id} is not what was committed",
+        "run `condu verify`; restore condu.sqlite from a backup, or `condu rollback` past it",
+    )

@@ -1,0 +1,159 @@
+"""Evaluate: the accuracy of a learned task on labelled pictures.
+
+Two label spaces, always named beside the figure:
+
+    own     the task is named, its expert answers among its own classes
+    union   nobody names the task; the answer must have the right task and the right class
+            among the classes of all learned tasks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.metrics import accuracy
+from condu_cli.data.folders import read_folder
+from condu_cli.data.loading import LazyPictures
+from condu_cli.data.tasks import locate_data
+from condu_cli.errors import DataError
+from condu_cli.workflows.prediction import (
+    DEFAULT_ROUTER,
+    PredictOptions,
+    Predictor,
+    logits_of,
+    own_candidates,
+)
+from condu_cli.workflows.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from condu_cli.data.folders import LabelledPictures, Sample
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.workflows.prediction import Prediction
+    from condu_cli.workflows.workspace import Workspace
+
+LABEL_SPACES = ("own", "union")
+SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to evaluate; `data` None means where the task was learned from."""
+
+    task: str
+    data: Path | None = None
+    class_names: Path | None = None
+    split: str = "test"
+    label_space: str = "own"
+    experts: int = 1
+    router: str = DEFAULT_ROUTER
+    zero_shot: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies (0..1) over `n` pictures; `experts` is how many experts answer each picture.
+
+    `routed` is the share of pictures whose best task was this one, None in the own space.
+    """
+
+    task: str
+    accuracy: float
+    n: int
+    label_space: str
+    experts: int
+    zero_shot: float | None = None
+    routed: float | None = None
+
+
+def evaluate(
+    workspace: Workspace,
+    session: Session,
+    request: EvaluateRequest,
+    on_progress: ProgressCallback = silent,
+) -> Evaluation:
+    """Measure one task of a session.
+
+    Raises:
+        NotFoundError: no such task.
+        DataError: no pictures, or classes that the task does not know.
+
+    """
+    entry = session.entry(request.task)
+    samples, labels = _samples(entry, request)
+    pictures = LazyPictures([sample.path for sample in samples])
+    own = request.label_space == "own"
+    options = PredictOptions(
+        task=request.task if own else None, experts=request.experts, router=request.router
+    )
+    predictions = Predictor(workspace, session, options).predict(pictures, on_progress)
+    classes = entry.expert.classes
+    predicted = np.array([_class_index(p, entry.name, classes) for p in predictions])
+    return Evaluation(
+        task=request.task,
+        accuracy=accuracy(predicted, labels),
+        n=len(samples),
+        label_space=request.label_space,
+        experts=len(predictions[0].experts),
+        zero_shot=_zero_shot(workspace, entry, pictures, labels) if request.zero_shot else None,
+        routed=None if own else _routed(predictions, entry.name),
+    )
+
+
+def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> int:
+    """The predicted class of this task, -1 where the answer belongs to another task."""
+    best = prediction.answers[0]
+    return classes.index(best.label) if best.task == task else -1
+
+
+def _routed(predictions: Sequence[Prediction], task: str) -> float:
+    return float(np.mean([prediction.experts[0].task == task for prediction in predictions]))
+
+
+def _zero_shot(
+    workspace: Workspace, entry: TaskEntry, pictures: LazyPictures, labels: np.ndarray
+) -> float:
+    """What the base model answers among the task's classes, without any expert."""
+    base = workspace.base
+    logits = logits_of(
+        base,
+        own_candidates(entry),
+        pictures,
+        range(len(pictures)),
+        base.preprocessing.image_size,
+    )
+    return accuracy(logits.argmax(axis=1), labels)
+
+
+def _samples(entry: TaskEntry, request: EvaluateRequest) -> tuple[Sequence[Sample], np.ndarray]:
+    """The split's pictures with labels in the task's class order."""
+    root = request.data or recorded_data(entry) or locate_data(entry.name, None)
+    data = read_folder(root, request.class_names)
+    samples = data.test if request.split == "test" else data.train
+    if not samples:
+        raise DataError(f"{root}: no {request.split} pictures", "Try --split train")
+    index = _class_indices(entry, data, root)
+    return samples, np.array([index[sample.label] for sample in samples])
+
+
+def recorded_data(entry: TaskEntry) -> Path | None:
+    """The folder that a task was learned from, if it is still there."""
+    recorded = entry.expert.training.get("data")
+    return Path(recorded) if recorded and Path(recorded).is_dir() else None
+
+
+def _class_indices(entry: TaskEntry, data: LabelledPictures, root: Path) -> list[int]:
+    known = {name: index for index, name in enumerate(entry.expert.classes)}
+    unknown = [name for name in data.class_names if name not in known]
+    if unknown:
+        raise DataError(
+            f"{root}: task '{entry.name}' has no class called '{unknown[0]}'"
+            + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
+            "Name the classes as they were learned: --class-names FILE, or classes.json in DIR",
+        )
+    return [known[name] for name in data.class_names]

@@ -1,0 +1,54 @@
+"""What a registry costs on disk, beside the checkpoints that it replaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condu_cli.registry.storage import TaskSizes, measure
+
+if TYPE_CHECKING:
+    from condu_cli.registry.repository import Registry
+
+FLOAT_BYTES = 4
+PAPER_TASKS = 11
+PAPER_MEGABYTES = {"unified delta": 570.86, "masks": 196.2, "individual fine-tuning": 6279.46}
+"""ConDU (arXiv 2503.10705), storage of 11 tasks on ViT-B/16, full fine-tuning; MB."""
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """All figures in bytes. `base_bytes` is the base model's trainable parameters in float32.
+
+    The base model is not copied into the registry, so `total_bytes` does not include it.
+    `individual_ft_bytes`: one full float32 checkpoint per task, the folder this replaces.
+    """
+
+    total_bytes: int
+    base_bytes: int
+    unified_bytes: int
+    mask_bytes: int
+    prototype_bytes: int
+    history_bytes: int
+    metadata_bytes: int
+    individual_ft_bytes: int
+    parameters: int
+    tasks: tuple[TaskSizes, ...]
+
+
+def report(registry: Registry) -> StorageReport:
+    """Measure a registry; the five categories add up to `total_bytes`."""
+    sizes = measure(registry)
+    base_bytes = registry.config.parameter_count * FLOAT_BYTES
+    return StorageReport(
+        total_bytes=sizes.total_bytes,
+        base_bytes=base_bytes,
+        unified_bytes=sizes.unified_bytes,
+        mask_bytes=sizes.mask_bytes,
+        prototype_bytes=sizes.prototype_bytes,
+        history_bytes=sizes.history_bytes,
+        metadata_bytes=sizes.metadata_bytes,
+        individual_ft_bytes=base_bytes * len(sizes.tasks),
+        parameters=registry.config.parameter_count,
+        tasks=sizes.tasks,
+    )

@@ -1,0 +1,57 @@
+"""A tiny registry made of numpy arrays: no model, no network, milliseconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from registry_drafts import draft_of
+
+from condu_cli.registry.manifest import (
+    BaseIdentity,
+    ParameterShape,
+    RegistryConfig,
+    Session,
+)
+from condu_cli.registry.repository import Registry
+
+Learn = Callable[..., Session]
+
+
+@pytest.fixture
+def config() -> RegistryConfig:
+    return RegistryConfig(
+        base=BaseIdentity(
+            id="tiny",
+            architecture="tiny-arch",
+            pretrained="nothing",
+            activation="gelu",
+            weights_sha256="b" * 64,
+            image_size=8,
+        ),
+        method="full",
+        codec="condu",
+        codec_options={"dtype": "float32"},
+        parameters=(ParameterShape("w", (3, 4)), ParameterShape("b", (4,))),
+    )
+
+
+@pytest.fixture
+def registry(tmp_path: Path, config: RegistryConfig) -> Registry:
+    return Registry.create(tmp_path / "registry", config)
+
+
+@pytest.fixture
+def learn(registry: Registry) -> Learn:
+    """Commit a session that adds a task, as a workflow would."""
+
+    def commit(task: str) -> Session:
+        parent = registry.head()
+        draft = draft_of(registry, task, parent, seed=len(registry.sessions()))
+        with registry.lock("learn"):
+            return registry.commit(
+                draft,
+                parent=None if parent is None else parent.id,
+                command=f"condu learn --task {task}",
+            )
+
+    return commit

@@ -1,0 +1,29 @@
+"""Drafts of sessions whose blobs are a few random numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from condu_cli.registry.manifest import Expert, Session, SessionDraft, TaskEntry
+from condu_cli.registry.repository import Registry
+
+
+def draft_of(registry: Registry, task: str, parent: Session | None, seed: int) -> SessionDraft:
+    """Write the blobs of a session that adds `task` to `parent`, and return its draft."""
+    random = np.random.default_rng(seed)
+
+    def blob(what: str) -> str:
+        return registry.blobs.put(
+            {what: random.normal(size=16).astype(np.float32)}, metadata={"task": task}
+        ).sha256
+
+    expert = Expert(
+        classes=(f"{task} one", f"{task} two"),
+        templates=("a photo of a {}.",),
+        prototypes=blob("prototypes"),
+        training={"seed": seed, "final_loss": 0.25},
+    )
+    new = TaskEntry(task, expert, blob("part"), None, 1.0, 0.5, 12.5, None)
+    old = () if parent is None else tuple(entry for entry in parent.entries if entry.name != task)
+    again = tuple(replace(entry, part=blob("part"), drift=0.125) for entry in old)
+    return SessionDraft("learn", task, blob("shared"), (*again, new), {"by": "a test"})

@@ -1,0 +1,198 @@
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from condu_cli.errors import NotFoundError, UsageError
+from condu_cli.registry.manifest import (
+    Expert,
+    ParameterShape,
+    RegistryConfig,
+    Session,
+    SessionDraft,
+    TaskEntry,
+    canonical_json,
+    short_id,
+)
+
+EXPERT = Expert(("cat", "dog"), ("a photo of a {}.",), "1" * 64, {"seed": 1})
+ENTRY = TaskEntry("pets", EXPERT, "2" * 64, "a" * 64, 1.5, 0.25, 10.0, None)
+SESSION = Session(
+    id="c" * 64,
+    parent="a" * 64,
+    kind="learn",
+    task="dtd",
+    created_at="2026-01-01T00:00:00.000000Z",
+    shared="3" * 64,
+    entries=(ENTRY, dataclasses.replace(ENTRY, name="dtd", learned_in="c" * 64, part="4" * 64)),
+    note={},
+)
+
+
+def test_d_is_the_number_of_trainable_numbers(config: RegistryConfig) -> None:
+    assert config.parameter_count == 3 * 4 + 4
+    assert ParameterShape("scalar", ()).size == 1
+    assert ParameterShape("empty", (0, 7)).size == 0
+
+
+def test_parameters_have_different_names(config: RegistryConfig) -> None:
+    with pytest.raises(ValueError, match="same name"):
+        dataclasses.replace(config, parameters=config.parameters * 2)
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    assert canonical_json({"b": 1, "a": [1.5, None, "é"]}) == '{"a":[1.5,null,"\\u00e9"],"b":1}'
+
+
+def test_canonical_json_refuses_what_json_cannot_say() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(math.nan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parent": None},
+        {"kind": "import"},
+        {"task": "pets"},
+        {"created_at": "2026-01-01T00:00:00.000001Z"},
+        {"shared": None},
+        {"note": {"x": 1}},
+        {"entries": ()},
+        {"entries": tuple(reversed(SESSION.entries))},
+    ],
+)
+def test_the_id_depends_on_every_field_of_a_session(change: dict[str, Any]) -> None:
+    assert dataclasses.replace(SESSION, **change).computed_id() != SESSION.computed_id()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "cats"},
+        {"part": "5" * 64},
+        {"learned_in": "b" * 64},
+        {"rescaler": 1.5000000000000002},
+        {"mask_density": 0.5},
+        {"l1_norm": 11.0},
+        {"drift": 0.0},
+        {"expert": dataclasses.replace(EXPERT, classes=("dog", "cat"))},
+        {"expert": dataclasses.replace(EXPERT, templates=())},
+        {"expert": dataclasses.replace(EXPERT, prototypes="6" * 64)},
+        {"expert": dataclasses.replace(EXPERT, training={"seed": 2})},
+    ],
+)
+def test_the_id_depends_on_every_field_of_an_entry(change: dict[str, Any]) -> None:
+    first, second = SESSION.entries
+    changed = dataclasses.replace(SESSION, entries=(dataclasses.replace(first, **change), second))
+    assert changed.computed_id() != SESSION.computed_id()
+
+
+def test_the_id_does_not_contain_itself() -> None:
+    renamed = dataclasses.replace(
+        SESSION,
+        id="d" * 64,
+        entries=(ENTRY, dataclasses.replace(SESSION.entries[1], learned_in="d" * 64)),
+    )
+    assert renamed.computed_id() == SESSION.computed_id()
+
+
+def test_a_session_knows_every_blob_it_needs() -> None:
+    assert SESSION.blobs() == {"1" * 64, "2" * 64, "3" * 64, "4" * 64}
+    without_shared = dataclasses.replace(SESSION, shared=None)
+    assert without_shared.blobs() == {"1" * 64, "2" * 64, "4" * 64}
+
+
+def test_an_entry_is_found_by_name() -> None:
+    assert SESSION.entry("pets") is ENTRY
+
+
+def test_an_unknown_task_names_the_known_ones_and_the_closest() -> None:
+    with pytest.raises(NotFoundError) as missing:
+        SESSION.entry("Pet")
+    assert "'Pet'" in missing.value.message
+    assert missing.value.hint == "did you mean 'pets'? known tasks: pets, dtd"
+
+
+def test_an_unknown_task_with_nothing_like_it_names_the_known_ones_only() -> None:
+    with pytest.raises(NotFoundError) as missing:
+        SESSION.entry("xyzzy")
+    assert missing.value.hint == "known tasks: pets, dtd"
+
+
+def test_an_unknown_task_in_an_empty_session_hints_at_learning_it() -> None:
+    with pytest.raises(NotFoundError) as missing:
+        dataclasses.replace(SESSION, entries=()).entry("pets")
+    assert "condu learn --task pets" in missing.value.hint
+
+
+def test_a_short_id_is_twelve_digits() -> None:
+    assert short_id("0123456789abcdef" * 4) == "0123456789ab"
+
+
+def test_records_are_kept_as_json_gives_them_back() -> None:
+    expert = dataclasses.replace(EXPERT, training={"splits": (1, 2), 3: "three"})
+    assert expert.training == {"splits": [1, 2], "3": "three"}
+
+
+def test_a_diverged_loss_is_recorded_as_null() -> None:
+    expert = dataclasses.replace(EXPERT, training={"loss": math.nan, "worst": [math.inf]})
+    assert expert.training == {"loss": None, "worst": [None]}
+
+
+def test_a_record_does_not_change_with_the_mapping_it_was_made_from() -> None:
+    training = {"seed": 1}
+    expert = dataclasses.replace(EXPERT, training=training)
+    training["seed"] = 2
+    assert expert.training == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rescaler": math.nan},
+        {"rescaler": -1.0},
+        {"l1_norm": math.inf},
+        {"l1_norm": -0.5},
+        {"mask_density": 1.5},
+        {"drift": math.nan},
+        {"part": "not a hash"},
+    ],
+)
+def test_an_entry_with_impossible_figures_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(ENTRY, **change)
+
+
+def test_an_entry_with_an_impossible_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="a/b"):
+        dataclasses.replace(ENTRY, name="a/b")
+
+
+def test_prototypes_are_a_blob() -> None:
+    with pytest.raises(ValueError, match="prototypes"):
+        dataclasses.replace(EXPERT, prototypes="file.safetensors")
+
+
+def test_a_draft_has_a_known_kind_and_no_task_twice() -> None:
+    with pytest.raises(ValueError, match="kind"):
+        SessionDraft("merge", "pets", None, ())
+    with pytest.raises(ValueError, match="same name"):
+        SessionDraft("learn", "pets", None, (ENTRY, ENTRY))
+    with pytest.raises(ValueError, match="shared"):
+        SessionDraft("learn", "pets", "abc", ())
+
+
+@given(st.floats(min_value=0, allow_nan=False, allow_infinity=False), st.booleans())
+def test_whole_numbers_and_zeros_have_one_spelling(value: float, negative_zero: bool) -> None:
+    """SQLite gives 1 back as 1.0 and -0.0 as 0.0; the id must not notice."""
+    spelled = -0.0 if negative_zero and value == 0 else value
+    entry = dataclasses.replace(ENTRY, l1_norm=spelled, drift=int(value))
+    text = canonical_json(entry.to_json())
+    assert json.loads(text)["l1_norm"] == value
+    assert "-0.0" not in text
+    assert isinstance(json.loads(text)["drift"], float)

@@ -1,0 +1,44 @@
+import pytest
+
+from condu_cli.errors import UsageError
+from condu_cli.registry.manifest import Operation
+from condu_cli.registry.undo import rollback_to_undo
+
+
+def journal(*kinds: str) -> list[Operation]:
+    """The journal of these operations, given oldest first, returned newest first."""
+    numbered = enumerate(kinds, start=1)
+    return [Operation(n, "", kind, None, None, kind) for n, kind in numbered][::-1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "undone"),
+    [
+        (["learn", "rollback"], 2),
+        (["learn", "rollback", "rollback"], 3),
+        (["learn", "rollback", "rollback", "undo-rollback"], 2),
+        (["learn", "rollback", "undo-rollback", "rollback"], 4),
+        (["learn", "rollback", "rollback", "undo-rollback", "rollback", "undo-rollback"], 2),
+        (["learn", "rollback", "learn", "rollback"], 4),
+    ],
+)
+def test_the_latest_rollback_not_yet_undone_is_undone(kinds: list[str], undone: int) -> None:
+    assert rollback_to_undo(journal(*kinds)).id == undone
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [],
+        ["init"],
+        ["init", "learn"],
+        ["learn", "rollback", "undo-rollback"],
+        ["learn", "rollback", "learn"],
+        ["learn", "rollback", "forget"],
+        ["learn", "rollback", "import", "rollback", "undo-rollback"],
+    ],
+)
+def test_otherwise_the_hint_is_to_name_a_session(kinds: list[str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        rollback_to_undo(journal(*kinds))
+    assert "condu rollback SESSION" in refused.value.hint
