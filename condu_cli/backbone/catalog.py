@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import BaseModelError, UsageError
@@ -42,8 +43,11 @@ CATALOG = (
 )
 
 
+@lru_cache(maxsize=1)
 def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     """Load a base model by name onto a device.
+
+    The last one is kept for the next call: nobody changes a base model, experts are copies.
 
     Raises:
         UsageError: the name makes no sense.

@@ -80,6 +80,27 @@ class LazyPictures(Sequence[Image.Image]):
         return torch.stack([transform(self[index]) for index in indices])
 
 
+class Selection(Sequence[Image.Image]):
+    """Some of a sequence's pictures, in the order of `indices`."""
+
+    def __init__(self, pictures: LazyPictures, indices: Sequence[int]) -> None:
+        self._pictures, self._indices = pictures, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        """The picture that stands at that place of the selection."""
+        if isinstance(index, slice):
+            return Selection(self._pictures, self._indices[index])
+        return self._pictures[self._indices[index]]
+
+
 class PictureSet:
     """Labelled pictures of one split."""
 

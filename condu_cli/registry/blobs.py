@@ -24,7 +24,7 @@ from condu_cli.registry.paths import RegistryPaths
 
 METADATA_KEY = "condu"
 _CHUNK = 1 << 20
-_DAMAGED_HINT = "run `condu verify`; restore the file from a backup or `condu rollback`"
+_DAMAGED_HINT = "go back to an older session with `condu rollback`, or restore the file from a copy"
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ This folder is a condu registry: one base model's experts for many image tasks.
   tmp/           blobs being written
 
 Do not edit anything here by hand: every file is checked against its hash. Use `condu log`,
-`condu ls` and `condu storage-report` to look at it, `condu rollback` and `condu gc` to undo
-and to clean up. To move or to copy the registry, take the whole folder while no condu runs.
+`condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. To move or
+to copy the registry, take the whole folder while no condu runs.
 """
 
 

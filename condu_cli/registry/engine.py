@@ -128,5 +128,5 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
         )
     return IntegrityError(
         f"{database} is not a sound registry database: {text}",
-        "run `condu verify`; copies of the database from before migrations are in backups/",
+        "restore condu.sqlite from a copy; those from before migrations are in backups/",
     )

@@ -33,5 +33,5 @@ def validate_sha256(text: str) -> str:
         return text
     raise IntegrityError(
         f"{text!r} is not the name of a blob",
-        "a blob is named by the 64 hex digits of its sha256; run `condu verify`",
+        "a blob is named by the 64 hex digits of its sha256",
     )

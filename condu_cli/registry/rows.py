@@ -226,5 +226,5 @@ def _blob_kinds(session: Session) -> dict[str, str]:
 def _altered(session_id: str) -> IntegrityError:
     return IntegrityError(
         f"the record of session {session_id} is not what was committed",
-        "run `condu verify`; restore condu.sqlite from a backup, or `condu rollback` past it",
+        "restore condu.sqlite from a copy, or `condu rollback` past it",
     )

@@ -32,6 +32,7 @@ from condu_cli.workflows.opening import open_if_there
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.workspace import (
     Workspace,
+    check_base,
     codec_for,
     damaged_session,
     new_config,
@@ -175,7 +176,7 @@ class Learner:
                 f"not {request.base}",
                 "Leave --base out, or name another --registry",
             )
-        return Workspace.open(self._registry, request.device).base
+        return Workspace(self._registry, request.device).base
 
     def _commit(
         self,
@@ -287,7 +288,8 @@ def _create_registry(path: Path, base: DualEncoder) -> Registry:
     except UsageError:
         # Somebody else created it while this expert was trained: join theirs if it fits.
         registry = Registry.open(path)
-        return Workspace(registry, base).registry
+        check_base(registry, base.info)
+        return registry
 
 
 def _unify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from condu_cli.errors import UsageError
 from condu_cli.registry.repository import Registry
 
 
@@ -19,3 +20,18 @@ def open_if_there(path: Path) -> Registry | None:
     if not path.exists():
         return None
     return Registry.open(path)
+
+
+def refuse_existing(path: Path) -> None:
+    """Answer at once where `init` could not create a registry, before a model is loaded.
+
+    Raises:
+        UsageError: there is a registry already.
+        NoRegistryError: something else is at the path.
+
+    """
+    if open_if_there(path) is not None:
+        raise UsageError(
+            f"there is a registry at {path} already",
+            "Use it with condu learn, or name another folder with --registry",
+        )

@@ -35,21 +35,22 @@ METHODS = ("full",)
 class Workspace:
     """One registry, one session of it, its base model, and experts decoupled on demand."""
 
-    def __init__(self, registry: Registry, base: DualEncoder) -> None:
-        check_base(registry, base.info)
+    def __init__(self, registry: Registry, device: str = "cpu") -> None:
         self.registry = registry
-        self.base = base
+        self._device = device
         self._loaded: tuple[str, str] | None = None
 
-    @classmethod
-    def open(cls, registry: Registry, device: str = "cpu") -> Workspace:
-        """Load the base model that the registry names.
+    @cached_property
+    def base(self) -> DualEncoder:
+        """The registry's base model, loaded on first use: wrong names and paths fail faster.
 
         Raises:
             BaseModelError: it cannot be had, or has other weights than the registry's.
 
         """
-        return cls(registry, load_recorded_base(registry.config.base.id, device))
+        base = load_recorded_base(self.registry.config.base.id, self._device)
+        check_base(self.registry, base.info)
+        return base
 
     @cached_property
     def codec(self) -> Codec:

@@ -287,7 +287,7 @@ def test_an_altered_row_is_noticed_when_its_session_is_read(
     for use in (registry.head, registry.sessions, lambda: registry.session(session.id)):
         with pytest.raises(IntegrityError, match=session.id) as altered:
             use()
-        assert "condu verify" in altered.value.hint
+        assert "condu rollback" in altered.value.hint
 
 
 @pytest.mark.parametrize("column", ["parameters", "codec_options"])

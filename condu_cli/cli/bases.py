@@ -1,0 +1,34 @@
+"""`condu bases`: the base models that a registry can be made for."""
+
+from dataclasses import asdict
+
+import typer
+
+from condu_cli.cli.output import Output
+from condu_cli.cli.run import Run, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app)(bases)
+
+
+def bases(run: Run) -> None:
+    """List base models. Any open_clip architecture works: NAME:TAG or NAME:/path/weights."""
+    from condu_cli.backbone.catalog import CATALOG
+
+    rows = [
+        (
+            entry.id,
+            f"{entry.parameters_millions:.1f} M",
+            "downloaded once" if entry.needs_network else "embedded",
+            entry.description,
+        )
+        for entry in CATALOG
+    ]
+
+    def human(out: Output) -> None:
+        out.table(["base model", ">parameters", "weights", "what it is"], rows)
+        out.hint("any open_clip model: condu init --base NAME:TAG or NAME:/path/weights.safetensors")
+
+    run.out.document([asdict(entry) for entry in CATALOG], human)

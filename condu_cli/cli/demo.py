@@ -1,0 +1,148 @@
+"""`condu demo`: the main job from start to end on embedded data, in about two minutes."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from condu_cli.cli import history, pictures, registries, tasks
+from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.run import Run, command
+from condu_cli.cli.wording import percent
+
+
+DIGIT_ITERATIONS = 60
+SHAPE_ITERATIONS = 40
+IMAGE_SIZE = 64
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app)(demo)
+
+
+def demo(
+    run: Run,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the demo's registry in DIR. Default: a temporary folder.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Take the tour: learn two tasks, forget none, look at the disk, roll back."""
+    with tempfile.TemporaryDirectory(prefix="condu-demo-") as temporary:
+        tour = Tour(run, Path(keep) if keep is not None else Path(temporary, "registry"))
+        result = tour.take()
+    run.out.document(result, lambda out: _farewell(out, result, keep))
+
+
+class Tour:
+    """The demo's steps; each prints the command that it stands for and runs that command."""
+
+    def __init__(self, run: Run, registry: Path) -> None:
+        self._out = run.out
+        # In JSON the tour is one document, so that the inner commands keep quiet.
+        self._run = run.inside(registry, silent=run.out.mode is not Mode.HUMAN)
+        self._number = 0
+
+    def take(self) -> dict[str, Any]:
+        """Run all the steps; answer with the figures that matter."""
+        from condu_cli.data.embedded import embedded_folder
+
+        digits, shapes = embedded_folder("digits"), embedded_folder("shapes")
+        digit, shape = _first_picture(digits / "test" / "7"), _first_picture(shapes / "test" / "star")
+        self._step("A registry holds one base model's experts. Create one for `mini`.", "init")
+        registries.init(self._run)
+        zero_shot, before = self._learn_digits()
+        self._learn_shapes()
+        self._predict(digit, shape)
+        after = self._evaluate_again(before)
+        self._storage()
+        same = self._roll_back(digit)
+        return {
+            "digits_zero_shot": zero_shot,
+            "digits_before": before,
+            "digits_after": after,
+            "rollback_restores_predictions": same,
+        }
+
+    def _learn_digits(self) -> tuple[float, float]:
+        self._step(
+            "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
+            f"learn --task digits --iterations {DIGIT_ITERATIONS} --image-size {IMAGE_SIZE}",
+        )
+        tasks.learn(
+            self._run, task="digits", iterations=DIGIT_ITERATIONS, image_size=IMAGE_SIZE
+        )
+        self._step(
+            "How good is it on digits that it has not seen, and how good was the base model?",
+            "evaluate --task digits --zero-shot",
+        )
+        result = tasks.evaluate(self._run, task=["digits"], zero_shot=True)[0]
+        assert result.zero_shot is not None  # noqa: S101 - it was asked for
+        return result.zero_shot, result.accuracy
+
+    def _learn_shapes(self) -> None:
+        self._step(
+            "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
+            f"learn --task shapes --iterations {SHAPE_ITERATIONS} --image-size {IMAGE_SIZE}",
+        )
+        tasks.learn(
+            self._run, task="shapes", iterations=SHAPE_ITERATIONS, image_size=IMAGE_SIZE
+        )
+
+    def _predict(self, digit: Path, shape: Path) -> None:
+        self._step(
+            "Ask about a handwritten seven, naming the task.", f"predict {digit} --task digits"
+        )
+        pictures.predict(self._run, [str(digit)], task="digits")
+        self._step(
+            "Ask about the seven and a drawn star without naming a task: condu finds the expert.",
+            f"predict {digit} {shape}",
+        )
+        pictures.predict(self._run, [str(digit), str(shape)])
+
+    def _evaluate_again(self, before: float) -> float:
+        self._step("Was the first task forgotten?", "evaluate")
+        results = tasks.evaluate(self._run)
+        after = next(r.accuracy for r in results if r.task == "digits")
+        self._out.text(f"digits: {percent(before)} before the second task, {percent(after)} after.")
+        return after
+
+    def _storage(self) -> None:
+        self._step("What lies on disk?", "storage-report")
+        registries.storage_report(self._run)
+
+    def _roll_back(self, digit: Path) -> bool:
+        """Whether undoing a rollback gives the same answer to the last digit."""
+        silent = self._run.inside(self._run.registry_path, silent=True)
+        first = pictures.predict(silent, [str(digit)])
+        self._step("Take the second task back. Nothing is deleted.", "rollback")
+        history.rollback(self._run)
+        tasks.ls(self._run)
+        self._step("Bring it back.", "rollback --undo")
+        history.rollback(self._run, undo=True)
+        return first == pictures.predict(silent, [str(digit)])
+
+    def _step(self, why: str, command_line: str) -> None:
+        self._number += 1
+        self._out.text(f"\n{self._number}. {why}\n   $ condu {command_line}\n")
+
+
+def _first_picture(folder: Path) -> Path:
+    return min(folder.iterdir())
+
+
+def _farewell(out: Output, result: dict[str, Any], keep: Path | None) -> None:
+    out.text(
+        f"\nDone: digits {percent(result['digits_zero_shot'])} zero-shot, "
+        f"{percent(result['digits_before'])} learned, "
+        f"{percent(result['digits_after'])} after one more task."
+    )
+    if keep is not None:
+        out.hint(f"condu log --registry {keep}")
+    out.hint("your own pictures: condu learn --task NAME --data DIR")

@@ -1,0 +1,223 @@
+"""The one output sink: results on stdout, everything else on stderr, in one of three modes.
+
+human    rich tables and text; progress bars on a terminal, plain lines elsewhere
+json     one JSON document per result (JSON Lines for streams); nothing on stderr but errors
+silent   nothing at all; for commands that run inside another command
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from condu_cli.errors import ConduError
+    from condu_cli.workflows.progress import Progress, ProgressCallback
+
+PIPE_WIDTH = 160
+"""Columns for tables that do not go to a terminal."""
+PLAIN_PROGRESS_SECONDS = 10.0
+"""Off a terminal, a progress line at most this often."""
+
+
+class Mode(Enum):
+    """Who reads the output."""
+
+    HUMAN = "human"
+    JSON = "json"
+    SILENT = "silent"
+
+
+class Output:
+    """Everything that a command says goes through here."""
+
+    def __init__(self, mode: Mode = Mode.HUMAN, *, quiet: bool = False) -> None:
+        self.mode = mode
+        self.quiet = quiet
+
+    # Results, on stdout
+
+    def document(self, data: Any, human: Callable[["Output"], None]) -> None:
+        """Print one result: `data` as one line of JSON, or whatever `human` prints."""
+        if self.mode is Mode.JSON:
+            print(json.dumps(data, ensure_ascii=False), flush=True)
+        elif self.mode is Mode.HUMAN:
+            human(self)
+
+    def text(self, line: str) -> None:
+        """Print a line of a human result; rich markup is not interpreted."""
+        if self.mode is Mode.HUMAN:
+            self._stdout().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None
+    ) -> None:
+        """Print a table of a human result; a column whose name starts with `>` is right-aligned."""
+        if self.mode is not Mode.HUMAN:
+            return
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for name in columns:
+            right = name.startswith(">")
+            table.add_column(name.removeprefix(">"), justify="right" if right else "left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._stdout().print(table)
+
+    # Everything else, on stderr
+
+    def note(self, line: str) -> None:
+        """Say what happened or how to undo it."""
+        if self.mode is Mode.HUMAN and not self.quiet:
+            self._stderr().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def hint(self, line: str) -> None:
+        """Name a command that may come next."""
+        if self.mode is Mode.HUMAN and not self.quiet:
+            self._stderr().print(
+                f"hint: {line}", style="dim", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def warning(self, line: str) -> None:
+        """Say what the user should know although the command went on."""
+        if self.mode is Mode.HUMAN:
+            self._stderr().print(
+                f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
+            )
+        elif self.mode is Mode.JSON:
+            print(json.dumps({"warning": line}), file=sys.stderr, flush=True)
+
+    def error(self, exc: "ConduError") -> None:
+        """Print an error: one line and a hint, or the contract's JSON object."""
+        if self.mode is Mode.JSON:
+            record = {"code": exc.exit_code, "message": exc.message, "hint": exc.hint}
+            print(json.dumps({"error": record}), file=sys.stderr, flush=True)
+            return
+        console = self._stderr()
+        console.print(
+            f"error: {exc.message}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        if exc.hint:
+            console.print(f"hint: {exc.hint}", markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self) -> Iterator["ProgressCallback"]:
+        """Give a callback that shows progress as this mode does."""
+        if self.mode is Mode.JSON:
+            yield _JsonProgress()
+        elif self.mode is Mode.SILENT or self.quiet:
+            yield lambda _: None
+        elif self._stderr().is_terminal:
+            with _bar(self._stderr()) as callback:
+                yield callback
+        else:
+            yield _PlainProgress(self.note)
+
+    def _stdout(self) -> "Console":
+        return _console(sys.stdout)
+
+    def _stderr(self) -> "Console":
+        return _console(sys.stderr)
+
+
+def _console(file: Any) -> "Console":
+    from rich.console import Console
+
+    width = None if file.isatty() else PIPE_WIDTH
+    return Console(file=file, width=width)
+
+
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """Figures of a progress event as a person reads them."""
+    parts = []
+    if "loss" in figures:
+        parts.append(f"loss {figures['loss']:.3f}")
+    if "images_per_second" in figures:
+        parts.append(f"{figures['images_per_second']:.0f} images/s")
+    return ", ".join(parts)
+
+
+@contextmanager
+def _bar(console: "Console") -> Iterator["ProgressCallback"]:
+    from rich import progress as rich_progress
+
+    with rich_progress.Progress(
+        rich_progress.TextColumn("{task.description:<10}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[figures]}"),
+        console=console,
+    ) as bar:
+        stages: dict[str, rich_progress.TaskID] = {}
+
+        def show(event: "Progress") -> None:
+            if event.stage not in stages:
+                stages[event.stage] = bar.add_task(event.stage, total=event.total, figures="")
+            bar.update(
+                stages[event.stage],
+                completed=event.done,
+                total=event.total,
+                figures=figures_text(event.figures),
+            )
+
+        yield show
+
+
+class _Throttle:
+    """Let through the first, the last and, between them, one event per interval of a stage."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._stage = ""
+        self._started = self._shown = 0.0
+
+    def passes(self, event: "Progress") -> bool:
+        now = time.monotonic()
+        if event.stage != self._stage:
+            self._stage, self._started, self._shown = event.stage, now, now
+            return event.done == event.total
+        if event.done < event.total and now - self._shown < self._seconds:
+            return False
+        self._shown = now
+        return True
+
+    def seconds_left(self, event: "Progress") -> float:
+        elapsed = time.monotonic() - self._started
+        return elapsed * (event.total - event.done) / max(1, event.done)
+
+
+class _PlainProgress:
+    """Lines without animation, for logs and pipes."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._throttle = _Throttle(PLAIN_PROGRESS_SECONDS)
+
+    def __call__(self, event: "Progress") -> None:
+        if not self._throttle.passes(event):
+            return
+        parts = [f"{event.stage} {event.done}/{event.total}", figures_text(event.figures)]
+        if event.done < event.total:
+            parts.append(f"{self._throttle.seconds_left(event):.0f} s left")
+        self._note(", ".join(part for part in parts if part))
+
+
+class _JsonProgress:
+    """JSON Lines on stdout, at most one a second and stage."""
+
+    def __init__(self) -> None:
+        self._throttle = _Throttle(1.0)
+
+    def __call__(self, event: "Progress") -> None:
+        if self._throttle.passes(event):
+            record = {"event": event.stage, "done": event.done, "total": event.total}
+            print(json.dumps({**record, **event.figures}), flush=True)

@@ -1,0 +1,99 @@
+"""The `condu` program: the Typer application and the one error boundary."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from condu_cli import __version__
+from condu_cli.cli import bases, demo, history, installation, pictures, registries, tasks
+from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.run import (
+    DryRunOption,
+    JsonOption,
+    QuietOption,
+    RegistryOption,
+    Settings,
+    YesOption,
+)
+from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
+
+DEBUG_VARIABLE = "CONDU_DEBUG"
+
+app = typer.Typer(
+    name="condu",
+    help="Teach one CLIP model many image tasks and forget none of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="First steps: condu demo. Then: condu learn --task NAME --data DIR",
+)
+for noun in (registries, bases, tasks, pictures, history, installation, demo):
+    noun.register(app)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"condu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    ctx.obj = Settings(registry, json, quiet, yes, dry_run)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and leave with its exit code; nobody sees a traceback unasked."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    out = Output(Mode.JSON if "--json" in given else Mode.HUMAN)
+    try:
+        app(args=given, prog_name="condu", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as exc:
+        sys.exit(exc.exit_code)
+    except BrokenPipeError:
+        # The reader of a pipe left (`condu log | head`): nothing to say and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (Exception, KeyboardInterrupt) as exc:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        expected = _as_condu_error(exc)
+        out.error(expected)
+        sys.exit(expected.exit_code)
+    sys.exit(0)
+
+
+def _as_condu_error(exc: BaseException) -> ConduError:
+    if isinstance(exc, ConduError):
+        return exc
+    if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
+        return InterruptedByUserError("interrupted; the registry is as it was")
+    if isinstance(exc, typer.TyperException):
+        message = " ".join(exc.format_message().split())
+        return UsageError(message, f"See {_help_command(exc)}")
+    message = str(exc).strip().splitlines()
+    return ConduError(
+        f"unexpected {type(exc).__name__}: {message[0] if message else 'no message'}",
+        f"Run it again with {DEBUG_VARIABLE}=1 and report what it prints",
+    )
+
+
+def _help_command(exc: typer.TyperException) -> str:
+    context = getattr(exc, "ctx", None)
+    return f"{context.command_path if context else 'condu'} --help"
