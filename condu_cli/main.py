@@ -49,7 +49,7 @@ def _root(
     quiet: QuietOption = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
-    version: Annotated[  # noqa: ARG001 - handled by its callback
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
@@ -87,9 +87,9 @@ def _as_condu_error(exc: BaseException) -> ConduError:
     if isinstance(exc, typer.TyperException):
         message = " ".join(exc.format_message().split())
         return UsageError(message, f"See {_help_command(exc)}")
-    message = str(exc).strip().splitlines()
+    lines = str(exc).strip().splitlines()
     return ConduError(
-        f"unexpected {type(exc).__name__}: {message[0] if message else 'no message'}",
+        f"unexpected {type(exc).__name__}: {lines[0] if lines else 'no message'}",
         f"Run it again with {DEBUG_VARIABLE}=1 and report what it prints",
     )
 

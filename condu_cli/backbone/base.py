@@ -6,6 +6,7 @@ tower, one fixed logit scale, and the ordered list of parameters that fine-tunin
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class DualEncoder(nn.Module, ABC):
     logit_scale_value: float
     """Multiplies cosine similarities before softmax; frozen."""
 
-    def train(self, mode: bool = True) -> DualEncoder:  # noqa: ARG002
+    def train(self, mode: bool = True) -> DualEncoder:
         """Stay in evaluation mode whatever `mode` says."""
         return super().train(False)
 
@@ -112,6 +113,10 @@ class DualEncoder(nn.Module, ABC):
         Full fine-tuning of both towers: every parameter but the frozen `logit_scale`. A
         parameter-efficient method would answer with its own factors here.
         """
+
+    def expert_copy(self) -> DualEncoder:
+        """Return an independent copy to be trained, or to be filled with an expert's weights."""
+        return copy.deepcopy(self)
 
     def seal(self, info: BaseInfo) -> None:
         """Freeze what is not trainable and record the identity with the weights' hash."""

@@ -1,10 +1,10 @@
 """The names under which base models are asked for, and the loader behind them.
 
-    mini                                 embedded, the default
-    tiny                                 random weights; for tests of condu itself
-    ViT-B-16:openai                      open_clip architecture and pretrained tag
-    ViT-B-16:/path/weights.safetensors   open_clip architecture and local checkpoint
-    hf-hub:org/repository                open_clip model on the Hugging Face hub
+mini                                 embedded, the default
+tiny                                 random weights; for tests of condu itself
+ViT-B-16:openai                      open_clip architecture and pretrained tag
+ViT-B-16:/path/weights.safetensors   open_clip architecture and local checkpoint
+hf-hub:org/repository                open_clip model on the Hugging Face hub
 """
 
 from __future__ import annotations

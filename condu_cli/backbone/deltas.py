@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,15 +17,10 @@ if TYPE_CHECKING:
     from condu_cli.backbone.base import DualEncoder
 
 
-def copy_model(base: DualEncoder) -> DualEncoder:
-    """Return an independent copy that can be trained, or filled with an expert's weights."""
-    return copy.deepcopy(base)
-
-
 def delta_of(base: DualEncoder, expert: DualEncoder) -> dict[str, NDArray[np.float32]]:
     """Trainable parameters of the expert minus the base model's, float32, by name.
 
-    The task vector δ = θ − θ⁰ of ConDU (arXiv 2503.10705), section 3.
+    The task vector, expert minus base, of ConDU (arXiv 2503.10705).
     """
     pristine = base.trainable_parameters()
     return {

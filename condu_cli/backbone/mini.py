@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 IMAGENET_TEMPLATE = "a photo of a {}."
 LOGIT_SCALE = 15.0
+BASE_TEMPERATURE, EXPERT_TEMPERATURE = 1.0, 3.0
+"""Of the softmax over ImageNet classes. Zero-shot is best at 1, but a saturated softmax passes
+hardly any gradient: experts are trained and read at 3 (docs/base-models.md has the figures)."""
 MAX_TOKENS = 128
 
 
@@ -51,6 +54,7 @@ class Mini(DualEncoder):
             learning_rate=2e-4, iterations=130, image_size=128
         )
         self.logit_scale_value = LOGIT_SCALE
+        self.temperature = BASE_TEMPERATURE
         self.train(False)
         self.register_buffer("class_embeddings", self._imagenet_class_embeddings())
         self.seal(BaseInfo("mini", "efficientnet_lite0+minilm_l6", "mini", "relu6+gelu", "", 224))
@@ -80,7 +84,8 @@ class Mini(DualEncoder):
 
     def project_images(self, pooled: Tensor) -> Tensor:
         """Softmax over the ImageNet logits times the class embeddings (B, 384), unit length."""
-        distribution = self.image.get_classifier()(pooled).float().softmax(dim=-1)
+        logits = self.image.get_classifier()(pooled).float()
+        distribution = (logits / self.temperature).softmax(dim=-1)
         return functional.normalize(distribution @ self.class_embeddings, dim=-1)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -100,6 +105,13 @@ class Mini(DualEncoder):
     def prepare_pixels(self, pixels: Tensor) -> Tensor:
         """Channels last: depthwise convolutions run several times faster on a CPU that way."""
         return pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def expert_copy(self) -> DualEncoder:
+        """Copy, and read the softmax at the temperature that experts are trained at."""
+        expert = super().expert_copy()
+        assert isinstance(expert, Mini)  # noqa: S101 - a copy of oneself
+        expert.temperature = EXPERT_TEMPERATURE
+        return expert
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers, image first; the class embeddings are a buffer and stay fixed."""

@@ -1,4 +1,4 @@
-"""Any open_clip architecture as a base model: pretrained tag, local checkpoint or hub repository."""
+"""Any open_clip architecture as a base model: by pretrained tag, local checkpoint or hub name."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent
 
-
 DIGIT_ITERATIONS = 60
 SHAPE_ITERATIONS = 40
 IMAGE_SIZE = 64
@@ -54,7 +53,10 @@ class Tour:
         from condu_cli.data.embedded import embedded_folder
 
         digits, shapes = embedded_folder("digits"), embedded_folder("shapes")
-        digit, shape = _first_picture(digits / "test" / "7"), _first_picture(shapes / "test" / "star")
+        digit, shape = (
+            _first_picture(digits / "test" / "7"),
+            _first_picture(shapes / "test" / "star"),
+        )
         self._step("A registry holds one base model's experts. Create one for `mini`.", "init")
         registries.init(self._run)
         zero_shot, before = self._learn_digits()
@@ -75,9 +77,7 @@ class Tour:
             "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
             f"learn --task digits --iterations {DIGIT_ITERATIONS} --image-size {IMAGE_SIZE}",
         )
-        tasks.learn(
-            self._run, task="digits", iterations=DIGIT_ITERATIONS, image_size=IMAGE_SIZE
-        )
+        tasks.learn(self._run, task="digits", iterations=DIGIT_ITERATIONS, image_size=IMAGE_SIZE)
         self._step(
             "How good is it on digits that it has not seen, and how good was the base model?",
             "evaluate --task digits --zero-shot",
@@ -91,9 +91,7 @@ class Tour:
             "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
             f"learn --task shapes --iterations {SHAPE_ITERATIONS} --image-size {IMAGE_SIZE}",
         )
-        tasks.learn(
-            self._run, task="shapes", iterations=SHAPE_ITERATIONS, image_size=IMAGE_SIZE
-        )
+        tasks.learn(self._run, task="shapes", iterations=SHAPE_ITERATIONS, image_size=IMAGE_SIZE)
 
     def _predict(self, digit: Path, shape: Path) -> None:
         self._step(

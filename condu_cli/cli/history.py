@@ -173,9 +173,7 @@ def rollback(
     run: Run,
     session: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SESSION", help="Where to go: an id, or @~N.", show_default=False
-        ),
+        typer.Argument(metavar="SESSION", help="Where to go: an id, or @~N.", show_default=False),
     ] = None,
     steps: Annotated[
         int | None,

@@ -2,7 +2,6 @@
 
 import csv
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -106,9 +105,7 @@ def _record(item: "Answered", top: int) -> dict[str, Any]:
             {"label": a.label, "task": a.task, "probability": a.probability}
             for a in item.prediction.answers[:top]
         ],
-        "experts": [
-            {"task": e.task, "similarity": e.similarity} for e in item.prediction.experts
-        ],
+        "experts": [{"task": e.task, "similarity": e.similarity} for e in item.prediction.experts],
     }
 
 

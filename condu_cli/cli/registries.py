@@ -38,7 +38,7 @@ def init(
         str, typer.Option(metavar="ID", help="Base model, see `condu bases`.")
     ] = "mini",
     method: Annotated[Method, typer.Option(help="Fine-tuning method.")] = Method.full,
-    dtype: Annotated[  # noqa: ARG001 - one value so far
+    dtype: Annotated[
         Dtype, typer.Option(help="Storage type of the unified delta.")
     ] = Dtype.float32,
 ) -> None:

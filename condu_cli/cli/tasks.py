@@ -123,7 +123,10 @@ def learn(
     iterations: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Training steps. Default: the base model's.", show_default=False
+            metavar="N",
+            min=1,
+            help="Training steps. Default: the base model's.",
+            show_default=False,
         ),
     ] = None,
     lr: Annotated[
@@ -288,7 +291,9 @@ def evaluate(
     run: Run,
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Task; may be repeated. Default: all.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="Task; may be repeated. Default: all.", show_default=False
+        ),
     ] = None,
     data: DataOption = None,
     class_names: ClassNamesOption = None,

@@ -9,10 +9,13 @@ import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condu_cli.data.pictures import list_pictures
 from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 42
@@ -138,9 +141,7 @@ def _split(
 
 def _samples(by_class: dict[str, list[Path]], folders: tuple[str, ...]) -> tuple[Sample, ...]:
     return tuple(
-        Sample(path, label)
-        for label, name in enumerate(folders)
-        for path in by_class.get(name, [])
+        Sample(path, label) for label, name in enumerate(folders) for path in by_class.get(name, [])
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from condu_cli.data.loading import LazyPictures, Selection
 from condu_cli.data.pictures import list_pictures
 from condu_cli.errors import DataError
-from condu_cli.workflows.prediction import PredictOptions, Prediction, Predictor
+from condu_cli.workflows.prediction import Prediction, PredictOptions, Predictor
 from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:

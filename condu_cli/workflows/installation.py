@@ -120,4 +120,6 @@ def _check_registry(registry_path: Path) -> Check:
     except ConduError as exc:
         return Check("registry", False, exc.message, exc.hint)
     tasks = 0 if head is None else len(head.entries)
-    return Check("registry", True, f"{registry.path}: {tasks} tasks, base {registry.config.base.id}")
+    return Check(
+        "registry", True, f"{registry.path}: {tasks} tasks, base {registry.config.base.id}"
+    )

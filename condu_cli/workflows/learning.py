@@ -6,45 +6,39 @@ import platform
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
 from condu_cli.backbone.catalog import DEFAULT_BASE, load_base
-from condu_cli.backbone.classifiers import text_features
-from condu_cli.backbone.deltas import copy_model, delta_of
-from condu_cli.backbone.features import image_features
-from condu_cli.core.codec import EncodedState
-from condu_cli.core.decouple import drift
-from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
-from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
+from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.folders import few_shot, read_folder
 from condu_cli.data.loading import PictureSet
 from condu_cli.data.tasks import locate_data, templates_for
-from condu_cli.data.transforms import evaluation_transform
-from condu_cli.errors import ConduError, NoRegistryError, UsageError
-from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, short_id
+from condu_cli.errors import UsageError
+from condu_cli.registry.manifest import Expert, short_id
 from condu_cli.registry.names import validate_task_name
 from condu_cli.registry.repository import Registry
 from condu_cli.train.finetune import FinetuneResult, Step, finetune
 from condu_cli.train.recipe import Recipe
+from condu_cli.workflows.committing import refuse_known_task, unify_and_commit
 from condu_cli.workflows.opening import open_if_there
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.prototyping import build_task_prototypes
 from condu_cli.workflows.workspace import (
     Workspace,
     check_base,
-    codec_for,
-    damaged_session,
     new_config,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from condu_cli.backbone.base import DualEncoder
+    from condu_cli.core.prototypes import Prototypes
     from condu_cli.data.folders import LabelledPictures
     from condu_cli.registry.manifest import Session
 
@@ -110,7 +104,7 @@ class Learner:
         self._request = request
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
-        _refuse_known_task(self._parent, request.task)
+        refuse_known_task(self._parent, request.task)
 
     def plan(self) -> LearnPlan:
         """Read the data set's layout, load the base model and settle the recipe.
@@ -148,7 +142,7 @@ class Learner:
         """
         pictures = PictureSet.for_training(plan.data.train, plan.recipe.image_size)
         pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
-        expert = copy_model(self._base)
+        expert = self._base.expert_copy()
         result = finetune(
             expert,
             pictures,
@@ -159,9 +153,7 @@ class Learner:
         delta = delta_of(self._base, expert)
         del expert
         started = time.perf_counter()
-        prototypes = build_task_prototypes(
-            self._base, plan.data, plan.templates, on_progress=on_progress
-        )
+        prototypes = build_task_prototypes(self._base, plan.data, plan.templates, on_progress)
         prototype_seconds = time.perf_counter() - started
         return self._commit(plan, result, delta, prototypes, prototype_seconds)
 
@@ -186,43 +178,37 @@ class Learner:
         prototypes: Prototypes,
         prototype_seconds: float,
     ) -> LearnSummary:
-        command = f"learn --task {plan.request.task}"
         registry = self._registry or _create_registry(self._path, self._base)
-        with registry.lock(command):
-            head = registry.head()
-            _refuse_known_task(head, plan.request.task)
-            started = time.perf_counter()
-            state = _unify(registry, head, delta)
-            unify_seconds = time.perf_counter() - started
-            draft = _draft(
-                registry,
-                head,
-                state,
-                plan.request.task,
-                expert=Expert(
-                    classes=plan.data.class_names,
-                    templates=plan.templates,
-                    prototypes=registry.blobs.put(prototypes.to_arrays()).sha256,
-                    training=_training_record(plan, result, prototype_seconds, unify_seconds),
-                ),
+
+        def describe_expert(unify_seconds: float) -> Expert:
+            seconds = {
+                "train_seconds": result.train_seconds,
+                "prototype_seconds": prototype_seconds,
+                "unify_seconds": unify_seconds,
+            }
+            return Expert(
+                classes=plan.data.class_names,
+                templates=plan.templates,
+                prototypes=registry.blobs.put(prototypes.to_arrays()).sha256,
+                training=_training_record(plan, result.final_loss, seconds),
             )
-            session = registry.commit(
-                draft, parent=None if head is None else head.id, command=command
-            )
-            commit_seconds = time.perf_counter() - started - unify_seconds
+
+        task = plan.request.task
+        command = f"learn --task {task}"
+        commit = unify_and_commit(registry, task, delta, describe_expert, command=command)
         return LearnSummary(
-            session=session.id,
-            task=plan.request.task,
+            session=commit.session.id,
+            task=task,
             iterations=plan.recipe.iterations,
             final_loss=result.final_loss,
             train_seconds=result.train_seconds,
             prototype_seconds=prototype_seconds,
-            unify_seconds=unify_seconds,
-            commit_seconds=commit_seconds,
+            unify_seconds=commit.unify_seconds,
+            commit_seconds=commit.commit_seconds,
             images=len(plan.data.train),
             classes=len(plan.data.class_names),
-            tasks=len(session.entries),
-            warnings=_moved_head_warning(self._parent, head),
+            tasks=len(commit.session.entries),
+            warnings=_moved_head_warning(self._parent, commit.parent),
         )
 
 
@@ -254,34 +240,6 @@ def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[
     )
 
 
-def build_task_prototypes(
-    base: DualEncoder,
-    data: LabelledPictures,
-    templates: Sequence[str],
-    *,
-    on_progress: ProgressCallback = silent,
-) -> Prototypes:
-    """Prototypes of a task's classes from the base model's features, without augmentation."""
-    prep = base.preprocessing
-    transform = evaluation_transform(
-        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
-    text = text_features(base, data.class_names, templates).cpu().numpy()
-    pictures = PictureSet(data.train)
-    builder: PrototypeBuilder | None = None
-    done = 0
-    for pixels, labels in pictures.batches(PROTOTYPE_BATCH, transform):
-        features = image_features(base, pixels)
-        if builder is None:
-            builder = PrototypeBuilder(text, features.pooled.shape[1])
-        builder.add(features.image.numpy(), features.pooled.numpy(), labels.numpy())
-        done += len(labels)
-        on_progress(Progress("prototypes", done, len(pictures)))
-    if builder is None:
-        raise ConduError("no training pictures to build prototypes from", "Check --data")
-    return builder.build()
-
-
 def _create_registry(path: Path, base: DualEncoder) -> Registry:
     try:
         return Registry.create(path, new_config(base), command="learn")
@@ -292,71 +250,8 @@ def _create_registry(path: Path, base: DualEncoder) -> Registry:
         return registry
 
 
-def _unify(
-    registry: Registry, head: Session | None, delta: dict[str, NDArray[np.float32]]
-) -> EncodedState:
-    codec = codec_for(registry.config)
-    state = codec.empty()
-    if head is not None and head.entries:
-        blobs = registry.blobs
-        shared = None if head.shared is None else blobs.open(head.shared)
-        state = EncodedState(shared, [blobs.open(entry.part) for entry in head.entries])
-    try:
-        return codec.encode(state, delta)
-    except InvalidDeltaError as exc:
-        raise ConduError(
-            f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
-        ) from exc
-    except InvalidStateError as exc:
-        assert head is not None  # noqa: S101 - the empty state is always valid
-        raise damaged_session(head, exc) from exc
-
-
-def _draft(
-    registry: Registry, head: Session | None, state: EncodedState, task: str, *, expert: Expert
-) -> SessionDraft:
-    """Write the new state's blobs and describe the session they make up."""
-    codec = codec_for(registry.config)
-    blobs = registry.blobs
-    old = () if head is None else head.entries
-    shared = None if state.shared is None else blobs.put(state.shared).sha256
-    entries = []
-    for position, part in enumerate(state.parts):
-        before = old[position] if position < len(old) else None
-        summary = codec.describe(part)
-        entries.append(
-            TaskEntry(
-                name=before.name if before else task,
-                expert=before.expert if before else expert,
-                part=blobs.put(part).sha256,
-                learned_in=before.learned_in if before else None,
-                rescaler=summary.rescaler,
-                mask_density=summary.mask_density,
-                l1_norm=summary.l1_norm,
-                drift=_drift(registry, head, before, state, position),
-            )
-        )
-    return SessionDraft(kind="learn", task=task, shared=shared, entries=tuple(entries))
-
-
-def _drift(
-    registry: Registry,
-    head: Session | None,
-    before: TaskEntry | None,
-    state: EncodedState,
-    position: int,
-) -> float | None:
-    """How far an old expert moved in this session, relative to its norm (ConDU, Theorem 1)."""
-    if head is None or before is None:
-        return None
-    codec = codec_for(registry.config)
-    shared = None if head.shared is None else registry.blobs.open(head.shared)
-    old = codec.decode(shared, registry.blobs.open(before.part))
-    return drift(old, codec.decode(state.shared, state.parts[position]))
-
-
 def _training_record(
-    plan: LearnPlan, result: FinetuneResult, prototype_seconds: float, unify_seconds: float
+    plan: LearnPlan, final_loss: float, seconds: dict[str, float]
 ) -> dict[str, Any]:
     return {
         "recipe": plan.recipe.as_record(),
@@ -366,10 +261,8 @@ def _training_record(
         "shots": plan.request.shots,
         "train_images": len(plan.data.train),
         "test_images": len(plan.data.test),
-        "final_loss": result.final_loss,
-        "train_seconds": round(result.train_seconds, 3),
-        "prototype_seconds": round(prototype_seconds, 3),
-        "unify_seconds": round(unify_seconds, 3),
+        "final_loss": final_loss,
+        **{name: round(value, 3) for name, value in seconds.items()},
         "device": plan.request.device,
         "versions": {
             "condu": __version__,
@@ -378,14 +271,6 @@ def _training_record(
             "open_clip_torch": version("open_clip_torch"),
         },
     }
-
-
-def _refuse_known_task(head: Session | None, task: str) -> None:
-    if head is not None and any(entry.name == task for entry in head.entries):
-        raise UsageError(
-            f"task '{task}' is learned already (session {short_id(head.entry(task).learned_in or head.id)})",
-            "Choose another name, or take it back first: condu rollback",
-        )
 
 
 def _moved_head_warning(planned: Session | None, actual: Session | None) -> tuple[str, ...]:

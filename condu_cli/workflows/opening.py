@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condu_cli.errors import UsageError
 from condu_cli.registry.repository import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def open_if_there(path: Path) -> Registry | None:

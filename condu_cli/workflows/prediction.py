@@ -101,6 +101,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Answer for every picture, in order."""
         options = self._options
+        routes: Sequence[tuple[RoutedExpert, ...]]
         if options.task is not None:
             routes = [(RoutedExpert(options.task, None),)] * len(pictures)
         else:
@@ -181,7 +182,9 @@ class Predictor:
 
     def _candidates(self) -> tuple[Candidate, ...]:
         if self._options.labels:
-            return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in self._options.labels)
+            return tuple(
+                Candidate(label, None, DEFAULT_TEMPLATES) for label in self._options.labels
+            )
         return tuple(c for entry in self._session.entries for c in own_candidates(entry))
 
     def _base_logits(

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from condu_cli.backbone.base import BaseInfo, DualEncoder
 from condu_cli.backbone.catalog import load_recorded_base
-from condu_cli.backbone.deltas import copy_model, load_expert
+from condu_cli.backbone.deltas import load_expert
 from condu_cli.core.codec import Codec, ConduCodec, UnknownCodecError, codec_by_name
 from condu_cli.core.layout import InvalidStateError, ParameterLayout
 from condu_cli.core.prototypes import Prototypes
@@ -21,13 +20,15 @@ from condu_cli.registry.manifest import (
     TaskEntry,
     short_id,
 )
-from condu_cli.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from condu_cli.backbone.base import BaseInfo, DualEncoder
+    from condu_cli.registry.repository import Registry
 
 METHODS = ("full",)
 
@@ -117,7 +118,7 @@ class Workspace:
 
     @cached_property
     def _scratch(self) -> DualEncoder:
-        return copy_model(self.base)
+        return self.base.expert_copy()
 
 
 def codec_for(config: RegistryConfig) -> Codec:
@@ -133,7 +134,9 @@ def codec_for(config: RegistryConfig) -> Codec:
     try:
         return codec_by_name(config.codec, layout, config.codec_options)
     except UnknownCodecError as exc:
-        raise IntegrityError(f"the registry's codec cannot be used: {exc}", "Upgrade condu") from exc
+        raise IntegrityError(
+            f"the registry's codec cannot be used: {exc}", "Upgrade condu"
+        ) from exc
 
 
 def damaged_session(session: Session, exc: Exception) -> IntegrityError:

@@ -1,0 +1,140 @@
+"""Unify a new expert's delta with everything learned before, and commit the session."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condu_cli.core.codec import EncodedState
+from condu_cli.core.decouple import drift
+from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
+from condu_cli.errors import ConduError, UsageError
+from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, short_id
+from condu_cli.workflows.workspace import codec_for, damaged_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from condu_cli.core.codec import Codec
+    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed session, the HEAD that it was built on, and what it took in seconds."""
+
+    session: Session
+    parent: Session | None
+    unify_seconds: float
+    commit_seconds: float
+
+
+def refuse_known_task(head: Session | None, task: str) -> None:
+    """Raise UsageError where the session holds the task already."""
+    for entry in () if head is None else head.entries:
+        if entry.name == task:
+            session = short_id(entry.learned_in or "")
+            raise UsageError(
+                f"task '{task}' is learned already (session {session})",
+                "Choose another name, or take it back first: condu rollback",
+            )
+
+
+def unify_and_commit(
+    registry: Registry,
+    task: str,
+    delta: dict[str, NDArray[np.float32]],
+    describe_expert: Callable[[float], Expert],
+    *,
+    command: str,
+) -> Commit:
+    """Unify under the lock with whatever HEAD is by now, and make the result HEAD.
+
+    An expert starts from the base model, not from HEAD, so it fits any HEAD without training
+    again. `describe_expert` gets the seconds that unify took, for the training record.
+
+    Raises:
+        LockedError: another process is committing.
+        UsageError: the task was learned by somebody else meanwhile.
+        IntegrityError: the current session is damaged.
+
+    """
+    codec = codec_for(registry.config)
+    with registry.lock(command):
+        head = registry.head()
+        refuse_known_task(head, task)
+        started = time.perf_counter()
+        state = _unify(registry, codec, head, delta)
+        unified = time.perf_counter()
+        expert = describe_expert(unified - started)
+        draft = _draft(registry, codec, head, state, task, expert)
+        session = registry.commit(draft, parent=None if head is None else head.id, command=command)
+        return Commit(session, head, unified - started, time.perf_counter() - unified)
+
+
+def _unify(
+    registry: Registry,
+    codec: Codec,
+    head: Session | None,
+    delta: dict[str, NDArray[np.float32]],
+) -> EncodedState:
+    state = codec.empty()
+    if head is not None and head.entries:
+        blobs = registry.blobs
+        shared = None if head.shared is None else blobs.open(head.shared)
+        state = EncodedState(shared, [blobs.open(entry.part) for entry in head.entries])
+    try:
+        return codec.encode(state, delta)
+    except InvalidDeltaError as exc:
+        raise ConduError(
+            f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
+        ) from exc
+    except InvalidStateError as exc:
+        assert head is not None  # noqa: S101 - the empty state is always valid
+        raise damaged_session(head, exc) from exc
+
+
+def _draft(
+    registry: Registry,
+    codec: Codec,
+    head: Session | None,
+    state: EncodedState,
+    task: str,
+    expert: Expert,
+) -> SessionDraft:
+    """Write the new state's blobs and describe the session that they make up."""
+    blobs = registry.blobs
+    old = () if head is None else head.entries
+    shared = None if state.shared is None else blobs.put(state.shared).sha256
+    entries = []
+    for position, part in enumerate(state.parts):
+        before = old[position] if position < len(old) else None
+        summary = codec.describe(part)
+        entries.append(
+            TaskEntry(
+                name=before.name if before else task,
+                expert=before.expert if before else expert,
+                part=blobs.put(part).sha256,
+                learned_in=before.learned_in if before else None,
+                rescaler=summary.rescaler,
+                mask_density=summary.mask_density,
+                l1_norm=summary.l1_norm,
+                drift=_drift(registry, codec, head, state, position) if before else None,
+            )
+        )
+    return SessionDraft(kind="learn", task=task, shared=shared, entries=tuple(entries))
+
+
+def _drift(
+    registry: Registry, codec: Codec, head: Session | None, state: EncodedState, position: int
+) -> float:
+    """How far an old expert moved, relative to its L1 norm (ConDU, arXiv 2503.10705, Theorem 1)."""
+    assert head is not None  # noqa: S101 - there are old experts only in a session
+    shared = None if head.shared is None else registry.blobs.open(head.shared)
+    old = codec.decode(shared, registry.blobs.open(head.entries[position].part))
+    return drift(old, codec.decode(state.shared, state.parts[position]))
