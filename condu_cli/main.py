@@ -62,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     out = Output(Mode.JSON if "--json" in given else Mode.HUMAN)
     try:
-        app(args=given, prog_name="condu", standalone_mode=False)
+        # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
+        # return values and exit codes of its own, and this boundary would see none of them.
+        program = typer.main.get_command(app)
+        with program.make_context("condu", given) as context:
+            program.invoke(context)
         sys.stdout.flush()
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (Exception, KeyboardInterrupt) as exc:
+        if isinstance(exc, typer.TyperException) and not exc.format_message():
+            sys.exit(UsageError.exit_code)  # no arguments at all: the help was printed
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         expected = _as_condu_error(exc)

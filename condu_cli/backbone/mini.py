@@ -56,7 +56,10 @@ class Mini(DualEncoder):
         self.logit_scale_value = LOGIT_SCALE
         self.temperature = BASE_TEMPERATURE
         self.train(False)
-        self.register_buffer("class_embeddings", self._imagenet_class_embeddings())
+        # Not persistent: it follows from the weights, and its last bits from the machine, so that
+        # it must not enter the hash by which a registry knows its base model.
+        embeddings = self._imagenet_class_embeddings()
+        self.register_buffer("class_embeddings", embeddings, persistent=False)
         self.seal(BaseInfo("mini", "efficientnet_lite0+minilm_l6", "mini", "relu6+gelu", "", 224))
 
     def _imagenet_class_embeddings(self) -> Tensor:

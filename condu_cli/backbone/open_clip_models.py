@@ -132,14 +132,17 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
             f"base model '{base_id}': there is no file {spec.pretrained}",
             "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file has moved",
         )
-    torch.manual_seed(0)  # only an architecture without weights (condu-tiny) draws any
     # open_clip logs the failed download as an error of its own; ours says more in one line.
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        model = open_clip.create_model(
-            spec.architecture, pretrained=spec.pretrained or None, force_quick_gelu=spec.quick_gelu
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # only an architecture without weights (condu-tiny) draws any
+            model = open_clip.create_model(
+                spec.architecture,
+                pretrained=spec.pretrained or None,
+                force_quick_gelu=spec.quick_gelu,
+            )
         tokenizer = open_clip.get_tokenizer(spec.architecture)
     except Exception as exc:
         # Hub clients and checkpoint readers raise a dozen unrelated types; all mean the same here.

@@ -224,6 +224,11 @@ def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[
     defaults = base.training_defaults
     iterations = request.iterations or defaults.iterations
     size = request.image_size or defaults.image_size
+    if request.learning_rate is not None and not request.learning_rate > 0:
+        raise UsageError(
+            f"--lr {request.learning_rate:g}: the learning rate must be above 0",
+            f"Leave it out for the base model's {defaults.learning_rate:g}",
+        )
     if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
         raise UsageError(
             f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",

@@ -1,0 +1,43 @@
+"""Zero-shot accuracy of a base model on folders of pictures, beside guessing.
+
+python benchmarks/zero_shot.py --data DIR [--base mini] [--tasks NAME …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import date
+from pathlib import Path
+
+from condu_cli.backbone.catalog import load_base
+from condu_cli.data.folders import read_folder
+from condu_cli.data.loading import LazyPictures
+from condu_cli.data.tasks import DEFAULT_TEMPLATES
+from condu_cli.workflows.prediction import Candidate, logits_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--tasks", nargs="*")
+    options = parser.parse_args()
+    base = load_base(options.base)
+    names = options.tasks or sorted(p.name for p in options.data.iterdir() if p.is_dir())
+    print(f"{date.today()}, {platform.machine()}, base {options.base}, '{DEFAULT_TEMPLATES[0]}'")
+    print("task | pictures | zero-shot | guessing | ratio")
+    for name in names:
+        data = read_folder(options.data / name)
+        candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in data.class_names]
+        pictures = LazyPictures([sample.path for sample in data.test])
+        size = base.preprocessing.image_size
+        predicted = logits_of(base, candidates, pictures, range(len(pictures)), size)
+        labels = [sample.label for sample in data.test]
+        right = sum(int(p) == y for p, y in zip(predicted.argmax(axis=1), labels, strict=True))
+        accuracy, guess = right / len(labels), 1 / len(data.class_names)
+        print(f"{name} | {len(labels)} | {accuracy:.3f} | {guess:.3f} | {accuracy / guess:.1f}")
+
+
+if __name__ == "__main__":
+    main()

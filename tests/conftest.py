@@ -1,0 +1,129 @@
+"""Helpers that every kind of test shares: the program as a subprocess, and made-up pictures."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+COLOURS = ((40, 60, 220), (220, 40, 40), (40, 190, 60), (230, 200, 40), (150, 40, 180))
+TIMEOUT_SECONDS = 600
+
+
+class RunCondu(Protocol):
+    """How tests call the program; see `run_condu`."""
+
+    def __call__(
+        self,
+        *args: object,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        registry: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all subprocesses of a test session: embedded pictures are written once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def condu_in(cache_folder: Path) -> Callable[[Path], RunCondu]:
+    """`condu_in(folder)` runs condu in a folder; for fixtures that outlive one test."""
+
+    def bind(folder: Path) -> RunCondu:
+        def run(
+            *args: object,
+            env: Mapping[str, str] | None = None,
+            stdin: str | None = None,
+            registry: Path | None = None,
+        ) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "condu_cli", *map(str, args)],
+                env={
+                    **clean_environment(),
+                    "CONDU_REGISTRY": str(registry or folder / "registry"),
+                    "XDG_CACHE_HOME": str(cache_folder),
+                    **(env or {}),
+                },
+                input=stdin if stdin is not None else "",
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                cwd=folder,
+                check=False,
+            )
+
+        return run
+
+    return bind
+
+
+@pytest.fixture
+def run_condu(condu_in: Callable[[Path], RunCondu], tmp_path: Path) -> RunCondu:
+    """Run `condu ARGS…` as a user would, in `tmp_path`, with a registry of its own there.
+
+    `run_condu(*args, env=None, stdin=None, registry=None) -> CompletedProcess` in text mode.
+    The registry is `tmp_path/registry` unless another one is given; `env` adds variables.
+    """
+    return condu_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_pictures() -> Callable[..., Path]:
+    """`make_pictures(root, classes, per_class, size)` writes a data set; see `write_pictures`."""
+    return write_pictures
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without the caller's condu settings, colours or network."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONDU_")}
+    kept.pop("FORCE_COLOR", None)
+    return {
+        **kept,
+        "COLUMNS": "100",
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+        "OMP_NUM_THREADS": "1",
+        "TERM": "dumb",
+    }
+
+
+def write_pictures(
+    root: Path,
+    classes: Sequence[str] = ("blue", "red"),
+    per_class: int = 10,
+    size: int = 16,
+    seed: int = 0,
+    first_colour: int = 0,
+) -> Path:
+    """Write `root/CLASS/NN.png`: each class has a colour of its own under a little noise.
+
+    The colours are blue, red, green, yellow and violet, from `first_colour` on.
+    """
+    rng = random.Random(seed)  # noqa: S311 - pictures that repeat, not secrets
+    for number, name in enumerate(classes):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(per_class):
+            _noisy(COLOURS[(first_colour + number) % len(COLOURS)], size, rng).save(folder / f"{index:02d}.png")
+    return root
+
+
+def _noisy(colour: tuple[int, int, int], size: int, rng: random.Random) -> Image.Image:
+    pixels = bytes(
+        min(255, max(0, channel + rng.randrange(-30, 31)))
+        for _ in range(size * size)
+        for channel in colour
+    )
+    return Image.frombytes("RGB", (size, size), pixels)

@@ -1,0 +1,41 @@
+"""The program as a user runs it: a separate process that works on one registry."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Condu:
+    """Runs `condu` in a folder, on the registry `folder/registry`."""
+
+    def __init__(self, condu_in: Callable[[Path], Any], folder: Path) -> None:
+        self.folder = folder
+        self.registry = folder / "registry"
+        self._run = condu_in(folder)
+
+    def run(self, *arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, whatever its exit code; with all cores, for `mini`."""
+        done: subprocess.CompletedProcess[str] = self._run(
+            *arguments, stdin=stdin, env={"OMP_NUM_THREADS": ""}
+        )
+        return done
+
+    def ok(self, *arguments: object) -> str:
+        """Run a command that has to succeed; answer with its standard output."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def lines(self, *arguments: object) -> list[Any]:
+        """All the lines of a command's JSON output."""
+        return [json.loads(line) for line in self.ok(*arguments, "--json").splitlines()]
+
+    def json(self, *arguments: object) -> Any:
+        """The last line of a command's JSON output."""
+        return self.lines(*arguments)[-1]

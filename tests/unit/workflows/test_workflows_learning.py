@@ -1,0 +1,381 @@
+"""Learn: plan, train, unify, commit; nothing on disk before the commit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from condu_cli.backbone.catalog import load_base
+from condu_cli.core.prototypes import Prototypes
+from condu_cli.errors import (
+    BaseModelError,
+    ConduError,
+    DataError,
+    IntegrityError,
+    NoRegistryError,
+    UsageError,
+)
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows import committing, learning
+from condu_cli.workflows.learning import Learner, LearnRequest
+from condu_cli.workflows.opening import open_if_there, refuse_existing
+from condu_cli.workflows.workspace import Workspace, new_config
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a registry could be, and is not yet."""
+    return tmp_path / "new" / "registry"
+
+
+def planned(path, data, **values):
+    values = {"task": "warm", "base": "tiny", **values}
+    return Learner(path, LearnRequest(data=data, **values)).plan()
+
+
+# The plan
+
+
+def test_a_plan_settles_everything_and_writes_nothing(path, warm):
+    plan = planned(path, warm, iterations=20, seed=3, templates=("a {} square.", "{}"))
+    assert plan.creates_registry is True
+    assert plan.base_id == "tiny"
+    assert plan.data.class_names == ("blue", "red")
+    assert (len(plan.data.train), len(plan.data.test)) == (16, 4)
+    assert plan.recipe.iterations == 20
+    assert plan.recipe.warmup_iterations == 2
+    assert plan.recipe.template == "a {} square."
+    assert plan.recipe.seed == 3
+    assert not path.parent.exists()
+
+
+def test_what_is_not_given_comes_from_the_base_model(path, warm):
+    recipe, defaults = planned(path, warm).recipe, load_base("tiny").training_defaults
+    assert recipe.iterations == defaults.iterations
+    assert recipe.learning_rate == defaults.learning_rate
+    assert recipe.batch_size == defaults.batch_size
+    assert recipe.image_size == defaults.image_size == 32
+
+
+def test_shots_reduce_the_training_pictures_only(path, warm):
+    plan = planned(path, warm, shots=2)
+    assert (len(plan.data.train), len(plan.data.test)) == (4, 4)
+
+
+def test_a_fixed_size_tower_takes_no_other_image_size(path, warm):
+    assert planned(path, warm, image_size=32).recipe.image_size == 32
+    with pytest.raises(UsageError, match="takes pictures of 32 pixels only"):
+        planned(path, warm, image_size=64)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan")])
+def test_the_learning_rate_must_be_positive(path, warm, rate):
+    with pytest.raises(UsageError, match="learning rate must be above 0"):
+        planned(path, warm, learning_rate=rate)
+
+
+@pytest.mark.parametrize("task", ["", "a/b", "..", ".hidden", "@", "-x"])
+def test_a_name_that_cannot_be_a_task_is_refused_at_once(path, warm, task):
+    with pytest.raises(UsageError):
+        Learner(path, LearnRequest(task=task, data=warm))
+
+
+def test_something_else_at_the_registrys_place_is_refused(tmp_path, warm):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(NoRegistryError):
+        Learner(tmp_path, LearnRequest(task="warm", data=warm))
+
+
+# From nothing to a session
+
+
+def test_the_first_task_creates_the_registry(path, warm, learn):
+    summary = learn(path, "warm", warm)
+    session = Registry.open(path).head()
+    assert session.id == summary.session
+    assert session.parent is None
+    assert [entry.name for entry in session.entries] == ["warm"]
+    assert (summary.images, summary.classes, summary.tasks) == (16, 2, 1)
+    assert summary.final_loss < 0.65  # from ln 2 = 0.69; label smoothing 0.2 keeps it above 0.33
+    assert summary.warnings == ()
+
+
+def test_an_empty_folder_may_become_the_registry(tmp_path, warm, learn):
+    (tmp_path / "empty").mkdir()
+    learn(tmp_path / "empty", "warm", warm, iterations=1)
+    assert Registry.open(tmp_path / "empty").head() is not None
+
+
+def test_one_task_alone_is_stored_exactly(path, warm, learn):
+    learn(path, "warm", warm)
+    entry = Registry.open(path).head().entry("warm")
+    assert entry.rescaler == 1.0
+    assert entry.drift is None
+    assert 0 < entry.mask_density < 1
+
+
+def test_the_same_seed_gives_the_same_expert(tmp_path, warm, learn):
+    def part(name, seed):
+        learn(tmp_path / name, "warm", warm, iterations=3, seed=seed)
+        head = Registry.open(tmp_path / name).head()
+        return head.shared, head.entry("warm").part
+
+    assert part("a", 1) == part("b", 1)
+    assert part("a2", 1) != part("c", 2)
+
+
+def test_the_training_record_says_how_the_expert_was_made(path, warm, learn):
+    learn(path, "warm", warm, iterations=3, shots=5, seed=7)
+    record = Registry.open(path).head().entry("warm").expert.training
+    assert record["recipe"]["iterations"] == 3
+    assert record["recipe"]["seed"] == 7
+    assert record["shots"] == 5
+    assert record["data"] == str(warm.resolve())
+    assert record["split"] == "random 80/20, seed 42"
+    assert (record["train_images"], record["test_images"]) == (10, 4)
+    assert {"condu", "torch", "python"} <= set(record["versions"])
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_prototypes_come_from_the_base_model_and_count_the_training_pictures(
+    workspace, path, warm, learn
+):
+    entry = workspace.head().entry("warm")
+    prototypes = workspace.prototypes(entry)
+    assert prototypes.counts.tolist() == [8, 8]
+    learn(path, "warm", warm, iterations=1)  # another expert of the same base model
+    other = Registry.open(path)
+    again = Prototypes.from_arrays(other.blobs.open(other.head().entry("warm").expert.prototypes))
+    assert np.array_equal(again.image, prototypes.image)
+
+
+def test_progress_passes_through_all_stages(path, warm, learn):
+    events = []
+    learn(path, "warm", warm, events.append, iterations=3)
+    assert list(dict.fromkeys(e.stage for e in events)) == ["reading", "training", "prototypes"]
+    last = {e.stage: (e.done, e.total) for e in events}
+    assert last == {"reading": (16, 16), "training": (3, 3), "prototypes": (16, 16)}
+    assert all("loss" in e.figures for e in events if e.stage == "training")
+
+
+# More tasks
+
+
+def test_a_second_task_gets_a_session_on_top(registry_path, workspace):
+    registry = Registry.open(registry_path)
+    head = registry.head()
+    assert [entry.name for entry in head.entries] == ["warm", "plants"]
+    first = registry.session(head.parent)
+    assert [entry.name for entry in first.entries] == ["warm"]
+    assert head.entry("warm").learned_in == first.id
+    assert head.entry("plants").learned_in == head.id
+
+
+def test_what_an_old_expert_is_known_by_does_not_change(workspace):
+    head = workspace.head()
+    first = workspace.registry.session(head.parent)
+    assert head.entry("warm").expert == first.entry("warm").expert
+    assert head.entry("warm").l1_norm == pytest.approx(first.entry("warm").l1_norm, rel=1e-5)
+    assert head.entry("warm").drift > 0
+
+
+def test_a_known_task_is_refused_before_any_training(registry_path, warm):
+    with pytest.raises(UsageError, match="'warm' is learned already") as caught:
+        Learner(registry_path, LearnRequest(task="warm", data=warm))
+    assert "condu rollback" in caught.value.hint
+
+
+def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants, learn):
+    registry = Registry.open(registry_path)
+    registry.rollback(registry.rollback_target(1), "rollback")
+    summary = learn(registry_path, "plants", plants, iterations=2)
+    assert Registry.open(registry_path).head().id == summary.session
+
+
+def test_the_registrys_base_model_needs_no_naming(registry_path, warm):
+    assert planned(registry_path, warm, task="third", base=None).base_id == "tiny"
+
+
+def test_another_base_model_than_the_registrys_is_refused(registry_path, warm):
+    with pytest.raises(UsageError, match="belongs to base model tiny, not mini"):
+        planned(registry_path, warm, task="third", base="mini")
+
+
+# HEAD moves while a task is trained
+
+
+def test_a_task_committed_meanwhile_is_unified_with_and_named_in_a_warning(
+    registry_path, warm, learn
+):
+    others = []
+
+    def somebody_else_commits(event):
+        if event.stage == "training" and event.done == 1:
+            others.append(learn(registry_path, "other", warm, iterations=2).session)
+
+    summary = learn(registry_path, "third", warm, somebody_else_commits, iterations=2)
+    head = Registry.open(registry_path).head()
+    assert head.id == summary.session
+    assert head.parent == others[0]
+    assert [entry.name for entry in head.entries] == ["warm", "plants", "other", "third"]
+    (warning,) = summary.warnings
+    assert f"HEAD moved to {others[0][:12]}" in warning
+
+
+def test_a_registry_created_meanwhile_is_joined(path, warm, plants, learn):
+    def somebody_else_creates(event):
+        if event.stage == "training" and event.done == 1:
+            learn(path, "other", plants, iterations=2)
+
+    summary = learn(path, "warm", warm, somebody_else_creates, iterations=2)
+    head = Registry.open(path).head()
+    assert [entry.name for entry in head.entries] == ["other", "warm"]
+    assert len(summary.warnings) == 1
+
+
+def test_the_same_task_committed_meanwhile_is_refused_and_nothing_is_lost(path, warm, learn):
+    first = []
+
+    def somebody_else_is_faster(event):
+        if event.stage == "training" and event.done == 1:
+            first.append(learn(path, "warm", warm, iterations=2).session)
+
+    with pytest.raises(UsageError, match="learned already"):
+        learn(path, "warm", warm, somebody_else_is_faster, iterations=2)
+    assert Registry.open(path).head().id == first[0]
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("stage", ["reading", "training", "prototypes"])
+def test_an_interruption_leaves_no_registry(path, warm, learn, stage):
+    def interrupt(event):
+        if event.stage == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(path, "warm", warm, interrupt)
+    assert not path.parent.exists()
+
+
+def test_an_interruption_leaves_an_existing_registry_as_it_was(registry_path, warm, learn):
+    def interrupt(event):
+        if event.stage == "training":
+            raise KeyboardInterrupt
+
+    def blobs():
+        return sorted(p.name for p in (registry_path / "blobs").rglob("*"))
+
+    before = Registry.open(registry_path).head(), blobs()
+    with pytest.raises(KeyboardInterrupt):
+        learn(registry_path, "third", warm, interrupt)
+    assert (Registry.open(registry_path).head(), blobs()) == before
+
+
+def test_a_broken_picture_is_found_before_training(path, make_pictures, tmp_path, learn):
+    data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
+    for picture in data.rglob("*3.png"):
+        picture.write_text("no picture")
+    events = []
+    with pytest.raises(DataError, match=r"of 16 pictures cannot be read"):
+        learn(path, "broken", data, events.append)
+    assert {event.stage for event in events} == {"reading"}
+    assert not path.parent.exists()
+
+
+def test_training_that_diverges_leaves_no_registry(path, warm, learn):
+    with pytest.raises(DataError, match="diverged"):
+        learn(path, "warm", warm, learning_rate=float("inf"))
+    assert not path.parent.exists()
+
+
+def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, monkeypatch):
+    def overflowing(base, expert):
+        return {name: np.full(p.shape, np.inf, np.float32)
+                for name, p in base.trainable_parameters().items()}
+
+    monkeypatch.setattr(learning, "delta_of", overflowing)
+    with pytest.raises(ConduError, match="cannot be unified"):
+        learn(path, "warm", warm, iterations=1)
+    assert Registry.open(path).head() is None
+
+
+def test_a_damaged_session_is_not_built_upon(registry_path, warm, learn):
+    head = Registry.open(registry_path).head()
+    Registry.open(registry_path).blobs.path(head.entry("warm").part).unlink()
+    with pytest.raises(IntegrityError):
+        learn(registry_path, "third", warm, iterations=1)
+    assert Registry.open(registry_path).head() == head
+
+
+def test_nothing_is_committed_when_the_commit_itself_fails(
+    registry_path, warm, learn, monkeypatch
+):
+    before = Registry.open(registry_path).head()
+    monkeypatch.setattr(
+        committing, "_draft", lambda *_: (_ for _ in ()).throw(OSError("no space left"))
+    )
+    with pytest.raises(OSError, match="no space left"):
+        learn(registry_path, "third", warm, iterations=1)
+    assert Registry.open(registry_path).head() == before
+
+
+# Whose base model?
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A registry that was made with other weights under the same name."""
+    config = new_config(load_base("tiny"))
+    other = replace(config, base=replace(config.base, weights_sha256="0" * 64))
+    return Registry.create(tmp_path / "foreign", other)
+
+
+def test_other_weights_than_the_registrys_are_an_error(foreign, warm):
+    with pytest.raises(BaseModelError, match="with weights 000000") as caught:
+        planned(foreign.path, warm)
+    assert caught.value.exit_code == 13
+
+
+def test_condu_base_may_name_the_same_weights_elsewhere(
+    registry_path, tmp_path, monkeypatch, warm
+):
+    state = load_base("tiny").clip.state_dict()
+    save_file(state, tmp_path / "moved.safetensors")
+    monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{tmp_path / 'moved.safetensors'}")
+    assert planned(registry_path, warm, task="third", base=None).recipe.image_size == 32
+
+
+def test_condu_base_with_other_weights_is_an_error(registry_path, tmp_path, monkeypatch):
+    state = {name: tensor.clone() for name, tensor in load_base("tiny").clip.state_dict().items()}
+    state["visual.proj"][0, 0] += 1
+    save_file(state, tmp_path / "changed.safetensors")
+    monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{tmp_path / 'changed.safetensors'}")
+    with pytest.raises(BaseModelError, match="belongs to base model tiny with weights"):
+        _ = Workspace(Registry.open(registry_path)).base
+
+
+def test_a_new_registry_describes_the_base_model():
+    base = load_base("tiny")
+    config = new_config(base)
+    assert config.base.weights_sha256 == base.info.weights_sha256
+    assert [p.name for p in config.parameters] == list(base.trainable_parameters())
+    assert config.parameter_count == sum(p.numel() for p in base.trainable_parameters().values())
+
+
+# Opening
+
+
+def test_where_nothing_is_a_registry_could_be(tmp_path):
+    assert open_if_there(tmp_path / "nowhere") is None
+    assert open_if_there(tmp_path) is None
+    refuse_existing(tmp_path)
+
+
+def test_an_existing_registry_is_not_created_again(registry_path):
+    assert open_if_there(registry_path) is not None
+    with pytest.raises(UsageError, match="already"):
+        refuse_existing(registry_path)
