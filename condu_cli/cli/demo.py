@@ -11,9 +11,10 @@ from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent
 
-DIGIT_ITERATIONS = 60
-SHAPE_ITERATIONS = 40
-IMAGE_SIZE = 64
+IMAGE_SIZE = 96
+DIGITS: dict[str, Any] = {"shots": 60, "iterations": 60, "image_size": IMAGE_SIZE}
+SHAPES: dict[str, Any] = {"shots": 30, "iterations": 20, "image_size": IMAGE_SIZE}
+"""Enough to learn the two tasks well, and short enough for a tour."""
 
 
 def register(app: typer.Typer) -> None:
@@ -75,9 +76,9 @@ class Tour:
     def _learn_digits(self) -> tuple[float, float]:
         self._step(
             "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
-            f"learn --task digits --iterations {DIGIT_ITERATIONS} --image-size {IMAGE_SIZE}",
+            f"learn --task digits {_as_options(DIGITS)}",
         )
-        tasks.learn(self._run, task="digits", iterations=DIGIT_ITERATIONS, image_size=IMAGE_SIZE)
+        tasks.learn(self._run, task="digits", **DIGITS)
         self._step(
             "How good is it on digits that it has not seen, and how good was the base model?",
             "evaluate --task digits --zero-shot",
@@ -89,9 +90,9 @@ class Tour:
     def _learn_shapes(self) -> None:
         self._step(
             "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
-            f"learn --task shapes --iterations {SHAPE_ITERATIONS} --image-size {IMAGE_SIZE}",
+            f"learn --task shapes {_as_options(SHAPES)}",
         )
-        tasks.learn(self._run, task="shapes", iterations=SHAPE_ITERATIONS, image_size=IMAGE_SIZE)
+        tasks.learn(self._run, task="shapes", **SHAPES)
 
     def _predict(self, digit: Path, shape: Path) -> None:
         self._step(
@@ -129,6 +130,10 @@ class Tour:
     def _step(self, why: str, command_line: str) -> None:
         self._number += 1
         self._out.text(f"\n{self._number}. {why}\n   $ condu {command_line}\n")
+
+
+def _as_options(values: dict[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def _first_picture(folder: Path) -> Path:

@@ -131,8 +131,15 @@ class Output:
 def _console(file: Any) -> "Console":
     from rich.console import Console
 
+    class PipeConsole(Console):
+        """Leave a broken pipe to the error boundary: rich would end the program with code 1."""
+
+        def on_broken_pipe(self) -> None:
+            """Raise it again."""
+            raise BrokenPipeError
+
     width = None if file.isatty() else PIPE_WIDTH
-    return Console(file=file, width=width)
+    return PipeConsole(file=file, width=width)
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
@@ -173,10 +180,14 @@ def _bar(console: "Console") -> Iterator["ProgressCallback"]:
 
 
 class _Throttle:
-    """Let through the first, the last and, between them, one event per interval of a stage."""
+    """Let through one event per interval of a stage, and a stage's last one.
 
-    def __init__(self, seconds: float) -> None:
+    `always_last` False: a stage that was over before its first interval stays unmentioned.
+    """
+
+    def __init__(self, seconds: float, *, always_last: bool) -> None:
         self._seconds = seconds
+        self._always_last = always_last
         self._stage = ""
         self._started = self._shown = 0.0
 
@@ -184,11 +195,11 @@ class _Throttle:
         now = time.monotonic()
         if event.stage != self._stage:
             self._stage, self._started, self._shown = event.stage, now, now
-            return event.done == event.total
-        if event.done < event.total and now - self._shown < self._seconds:
-            return False
-        self._shown = now
-        return True
+        mentioned = self._always_last or self._shown > self._started
+        if (event.done == event.total and mentioned) or now - self._shown >= self._seconds:
+            self._shown = now
+            return True
+        return False
 
     def seconds_left(self, event: "Progress") -> float:
         elapsed = time.monotonic() - self._started
@@ -200,7 +211,7 @@ class _PlainProgress:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._throttle = _Throttle(PLAIN_PROGRESS_SECONDS)
+        self._throttle = _Throttle(PLAIN_PROGRESS_SECONDS, always_last=False)
 
     def __call__(self, event: "Progress") -> None:
         if not self._throttle.passes(event):
@@ -215,7 +226,7 @@ class _JsonProgress:
     """JSON Lines on stdout, at most one a second and stage."""
 
     def __init__(self) -> None:
-        self._throttle = _Throttle(1.0)
+        self._throttle = _Throttle(1.0, always_last=True)
 
     def __call__(self, event: "Progress") -> None:
         if self._throttle.passes(event):
