@@ -116,7 +116,9 @@ def write_pictures(
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(per_class):
-            _noisy(COLOURS[(first_colour + number) % len(COLOURS)], size, rng).save(folder / f"{index:02d}.png")
+            _noisy(COLOURS[(first_colour + number) % len(COLOURS)], size, rng).save(
+                folder / f"{index:02d}.png"
+            )
     return root
 
 

@@ -193,7 +193,9 @@ def test_an_expert_comes_back_from_its_delta(tiny, expert, pixels):
         found = rebuilt.trainable_parameters()[name]
         assert torch.allclose(found, parameter, rtol=0, atol=1e-6), name
     with torch.inference_mode():
-        assert torch.allclose(rebuilt.encode_images(pixels), expert.encode_images(pixels), atol=1e-5)
+        assert torch.allclose(
+            rebuilt.encode_images(pixels), expert.encode_images(pixels), atol=1e-5
+        )
 
 
 def test_a_zero_delta_is_the_base_model_bit_for_bit(tiny, expert):

@@ -50,7 +50,7 @@ def test_templates_that_are_given_win():
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "", "a photo of a {name}."])
 def test_a_template_must_hold_the_class_once(template):
-    with pytest.raises(UsageError, match="must hold {} once"):
+    with pytest.raises(UsageError, match=r"must hold \{\} once"):
         templates_for("my-own", ("a {}.", template))
 
 
@@ -79,7 +79,7 @@ def test_embedded_pictures_are_found_without_any_setting(tmp_path):
 
 
 def test_nowhere_is_an_error_that_says_where_it_looked(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="no pictures for task 'dtd'$"):
+    with pytest.raises(DataError, match=r"no pictures for task 'dtd'$"):
         locate_data("dtd", None)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     with pytest.raises(DataError, match="looked in") as caught:

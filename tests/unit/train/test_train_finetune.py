@@ -129,8 +129,10 @@ def test_buffers_and_the_logit_scale_stay_those_of_the_base_model(pictures):
 
 def test_embeddings_of_words_that_no_prompt_uses_do_not_move(pictures):
     expert, _ = train(pictures)
-    moved = (expert.clip.token_embedding.weight != load_base("tiny").clip.token_embedding.weight)
-    used = set(expert.tokenize([f"a photo of a {name}." for name in NAMES])["ids"].flatten().tolist())
+    moved = expert.clip.token_embedding.weight != load_base("tiny").clip.token_embedding.weight
+    used = set(
+        expert.tokenize([f"a photo of a {name}." for name in NAMES])["ids"].flatten().tolist()
+    )
     assert set(moved.any(dim=1).nonzero().flatten().tolist()) <= used
 
 

@@ -294,8 +294,10 @@ def test_training_that_diverges_leaves_no_registry(path, warm, learn):
 
 def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, monkeypatch):
     def overflowing(base, expert):
-        return {name: np.full(p.shape, np.inf, np.float32)
-                for name, p in base.trainable_parameters().items()}
+        return {
+            name: np.full(p.shape, np.inf, np.float32)
+            for name, p in base.trainable_parameters().items()
+        }
 
     monkeypatch.setattr(learning, "delta_of", overflowing)
     with pytest.raises(ConduError, match="cannot be unified"):
@@ -311,9 +313,7 @@ def test_a_damaged_session_is_not_built_upon(registry_path, warm, learn):
     assert Registry.open(registry_path).head() == head
 
 
-def test_nothing_is_committed_when_the_commit_itself_fails(
-    registry_path, warm, learn, monkeypatch
-):
+def test_nothing_is_committed_when_the_commit_itself_fails(registry_path, warm, learn, monkeypatch):
     before = Registry.open(registry_path).head()
     monkeypatch.setattr(
         committing, "_draft", lambda *_: (_ for _ in ()).throw(OSError("no space left"))
@@ -340,9 +340,7 @@ def test_other_weights_than_the_registrys_are_an_error(foreign, warm):
     assert caught.value.exit_code == 13
 
 
-def test_condu_base_may_name_the_same_weights_elsewhere(
-    registry_path, tmp_path, monkeypatch, warm
-):
+def test_condu_base_may_name_the_same_weights_elsewhere(registry_path, tmp_path, monkeypatch, warm):
     state = load_base("tiny").clip.state_dict()
     save_file(state, tmp_path / "moved.safetensors")
     monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{tmp_path / 'moved.safetensors'}")

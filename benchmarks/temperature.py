@@ -1,0 +1,66 @@
+"""How the softmax temperature of `mini` bears on zero-shot accuracy and on learning.
+
+    python benchmarks/temperature.py --data TASK_DIR [--temperatures 1 3] [--iterations 60]
+
+Temperature 1 is the baseline of both ratios. Everything else is the default recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+from condu_cli.backbone.base import DualEncoder
+from condu_cli.backbone.mini import Mini
+from condu_cli.data.folders import LabelledPictures, read_folder
+from condu_cli.data.loading import LazyPictures, PictureSet
+from condu_cli.data.tasks import DEFAULT_TEMPLATES
+from condu_cli.train.finetune import finetune
+from condu_cli.workflows.learning import LearnRequest, settle_recipe
+from condu_cli.workflows.prediction import Candidate, logits_of
+
+
+def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:
+    candidates = [Candidate(name, None, DEFAULT_TEMPLATES) for name in data.class_names]
+    pictures = LazyPictures([sample.path for sample in data.test])
+    predicted = logits_of(model, candidates, pictures, range(len(pictures)), size).argmax(axis=1)
+    labels = [sample.label for sample in data.test]
+    return sum(int(p) == y for p, y in zip(predicted, labels, strict=True)) / len(labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--iterations", type=int, default=60)
+    options = parser.parse_args()
+    data = read_folder(options.data)
+    base = Mini()
+    request = LearnRequest(task="benchmark", iterations=options.iterations)
+    recipe = settle_recipe(request, base, DEFAULT_TEMPLATES)
+    print(
+        f"{date.today()}, {platform.machine()}, {options.data.name}, {recipe.iterations} iterations"
+    )
+    print("temperature | zero-shot | learned | seconds | zero-shot ratio | learned ratio")
+    first: tuple[float, float] | None = None
+    for temperature in options.temperatures:
+        base.temperature = temperature
+        zero_shot = accuracy(base, data, base.preprocessing.image_size)
+        expert = base.expert_copy()
+        assert isinstance(expert, Mini)
+        expert.temperature = temperature
+        started = time.perf_counter()
+        pictures = PictureSet.for_training(data.train, recipe.image_size)
+        finetune(expert, pictures, data.class_names, recipe)
+        seconds = time.perf_counter() - started
+        learned = accuracy(expert, data, recipe.image_size)
+        first = first or (zero_shot, learned)
+        ratios = f"{zero_shot / first[0]:.2f} | {learned / first[1]:.2f}"
+        print(f"{temperature:g} | {zero_shot:.3f} | {learned:.3f} | {seconds:.0f} | {ratios}")
+
+
+if __name__ == "__main__":
+    main()

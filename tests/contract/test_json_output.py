@@ -1,0 +1,305 @@
+"""The JSON that programs read. Fields may be added; none may be renamed, removed or retyped.
+
+Real commands on a registry of two tasks of `tiny`. Each kind of command runs as a subprocess;
+where one of its kind did already, main() is called here, which saves the import of torch.
+"""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from condu_cli.main import main
+
+NUMBER = (int, float)
+TEXT_OR_NULL = (str, type(None))
+SESSION_ID = re.compile(r"[0-9a-f]{64}")
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+
+ANSWER = {"label": str, "task": TEXT_OR_NULL, "probability": float}
+EXPERT = {"task": str, "similarity": (float, type(None))}
+PREDICTION = {
+    "path": str,
+    "label": str,
+    "probability": float,
+    "task": TEXT_OR_NULL,
+    "top": list,
+    "experts": list,
+}
+SESSION = {
+    "session": str,
+    "parent": TEXT_OR_NULL,
+    "kind": str,
+    "task": str,
+    "created_at": str,
+    "head": bool,
+}
+TASK = {"task": str, "classes": int, "session": str, "rescaler": float, "mask_density": float}
+STORAGE = {
+    **dict.fromkeys(
+        (
+            "total_bytes",
+            "base_bytes",
+            "unified_bytes",
+            "mask_bytes",
+            "prototype_bytes",
+            "history_bytes",
+            "metadata_bytes",
+            "individual_ft_bytes",
+        ),
+        int,
+    ),
+    "tasks": list,
+}
+EVALUATION = {"task": str, "accuracy": float, "n": int, "label_space": str, "experts": int}
+LEARNED = {
+    "session": str,
+    "task": str,
+    "iterations": int,
+    "final_loss": float,
+    "train_seconds": float,
+    "unify_seconds": float,
+    "commit_seconds": float,
+}
+PROGRESS = {"event": str, "done": int, "total": int}
+ERROR = {"code": int, "message": str, "hint": str}
+
+
+def assert_fields(record, fields) -> None:
+    """Every field is there with its type; others may be there too. A bool is no number."""
+    assert isinstance(record, dict)
+    for name, kind in fields.items():
+        assert name in record, f"{name} is missing from {sorted(record)}"
+        found = record[name]
+        assert isinstance(found, kind), f"{name} is {found!r}"
+        assert isinstance(found, bool) == (kind is bool), f"{name} is {found!r}"
+
+
+def documents(ran, code: int = 0) -> list:
+    """Every line of stdout is one JSON document, and stderr is empty when all is well."""
+    assert ran.returncode == code, ran.stderr
+    if code == 0:
+        assert ran.stderr == ""
+    return [json.loads(line, parse_constant=pytest.fail) for line in ran.stdout.splitlines()]
+
+
+def results(ran, code: int = 0) -> list:
+    """The documents that are no progress."""
+    return [d for d in documents(ran, code) if not (isinstance(d, dict) and "event" in d)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("contract")
+
+
+@pytest.fixture(scope="module")
+def condu(condu_in, place):
+    """Run a command with --json in the module's folder and registry."""
+    run = condu_in(place)
+    return lambda *args: run(*args, "--json")
+
+
+@pytest.fixture(scope="module")
+def condu_here(place, cache_folder):
+    """The same in this process."""
+
+    def run(*args: str) -> subprocess.CompletedProcess:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setenv("CONDU_REGISTRY", str(place / "registry"))
+            patch.setenv("XDG_CACHE_HOME", str(cache_folder))
+            patch.delenv("CONDU_BASE", raising=False)
+            patch.chdir(place)
+            with pytest.raises(SystemExit) as left:
+                main([*args, "--json"])
+        return subprocess.CompletedProcess(args, left.value.code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def learned(condu, condu_here, make_pictures, place):
+    """What the two runs of `learn` printed: embedded shapes, and generated colours."""
+    make_pictures(place / "colours", ("blue", "red"), 5, 16)
+    few = ("--iterations", "3")
+    return [
+        condu_here("learn", "--task", "shapes", "--base", "tiny", *few),
+        condu("learn", "--task", "colours", "--data", "colours", *few),
+    ]
+
+
+@pytest.fixture(scope="module")
+def log(condu, learned) -> list:
+    (listed,) = documents(condu("log"))
+    return listed
+
+
+@pytest.fixture(scope="module")
+def routed(condu, learned):
+    """Three pictures whose task nobody names."""
+    return condu("predict", "colours/blue/00.png", "colours/red", "--top", 2)
+
+
+@pytest.fixture(scope="module")
+def partial(condu_here, learned):
+    """A picture that is there and one that is not; a named task, and labels of one's own."""
+    paths = ("gone.png", "colours/red/00.png")
+    return condu_here("predict", *paths, "--task", "colours", "--labels", "sea,fire")
+
+
+# learn
+
+
+def test_learn_streams_progress_and_ends_with_a_summary(learned):
+    for ran, task in zip(learned, ("shapes", "colours"), strict=True):
+        *events, summary = documents(ran)
+        for event in events:
+            assert_fields(event, PROGRESS)
+        assert_fields(summary, LEARNED)
+        assert summary["task"] == task
+        assert summary["iterations"] == 3
+        assert SESSION_ID.fullmatch(summary["session"])
+
+
+def test_progress_names_its_stages_and_the_last_step_of_training_its_loss(learned):
+    events = documents(learned[0])[:-1]
+    last = {event["event"]: event for event in events}
+    assert list(last) == ["reading", "training", "prototypes"]
+    assert all(event["done"] == event["total"] for event in last.values())
+    assert_fields(last["training"], {"loss": float, "images_per_second": NUMBER})
+
+
+# log, ls, storage-report
+
+
+def test_log_is_a_list_of_sessions_newest_first(log, learned):
+    for session in log:
+        assert_fields(session, SESSION)
+        assert SESSION_ID.fullmatch(session["session"])
+        assert UTC_TIME.fullmatch(session["created_at"])
+        assert session["kind"] == "learn"
+    assert [s["session"] for s in log] == [documents(r)[-1]["session"] for r in learned[::-1]]
+    assert [s["task"] for s in log] == ["colours", "shapes"]
+    assert [s["head"] for s in log] == [True, False]
+    assert [s["parent"] for s in log] == [log[1]["session"], None]
+
+
+def test_ls_is_a_list_of_tasks_in_the_order_of_learning(condu, log):
+    (tasks,) = documents(condu("ls"))
+    for task in tasks:
+        assert_fields(task, TASK)
+        assert 0 <= task["mask_density"] <= 1
+    assert [(t["task"], t["classes"]) for t in tasks] == [("shapes", 5), ("colours", 2)]
+    assert [t["session"] for t in tasks] == [log[1]["session"], log[0]["session"]]
+
+
+def test_storage_report_is_one_object_whose_parts_add_up(condu, learned):
+    (report,) = documents(condu("storage-report"))
+    assert_fields(report, STORAGE)
+    parts = ("unified", "mask", "prototype", "history", "metadata")
+    assert sum(report[f"{part}_bytes"] for part in parts) == report["total_bytes"]
+    assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
+    assert [task["task"] for task in report["tasks"]] == ["shapes", "colours"]
+    for task in report["tasks"]:
+        assert_fields(task, {"task": str, "part_bytes": int, "prototype_bytes": int})
+
+
+# predict
+
+
+def test_predict_is_one_object_per_picture_in_order(routed):
+    found = results(routed)
+    assert [p["path"] for p in found] == [
+        "colours/blue/00.png",
+        *(f"colours/red/0{index}.png" for index in range(5)),
+    ]
+    for prediction in found:
+        assert_fields(prediction, PREDICTION)
+        assert 0 <= prediction["probability"] <= 1
+
+
+def test_the_best_answers_come_first_and_top_limits_them(routed):
+    for prediction in results(routed):
+        top = prediction["top"]
+        for answer in top:
+            assert_fields(answer, ANSWER)
+        assert len(top) == 2
+        assert top[0] == {name: prediction[name] for name in ("label", "task", "probability")}
+        assert top[0]["probability"] >= top[1]["probability"]
+
+
+def test_the_experts_that_answered_are_named_with_their_similarity(routed):
+    for prediction in results(routed):
+        (expert,) = prediction["experts"]
+        assert_fields(expert, EXPERT)
+        assert expert["task"] == prediction["task"]
+        assert -1 <= expert["similarity"] <= 1
+
+
+def test_progress_of_predict_can_be_told_from_its_results(routed):
+    for document in documents(routed):
+        assert_fields(document, PROGRESS if "event" in document else PREDICTION)
+
+
+def test_own_labels_belong_to_no_task_and_a_named_expert_has_no_similarity(partial):
+    (prediction,) = results(partial, code=3)
+    assert_fields(prediction, PREDICTION)
+    assert prediction["task"] is None
+    assert {answer["label"] for answer in prediction["top"]} == {"sea", "fire"}
+    assert prediction["experts"] == [{"task": "colours", "similarity": None}]
+
+
+# evaluate
+
+
+@pytest.mark.usefixtures("learned")
+def test_evaluate_is_one_object_per_task(condu_here):
+    found = results(condu_here("evaluate", "--label-space", "union"))
+    for evaluation in found:
+        assert_fields(evaluation, EVALUATION)
+        assert evaluation["label_space"] == "union"
+        assert 0 <= evaluation["accuracy"] <= 1
+    assert [(e["task"], e["n"]) for e in found] == [("shapes", 100), ("colours", 2)]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (("log", "--nope"), 2),
+        (("show", "nothing"), 4),
+        (("log", "--registry", "nowhere"), 10),
+    ],
+)
+@pytest.mark.usefixtures("learned")
+def test_an_error_is_one_object_on_stderr_with_its_exit_code(condu, args, code):
+    ran = condu(*args)
+    assert ran.returncode == code
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    document = json.loads(line)
+    assert set(document) == {"error"}
+    assert_fields(document["error"], ERROR)
+    assert document["error"]["code"] == code
+    assert "\n" not in document["error"]["message"]
+
+
+def test_a_partial_failure_prints_the_answers_and_then_the_error(partial):
+    (prediction,) = results(partial, code=3)
+    assert prediction["path"] == "colours/red/00.png"
+    (line,) = partial.stderr.splitlines()
+    error = json.loads(line)["error"]
+    assert_fields(error, ERROR)
+    assert error["code"] == 3
+    assert "gone.png" in error["message"]

@@ -1,0 +1,58 @@
+"""The storage report adds up to what lies on disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.storage import report
+
+CATEGORIES = ("unified", "mask", "prototype", "history", "metadata")
+
+
+def bytes_on_disk(root: Path) -> int:
+    return sum(
+        Path(folder, name).stat().st_size for folder, _, names in os.walk(root) for name in names
+    )
+
+
+def test_the_five_categories_add_up_to_every_byte_on_disk(registry_path):
+    found = report(Registry.open(registry_path))
+    assert sum(getattr(found, f"{name}_bytes") for name in CATEGORIES) == found.total_bytes
+    assert found.total_bytes == bytes_on_disk(registry_path)
+
+
+def test_every_task_of_head_has_its_sizes(registry_path):
+    registry = Registry.open(registry_path)
+    found = report(registry)
+    head = registry.head()
+    assert [task.task for task in found.tasks] == ["warm", "plants"]
+    for sizes in found.tasks:
+        entry = head.entry(sizes.task)
+        assert sizes.part_bytes == registry.blobs.path(entry.part).stat().st_size
+    assert sum(task.part_bytes for task in found.tasks) == found.mask_bytes
+    assert sum(task.prototype_bytes for task in found.tasks) == found.prototype_bytes
+
+
+def test_the_unified_delta_is_about_one_base_model_and_a_mask_a_bit_per_parameter(registry_path):
+    found = report(Registry.open(registry_path))
+    assert found.base_bytes == 4 * found.parameters
+    assert found.unified_bytes == pytest.approx(found.base_bytes, rel=0.02)
+    for task in found.tasks:
+        assert task.part_bytes == pytest.approx(found.parameters / 8, rel=0.05)
+
+
+def test_what_it_is_compared_with_is_one_full_checkpoint_per_task(registry_path):
+    found = report(Registry.open(registry_path))
+    assert found.individual_ft_bytes == 2 * found.base_bytes
+
+
+def test_a_rollback_turns_the_newer_session_into_history(registry_path):
+    registry = Registry.open(registry_path)
+    before = report(registry)
+    registry.rollback(registry.rollback_target(1), "rollback")
+    after = report(registry)
+    assert [task.task for task in after.tasks] == ["warm"]
+    assert after.history_bytes > before.history_bytes
+    assert after.total_bytes == bytes_on_disk(registry_path)
