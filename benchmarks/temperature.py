@@ -12,8 +12,8 @@ import platform
 import time
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from condu_cli.backbone.base import DualEncoder
 from condu_cli.backbone.mini import Mini
 from condu_cli.data.folders import LabelledPictures, read_folder
 from condu_cli.data.loading import LazyPictures, PictureSet
@@ -21,6 +21,9 @@ from condu_cli.data.tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import finetune
 from condu_cli.workflows.learning import LearnRequest, settle_recipe
 from condu_cli.workflows.prediction import Candidate, logits_of
+
+if TYPE_CHECKING:
+    from condu_cli.backbone.base import DualEncoder
 
 
 def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:

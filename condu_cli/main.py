@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and leave with its exit code; nobody sees a traceback unasked."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     out = Output(Mode.JSON if "--json" in given else Mode.HUMAN)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be valid text, and a terminal need not know every letter.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
         # return values and exit codes of its own, and this boundary would see none of them.

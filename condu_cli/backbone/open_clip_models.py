@@ -44,8 +44,8 @@ class OpenClipModel(DualEncoder):
             learning_rate=1e-5, iterations=1000, image_size=self.preprocessing.image_size
         )
         self.logit_scale_value = float(model.logit_scale.detach().exp())
-        activation = "quick_gelu" if spec.quick_gelu else "gelu"
         size = self.preprocessing.image_size
+        activation = _activation(model)
         self.seal(BaseInfo(base_id, spec.architecture, spec.pretrained, activation, "", size))
 
     def pool_images(self, pixels: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
             f"Known weights of {architecture}: {tags}",
         )
     tag_quick = bool(tag.get("quick_gelu", False))
-    if named_quick and not tag_quick:
+    if architecture.endswith("-quickgelu") and not tag_quick:
         raise UsageError(
             f"{architecture} uses QuickGELU, but the weights '{pretrained}' were trained without",
             f"Use {architecture.removesuffix('-quickgelu')}:{pretrained}",
         )
-    return OpenClipSpec(architecture, pretrained, tag_quick)
+    return OpenClipSpec(architecture, pretrained, named_quick or tag_quick)
 
 
 def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
@@ -176,6 +176,14 @@ def _preprocessing(visual: Any) -> Preprocessing:
         interpolation=config.get("interpolation", "bicubic"),
         resize_mode=config.get("resize_mode", "shortest"),
     )
+
+
+def _activation(model: Any) -> str:
+    """What the model really contains, whatever its name or a hub's configuration promised."""
+    from open_clip.transformer import QuickGELU
+
+    quick = any(isinstance(module, QuickGELU) for module in model.modules())
+    return "quick_gelu" if quick else "gelu"
 
 
 def _has_separate_projection(visual: Any) -> bool:

@@ -28,7 +28,9 @@ def percent(share: float | None) -> str:
 
 def when(iso: str) -> str:
     """An ISO-8601 time in the user's time zone, to the second."""
-    return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M:%S}"
+    # Python 3.10 does not read the Z that stands for UTC.
+    at = datetime.fromisoformat(iso.replace("Z", "+00:00"))
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def plural(count: int, noun: str) -> str:

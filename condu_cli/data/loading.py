@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from PIL import Image
@@ -12,6 +11,7 @@ from condu_cli.data.pictures import open_picture
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -26,7 +26,17 @@ TRAINING_MARGIN = 1.15
 """Pictures cached for training are this much larger than the crop, which then scales down."""
 
 
-class LazyPictures(Sequence[Image.Image]):
+class Pictures(Protocol):
+    """Random access to RGB pictures; an implementation may decode when asked."""
+
+    def __len__(self) -> int:
+        """How many pictures."""
+
+    def __getitem__(self, index: int, /) -> Image.Image:
+        """One picture; raises DataError where it cannot be read."""
+
+
+class LazyPictures:
     """RGB pictures by position, decoded on first use and cached.
 
     `shorter_side`: where given, pictures are kept with their shorter side reduced to
@@ -42,15 +52,8 @@ class LazyPictures(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
-
-    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+    def __getitem__(self, index: int, /) -> Image.Image:
         """One picture; raises DataError where it cannot be read."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         cached = self._cache.get(index)
@@ -80,24 +83,17 @@ class LazyPictures(Sequence[Image.Image]):
         return torch.stack([transform(self[index]) for index in indices])
 
 
-class Selection(Sequence[Image.Image]):
-    """Some of a sequence's pictures, in the order of `indices`."""
+class Selection:
+    """Some of the pictures, in the order of `indices`."""
 
-    def __init__(self, pictures: LazyPictures, indices: Sequence[int]) -> None:
+    def __init__(self, pictures: Pictures, indices: Sequence[int]) -> None:
         self._pictures, self._indices = pictures, tuple(indices)
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
-
-    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+    def __getitem__(self, index: int, /) -> Image.Image:
         """The picture that stands at that place of the selection."""
-        if isinstance(index, slice):
-            return Selection(self._pictures, self._indices[index])
         return self._pictures[self._indices[index]]
 
 

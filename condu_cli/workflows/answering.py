@@ -47,7 +47,7 @@ def answer_paths(
         named, errors = _expand(paths, stdin, Path(folder))
         pictures = LazyPictures([path for _, path in named])
         unreadable = pictures.unreadable()
-        errors += unreadable.values()
+        errors += [_under_its_name(exc, *named[index]) for index, exc in unreadable.items()]
         good = [index for index in range(len(pictures)) if index not in unreadable]
         if not good:
             return [], errors
@@ -57,6 +57,13 @@ def answer_paths(
         for index, prediction in zip(good, predictions, strict=True)
     ]
     return answered, errors
+
+
+def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
+    """Standard input was read through a temporary file that the user knows nothing of."""
+    if name != STANDARD_INPUT:
+        return exc
+    return DataError(exc.message.replace(str(path), "standard input"), exc.hint)
 
 
 def _expand(

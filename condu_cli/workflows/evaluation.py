@@ -148,12 +148,18 @@ def recorded_data(entry: TaskEntry) -> Path | None:
 
 
 def _class_indices(entry: TaskEntry, data: LabelledPictures, root: Path) -> list[int]:
-    known = {name: index for index, name in enumerate(entry.expert.classes)}
-    unknown = [name for name in data.class_names if name not in known]
-    if unknown:
-        raise DataError(
-            f"{root}: task '{entry.name}' has no class called '{unknown[0]}'"
-            + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
-            "Name the classes as they were learned: --class-names FILE, or classes.json in DIR",
-        )
-    return [known[name] for name in data.class_names]
+    """For each class of the data its place in the task: by its name, else by its folder.
+
+    Folders help where the names were given in a file when the task was learned.
+    """
+    recorded = entry.expert.training.get("folders", ())
+    for known, found in ((entry.expert.classes, data.class_names), (recorded, data.folders)):
+        places = {name: index for index, name in enumerate(known)}
+        if places.keys() >= set(found):
+            return [places[name] for name in found]
+    unknown = [name for name in data.class_names if name not in entry.expert.classes]
+    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    raise DataError(
+        f"{root}: task '{entry.name}' has no class called '{unknown[0]}'{more}",
+        "Name the classes as they were learned: --class-names FILE, or classes.json in DIR",
+    )

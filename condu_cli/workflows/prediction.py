@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
-    from PIL import Image
     from torch import Tensor
 
     from condu_cli.backbone.base import DualEncoder
+    from condu_cli.data.loading import Pictures
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.workflows.workspace import Workspace
 
@@ -97,7 +97,7 @@ class Predictor:
             session.entry(options.task)  # NotFoundError before any picture is decoded
 
     def predict(
-        self, pictures: Sequence[Image.Image], on_progress: ProgressCallback = silent
+        self, pictures: Pictures, on_progress: ProgressCallback = silent
     ) -> list[Prediction]:
         """Answer for every picture, in order."""
         options = self._options
@@ -118,7 +118,7 @@ class Predictor:
         return not options.labels and options.experts == 1 and options.router == DEFAULT_ROUTER
 
     def _route(
-        self, pictures: Sequence[Image.Image], on_progress: ProgressCallback
+        self, pictures: Pictures, on_progress: ProgressCallback
     ) -> list[tuple[RoutedExpert, ...]]:
         """The K best tasks of every picture by the base model's features."""
         entries = self._session.entries
@@ -138,7 +138,7 @@ class Predictor:
 
     def _ask_own_experts(
         self,
-        pictures: Sequence[Image.Image],
+        pictures: Pictures,
         routes: Sequence[tuple[RoutedExpert, ...]],
         on_progress: ProgressCallback,
     ) -> list[Prediction]:
@@ -158,7 +158,7 @@ class Predictor:
 
     def _vote(
         self,
-        pictures: Sequence[Image.Image],
+        pictures: Pictures,
         routes: Sequence[tuple[RoutedExpert, ...]],
         on_progress: ProgressCallback,
     ) -> list[Prediction]:
@@ -188,7 +188,7 @@ class Predictor:
         return tuple(c for entry in self._session.entries for c in own_candidates(entry))
 
     def _base_logits(
-        self, candidates: Sequence[Candidate], pictures: Sequence[Image.Image]
+        self, candidates: Sequence[Candidate], pictures: Pictures
     ) -> NDArray[np.float32]:
         base = self._workspace.base
         return logits_of(
@@ -199,7 +199,7 @@ class Predictor:
         self,
         entry: TaskEntry,
         candidates: Sequence[Candidate],
-        pictures: Sequence[Image.Image],
+        pictures: Pictures,
         indices: Sequence[int],
     ) -> NDArray[np.float32]:
         expert = self._workspace.expert(self._session, entry)
@@ -219,7 +219,7 @@ def expert_image_size(entry: TaskEntry) -> int:
 def logits_of(
     model: DualEncoder,
     candidates: Sequence[Candidate],
-    pictures: Sequence[Image.Image],
+    pictures: Pictures,
     indices: Sequence[int],
     image_size: int,
 ) -> NDArray[np.float32]:
@@ -245,7 +245,7 @@ def _classifier(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
 
 
 def _batches(
-    model: DualEncoder, pictures: Sequence[Image.Image], indices: Sequence[int], image_size: int
+    model: DualEncoder, pictures: Pictures, indices: Sequence[int], image_size: int
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     prep = model.preprocessing
     transform = evaluation_transform(

@@ -12,7 +12,7 @@ from condu_cli.backbone.catalog import (
     load_recorded_base,
     split_base_id,
 )
-from condu_cli.backbone.open_clip_models import OpenClipSpec, resolve
+from condu_cli.backbone.open_clip_models import OpenClipSpec, load, resolve
 from condu_cli.errors import BaseModelError, UsageError
 
 
@@ -102,6 +102,13 @@ def test_a_quickgelu_name_with_plain_weights_is_refused(monkeypatch):
 @pytest.mark.parametrize(("name", "quick"), [("ViT-B-32", False), ("ViT-B-32-quickgelu", True)])
 def test_for_a_local_checkpoint_the_architectures_name_decides(name, quick):
     assert resolve(name, "/somewhere/weights.pt").quick_gelu is quick
+
+
+@pytest.mark.parametrize(("quick", "activation"), [(False, "gelu"), (True, "quick_gelu")])
+def test_the_activation_recorded_is_the_one_in_the_model(quick, activation):
+    resolve("condu-tiny", "")  # makes the architecture known
+    model = load("tiny", OpenClipSpec("condu-tiny", "", quick_gelu=quick))
+    assert model.info.activation == activation
 
 
 # Local checkpoints

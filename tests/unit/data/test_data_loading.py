@@ -68,13 +68,12 @@ def test_beyond_the_budget_pictures_are_decoded_again(files, opened, monkeypatch
     monkeypatch.setattr(loading, "CACHE_BYTES", 2 * ONE_PICTURE)
     pictures = LazyPictures(files)
     for _ in range(2):
-        assert [red(picture) for picture in pictures[:]] == [0, 1, 2, 3, 4]
+        assert [red(picture) for picture in pictures] == [0, 1, 2, 3, 4]
     assert opened == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png", "3.png", "4.png"]
 
 
-def test_slices_and_limits_are_those_of_a_sequence(files):
+def test_there_is_no_picture_beyond_the_last_or_before_the_first(files):
     pictures = LazyPictures(files)
-    assert [red(picture) for picture in pictures[1:4:2]] == [1, 3]
     assert [red(picture) for picture in pictures] == [0, 1, 2, 3, 4]
     for beyond in (5, -1):
         with pytest.raises(IndexError):
@@ -147,9 +146,3 @@ def test_a_selection_has_its_own_order(files, opened):
     assert len(chosen) == 3
     assert [red(picture) for picture in chosen] == [4, 1, 4]
     assert opened == ["4.png", "1.png"]
-
-
-def test_a_slice_of_a_selection_decodes_nothing(files, opened):
-    part = Selection(LazyPictures(files), [4, 1, 0])[1:]
-    assert opened == []
-    assert [red(picture) for picture in part] == [1, 0]

@@ -83,7 +83,7 @@ def test_a_dash_stands_between_other_paths(workspace, blue, red):
 def test_standard_input_that_is_no_picture_is_an_error(workspace, stdin):
     answered, errors = answer(workspace, "-", stdin=stdin)
     assert answered == []
-    assert "not a picture" in errors[0].message
+    assert errors[0].message == "standard input: not a picture"
 
 
 def test_an_unknown_task_comes_before_unreadable_files(workspace, tmp_path):

@@ -102,6 +102,20 @@ def test_class_names_from_a_file_are_used(workspace, warm, tmp_path):
     assert measured(workspace, data=data, class_names=names).accuracy == 1.0
 
 
+def test_names_given_when_learning_need_not_be_given_again(
+    registry_path, tmp_path, make_pictures, learn
+):
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.workspace import Workspace
+
+    data = make_pictures(tmp_path / "data", ("k1", "k2"), 10, 16)
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"k1": "crimson", "k2": "navy"}))
+    learn(registry_path, "named", data, class_names=names)
+    found = measured(Workspace(Registry.open(registry_path)), "named", data=data)
+    assert found.accuracy == 1.0
+
+
 def test_a_split_without_pictures_is_an_error(workspace, tmp_path):
     for name in ("blue", "red"):
         (tmp_path / "data" / name).mkdir(parents=True)
