@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import BaseModelError, UsageError
@@ -35,7 +36,7 @@ class CatalogEntry:
 
 
 CATALOG = (
-    CatalogEntry("mini", "EfficientNet-lite0 + MiniLM, embedded (ImageNet, not CLIP)", 27.3, False),
+    CatalogEntry("mini", "EfficientNet-lite0 + MiniLM, embedded (ImageNet, not CLIP)", 27.2, False),
     CatalogEntry("ViT-B-16:openai", "CLIP ViT-B/16, the paper's base model", 149.6, True),
     CatalogEntry("ViT-B-32:openai", "CLIP ViT-B/32, four times faster", 151.3, True),
     CatalogEntry("ViT-B-32:laion2b_s34b_b79k", "OpenCLIP ViT-B/32 on LAION-2B", 151.3, True),
@@ -77,6 +78,10 @@ def _load(base_id: str) -> DualEncoder:
     from condu_cli.backbone import open_clip_models
 
     architecture, pretrained = split_base_id(base_id)
+    if open_clip_models.is_checkpoint(pretrained):
+        # A registry remembers the name, and is used from other folders than this one.
+        pretrained = str(Path(pretrained).expanduser().resolve())
+        base_id = f"{architecture}:{pretrained}"
     return open_clip_models.load(base_id, open_clip_models.resolve(architecture, pretrained))
 
 

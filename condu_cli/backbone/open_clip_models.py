@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 TINY_ARCHITECTURE = "condu-tiny"
 TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
 HUB_PREFIX = "hf-hub:"
+CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
+REASON_LENGTH = 240
+"""Characters of a foreign error that are shown."""
 TWO_WAYS_OUT = "Pass a local checkpoint (--base {name}:/path/to/weights.safetensors) or --base mini"
 
 
@@ -80,6 +84,11 @@ class OpenClipModel(DualEncoder):
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
 
 
+def is_checkpoint(pretrained: str) -> bool:
+    """Whether the weights are named by a file and not by a tag."""
+    return Path(pretrained).suffix in CHECKPOINT_SUFFIXES
+
+
 def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
     """Check an architecture and its weights' source by name, and settle the activation.
 
@@ -100,7 +109,7 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
     if config is None:
         raise UsageError(f"unknown base model '{architecture}'", "condu bases lists what there is")
     named_quick = bool(config.get("quick_gelu", False))
-    if pretrained == "" or Path(pretrained).suffix in {".safetensors", ".pt", ".pth", ".bin"}:
+    if pretrained == "" or is_checkpoint(pretrained):
         return OpenClipSpec(architecture, pretrained, named_quick)
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if not tag:
@@ -127,7 +136,7 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
     """
     import open_clip
 
-    if spec.pretrained and Path(spec.pretrained).suffix and not Path(spec.pretrained).is_file():
+    if is_checkpoint(spec.pretrained) and not Path(spec.pretrained).is_file():
         raise BaseModelError(
             f"base model '{base_id}': there is no file {spec.pretrained}",
             "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file has moved",
@@ -153,7 +162,7 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
 
 
 def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelError:
-    reason = str(exc).strip().splitlines()[0][:200] if str(exc).strip() else type(exc).__name__
+    reason = shorten(str(exc) or type(exc).__name__, REASON_LENGTH, placeholder=" …")
     tried = spec.pretrained or spec.architecture
     if Path(spec.pretrained).is_file():
         return BaseModelError(
@@ -162,8 +171,16 @@ def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelE
         )
     return BaseModelError(
         f"base model '{base_id}': could not download the weights '{tried}': {reason}",
-        TWO_WAYS_OUT.format(name=spec.architecture.removeprefix(HUB_PREFIX)),
+        TWO_WAYS_OUT.format(name=_local_architecture(spec)),
     )
+
+
+def _local_architecture(spec: OpenClipSpec) -> str:
+    """Under which architecture a local checkpoint of the same model would be named."""
+    if spec.architecture.startswith(HUB_PREFIX):
+        return "ARCHITECTURE"
+    bare = spec.architecture.removesuffix("-quickgelu")
+    return f"{bare}-quickgelu" if spec.quick_gelu else bare
 
 
 def _preprocessing(visual: Any) -> Preprocessing:

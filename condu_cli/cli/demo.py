@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from condu_cli.cli import history, pictures, registries, tasks
 from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent
+
+if TYPE_CHECKING:
+    from condu_cli.workflows.answering import Answered
 
 IMAGE_SIZE = 96
 DIGITS: dict[str, Any] = {"shots": 60, "iterations": 60, "image_size": IMAGE_SIZE}
@@ -53,6 +56,7 @@ class Tour:
         """Run all the steps; answer with the figures that matter."""
         from condu_cli.data.embedded import embedded_folder
 
+        self._out.text("The demo works in a registry of its own; yours is not touched.")
         digits, shapes = embedded_folder("digits"), embedded_folder("shapes")
         digit, shape = (
             _first_picture(digits / "test" / "7"),
@@ -61,11 +65,12 @@ class Tour:
         self._step("A registry holds one base model's experts. Create one for `mini`.", "init")
         registries.init(self._run)
         zero_shot, before = self._learn_digits()
+        first_answer = self._ask_silently(digit)
         self._learn_shapes()
         self._predict(digit, shape)
         after = self._evaluate_again(before)
         self._storage()
-        same = self._roll_back(digit)
+        same = self._roll_back(digit, first_answer)
         return {
             "digits_zero_shot": zero_shot,
             "digits_before": before,
@@ -116,16 +121,23 @@ class Tour:
         self._step("What lies on disk?", "storage-report")
         registries.storage_report(self._run)
 
-    def _roll_back(self, digit: Path) -> bool:
-        """Whether undoing a rollback gives the same answer to the last digit."""
-        silent = self._run.inside(self._run.registry_path, silent=True)
-        first = pictures.predict(silent, [str(digit)])
+    def _roll_back(self, digit: Path, first_answer: "list[Answered]") -> bool:
+        """Whether a rollback brings back the old answer exactly, and its undoing the new one."""
+        new_answer = self._ask_silently(digit)
         self._step("Take the second task back. Nothing is deleted.", "rollback")
         history.rollback(self._run)
         tasks.ls(self._run)
+        old_is_back = self._ask_silently(digit) == first_answer
         self._step("Bring it back.", "rollback --undo")
         history.rollback(self._run, undo=True)
-        return first == pictures.predict(silent, [str(digit)])
+        new_is_back = self._ask_silently(digit) == new_answer
+        if old_is_back and new_is_back:
+            self._out.text("The seven's old and new probabilities came back to the last digit.")
+        return old_is_back and new_is_back
+
+    def _ask_silently(self, digit: Path) -> "list[Answered]":
+        silent = self._run.inside(self._run.registry_path, silent=True)
+        return pictures.predict(silent, [str(digit)], task="digits")
 
     def _step(self, why: str, command_line: str) -> None:
         self._number += 1

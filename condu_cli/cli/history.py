@@ -189,16 +189,15 @@ def rollback(
     registry = run.open_registry()
     before = registry.head()
     if run.settings.dry_run:
-        target = None if undo else _target(registry, session, steps)
-        what = "undo the last rollback" if undo else f"move HEAD to {_describe(target)}"
+        target = _undo_target(registry) if undo else _target(registry, session, steps)
         record = {"dry_run": True, "to": None if target is None else target.id, "undo": undo}
-        run.out.document(record, lambda out: out.text(f"Would {what}"))
+        run.out.document(record, lambda out: out.text(f"Would move HEAD to {_describe(target)}"))
         return
     if undo:
         operation = registry.undo_rollback("rollback --undo")
     else:
-        target = _target(registry, session, steps)
-        operation = registry.rollback(target, "rollback")
+        with registry.lock("rollback"):  # so that N steps are counted from the HEAD that moves
+            operation = registry.rollback(_target(registry, session, steps), "rollback")
     record = {
         "operation": operation.kind,
         "from": operation.from_session,
@@ -218,7 +217,14 @@ def rollback(
 
 
 def _target(registry: "Registry", session: str | None, steps: int | None) -> "Session | None":
-    return registry.resolve(session) if session else registry.rollback_target(steps or 1)
+    return registry.rollback_target(steps or 1) if session is None else registry.resolve(session)
+
+
+def _undo_target(registry: "Registry") -> "Session | None":
+    from condu_cli.registry.undo import rollback_to_undo
+
+    undone = rollback_to_undo(registry.operations()).from_session
+    return None if undone is None else registry.session(undone)
 
 
 def _name(session_id: str | None) -> str:

@@ -109,12 +109,15 @@ class Output:
             console.print(f"hint: {exc.hint}", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self) -> Iterator["ProgressCallback"]:
-        """Give a callback that shows progress as this mode does."""
-        if self.mode is Mode.JSON:
-            yield _JsonProgress()
-        elif self.mode is Mode.SILENT or self.quiet:
+    def progress(self, *, json_events: bool = False) -> Iterator["ProgressCallback"]:
+        """Give a callback that shows progress as this mode does.
+
+        `json_events`: the command's JSON is a stream of events that ends in its summary.
+        """
+        if self.mode is Mode.SILENT or self.quiet:
             yield lambda _: None
+        elif self.mode is Mode.JSON:
+            yield _JsonProgress() if json_events else lambda _: None
         elif self._stderr().is_terminal:
             with _bar(self._stderr()) as callback:
                 yield callback

@@ -51,6 +51,8 @@ def predict(
 
     if as_csv and run.settings.json:
         raise UsageError("--csv and --json exclude each other", "Choose one")
+    if task is not None and experts != 1:
+        raise UsageError("--task names one expert, --experts asks for more", "Choose one of them")
     options = PredictOptions(task, _split_labels(labels), experts, router.value)
     workspace = Workspace(run.open_registry(), resolve_device(device))
     session = workspace.head()

@@ -93,10 +93,11 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
             _row("prototypes", found.prototype_bytes),
             _row("history (older sessions)", found.history_bytes),
             _row("database and other files", found.metadata_bytes),
-            _row("total", found.total_bytes),
+            _row(f"total ({len(found.files)} files)", found.total_bytes),
         ],
         title=path,
     )
+    out.hint("storage-report --json names every file with its bytes and the line it counts in")
     if not found.tasks:
         return
     out.table(

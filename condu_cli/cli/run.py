@@ -87,7 +87,7 @@ class Run:
     def inside(self, registry: Path, *, silent: bool) -> "Run":
         """Return a run of another command on another registry, as part of this one."""
         out = Output(Mode.SILENT) if silent else self.out
-        return Run(replace(self.settings, registry=registry), out)
+        return Run(replace(self.settings, registry=registry, dry_run=False), out)
 
 
 def new_run(settings: Settings) -> Run:

@@ -186,7 +186,7 @@ def learn(
         run.out.document(_plan_record(plan), lambda out: _print_plan(out, plan))
         return None
     _note_plan(run.out, plan)
-    with run.out.progress() as on_progress:
+    with run.out.progress(json_events=True) as on_progress:
         summary = learner.run(plan, on_progress)
     for warning in summary.warnings:
         run.out.warning(warning)

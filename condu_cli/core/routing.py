@@ -103,18 +103,6 @@ def rank(scores: NDArray[Any], k: int) -> NDArray[np.intp]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-def vote(logits: Sequence[NDArray[Any]]) -> Float64:
-    """The mean of several models' logits over the same images and labels: float64 (N, L).
-
-    Raises ValueError for no logits, or arrays of different shapes.
-    """
-    shapes = {array.shape for array in logits}
-    if len(shapes) != 1:
-        raise ValueError(f"a vote needs logits of one shape, got {sorted(shapes)}")
-    mean: Float64 = np.mean(np.stack(logits), axis=0, dtype=np.float64)
-    return mean
-
-
 def _at_least_one(tasks: Sequence[Prototypes]) -> Sequence[Prototypes]:
     if not tasks:
         raise ValueError("routing needs at least one task")

@@ -5,7 +5,9 @@ Either `train/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone, which is sp
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -53,14 +55,12 @@ def read_folder(
             not in training, or class names that do not match the folders.
 
     """
-    if not root.exists():
-        raise DataError(f"{root}: no such folder", "Check --data")
-    if not root.is_dir():
-        raise DataError(f"{root}: is a file, not a folder of pictures", LAYOUT_HINT)
+    _require_folder(root)
     train_root = root / "train"
-    by_class = _pictures_by_class(train_root if train_root.is_dir() else root)
-    test_root = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if train_root.is_dir() and test_root is not None:
+    has_train = _is_split(train_root)
+    by_class = _pictures_by_class(train_root if has_train else root)
+    test_root = next((root / name for name in TEST_FOLDERS if _is_split(root / name)), None)
+    if has_train and test_root is not None:
         test_by_class = _pictures_by_class(test_root)
         split = "folders"
         _check_test_classes(root, set(by_class), set(test_by_class))
@@ -76,6 +76,40 @@ def read_folder(
         test=_samples(test_by_class, folders),
         split=split,
     )
+
+
+def read_split(
+    root: Path, split: str, class_names_file: Path | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
+    """Read labelled pictures to measure on: folders, class names and samples.
+
+    Those of `root/SPLIT` where it is there, else all of `root`: nobody trains on them here, so
+    that nothing is split off, and one class is enough.
+
+    Raises:
+        DataError: no such folder, no pictures, or class names that do not match the folders.
+
+    """
+    _require_folder(root)
+    names = TEST_FOLDERS if split == "test" else (split,)
+    chosen = next((root / name for name in names if _is_split(root / name)), root)
+    by_class = _pictures_by_class(chosen)
+    if not by_class:
+        raise DataError(f"{root}: no pictures in sub-folders", LAYOUT_HINT)
+    folders = tuple(sorted(by_class))
+    return folders, _class_names(root, folders, class_names_file), _samples(by_class, folders)
+
+
+def _require_folder(root: Path) -> None:
+    if not root.exists():
+        raise DataError(f"{root}: no such folder", "Check --data")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file, not a folder of pictures", LAYOUT_HINT)
+
+
+def _is_split(folder: Path) -> bool:
+    """A folder called `train` is a split if it holds class folders, else a class of trains."""
+    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
 def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
@@ -130,13 +164,17 @@ def _split(
     train: dict[str, list[Path]] = {}
     test: dict[str, list[Path]] = {}
     for name in sorted(by_class):
-        pictures = list(by_class[name])
-        # A split needs to repeat, not to be secret.
-        random.Random(f"{seed}:{name}").shuffle(pictures)  # noqa: S311
+        # In the order of a hash of each name, so that a picture added or removed later moves
+        # hardly any other to the other side.
+        pictures = sorted(by_class[name], key=lambda path: _rank(seed, name, path))
         count = round(len(pictures) * TEST_SHARE) if len(pictures) > 1 else 0
         count = max(count, 1) if len(pictures) > 1 else 0
         train[name], test[name] = sorted(pictures[count:]), sorted(pictures[:count])
     return train, test
+
+
+def _rank(seed: int, class_name: str, path: Path) -> str:
+    return hashlib.sha256(os.fsencode(f"{seed}:{class_name}:{path.name}")).hexdigest()
 
 
 def _samples(by_class: dict[str, list[Path]], folders: tuple[str, ...]) -> tuple[Sample, ...]:

@@ -44,7 +44,10 @@ def open_picture(path: Path) -> Image.Image:
         raise DataError(f"{path}: is a folder, not a picture", "Name a picture") from exc
     except UnidentifiedImageError as exc:
         raise DataError(f"{path}: not a picture", "Supported: JPEG, PNG, WebP, TIFF, …") from exc
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except DataError:
+        raise
+    except Exception as exc:
+        # Decoders meet damaged bytes with whatever they trip over: struct.error, KeyError, …
         raise DataError(f"{path}: cannot be read ({exc})", "The file may be damaged") from exc
 
 

@@ -143,9 +143,9 @@ class BlobStore:
 
     def _move_into_place(self, draft: Path, ref: BlobRef) -> None:
         path = self.path(ref.sha256)
-        # A blob of the right length is kept: others may be reading it. One of another length
-        # was damaged from outside, and the sound copy at hand replaces it.
-        if path.is_file() and path.stat().st_size == ref.size:
+        # A sound blob is kept: others may be reading it. One that was damaged from outside is
+        # replaced by the sound copy at hand.
+        if path.is_file() and _sha256_of(path) == ref.sha256:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.replace(path)

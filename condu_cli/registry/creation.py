@@ -22,7 +22,7 @@ This folder is a condu registry: one base model's experts for many image tasks.
   backups/       the database as it was before each migration
   tmp/           blobs being written
 
-Do not edit anything here by hand: every file is checked against its hash. Use `condu log`,
+Do not edit anything here by hand: blobs and sessions are named by their hash. Use `condu log`,
 `condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. To move or
 to copy the registry, take the whole folder while no condu runs.
 """

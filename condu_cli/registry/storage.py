@@ -35,7 +35,8 @@ class StorageSizes:
 
     unified, mask and prototype are what HEAD needs; history is what only other sessions or
     nobody needs (blobs half written included); metadata is all the rest. `categories` maps
-    each file, relative to the registry, to the category it is counted in.
+    each file, relative to the registry, to the category it is counted in, `file_bytes` to its
+    size.
     """
 
     unified_bytes: int
@@ -46,6 +47,7 @@ class StorageSizes:
     total_bytes: int
     tasks: tuple[TaskSizes, ...]
     categories: Mapping[Path, str]
+    file_bytes: Mapping[Path, int]
 
 
 def measure(registry: Registry) -> StorageSizes:
@@ -72,6 +74,7 @@ def measure(registry: Registry) -> StorageSizes:
         total_bytes=sum(sizes.values()),
         tasks=_task_sizes(registry, head, sizes),
         categories=categories,
+        file_bytes=sizes,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from condu_cli.core.codec import EncodedState
 from condu_cli.core.decouple import drift
-from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
+from condu_cli.core.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, short_id
 from condu_cli.workflows.workspace import codec_for, damaged_session
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from condu_cli.backbone.base import DualEncoder
     from condu_cli.core.codec import Codec
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.repository import Registry
+
+
+LOCK_SECONDS = 3600.0
+"""How long a finished expert waits for another writer: losing it would cost its training."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,27 @@ def refuse_known_task(head: Session | None, task: str) -> None:
             )
 
 
+def check_delta(base: DualEncoder, delta: dict[str, NDArray[np.float32]]) -> None:
+    """Refuse a delta that could not be unified, before anything is created or locked.
+
+    Raises:
+        ConduError: NaN, infinity or a diverged value, naming the parameter.
+
+    """
+    parameters = base.trainable_parameters()
+    shapes = tuple(tuple(parameter.shape) for parameter in parameters.values())
+    try:
+        ParameterLayout(tuple(parameters), shapes).check(delta)
+    except InvalidDeltaError as exc:
+        raise _unusable(exc) from exc
+
+
+def _unusable(exc: InvalidDeltaError) -> ConduError:
+    return ConduError(
+        f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
+    )
+
+
 def unify_and_commit(
     registry: Registry,
     task: str,
@@ -65,7 +91,7 @@ def unify_and_commit(
 
     """
     codec = codec_for(registry.config)
-    with registry.lock(command):
+    with registry.lock(command, LOCK_SECONDS):
         head = registry.head()
         refuse_known_task(head, task)
         started = time.perf_counter()
@@ -91,9 +117,7 @@ def _unify(
     try:
         return codec.encode(state, delta)
     except InvalidDeltaError as exc:
-        raise ConduError(
-            f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
-        ) from exc
+        raise _unusable(exc) from exc
     except InvalidStateError as exc:
         assert head is not None  # noqa: S101 - the empty state is always valid
         raise damaged_session(head, exc) from exc

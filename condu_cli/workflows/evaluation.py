@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import accuracy
-from condu_cli.data.folders import read_folder
+from condu_cli.data.folders import read_folder, read_split
 from condu_cli.data.loading import LazyPictures
 from condu_cli.data.tasks import locate_data
 from condu_cli.errors import DataError
@@ -32,13 +32,10 @@ from condu_cli.workflows.progress import ProgressCallback, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.data.folders import LabelledPictures, Sample
+    from condu_cli.data.folders import Sample
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.workflows.prediction import Prediction
     from condu_cli.workflows.workspace import Workspace
-
-LABEL_SPACES = ("own", "union")
-SPLITS = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -132,12 +129,18 @@ def _zero_shot(
 
 def _samples(entry: TaskEntry, request: EvaluateRequest) -> tuple[Sequence[Sample], np.ndarray]:
     """The split's pictures with labels in the task's class order."""
-    root = request.data or recorded_data(entry) or locate_data(entry.name, None)
-    data = read_folder(root, request.class_names)
-    samples = data.test if request.split == "test" else data.train
+    learned_from = recorded_data(entry)
+    root = request.data or learned_from or locate_data(entry.name, None)
+    if learned_from is not None and root.resolve() == learned_from:
+        # The same reading as when it was learned, so that no training picture counts as test.
+        data = read_folder(root, request.class_names)
+        folders, names = data.folders, data.class_names
+        samples = data.test if request.split == "test" else data.train
+    else:
+        folders, names, samples = read_split(root, request.split, request.class_names)
     if not samples:
         raise DataError(f"{root}: no {request.split} pictures", "Try --split train")
-    index = _class_indices(entry, data, root)
+    index = _class_indices(entry, folders, names, root)
     return samples, np.array([index[sample.label] for sample in samples])
 
 
@@ -147,17 +150,19 @@ def recorded_data(entry: TaskEntry) -> Path | None:
     return Path(recorded) if recorded and Path(recorded).is_dir() else None
 
 
-def _class_indices(entry: TaskEntry, data: LabelledPictures, root: Path) -> list[int]:
+def _class_indices(
+    entry: TaskEntry, folders: Sequence[str], names: Sequence[str], root: Path
+) -> list[int]:
     """For each class of the data its place in the task: by its name, else by its folder.
 
     Folders help where the names were given in a file when the task was learned.
     """
     recorded = entry.expert.training.get("folders", ())
-    for known, found in ((entry.expert.classes, data.class_names), (recorded, data.folders)):
+    for known, found in ((entry.expert.classes, names), (recorded, folders)):
         places = {name: index for index, name in enumerate(known)}
         if places.keys() >= set(found):
             return [places[name] for name in found]
-    unknown = [name for name in data.class_names if name not in entry.expert.classes]
+    unknown = [name for name in names if name not in entry.expert.classes]
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
     raise DataError(
         f"{root}: task '{entry.name}' has no class called '{unknown[0]}'{more}",

@@ -14,13 +14,14 @@ from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.folders import few_shot, read_folder
 from condu_cli.data.loading import PictureSet
 from condu_cli.data.tasks import locate_data, templates_for
-from condu_cli.errors import UsageError
+from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.manifest import Expert, short_id
 from condu_cli.registry.names import validate_task_name
+from condu_cli.registry.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 from condu_cli.train.finetune import FinetuneResult, Step, finetune
 from condu_cli.train.recipe import Recipe
-from condu_cli.workflows.committing import refuse_known_task, unify_and_commit
+from condu_cli.workflows.committing import check_delta, refuse_known_task, unify_and_commit
 from condu_cli.workflows.opening import open_if_there
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.prototyping import build_task_prototypes
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from condu_cli.data.folders import LabelledPictures
     from condu_cli.registry.manifest import Session
 
-PROTOTYPE_BATCH = 64
 WARMUP_SHARE = 0.1
 
 
@@ -178,6 +178,7 @@ class Learner:
         prototypes: Prototypes,
         prototype_seconds: float,
     ) -> LearnSummary:
+        check_delta(self._base, delta)
         registry = self._registry or _create_registry(self._path, self._base)
 
         def describe_expert(unify_seconds: float) -> Expert:
@@ -248,8 +249,10 @@ def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[
 def _create_registry(path: Path, base: DualEncoder) -> Registry:
     try:
         return Registry.create(path, new_config(base), command="learn")
-    except UsageError:
+    except ConduError:
         # Somebody else created it while this expert was trained: join theirs if it fits.
+        if not RegistryPaths(path).database.exists():
+            raise
         registry = Registry.open(path)
         check_base(registry, base.info)
         return registry

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from condu_cli.errors import UsageError
+from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.repository import Registry
 
 if TYPE_CHECKING:
@@ -16,13 +17,24 @@ def open_if_there(path: Path) -> Registry | None:
 
     Raises:
         NoRegistryError: something else is at the path.
+        ConduError: a folder could not be made there; better said before training than after.
 
     """
-    if path.is_dir() and not any(path.iterdir()):
-        return None
-    if not path.exists():
-        return None
-    return Registry.open(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        return Registry.open(path)
+    _require_writable(path)
+    return None
+
+
+def _require_writable(path: Path) -> None:
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConduError(
+            f"a registry cannot be created at {path}: {parent} is not a folder to write to",
+            "Name another folder with --registry",
+        )
 
 
 def refuse_existing(path: Path) -> None:

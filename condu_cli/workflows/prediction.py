@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 BATCH = 32
 DEFAULT_ROUTER = "pooled"
-BASE = "base"
-"""The name under which the base model votes."""
 
 
 @dataclass(frozen=True)

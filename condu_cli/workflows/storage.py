@@ -17,6 +17,15 @@ PAPER_MEGABYTES = {"unified delta": 570.86, "masks": 196.2, "individual fine-tun
 
 
 @dataclass(frozen=True)
+class FileSize:
+    """One file: its path below the registry, its bytes, and the category it is counted in."""
+
+    path: str
+    bytes: int
+    category: str
+
+
+@dataclass(frozen=True)
 class StorageReport:
     """All figures in bytes. `base_bytes` is the base model's trainable parameters in float32.
 
@@ -34,6 +43,7 @@ class StorageReport:
     individual_ft_bytes: int
     parameters: int
     tasks: tuple[TaskSizes, ...]
+    files: tuple[FileSize, ...]
 
 
 def report(registry: Registry) -> StorageReport:
@@ -51,4 +61,8 @@ def report(registry: Registry) -> StorageReport:
         individual_ft_bytes=base_bytes * len(sizes.tasks),
         parameters=registry.config.parameter_count,
         tasks=sizes.tasks,
+        files=tuple(
+            FileSize(str(path), sizes.file_bytes[path], category)
+            for path, category in sorted(sizes.categories.items())
+        ),
     )

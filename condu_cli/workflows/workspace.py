@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from condu_cli.backbone.base import BaseInfo, DualEncoder
     from condu_cli.registry.repository import Registry
 
-METHODS = ("full",)
-
 
 class Workspace:
     """One registry, one session of it, its base model, and experts decoupled on demand."""
@@ -178,5 +176,6 @@ def check_base(registry: Registry, info: BaseInfo) -> None:
             raise BaseModelError(
                 f"the registry at {registry.path} belongs to base model {recorded.id} with "
                 f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
-                "Use the base model that the registry was made with, or another --registry",
+                "Use the base model that the registry was made with (is CONDU_BASE set?), or "
+                "another --registry",
             )

@@ -245,9 +245,9 @@ def test_the_experts_that_answered_are_named_with_their_similarity(routed):
         assert -1 <= expert["similarity"] <= 1
 
 
-def test_progress_of_predict_can_be_told_from_its_results(routed):
+def test_predict_prints_one_object_per_picture_and_nothing_else(routed):
     for document in documents(routed):
-        assert_fields(document, PROGRESS if "event" in document else PREDICTION)
+        assert_fields(document, PREDICTION)
 
 
 def test_own_labels_belong_to_no_task_and_a_named_expert_has_no_similarity(partial):

@@ -122,6 +122,12 @@ def test_the_weights_of_a_local_checkpoint_are_those_that_were_saved(checkpoint)
     assert loaded.pretrained == str(checkpoint)
 
 
+def test_a_checkpoint_is_remembered_by_its_whole_path(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    named = load_base(f"condu-tiny:{checkpoint.name}")
+    assert named.info.id == f"condu-tiny:{checkpoint.resolve()}"
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     path = tmp_path / "gone.safetensors"
     with pytest.raises(BaseModelError, match="there is no file") as caught:
@@ -181,7 +187,8 @@ def test_a_download_that_fails_names_the_model_what_was_tried_and_both_ways_out(
     assert "could not download the weights 'openai'" in caught.value.message
     assert "the hub cannot be reached" in caught.value.message
     assert "\n" not in caught.value.message
-    assert "--base ViT-B-16:/path/to/weights.safetensors" in caught.value.hint
+    # OpenAI's weights need QuickGELU, which a local checkpoint cannot say by itself.
+    assert "--base ViT-B-16-quickgelu:/path/to/weights.safetensors" in caught.value.hint
     assert "--base mini" in caught.value.hint
 
 

@@ -134,8 +134,16 @@ def test_an_error_in_json_is_the_contracts_object(capsys):
 # Progress
 
 
-def test_progress_in_json_is_at_most_one_line_a_second(capsys, clock):
+def test_progress_in_json_is_silent_where_the_result_is_no_stream(capsys, clock):
     with Output(Mode.JSON).progress() as show:
+        show(training(100))
+    with Output(Mode.JSON, quiet=True).progress(json_events=True) as show:
+        show(training(100))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_in_json_is_at_most_one_line_a_second(capsys, clock):
+    with Output(Mode.JSON).progress(json_events=True) as show:
         for done in range(1, 15):
             clock.now += 0.25
             show(training(done, loss=0.5))
@@ -145,7 +153,7 @@ def test_progress_in_json_is_at_most_one_line_a_second(capsys, clock):
 
 
 def test_the_last_progress_of_a_stage_is_always_shown(capsys, clock):
-    with Output(Mode.JSON).progress() as show:
+    with Output(Mode.JSON).progress(json_events=True) as show:
         for stage in ("reading", "training"):
             for done in (1, 2, 3):
                 show(Progress(stage, done, 3))

@@ -1,4 +1,4 @@
-"""Prototypes, routers, votes and figures of merit."""
+"""Prototypes, routers and figures of merit."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from condu_cli.core.layout import InvalidStateError
 from condu_cli.core.metrics import accuracy, sequence_metrics, softmax
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes, build_prototypes
-from condu_cli.core.routing import Query, rank, router_by_name, vote
+from condu_cli.core.routing import Query, rank, router_by_name
 
 
 def features(seed, rows, columns):
@@ -174,14 +174,6 @@ def test_rank_puts_the_best_first_and_breaks_ties_by_the_earlier_task():
     assert rank(scores, 9).shape == (3, 3)
     with pytest.raises(ValueError, match="at least one"):
         rank(scores, 0)
-
-
-def test_a_vote_is_the_mean_of_logits():
-    assert vote([np.array([[1.0, 2.0]]), np.array([[3.0, 0.0]])]).tolist() == [[2.0, 1.0]]
-    with pytest.raises(ValueError, match="one shape"):
-        vote([np.zeros((1, 2)), np.zeros((1, 3))])
-    with pytest.raises(ValueError, match="one shape"):
-        vote([])
 
 
 # Figures of merit

@@ -248,3 +248,17 @@ def test_a_class_with_fewer_pictures_gives_all_it_has(plain):
 def test_no_shots_are_refused(plain):
     with pytest.raises(DataError, match="--shots 0"):
         few_shot(read_folder(plain), 0, 0)
+
+
+def test_a_picture_added_later_moves_hardly_any_other_to_the_other_side(tmp_path, make_pictures):
+    root = make_pictures(tmp_path / "flat", ("blue", "red"), 20, 16)
+    before = {sample.path for sample in read_folder(root).test}
+    make_pictures(tmp_path / "more", ("blue",), 1, 16)
+    (tmp_path / "more" / "blue" / "00.png").rename(root / "blue" / "new.png")
+    after = {sample.path for sample in read_folder(root).test}
+    assert len(before - after) <= 1
+
+
+def test_a_class_of_trains_is_no_split(tmp_path, make_pictures):
+    root = make_pictures(tmp_path / "vehicles", ("car", "train"), 5, 16)
+    assert read_folder(root).class_names == ("car", "train")

@@ -116,12 +116,26 @@ def test_names_given_when_learning_need_not_be_given_again(
     assert found.accuracy == 1.0
 
 
-def test_a_split_without_pictures_is_an_error(workspace, tmp_path):
-    for name in ("blue", "red"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        Image.new("RGB", (16, 16)).save(tmp_path / "data" / name / "only.png")
+def test_another_folder_is_measured_whole(workspace, tmp_path):
+    (tmp_path / "data" / "blue").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (16, 16), "blue").save(tmp_path / "data" / "blue" / f"{number}.png")
+    assert measured(workspace, data=tmp_path / "data").n == 3
+
+
+def test_a_test_folder_alone_is_enough(workspace, tmp_path, make_pictures):
+    make_pictures(tmp_path / "data" / "test", ("blue", "red"), 4, 16)
+    assert measured(workspace, data=tmp_path / "data").n == 8
+
+
+def test_a_split_without_pictures_is_an_error(registry_path, tmp_path, make_pictures, learn):
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.workspace import Workspace
+
+    data = make_pictures(tmp_path / "data", ("blue", "red"), 1, 16)
+    learn(registry_path, "single", data)
     with pytest.raises(DataError, match="no test pictures") as caught:
-        measured(workspace, data=tmp_path / "data")
+        measured(Workspace(Registry.open(registry_path)), "single")
     assert "--split train" in caught.value.hint
 
 
