@@ -77,12 +77,22 @@ def _load(base_id: str) -> DualEncoder:
         return Mini()
     from condu_cli.backbone import open_clip_models
 
+    base_id = canonical_base_id(base_id)
     architecture, pretrained = split_base_id(base_id)
-    if open_clip_models.is_checkpoint(pretrained):
-        # A registry remembers the name, and is used from other folders than this one.
-        pretrained = str(Path(pretrained).expanduser().resolve())
-        base_id = f"{architecture}:{pretrained}"
     return open_clip_models.load(base_id, open_clip_models.resolve(architecture, pretrained))
+
+
+def canonical_base_id(base_id: str) -> str:
+    """The name as a registry remembers it: a checkpoint by its whole path.
+
+    A registry is used from other folders than the one it was made in.
+    """
+    from condu_cli.backbone.open_clip_models import is_checkpoint
+
+    architecture, _, pretrained = base_id.partition(":")
+    if not is_checkpoint(pretrained) or base_id.startswith("hf-hub:"):
+        return base_id
+    return f"{architecture}:{Path(pretrained).expanduser().resolve()}"
 
 
 def split_base_id(base_id: str) -> tuple[str, str]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from condu_cli.core.codec import EncodedState
 from condu_cli.core.decouple import drift
-from condu_cli.core.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
+from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, short_id
-from condu_cli.workflows.workspace import codec_for, damaged_session
+from condu_cli.workflows.workspace import codec_for, damaged_session, layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from condu_cli.backbone.base import DualEncoder
     from condu_cli.core.codec import Codec
-    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
 
 
@@ -50,17 +49,15 @@ def refuse_known_task(head: Session | None, task: str) -> None:
             )
 
 
-def check_delta(base: DualEncoder, delta: dict[str, NDArray[np.float32]]) -> None:
+def check_delta(config: RegistryConfig, delta: dict[str, NDArray[np.float32]]) -> None:
     """Refuse a delta that could not be unified, before anything is created or locked.
 
     Raises:
         ConduError: NaN, infinity or a diverged value, naming the parameter.
 
     """
-    parameters = base.trainable_parameters()
-    shapes = tuple(tuple(parameter.shape) for parameter in parameters.values())
     try:
-        ParameterLayout(tuple(parameters), shapes).check(delta)
+        layout_of(config).check(delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
 

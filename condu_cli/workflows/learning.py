@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
-from condu_cli.backbone.catalog import DEFAULT_BASE, load_base
+from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
 from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.folders import few_shot, read_folder
 from condu_cli.data.loading import PictureSet
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from condu_cli.backbone.base import DualEncoder
     from condu_cli.core.prototypes import Prototypes
     from condu_cli.data.folders import LabelledPictures
-    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.manifest import RegistryConfig, Session
 
 WARMUP_SHARE = 0.1
 
@@ -162,7 +162,7 @@ class Learner:
         if self._registry is None:
             return load_base(request.base or DEFAULT_BASE, request.device)
         recorded = self._registry.config.base.id
-        if request.base is not None and request.base != recorded:
+        if request.base is not None and canonical_base_id(request.base) != recorded:
             raise UsageError(
                 f"the registry at {self._path} belongs to base model {recorded}, "
                 f"not {request.base}",
@@ -178,8 +178,9 @@ class Learner:
         prototypes: Prototypes,
         prototype_seconds: float,
     ) -> LearnSummary:
-        check_delta(self._base, delta)
-        registry = self._registry or _create_registry(self._path, self._base)
+        config = self._registry.config if self._registry else new_config(self._base)
+        check_delta(config, delta)
+        registry = self._registry or _create_registry(self._path, config, self._base)
 
         def describe_expert(unify_seconds: float) -> Expert:
             seconds = {
@@ -246,9 +247,9 @@ def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[
     )
 
 
-def _create_registry(path: Path, base: DualEncoder) -> Registry:
+def _create_registry(path: Path, config: RegistryConfig, base: DualEncoder) -> Registry:
     try:
-        return Registry.create(path, new_config(base), command="learn")
+        return Registry.create(path, config, command="learn")
     except ConduError:
         # Somebody else created it while this expert was trained: join theirs if it fits.
         if not RegistryPaths(path).database.exists():

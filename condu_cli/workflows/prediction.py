@@ -104,16 +104,15 @@ class Predictor:
             routes = [(RoutedExpert(options.task, None),)] * len(pictures)
         else:
             routes = self._route(pictures, on_progress)
-        if options.task is not None and not options.labels:
-            return self._ask_own_experts(pictures, routes, on_progress)
-        if options.task is None and self._asks_one_expert:
-            return self._ask_own_experts(pictures, routes, on_progress)
-        return self._vote(pictures, routes, on_progress)
+        decide = self._ask_own_experts if self._asks_one_expert else self._vote
+        return decide(pictures, routes, on_progress)
 
     @property
     def _asks_one_expert(self) -> bool:
+        """Whether one expert answers among its own classes: the first two ways to decide."""
         options = self._options
-        return not options.labels and options.experts == 1 and options.router == DEFAULT_ROUTER
+        chosen_by_default = options.experts == 1 and options.router == DEFAULT_ROUTER
+        return not options.labels and (options.task is not None or chosen_by_default)
 
     def _route(
         self, pictures: Pictures, on_progress: ProgressCallback
@@ -126,12 +125,12 @@ class Predictor:
         routes: list[tuple[RoutedExpert, ...]] = []
         base = self._workspace.base
         indices = range(len(pictures))
-        for batch, pixels in _batches(base, pictures, indices, base.preprocessing.image_size):
+        for pixels in _batches(base, pictures, indices, base.preprocessing.image_size):
             features = image_features(base, pixels)
             scores = router.scores(Query(features.image.numpy(), features.pooled.numpy()))
             for row, best in zip(scores, rank(scores, self._options.experts), strict=True):
                 routes.append(tuple(RoutedExpert(entries[i].name, float(row[i])) for i in best))
-            on_progress(Progress("routing", len(routes), len(pictures), {"batch": len(batch)}))
+            on_progress(Progress("routing", len(routes), len(pictures)))
         return routes
 
     def _ask_own_experts(
@@ -140,12 +139,9 @@ class Predictor:
         routes: Sequence[tuple[RoutedExpert, ...]],
         on_progress: ProgressCallback,
     ) -> list[Prediction]:
-        """Each picture's first expert answers among the classes of its own task."""
-        by_task: dict[str, list[int]] = defaultdict(list)
-        for index, route in enumerate(routes):
-            by_task[route[0].task].append(index)
+        """Each picture's one expert answers among the classes of its own task."""
         found: dict[int, Prediction] = {}
-        for task, indices in by_task.items():
+        for task, indices in _pictures_by_expert(routes).items():
             entry = self._session.entry(task)
             candidates = own_candidates(entry)
             logits = self._expert_logits(entry, candidates, pictures, indices)
@@ -163,20 +159,17 @@ class Predictor:
         """Mean of the logits of the base model and of each picture's experts."""
         candidates = self._candidates()
         votes = np.array([1 + len(route) for route in routes], dtype=np.float64)
-        everything = range(len(pictures))
         total = self._base_logits(candidates, pictures).astype(np.float64)
-        voters: dict[str, list[int]] = defaultdict(list)
-        for index, route in enumerate(routes):
-            for expert in route:
-                voters[expert.task].append(index)
         asked = 0
-        for task, indices in voters.items():
+        for task, indices in _pictures_by_expert(routes).items():
             entry = self._session.entry(task)
             total[indices] += self._expert_logits(entry, candidates, pictures, indices)
             asked += len(indices)
             on_progress(Progress("answering", asked, sum(len(route) for route in routes)))
         mean = total / votes[:, None]
-        return [_prediction(mean[index], candidates, routes[index]) for index in everything]
+        return [
+            _prediction(row, candidates, route) for row, route in zip(mean, routes, strict=True)
+        ]
 
     def _candidates(self) -> tuple[Candidate, ...]:
         if self._options.labels:
@@ -204,6 +197,15 @@ class Predictor:
         return logits_of(expert, candidates, pictures, indices, expert_image_size(entry))
 
 
+def _pictures_by_expert(routes: Sequence[tuple[RoutedExpert, ...]]) -> dict[str, list[int]]:
+    """Which pictures each expert is asked about, so that it is decoupled only once."""
+    indices: dict[str, list[int]] = defaultdict(list)
+    for index, route in enumerate(routes):
+        for expert in route:
+            indices[expert.task].append(index)
+    return indices
+
+
 def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:
     """The classes of one task as candidates."""
     return tuple(Candidate(c, entry.name, entry.expert.templates) for c in entry.expert.classes)
@@ -225,7 +227,7 @@ def logits_of(
     classifier = _classifier(model, candidates)
     parts = [
         class_logits(model, pixels, classifier).numpy()
-        for _, pixels in _batches(model, pictures, indices, image_size)
+        for pixels in _batches(model, pictures, indices, image_size)
     ]
     return np.concatenate(parts)
 
@@ -244,14 +246,14 @@ def _classifier(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
 
 def _batches(
     model: DualEncoder, pictures: Pictures, indices: Sequence[int], image_size: int
-) -> Iterator[tuple[Sequence[int], Tensor]]:
+) -> Iterator[Tensor]:
     prep = model.preprocessing
     transform = evaluation_transform(
         image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
     )
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
-        yield batch, torch.stack([transform(pictures[index]) for index in batch])
+        yield torch.stack([transform(pictures[index]) for index in batch])
 
 
 def _prediction(

@@ -119,6 +119,13 @@ class Workspace:
         return self.base.expert_copy()
 
 
+def layout_of(config: RegistryConfig) -> ParameterLayout:
+    """The registry's fixed parameter order, as the method sees it."""
+    return ParameterLayout(
+        tuple(p.name for p in config.parameters), tuple(p.shape for p in config.parameters)
+    )
+
+
 def codec_for(config: RegistryConfig) -> Codec:
     """Build the codec that a registry's configuration names.
 
@@ -126,11 +133,8 @@ def codec_for(config: RegistryConfig) -> Codec:
         IntegrityError: this program does not know the codec or one of its options.
 
     """
-    layout = ParameterLayout(
-        tuple(p.name for p in config.parameters), tuple(p.shape for p in config.parameters)
-    )
     try:
-        return codec_by_name(config.codec, layout, config.codec_options)
+        return codec_by_name(config.codec, layout_of(config), config.codec_options)
     except UnknownCodecError as exc:
         raise IntegrityError(
             f"the registry's codec cannot be used: {exc}", "Upgrade condu"

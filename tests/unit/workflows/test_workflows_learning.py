@@ -377,3 +377,17 @@ def test_an_existing_registry_is_not_created_again(registry_path):
     assert open_if_there(registry_path) is not None
     with pytest.raises(UsageError, match="already"):
         refuse_existing(registry_path)
+
+
+def test_a_checkpoint_may_be_named_again_from_its_own_folder(
+    tmp_path, warm, plants, learn, monkeypatch
+):
+    from safetensors.torch import save_file
+
+    from condu_cli.backbone.catalog import load_base
+
+    save_file(load_base("tiny").clip.state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    registry = tmp_path / "named"
+    learn(registry, "warm", warm, base="condu-tiny:w.safetensors")
+    assert learn(registry, "plants", plants, base="condu-tiny:w.safetensors").tasks == 2
