@@ -21,9 +21,25 @@ class Method(str, Enum):
 
 
 class Dtype(str, Enum):
-    """How the unified delta is stored; smaller types will join it."""
+    """How the unified delta is stored."""
 
     float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+class Rescaler(str, Enum):
+    """Which parameters share a rescaler."""
+
+    all = "global"
+    tensor = "tensor"
+    row = "row"
+
+
+class Compat(str, Enum):
+    """Whose choices to follow where condu's own differ."""
+
+    paper = "paper"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,17 +57,33 @@ def init(
     dtype: Annotated[
         Dtype, typer.Option(help="Storage type of the unified delta.")
     ] = Dtype.float32,
+    rescaler: Annotated[
+        Rescaler | None,
+        typer.Option(
+            help="One rescaler per task, per tensor or per output channel. Default: row.",
+            show_default=False,
+        ),
+    ] = None,
+    compat: Annotated[
+        Compat | None,
+        typer.Option(help="`paper`: one global rescaler, as published.", show_default=False),
+    ] = None,
 ) -> None:
-    """Create an empty registry for one base model."""
+    """Create an empty registry for one base model.
+
+    The storage type and the rescalers are the registry's for good; docs/fusion.md has what each
+    costs and gains.
+    """
     from condu_cli.backbone.catalog import load_base
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.opening import refuse_existing
     from condu_cli.workflows.workspace import new_config
 
     path = run.registry_path
+    options = _codec_options(dtype, rescaler, compat)
     refuse_existing(path)
     model = load_base(base)
-    config = new_config(model, method.value)
+    config = new_config(model, method.value, options)
     if not run.settings.dry_run:
         Registry.create(path, config)
     data = {
@@ -59,6 +91,7 @@ def init(
         "base": asdict(model.info),
         "method": method.value,
         "codec": config.codec,
+        "codec_options": dict(config.codec_options),
         "parameters": config.parameter_count,
         "dry_run": run.settings.dry_run,
     }
@@ -68,9 +101,30 @@ def init(
         millions = config.parameter_count / 1e6
         out.text(f"{verb} a registry at {path}")
         out.text(f"base model {base}, {millions:.1f} M trainable parameters")
+        chosen = config.codec_options
+        out.text(f"unified delta in {chosen['dtype']}, rescalers: {chosen['rescaler']}")
         out.hint("condu learn --task NAME --data DIR teaches it a task")
 
     run.out.document(data, human)
+
+
+def _codec_options(
+    dtype: Dtype, rescaler: Rescaler | None, compat: Compat | None
+) -> dict[str, str]:
+    """The options that were named; what is left out gets the codec's default."""
+    from condu_cli.errors import UsageError
+
+    options = {"dtype": dtype.value}
+    if compat is Compat.paper:
+        if rescaler not in (None, Rescaler.all):
+            raise UsageError(
+                f"--compat paper means --rescaler global, not {rescaler.value}",
+                "Leave one of the two out",
+            )
+        rescaler = Rescaler.all
+    if rescaler is not None:
+        options["rescaler"] = rescaler.value
+    return options
 
 
 def storage_report(run: Run) -> None:
@@ -83,7 +137,7 @@ def storage_report(run: Run) -> None:
 
 
 def _print_report(out: Output, found: "StorageReport", path: str) -> None:
-    from condu_cli.workflows.storage import PAPER_MEGABYTES, PAPER_TASKS
+    from condu_cli.workflows.storage import PAPER_BYTES, PAPER_TASKS
 
     out.table(
         ["what", ">bytes", ">size"],
@@ -111,11 +165,11 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
         f"{size(found.individual_ft_bytes)}; the current session takes {size(state)} "
         f"(ratio {ratio:.1f})."
     )
-    paper = PAPER_MEGABYTES
+    paper = PAPER_BYTES
     out.text(
-        f"The paper, {PAPER_TASKS} tasks on ViT-B/16: {paper['unified delta']:.0f} MB unified "
-        f"delta + {paper['masks']:.0f} MB masks, against "
-        f"{paper['individual fine-tuning']:.0f} MB of checkpoints."
+        f"The paper, {PAPER_TASKS} tasks on ViT-B/16: {size(paper['unified delta'])} unified "
+        f"delta + {size(paper['masks'])} masks, against "
+        f"{size(paper['individual fine-tuning'])} of checkpoints."
     )
 
 

@@ -7,15 +7,32 @@ every tensor is read once. A codec keeps no state of its own.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from condu_cli.core import masks
-from condu_cli.core.decouple import decouple
+from condu_cli.core.bits import Array
+from condu_cli.core.checks import check_delta
+from condu_cli.core.decouple import (
+    State,
+    Target,
+    decouple,
+    decouple_into,
+    moved,
+    relative_drift,
+)
+from condu_cli.core.dtypes import DTYPES
 from condu_cli.core.layout import InvalidStateError, ParameterLayout, Tensors
-from condu_cli.core.unify import Trigger, Unified, check_trigger, reunify, unify
+from condu_cli.core.mask_codecs import MASK_NAMES, decode_mask, encode_mask
+from condu_cli.core.method import Method, Trigger, check_trigger
+from condu_cli.core.platforms import platform_of
+from condu_cli.core.preparation import prepare
+from condu_cli.core.rescalers import GRANULARITIES
+from condu_cli.core.unify import Unified, reunify, unify
+
+WORTH_PREPARING = 2_000_000  # parameters
 
 
 class UnknownCodecError(ValueError):
@@ -35,13 +52,21 @@ class PartSummary:
     """What one task's part says about its expert.
 
     `mask_bits` is how many parameters the expert changes, `mask_density` the same as a share
-    of all (0..1), `rescaler` the factor on the shared part, `l1_norm` the norm of its delta.
+    of all (0..1), `l1_norm` the norm of its delta; `rescaler` is that norm over the norm of what
+    the expert owns in the shared part: the mean factor, however many there are.
     """
 
     rescaler: float
     mask_bits: int
     mask_density: float
     l1_norm: float
+
+
+class ExpertTarget(NamedTuple):
+    """One task's part, and where its expert's weights go: float32 of each parameter's shape."""
+
+    part: Tensors
+    weights: Mapping[str, Array]
 
 
 class Codec(Protocol):
@@ -54,6 +79,12 @@ class Codec(Protocol):
     @property
     def options(self) -> Mapping[str, str]:
         """Every option with its value, as the registry keeps them."""
+
+    def prepare(self) -> None:
+        """Get ready to encode: whatever takes time and can be done while an expert is trained."""
+
+    def check(self, delta: Tensors) -> None:
+        """Raise InvalidDeltaError for a delta that could not be encoded, naming a parameter."""
 
     def empty(self) -> EncodedState:
         """The state without any expert."""
@@ -76,6 +107,25 @@ class Codec(Protocol):
         Raises InvalidStateError naming the tensor that does not have its promised form.
         """
 
+    def decode_into(
+        self,
+        shared: Tensors | None,
+        base: Mapping[str, Array],
+        targets: Sequence[ExpertTarget],
+    ) -> None:
+        """Write base + delta into each target's weights, in one pass over the shared part.
+
+        `base` maps each parameter to the base model's weights, numpy arrays or torch tensors on
+        one device like the targets'. Raises InvalidStateError, or InvalidDeltaError naming a
+        parameter that does not fit; then nothing is written.
+        """
+
+    def drifts(self, before: EncodedState, after: EncodedState) -> list[float]:
+        """How far each expert of `before` moved, relative to its L1 norm; `after` may have more.
+
+        Raises InvalidStateError naming what is wrong.
+        """
+
     def describe(self, part: Tensors) -> PartSummary:
         """Sum up one task's part. Raises InvalidStateError naming the tensor at fault."""
 
@@ -83,21 +133,35 @@ class Codec(Protocol):
 class ConduCodec:
     """The paper's encoding (ConDU, arXiv 2503.10705): a unified delta and triggers.
 
-    The shared part is one float32 tensor per parameter. A task's part is "mask", uint8 of
-    shape (layout.mask_bytes,); "rescaler", float64 (1,); and "l1_norm", float64 (1,).
-    Raises UnknownCodecError for an option or value that it does not know.
+    Options: "dtype" of the unified delta and granularity of the "rescaler". The shared part is
+    what `UnifiedDtype.arrays` lists. A task's part is its mask in either form of `mask_codecs`;
+    "rescaler", float32 (groups,); and two float64 (1,): "l1_norm", the norm of its delta, and
+    "covered_norm", the norm of what it owns in the unified delta. (The first parts that were
+    written have "rescaler" in float64 and no "covered_norm"; they are read as well.) Raises
+    UnknownCodecError for an option or value that it does not know.
     """
 
     name = "condu"
-    defaults: Mapping[str, str] = {"dtype": "float32", "rescaler": "global"}
-    part_names = ("mask", "rescaler", "l1_norm")
+    defaults: Mapping[str, str] = {"dtype": "float32", "rescaler": "row"}
+    values: Mapping[str, Sequence[str]] = {"dtype": tuple(DTYPES), "rescaler": GRANULARITIES}
+    figures = ("rescaler", "l1_norm", "covered_norm")
 
     def __init__(self, layout: ParameterLayout, options: Mapping[str, str] | None = None) -> None:
         self.layout = layout
         self.options: Mapping[str, str] = {**self.defaults, **(options or {})}
         for option, value in self.options.items():
-            if self.defaults.get(option) != value:
+            if value not in self.values.get(option, ()):
                 raise UnknownCodecError(f"codec {self.name!r} has no option {option}={value!r}")
+        self._method = Method(layout, self.options["rescaler"], self.options["dtype"])
+
+    def prepare(self) -> None:
+        """Load the inner loops, compile them on a machine's first run; see `Codec.prepare`."""
+        if self.layout.count >= WORTH_PREPARING:
+            prepare()
+
+    def check(self, delta: Tensors) -> None:
+        """Names, shapes, dtype and values; see `Codec.check`."""
+        check_delta(self.layout, delta)
 
     def empty(self) -> EncodedState:
         """The state without any expert."""
@@ -106,47 +170,78 @@ class ConduCodec:
     def encode(self, state: EncodedState, delta: Tensors) -> EncodedState:
         """Unify a new delta with the experts of `state`; see `Codec.encode`."""
         triggers = self._triggers(state.parts)
-        return _encoded(unify(self.layout, state.shared, triggers, delta))
+        return _encoded(unify(self._method, state.shared, triggers, delta))
 
     def remove(self, state: EncodedState, index: int) -> EncodedState:
         """Drop one trigger and unify the rest once more; see `Codec.remove`."""
         if not 0 <= index < len(state.parts):
             raise IndexError(f"no expert {index} among {len(state.parts)}")
         rest = [part for position, part in enumerate(state.parts) if position != index]
-        if not rest or state.shared is None:
+        if not rest:
             return self.empty()
-        return _encoded(reunify(self.layout, state.shared, self._triggers(rest)))
+        return _encoded(reunify(self._method, self._unified(state.shared), self._triggers(rest)))
 
     def decode(self, shared: Tensors | None, part: Tensors) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield one expert's delta tensor by tensor; see `Codec.decode`."""
-        if shared is None:
-            raise InvalidStateError(self.layout.names[0], "is missing: no unified delta")
-        return decouple(self.layout, shared, self._trigger(part))
+        return decouple(self._method, self._unified(shared), self._trigger(part))
+
+    def decode_into(
+        self,
+        shared: Tensors | None,
+        base: Mapping[str, Array],
+        targets: Sequence[ExpertTarget],
+    ) -> None:
+        """Decouple experts straight into weights; see `Codec.decode_into`."""
+        experts = [Target(self._trigger(target.part), target.weights) for target in targets]
+        decouple_into(self._method, self._unified(shared), base, experts)
+
+    def drifts(self, before: EncodedState, after: EncodedState) -> list[float]:
+        """Compare the experts of two states in one pass; see `Codec.drifts`."""
+        if not before.parts:
+            return []
+        old, new = (
+            State(self._unified(state.shared), self._triggers(state.parts))
+            for state in (before, after)
+        )
+        distances = moved(self._method, old, new)
+        norms = [_norm(part, "l1_norm") for part in before.parts]
+        return [relative_drift(d, norm) for d, norm in zip(distances, norms, strict=True)]
 
     def describe(self, part: Tensors) -> PartSummary:
         """Sum up one task's part; see `Codec.describe`."""
         trigger = self._trigger(part)
-        check_trigger(self.layout, trigger)
+        check_trigger(self._method, trigger)
         bits = masks.count(trigger.mask)
+        norm = _norm(part, "l1_norm")
         return PartSummary(
-            rescaler=float(trigger.rescaler[0]),
+            rescaler=_mean_rescaler(part, norm),
             mask_bits=bits,
             mask_density=bits / self.layout.count if self.layout.count else 0.0,
-            l1_norm=_norm(part),
+            l1_norm=norm,
         )
+
+    def _unified(self, shared: Tensors | None) -> Tensors:
+        if shared is None:
+            raise InvalidStateError(self.layout.names[0], "is missing: no unified delta")
+        return shared
 
     def _triggers(self, parts: Sequence[Tensors]) -> list[Trigger]:
         return [self._trigger(part, f"tasks[{i}].") for i, part in enumerate(parts)]
 
     def _trigger(self, part: Tensors, label: str = "") -> Trigger:
-        names = set(part)
-        for name in self.part_names:
-            if name not in names:
+        for name in self.figures:
+            may_lack = name == "covered_norm" and self.options["rescaler"] == "global"
+            if name not in part and not may_lack:
                 raise InvalidStateError(f"{label}{name}", "is missing")
-        unexpected = sorted(names.difference(self.part_names))
-        if unexpected:
-            raise InvalidStateError(f"{label}{unexpected[0]}", "is not part of a trigger")
-        return Trigger(mask=part["mask"], rescaler=part["rescaler"])
+        for name in sorted(set(part).difference(self.figures, MASK_NAMES)):
+            raise InvalidStateError(f"{label}{name}", "is not part of a trigger")
+        rescaler = part["rescaler"]
+        if rescaler.dtype == np.float64:  # the same float32 values, as first written
+            with np.errstate(over="ignore"):
+                rescaler = rescaler.astype(np.float32)
+            if not np.array_equal(rescaler, part["rescaler"]):
+                raise InvalidStateError(f"{label}rescaler", "does not hold float32 values")
+        return Trigger(decode_mask(part, self.layout, label), rescaler)
 
 
 CODECS: Mapping[str, Callable[[ParameterLayout, Mapping[str, str] | None], Codec]] = {
@@ -164,22 +259,34 @@ def codec_by_name(
 
 
 def _encoded(unified: Unified) -> EncodedState:
+    """The state as plain arrays in memory, wherever it was unified."""
+    host = platform_of(unified.unified.values()).host
     parts: list[Tensors] = [
         {
-            "mask": trigger.mask,
-            "rescaler": trigger.rescaler,
-            "l1_norm": np.array([norm], dtype=np.float64),
+            **encode_mask(host(trigger.mask)),
+            "rescaler": host(trigger.rescaler),
+            "l1_norm": np.array([norm]),
+            "covered_norm": np.array([covered]),
         }
-        for trigger, norm in zip(unified.triggers, unified.norms, strict=True)
+        for trigger, norm, covered in zip(
+            unified.triggers, unified.norms, unified.covered, strict=True
+        )
     ]
-    return EncodedState(shared=unified.unified, parts=parts)
+    return EncodedState({name: host(array) for name, array in unified.unified.items()}, parts)
 
 
-def _norm(part: Tensors) -> float:
-    norm = part["l1_norm"]
+def _mean_rescaler(part: Tensors, norm: float) -> float:
+    if "covered_norm" not in part:  # parts first written had one global rescaler and no more
+        return float(part["rescaler"][0])
+    covered = _norm(part, "covered_norm")
+    return norm / covered if covered else 1.0
+
+
+def _norm(part: Tensors, name: str) -> float:
+    norm = part[name]
     if norm.dtype != np.float64 or norm.shape != (1,):
-        raise InvalidStateError("l1_norm", f"is {norm.dtype} {norm.shape}, not float64 (1,)")
+        raise InvalidStateError(name, f"is {norm.dtype} {norm.shape}, not float64 (1,)")
     value = float(norm[0])
     if not 0 <= value < np.inf:
-        raise InvalidStateError("l1_norm", f"is not a norm: {value!r}")
+        raise InvalidStateError(name, f"is not a norm: {value!r}")
     return value

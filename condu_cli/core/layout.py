@@ -5,7 +5,7 @@ a mask and coordinate j of an expert are the same parameter. Masks give each ten
 a multiple of 64 bits, so that one tensor's bits can be read without touching the others.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -21,12 +21,14 @@ Float64 = NDArray[np.float64]
 Bits = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
-ALIGNMENT = 64  # bits: where a tensor's mask may start, and the grain of a block
+ALIGNMENT = 64  # bits: where a tensor's mask may start
 
 # A larger value means that training diverged. The bound also keeps every expert finite: an
 # element of an expert is at most its L1 norm, which unify preserves, and d * 1e20 is far
 # below the largest float32.
 LARGEST_VALUE = 1e20
+_LARGEST_PATTERN = int(np.float32(LARGEST_VALUE).view(np.uint32))
+_INFINITY_PATTERN = int(np.float32(np.inf).view(np.uint32))
 
 
 class InvalidDeltaError(ValueError):
@@ -49,15 +51,6 @@ class InvalidStateError(ValueError):
     def __init__(self, tensor: str, reason: str) -> None:
         super().__init__(f"stored tensor {tensor!r} {reason}")
         self.tensor = tensor
-
-
-class Block(NamedTuple):
-    """A run of consecutive elements within one tensor, and the mask bytes that hold its bits."""
-
-    tensor: int
-    start: int
-    stop: int
-    mask: slice
 
 
 @dataclass(frozen=True)
@@ -104,6 +97,22 @@ class ParameterLayout:
         return tuple(accumulate(self.sizes, initial=0))[:-1]
 
     @cached_property
+    def row_counts(self) -> tuple[int, ...]:
+        """Rows of each tensor: its output channels (first axis); a vector or scalar is one row."""
+        return tuple(
+            (shape[0] if len(shape) > 1 else 1) if size else 0
+            for shape, size in zip(self.shapes, self.sizes, strict=True)
+        )
+
+    @cached_property
+    def row_sizes(self) -> tuple[int, ...]:
+        """Elements in each row of each tensor; 0 for a tensor without elements."""
+        return tuple(
+            size // rows if rows else 0
+            for size, rows in zip(self.sizes, self.row_counts, strict=True)
+        )
+
+    @cached_property
     def _mask_ends(self) -> tuple[int, ...]:
         padded = (-(-size // ALIGNMENT) * ALIGNMENT for size in self.sizes)
         return tuple(accumulate(padded, initial=0))
@@ -126,50 +135,11 @@ class ParameterLayout:
         """The position of a parameter. Raises KeyError where the layout has no such name."""
         return self._positions[name]
 
-    def blocks(self, block_size: int) -> Iterator[Block]:
-        """Cut every tensor into runs of at most `block_size` elements, in order.
-
-        Raises ValueError where `block_size` is not a positive multiple of 64.
-        """
-        for tensor in range(len(self.names)):
-            yield from self.tensor_blocks(tensor, block_size)
-
-    def tensor_blocks(self, tensor: int, block_size: int) -> Iterator[Block]:
-        """The blocks of one tensor, given by its position; see `blocks`."""
-        if block_size < 1 or block_size % ALIGNMENT:
-            raise ValueError(f"a block size is a positive multiple of {ALIGNMENT}: {block_size}")
-        size, first_bit = self.sizes[tensor], self.mask_offsets[tensor]
-        for start in range(0, size, block_size):
-            stop = min(start + block_size, size)
-            yield Block(
-                tensor, start, stop, slice((first_bit + start) // 8, (first_bit + stop + 7) // 8)
-            )
-
-    def check(self, delta: Tensors) -> None:
-        """Check names, shapes, dtype (float32) and values of a delta, reading each tensor once.
-
-        Raises InvalidDeltaError naming the first parameter that is missing, unexpected, of
-        another shape or dtype, or that holds NaN, infinity or a value beyond `LARGEST_VALUE`.
-        """
-        self.check_names(delta)
-        for name in self.names:
-            self.check_tensor(name, delta[name])
-
     def check_names(self, delta: Iterable[str]) -> None:
         """Raise InvalidDeltaError for the first parameter that is missing or unexpected."""
         fault = self.name_fault(delta)
         if fault:
             raise InvalidDeltaError(*fault)
-
-    def check_tensor(self, name: str, values: NDArray[Any]) -> None:
-        """Raise InvalidDeltaError where one tensor of a delta has a wrong form or value."""
-        fault = self.form_fault(name, values)
-        if fault:
-            raise InvalidDeltaError(name, fault)
-        if not is_finite(values):
-            raise InvalidDeltaError(name, "holds NaN or infinity")
-        if values.size and max(-values.min(), values.max()) > LARGEST_VALUE:
-            raise InvalidDeltaError(name, f"holds a value beyond {LARGEST_VALUE:g}")
 
     def name_fault(self, present: Iterable[str]) -> tuple[str, str] | None:
         """The first missing or unexpected name and what is wrong with it, or None."""
@@ -182,16 +152,40 @@ class ParameterLayout:
             return unexpected[0], "is not a trainable parameter of this registry"
         return None
 
-    def form_fault(self, name: str, values: NDArray[Any]) -> str | None:
-        """What is wrong with a tensor's shape or dtype (float32), or None."""
+    def form_fault(self, name: str, values: Any, dtype: object = np.float32) -> str | None:
+        """What is wrong with a tensor's shape or dtype, or None.
+
+        `dtype` is float32 as the library of `values` has it.
+        """
         expected = self.shapes[self.index(name)]
-        if values.shape != expected:
-            return f"has shape {values.shape}, not {expected}"
-        if values.dtype != np.float32:
+        if tuple(values.shape) != expected:
+            return f"has shape {tuple(values.shape)}, not {expected}"
+        if values.dtype != dtype:
             return f"has dtype {values.dtype}, not float32"
         return None
 
 
-def is_finite(values: NDArray[Any]) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; no temporary array is made."""
-    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+class Extremes(NamedTuple):
+    """The smallest and largest magnitude among float32 values, as bit patterns without sign.
+
+    Such patterns sort like magnitudes, NaN and infinity last. `smallest` is that of the smallest
+    value but 0, minus one; the largest uint32, or int32, where all are 0.
+    """
+
+    smallest: int
+    largest: int
+
+
+def pattern_fault(largest: int) -> str | None:
+    """What is wrong with values of which this is `Extremes.largest`, or None.
+
+    NaN, infinity, or a value beyond `LARGEST_VALUE`.
+    """
+    if largest <= _LARGEST_PATTERN:
+        return None
+    return finite_fault(largest) or f"holds a value beyond {LARGEST_VALUE:g}"
+
+
+def finite_fault(largest: int) -> str | None:
+    """The same of values that may be of any size: only NaN and infinity are wrong."""
+    return "holds NaN or infinity" if largest >= _INFINITY_PATTERN else None

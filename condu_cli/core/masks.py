@@ -5,14 +5,32 @@ Padding bits between tensors are always 0, so counts need no layout.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from bitarray import bitarray
 from bitarray.util import count_and, count_or
-from numpy.typing import NDArray
 
+from condu_cli.core.bits import Array
+from condu_cli.core.bits import pack_bits as pack_bits
+from condu_cli.core.bits import unpack_bits as unpack_bits
 from condu_cli.core.layout import Bits, Bools, InvalidStateError, ParameterLayout, Tensors
+from condu_cli.core.platforms import NUMPY, Platform
+
+
+class MaskBytes(Protocol):
+    """A packed mask: uint8 of shape (layout.mask_bytes,), in memory or made up slice by slice."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(layout.mask_bytes,)."""
+
+    def __getitem__(self, part: slice, /) -> Bits:
+        """The bytes of a slice with step 1."""
 
 
 class Overlap(NamedTuple):
@@ -51,7 +69,7 @@ def unpack(layout: ParameterLayout, packed: Bits) -> Iterator[tuple[str, Bools]]
         yield name, tensor_mask(packed, layout, name)
 
 
-def tensor_mask(packed: Bits, layout: ParameterLayout, name: str) -> Bools:
+def tensor_mask(packed: MaskBytes, layout: ParameterLayout, name: str) -> Bools:
     """One parameter's mask as a bool array of its shape; only its own bytes are read.
 
     Raises KeyError for an unknown name.
@@ -59,20 +77,11 @@ def tensor_mask(packed: Bits, layout: ParameterLayout, name: str) -> Bools:
     tensor = layout.index(name)
     size, first = layout.sizes[tensor], layout.mask_offsets[tensor] // 8
     bits = unpack_bits(packed[first : first + (size + 7) // 8], size)
-    return bits.view(np.bool_).reshape(layout.shapes[tensor])
+    mask: Bools = bits.view(np.bool_).reshape(layout.shapes[tensor])
+    return mask
 
 
-def pack_bits(bools: Bools) -> Bits:
-    """Shape (n,) bool -> (ceil(n / 8),) uint8, first element in the lowest bit."""
-    return np.packbits(bools, bitorder="little")
-
-
-def unpack_bits(packed: Bits, count: int) -> Bits:
-    """The first `count` bits of packed bytes as uint8 0 or 1."""
-    return np.unpackbits(packed, count=count, bitorder="little")
-
-
-def count(packed: Bits) -> int:
+def count(packed: MaskBytes) -> int:
     """How many bits are set."""
     return _bitarray(packed).count()
 
@@ -93,22 +102,32 @@ def overlap(first: Bits, second: Bits) -> Overlap:
     return Overlap(both=count_and(one, other), either=count_or(one, other))
 
 
-def check_mask(packed: NDArray[Any], layout: ParameterLayout, label: str = "mask") -> None:
+def check_mask(
+    packed: MaskBytes | Array,
+    layout: ParameterLayout,
+    label: str = "mask",
+    platform: Platform = NUMPY,
+) -> None:
     """Check a packed mask that comes from outside: dtype, length, and padding bits all 0.
 
     Raises InvalidStateError naming `label`.
     """
-    if packed.dtype != np.uint8 or packed.shape != (layout.mask_bytes,):
-        found = f"{packed.dtype} {packed.shape}"
-        raise InvalidStateError(label, f"is {found}, not uint8 {(layout.mask_bytes,)}")
+    expected = (layout.mask_bytes,)
+    if not platform.holds(packed, np.dtype(np.uint8)) or tuple(packed.shape) != expected:
+        found = f"{packed.dtype} {tuple(packed.shape)}"
+        raise InvalidStateError(label, f"is {found}, not uint8 {expected}")
+    starts = zip(layout.mask_offsets, layout.sizes, strict=True)
     ends = (*layout.mask_offsets[1:], layout.mask_bytes * 8)
-    for name, size, first, end in zip(
-        layout.names, layout.sizes, layout.mask_offsets, ends, strict=True
+    tails = [
+        slice((first + size) // 8, end // 8)
+        for (first, size), end in zip(starts, ends, strict=True)
+    ]
+    for name, size, tail in zip(
+        layout.names, layout.sizes, platform.parts_of(packed, tails), strict=True
     ):
-        tail = packed[(first + size) // 8 : end // 8].tobytes()
         if int.from_bytes(tail, "little") >> (size % 8):
             raise InvalidStateError(label, f"has padding bits set behind parameter {name!r}")
 
 
-def _bitarray(packed: Bits) -> bitarray:
+def _bitarray(packed: MaskBytes) -> bitarray:
     return bitarray(buffer=np.ascontiguousarray(packed), endian="little")

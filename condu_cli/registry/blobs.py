@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from condu_cli.registry.durability import flush_file, flush_folder
 from condu_cli.registry.manifest import canonical_json
 from condu_cli.registry.names import is_sha256, validate_sha256
 from condu_cli.registry.paths import RegistryPaths
+from condu_cli.registry.tensor_files import TensorFile, TensorFileError, write_tensor_file
 
 METADATA_KEY = "condu"
 _CHUNK = 1 << 20
+_THREADS = min(4, os.cpu_count() or 1)
 _DAMAGED_HINT = "go back to an older session with `condu rollback`, or restore the file from a copy"
 
 
@@ -36,21 +39,28 @@ class BlobRef:
 
 
 class BlobReader(Mapping[str, np.ndarray]):
-    """The tensors of one blob; each is read when it is asked for."""
+    """The tensors of one blob: read-only views on the mapped file, which may outlive the reader."""
 
     def __init__(self, path: Path, sha256: str) -> None:
         self._sha256 = sha256
-        self._file = _open_safetensors(path, sha256)
-        self._names: list[str] = list(self._file.keys())
+        try:
+            self._file = TensorFile(path)
+        except OSError as error:
+            raise _unreadable(sha256, error) from error
+        except TensorFileError as error:
+            raise _damaged(sha256, str(error)) from error
+        self._names = dict.fromkeys(self._file.names)
+        self._views: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        try:
-            tensor: np.ndarray = self._file.get_tensor(name)
-        except Exception as error:
-            raise _damaged(self._sha256, str(error)) from error
-        return tensor
+        if name not in self._views:
+            try:
+                self._views[name] = self._file.view(name)
+            except TensorFileError as error:
+                raise _damaged(self._sha256, str(error)) from error
+        return self._views[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -61,7 +71,7 @@ class BlobReader(Mapping[str, np.ndarray]):
     @property
     def metadata(self) -> dict[str, Any]:
         """The JSON record that was stored with the tensors; empty if there was none."""
-        text = (self._file.metadata() or {}).get(METADATA_KEY)
+        text = self._file.metadata.get(METADATA_KEY)
         if text is None:
             return {}
         try:
@@ -83,18 +93,16 @@ class BlobStore:
         self, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any] | None = None
     ) -> BlobRef:
         """Store `tensors` durably and return the blob's name; the same content is stored once."""
-        draft = self._paths.tmp / f"{os.getpid()}-{secrets.token_hex(8)}.safetensors"
-        try:
-            _write_safetensors(draft, tensors, metadata)
-            flush_file(draft)
-            ref = BlobRef(_sha256_of(draft), draft.stat().st_size)
-            self._move_into_place(draft, ref)
-        except OSError as error:
-            raise _cannot_write(self._paths.blobs, error) from error
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-        return ref
+        return self._put_each([tensors], metadata)[0]
+
+    def put_all(self, mappings: Iterable[Mapping[str, np.ndarray]]) -> list[BlobRef]:
+        """Store each of `mappings` as `put` does, several at a time, and return their names.
+
+        An iterator is drawn from in the calling thread, and is never ahead of the blobs being
+        written by more than one mapping. If one fails, its error is raised and the drafts are
+        removed; a blob that is in place by then stays, unreferenced.
+        """
+        return self._put_each(mappings, None)
 
     def open(self, sha256: str) -> BlobReader:
         """Return the blob's tensors, read lazily; raise IntegrityError if it is not whole."""
@@ -141,58 +149,80 @@ class BlobStore:
                 with suppress(FileNotFoundError):  # removed by a collector since the listing
                     yield BlobRef(path.name, path.stat().st_size)
 
-    def _move_into_place(self, draft: Path, ref: BlobRef) -> None:
-        path = self.path(ref.sha256)
-        # A sound blob is kept: others may be reading it. One that was damaged from outside is
-        # replaced by the sound copy at hand.
-        if path.is_file() and _sha256_of(path) == ref.sha256:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(path)
-        flush_folder(path.parent)
-        flush_folder(self._paths.blobs)
+    def _put_each(
+        self, mappings: Iterable[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
+    ) -> list[BlobRef]:
+        drafts: list[Path] = []
+        written: list[Future[BlobRef]] = []
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                for tensors in mappings:
+                    _wait_for_a_thread(written)
+                    draft = self._paths.tmp / f"{os.getpid()}-{secrets.token_hex(8)}.safetensors"
+                    drafts.append(draft)
+                    written.append(pool.submit(self._write_draft, draft, [tensors], metadata))
+                refs = [future.result() for future in written]
+            with _described_errors(self._paths.blobs):
+                self._move_into_place(drafts, refs)
+        finally:
+            for draft in drafts:
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
+        return refs
+
+    def _write_draft(
+        self, draft: Path, box: list[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
+    ) -> BlobRef:
+        """Write and flush the mapping in `box`; taken out of it, it is freed once it is written."""
+        # safetensors orders several metadata keys at random; one key keeps the bytes the same.
+        header = None if metadata is None else {METADATA_KEY: canonical_json(dict(metadata))}
+        with _described_errors(self._paths.blobs):
+            write_tensor_file(draft, box.pop(), header)
+            with ThreadPoolExecutor(1) as pool:  # the processor hashes while the disk writes
+                sha256 = pool.submit(_sha256_of, draft)
+                flush_file(draft)
+                return BlobRef(sha256.result(), draft.stat().st_size)
+
+    def _move_into_place(self, drafts: Iterable[Path], refs: Sequence[BlobRef]) -> None:
+        for draft, ref in zip(drafts, refs, strict=True):
+            path = self.path(ref.sha256)
+            # A sound blob is kept: others may be reading it. One that was damaged from outside
+            # is replaced by the sound copy at hand.
+            if not (path.is_file() and _sha256_of(path) == ref.sha256):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(path)
+        # Also for blobs that were there: who put them may have died before flushing the folder.
+        for folder in sorted({self.path(ref.sha256).parent for ref in refs}):
+            flush_folder(folder)
+        if refs:
+            flush_folder(self._paths.blobs)
 
 
-def _write_safetensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    # safetensors orders several metadata keys at random; one key keeps the bytes the same.
-    header = None if metadata is None else {METADATA_KEY: canonical_json(dict(metadata))}
-    # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted mode.
-    with path.open("xb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-    try:
-        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, path, header)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    path.chmod(mode)
-
-
-def _plain(tensor: np.ndarray) -> np.ndarray:
-    """Return `tensor` in C order and native bytes: safetensors writes memory as it lies."""
-    return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
-
-
-def _open_safetensors(path: Path, sha256: str) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="numpy")
-    except OSError as error:
-        raise _unreadable(sha256, error) from error
-    except SafetensorError as error:
-        raise _damaged(sha256, str(error)) from error
+def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
+    """Return when fewer than `_THREADS` of the futures are running; raise what has failed."""
+    running = [future for future in futures if not future.done()]
+    if len(running) >= _THREADS:
+        wait(running, return_when=FIRST_COMPLETED)
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 def _sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    chunk = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            digest.update(chunk[:size])
     return digest.hexdigest()
+
+
+@contextmanager
+def _described_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
 
 
 def _cannot_write(folder: Path, error: OSError) -> ConduError:

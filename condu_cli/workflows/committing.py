@@ -6,12 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from condu_cli.core.codec import EncodedState
-from condu_cli.core.decouple import drift
 from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, short_id
-from condu_cli.workflows.workspace import codec_for, damaged_session, layout_of
+from condu_cli.workflows.workspace import codec_for, damaged_session, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from condu_cli.core.codec import Codec
+    from condu_cli.core.codec import Codec, EncodedState
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
 
@@ -57,7 +55,7 @@ def check_delta(config: RegistryConfig, delta: dict[str, NDArray[np.float32]]) -
 
     """
     try:
-        layout_of(config).check(delta)
+        codec_for(config).check(delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
 
@@ -92,27 +90,24 @@ def unify_and_commit(
         head = registry.head()
         refuse_known_task(head, task)
         started = time.perf_counter()
-        state = _unify(registry, codec, head, delta)
+        before = open_state(registry, codec, head)
+        state = _unify(codec, head, before, delta)
         unified = time.perf_counter()
         expert = describe_expert(unified - started)
-        draft = _draft(registry, codec, head, state, task, expert)
+        drifts = codec.drifts(before, state)
+        draft = _draft(registry, codec, head, state, drifts, task, expert)
         session = registry.commit(draft, parent=None if head is None else head.id, command=command)
         return Commit(session, head, unified - started, time.perf_counter() - unified)
 
 
 def _unify(
-    registry: Registry,
     codec: Codec,
     head: Session | None,
+    before: EncodedState,
     delta: dict[str, NDArray[np.float32]],
 ) -> EncodedState:
-    state = codec.empty()
-    if head is not None and head.entries:
-        blobs = registry.blobs
-        shared = None if head.shared is None else blobs.open(head.shared)
-        state = EncodedState(shared, [blobs.open(entry.part) for entry in head.entries])
     try:
-        return codec.encode(state, delta)
+        return codec.encode(before, delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
     except InvalidStateError as exc:
@@ -125,37 +120,32 @@ def _draft(
     codec: Codec,
     head: Session | None,
     state: EncodedState,
+    drifts: list[float],
     task: str,
     expert: Expert,
 ) -> SessionDraft:
-    """Write the new state's blobs and describe the session that they make up."""
-    blobs = registry.blobs
+    """Write the new state's blobs and describe the session that they make up.
+
+    `drifts` says how far each old expert moved (ConDU, arXiv 2503.10705, Theorem 1).
+    """
+    shared = [] if state.shared is None else [state.shared]
+    refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
     old = () if head is None else head.entries
-    shared = None if state.shared is None else blobs.put(state.shared).sha256
     entries = []
-    for position, part in enumerate(state.parts):
+    for position, (part, ref) in enumerate(zip(state.parts, refs[len(shared) :], strict=True)):
         before = old[position] if position < len(old) else None
         summary = codec.describe(part)
         entries.append(
             TaskEntry(
                 name=before.name if before else task,
                 expert=before.expert if before else expert,
-                part=blobs.put(part).sha256,
+                part=ref,
                 learned_in=before.learned_in if before else None,
                 rescaler=summary.rescaler,
                 mask_density=summary.mask_density,
                 l1_norm=summary.l1_norm,
-                drift=_drift(registry, codec, head, state, position) if before else None,
+                drift=drifts[position] if before else None,
             )
         )
-    return SessionDraft(kind="learn", task=task, shared=shared, entries=tuple(entries))
-
-
-def _drift(
-    registry: Registry, codec: Codec, head: Session | None, state: EncodedState, position: int
-) -> float:
-    """How far an old expert moved, relative to its L1 norm (ConDU, arXiv 2503.10705, Theorem 1)."""
-    assert head is not None  # noqa: S101 - there are old experts only in a session
-    shared = None if head.shared is None else registry.blobs.open(head.shared)
-    old = codec.decode(shared, registry.blobs.open(head.entries[position].part))
-    return drift(old, codec.decode(state.shared, state.parts[position]))
+    kept = refs[0] if shared else None
+    return SessionDraft(kind="learn", task=task, shared=kept, entries=tuple(entries))

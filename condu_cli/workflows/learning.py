@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from condu_cli.workflows.prototyping import build_task_prototypes
 from condu_cli.workflows.workspace import (
     Workspace,
     check_base,
+    codec_for,
     new_config,
 )
 
@@ -142,6 +144,10 @@ class Learner:
         """
         pictures = PictureSet.for_training(plan.data.train, plan.recipe.image_size)
         pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
+        config = self._registry.config if self._registry else new_config(self._base)
+        codec = codec_for(config)
+        # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
+        threading.Thread(target=codec.prepare, daemon=True).start()
         expert = self._base.expert_copy()
         result = finetune(
             expert,

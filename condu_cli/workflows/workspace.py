@@ -7,8 +7,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.catalog import load_recorded_base
-from condu_cli.backbone.deltas import load_expert
-from condu_cli.core.codec import Codec, ConduCodec, UnknownCodecError, codec_by_name
+from condu_cli.backbone.deltas import weights_of
+from condu_cli.core.codec import (
+    Codec,
+    ConduCodec,
+    EncodedState,
+    ExpertTarget,
+    UnknownCodecError,
+    codec_by_name,
+)
 from condu_cli.core.layout import InvalidStateError, ParameterLayout
 from condu_cli.core.prototypes import Prototypes
 from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError
@@ -22,12 +29,10 @@ from condu_cli.registry.manifest import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
     from condu_cli.backbone.base import BaseInfo, DualEncoder
+    from condu_cli.registry.blobs import BlobReader
     from condu_cli.registry.repository import Registry
 
 
@@ -75,27 +80,23 @@ class Workspace:
         """Decouple one expert into a working copy of the base model.
 
         The copy is shared: the next call overwrites it.
-        """
-        wanted = (session.id, entry.name)
-        if self._loaded != wanted:
-            self._loaded = None
-            load_expert(self.base, self._scratch, self.delta(session, entry))
-            self._loaded = wanted
-        return self._scratch
-
-    def delta(
-        self, session: Session, entry: TaskEntry
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield an expert's decoupled delta, one tensor at a time.
 
         Raises:
             IntegrityError: a blob is missing or does not hold what the codec promises.
 
         """
-        blobs = self.registry.blobs
-        shared = None if session.shared is None else blobs.open(session.shared)
+        wanted = (session.id, entry.name)
+        if self._loaded != wanted:
+            self._loaded = None
+            self._decouple(session, entry)
+            self._loaded = wanted
+        return self._scratch
+
+    def _decouple(self, session: Session, entry: TaskEntry) -> None:
+        target = ExpertTarget(self.registry.blobs.open(entry.part), weights_of(self._scratch))
+        shared = open_shared(self.registry, session)
         try:
-            yield from self.codec.decode(shared, blobs.open(entry.part))
+            self.codec.decode_into(shared, weights_of(self.base), [target])
         except InvalidStateError as exc:
             raise damaged_session(session, exc) from exc
 
@@ -117,6 +118,19 @@ class Workspace:
     @cached_property
     def _scratch(self) -> DualEncoder:
         return self.base.expert_copy()
+
+
+def open_shared(registry: Registry, session: Session) -> BlobReader | None:
+    """The shared part of a session's experts, memory-mapped; None where it has none."""
+    return None if session.shared is None else registry.blobs.open(session.shared)
+
+
+def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
+    """All experts of a session as its codec encoded them, memory-mapped."""
+    if session is None or not session.entries:
+        return codec.empty()
+    parts = [registry.blobs.open(entry.part) for entry in session.entries]
+    return EncodedState(open_shared(registry, session), parts)
 
 
 def layout_of(config: RegistryConfig) -> ParameterLayout:
@@ -149,15 +163,20 @@ def damaged_session(session: Session, exc: Exception) -> IntegrityError:
     )
 
 
-def new_config(base: DualEncoder, method: str = "full") -> RegistryConfig:
-    """Describe a new registry for a base model: its parameters, method and codec."""
+def new_config(
+    base: DualEncoder, method: str = "full", codec_options: Mapping[str, str] | None = None
+) -> RegistryConfig:
+    """Describe a new registry for a base model: its parameters, method and codec.
+
+    Options of the codec that are not given get their defaults.
+    """
     parameters = base.trainable_parameters()
     shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
     return RegistryConfig(
         base=BaseIdentity(**asdict(base.info)),
         method=method,
         codec=ConduCodec.name,
-        codec_options=dict(ConduCodec.defaults),
+        codec_options={**ConduCodec.defaults, **(codec_options or {})},
         parameters=shapes,
     )
 

@@ -1,72 +1,128 @@
 """Unify written as its definition: every expert in memory, one plain Python loop.
 
-Sums are exact fractions, so the reference has no rounding of its own to argue about. It
-shares no code with the program.
+Sums are exact: a float32 is a whole number of steps of 2**-149, a product of two one of steps of
+2**-298, and Python's integers have no end. So the reference has no rounding of its own to argue
+about. It shares no code with the program.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 
 SMALLEST, LARGEST = 2.0**-100, 2.0**100
+STEPS = 2**149
+
+
+@dataclass
+class Groups:
+    """Which rescaler belongs to each element: the group's number, and how many there are."""
+
+    of_element: list[int]
+    count: int
 
 
 @dataclass
 class DenseState:
     unified: np.ndarray  # (d,) float32
     masks: list[np.ndarray]  # (d,) bool each
-    rescalers: list[float]
+    rescalers: list[list[float]]  # one per group each
 
 
-def decouple(state):
+def groups_of(shapes, granularity):
+    """One group for all, one per tensor, or one per row; a vector or scalar is one row."""
+    of_element, count = [], 0
+    for shape in shapes:
+        size = prod(shape)
+        if granularity == "global":
+            of_element += [0] * size
+            count = 1
+        elif granularity == "tensor":
+            of_element += [count] * size
+            count += 1
+        elif size:
+            rows = shape[0] if len(shape) >= 2 else 1
+            of_element += [count + element // (size // rows) for element in range(size)]
+            count += rows
+    return Groups(of_element, count)
+
+
+def factors(state, groups):
+    """Each expert's rescaler of every element, float32 (d,)."""
+    index = np.array(groups.of_element, dtype=np.int64)
+    return [np.array(rescaler, dtype=np.float32)[index] for rescaler in state.rescalers]
+
+
+def decouple(state, groups):
     """Every expert as a (d,) float32 array."""
     return [
-        np.where(mask, state.unified, np.float32(0)) * np.float32(rescaler)
-        for mask, rescaler in zip(state.masks, state.rescalers, strict=True)
+        np.where(mask, state.unified, np.float32(0)) * factor
+        for mask, factor in zip(state.masks, factors(state, groups), strict=True)
     ]
 
 
-def exact_experts(state):
-    """Every expert as fractions, before rounding; an element that rounds to 0 is 0."""
+def whole(values):
+    """Float32 values as whole numbers of 2**-149."""
+    return [int(value) for value in values.astype(np.float64) * STEPS]
+
+
+def exact_experts(state, groups):
+    """Every expert in steps of 2**-298, before rounding; an element that rounds to 0 is 0."""
+    unified = whole(state.unified)
     return [
         [
-            Fraction(float(u)) * Fraction(rescaler) if rounded != 0 else Fraction(0)
-            for u, rounded in zip(state.unified, expert, strict=True)
+            u * f if rounded else 0
+            for u, f, rounded in zip(unified, whole(factor), rough, strict=True)
         ]
-        for expert, rescaler in zip(decouple(state), state.rescalers, strict=True)
+        for rough, factor in zip(decouple(state, groups), factors(state, groups), strict=True)
     ]
 
 
-def one_shot(deltas, exact=None):
+def exact_delta(delta):
+    """A delta in steps of 2**-298."""
+    return [value * STEPS for value in whole(delta)]
+
+
+def one_shot(deltas, exact, groups):
     """Elect, mask and rescale materialised deltas; `exact` holds them before rounding."""
-    exact = exact or [[Fraction(float(x)) for x in delta] for delta in deltas]
     unified = np.zeros(deltas[0].size, dtype=np.float32)
     for j in range(unified.size):
         column = [delta[j] for delta in deltas]
         elected = max(column) if sum(delta[j] for delta in exact) > 0 else min(column)
         unified[j] = elected if elected != 0 else 0.0
     masks = [np.sign(delta) * np.sign(unified) > 0 for delta in deltas]
-    rescalers = [rescaler(e, unified, m) for e, m in zip(exact, masks, strict=True)]
-    return DenseState(unified, masks, rescalers)
+    magnitudes = [abs(value) for value in exact_delta(unified)]
+    found = [rescaler(e, magnitudes, m, groups) for e, m in zip(exact, masks, strict=True)]
+    return DenseState(unified, masks, found)
 
 
-def rescaler(exact_delta, unified, mask):
-    norm = sum(abs(x) for x in exact_delta)
-    covered = sum(abs(Fraction(float(u))) for u in unified[mask])
+def rescaler(exact, magnitudes, mask, groups):
+    """The L1 norm of the expert over that of what it owns, in each group."""
+    norms, covered = [0] * groups.count, [0] * groups.count
+    for group, value, magnitude, owned in zip(
+        groups.of_element, exact, magnitudes, mask, strict=True
+    ):
+        norms[group] += abs(value)
+        covered[group] += magnitude if owned else 0
+    return [ratio(norm, cover) for norm, cover in zip(norms, covered, strict=True)]
+
+
+def ratio(norm, covered):
     if norm == 0 or covered == 0:
         return 1.0
-    return float(np.float32(float(min(max(norm / covered, Fraction(SMALLEST)), Fraction(LARGEST)))))
+    clipped = min(max(Fraction(norm, covered), Fraction(SMALLEST)), Fraction(LARGEST))
+    return float(np.float32(float(clipped)))
 
 
-def learn(state, delta):
+def learn(state, delta, groups):
     """One session: unify the decoupled experts with a new delta."""
     if state is None:
-        return one_shot([delta])
-    new = [Fraction(float(x)) for x in delta]
-    return one_shot([*decouple(state), delta], [*exact_experts(state), new])
+        return one_shot([delta], [exact_delta(delta)], groups)
+    exact = [*exact_experts(state, groups), exact_delta(delta)]
+    return one_shot([*decouple(state, groups), delta], exact, groups)
 
 
-def again(state):
+def again(state, groups):
     """One session without a new task."""
-    return one_shot(decouple(state), exact_experts(state))
+    return one_shot(decouple(state, groups), exact_experts(state, groups), groups)

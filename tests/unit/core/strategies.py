@@ -1,22 +1,56 @@
 """Layouts and deltas that look for trouble, and helpers to walk between flat and named."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from hypothesis import strategies as st
 
+from condu_cli.core.decouple import State, decouple
+from condu_cli.core.dtypes import DTYPES as UNIFIED_DTYPES
+from condu_cli.core.kernels import compiled_loops
 from condu_cli.core.layout import ParameterLayout
 from condu_cli.core.masks import unpack
+from condu_cli.core.method import Method
+from condu_cli.core.rescalers import GRANULARITIES
+from condu_cli.core.streaming import Execution
 from condu_cli.core.unify import unify
+
+__all__ = ["DTYPES", "GRANULARITIES", "KERNELS"]
+
+DTYPES = tuple(UNIFIED_DTYPES)
+# Where numba is missing there is nothing to compare; test_core_compiled.py is then skipped.
+KERNELS = ("vectorised", "compiled") if compiled_loops() else ("vectorised",)
+
+# The fastest way through small layouts; test_core_streaming.py shows that the way leaves no trace.
+HERE = Execution(threads=1, kernels=KERNELS[-1])
 
 AWKWARD = [0.0, 0.5, 1.0, 1.0000001, 2.0, 3e-3, 2.0**-149, 2.0**-148, 1e-40, 2.0**-126]
 TINY = [0.0, 2.0**-149, 2.0**-148, 3 * 2.0**-149, 1e-40, 2.0**-127]
 HUGE = [0.0, 2.0**-149, 1e-20, 1.0, 1e10, 1e20]
 
 shapes = st.sampled_from(
-    [(1,), (), (3,), (7, 3), (8,), (63,), (64,), (65,), (2, 40), (0, 4), (130,)]
+    [
+        (1,),
+        (),
+        (3,),
+        (7, 3),
+        (8,),
+        (63,),
+        (64,),
+        (65,),
+        (2, 40),
+        (0, 4),
+        (3, 0),
+        (130,),
+        (5, 9),
+        (2, 3, 4),
+        (1, 1),
+    ]
 )
 layouts = st.lists(shapes, min_size=1, max_size=4).map(
     lambda found: ParameterLayout(tuple(f"tensor{i}" for i in range(len(found))), tuple(found))
 )
+methods = st.builds(Method, layouts, st.sampled_from(GRANULARITIES), st.sampled_from(DTYPES))
 
 
 def flat_deltas(size):
@@ -35,22 +69,34 @@ def usual(seed, size):
     return np.random.default_rng(seed).normal(scale=1e-3, size=size).astype(np.float32)
 
 
+def spread(seed, size):
+    """Values over so many magnitudes that float64 sums of them round: their order shows."""
+    generator = np.random.default_rng(seed)
+    values = generator.normal(size=size) * 2.0 ** generator.uniform(-40, 0, size)
+    return values.astype(np.float32)
+
+
 def chosen(magnitudes, seed, size):
     """Random signs on random picks; a zero may be negative."""
     generator = np.random.default_rng(seed)
-    return generator.choice(magnitudes, size) * generator.choice([-1.0, 1.0], size)
+    picked = generator.choice(magnitudes, size) * generator.choice([-1.0, 1.0], size)
+    return picked.astype(np.float32)
 
 
 def huge_deltas(size):
     """From the smallest float32 to the largest value that is let in."""
     seeds = st.integers(0, 2**32 - 1)
-    return seeds.map(lambda s: chosen(HUGE, s, size).astype(np.float32))
+    return seeds.map(lambda s: chosen(HUGE, s, size))
+
+
+def usual_deltas(size):
+    return st.integers(0, 2**32 - 1).map(lambda s: usual(s, size))
 
 
 @st.composite
-def problems(draw, max_tasks=4, elements=flat_deltas):
+def problems(draw, max_tasks=4, elements=flat_deltas, of=layouts):
     """(layout, list of flat deltas), among them repeated and opposite tasks."""
-    layout = draw(layouts)
+    layout = draw(of)
     deltas = [draw(elements(layout.count))]
     for _ in range(draw(st.integers(0, max_tasks - 1))):
         kind = draw(st.sampled_from(["other", "other", "identical", "opposite"]))
@@ -72,7 +118,7 @@ def named(layout, flat):
 
 
 def flat(layout, tensors):
-    """{name: tensor} -> flat vector."""
+    """{name: tensor} -> flat vector, of the layout's parameters only."""
     return np.concatenate([np.asarray(tensors[name]).reshape(-1) for name in layout.names])
 
 
@@ -80,13 +126,94 @@ def flat_mask(layout, packed):
     return flat(layout, dict(unpack(layout, packed)))
 
 
-def learn_all(layout, deltas, **options):
+def vector(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def same_bits(first, second):
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
+
+
+def learn(method, state, delta, execution=HERE):
+    """One session: a flat delta after `state`, or after nothing where that is None."""
+    unified, triggers = (state.unified, state.triggers) if state else (None, [])
+    return unify(method, unified, triggers, named(method.layout, delta), execution)
+
+
+def learn_all(method, deltas, execution=HERE):
     """Session after session, from nothing."""
-    state = unify(layout, None, [], named(layout, deltas[0]), **options)
-    for delta in deltas[1:]:
-        state = unify(layout, state.unified, state.triggers, named(layout, delta), **options)
+    state = None
+    for delta in deltas:
+        state = learn(method, state, delta, execution)
     return state
 
 
 def rescalers(state):
-    return [float(trigger.rescaler[0]) for trigger in state.triggers]
+    """The rescalers of every task, one for each group."""
+    return [[float(r) for r in trigger.rescaler] for trigger in state.triggers]
+
+
+def stored_values(method, unified):
+    """The unified delta as flat float32 values, whatever its dtype."""
+    stored = method.stored(unified)
+    tensors = zip(method.layout.names, range(len(method.layout.names)), strict=True)
+    return flat(method.layout, {name: stored.tensor(position) for name, position in tensors})
+
+
+def experts(method, state):
+    """Every expert's delta, flat."""
+    return [flat(method.layout, dict(decouple(method, state.unified, t))) for t in state.triggers]
+
+
+def as_state(unified):
+    """A result of unify as `moved` takes it."""
+    return State(unified.unified, unified.triggers)
+
+
+def group_norms(method, values):
+    """The float64 L1 norm of each group of a flat vector."""
+    magnitudes = np.abs(values.astype(np.float64))
+    if method.rescaler == "global":
+        return np.array([magnitudes.sum()])
+    norms = []
+    for size, rows in zip(method.layout.sizes, method.layout.row_counts, strict=True):
+        tensor, magnitudes = magnitudes[:size], magnitudes[size:]
+        if method.rescaler == "tensor":
+            norms.append(tensor.sum())
+        elif rows:
+            norms.extend(tensor.reshape(rows, -1).sum(axis=1))
+    return np.array(norms)
+
+
+def assert_same_results(one, other):
+    """Two results of unify are equal bit for bit."""
+    assert list(one.unified) == list(other.unified)
+    for name, array in one.unified.items():
+        assert same_bits(array, other.unified[name]), name
+    assert len(one.triggers) == len(other.triggers)
+    for first, second in zip(one.triggers, other.triggers, strict=True):
+        assert same_bits(first.mask, second.mask)
+        assert same_bits(first.rescaler, second.rescaler)
+    assert (one.norms, one.covered) == (other.norms, other.covered)
+
+
+class LazyTensors(Mapping):
+    """Counts how often each tensor is loaded."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+        self.reads = dict.fromkeys(arrays, 0)
+
+    def __getitem__(self, name):
+        self.reads[name] += 1
+        return self._arrays[name]
+
+    def __iter__(self):
+        return iter(self._arrays)
+
+    def __len__(self):
+        return len(self._arrays)

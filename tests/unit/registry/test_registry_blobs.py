@@ -1,13 +1,18 @@
 import errno
+import gc
 import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +45,16 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def plant(store: BlobStore, header: object, data: bytes = b"") -> str:
+    """Put a file with any header under its right name, and return the name."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + data
+    sha256 = hashlib.sha256(content).hexdigest()
+    store.path(sha256).parent.mkdir(exist_ok=True)
+    store.path(sha256).write_bytes(content)
+    return sha256
+
+
 def test_what_was_put_is_read_back(store: BlobStore) -> None:
     ref = store.put(TENSORS, metadata={"codec": "condu", "tasks": 3})
     tensors = store.load(ref.sha256, verify=True)
@@ -54,7 +69,7 @@ def test_what_was_put_is_read_back(store: BlobStore) -> None:
 )
 @given(
     hnp.arrays(
-        dtype=st.sampled_from(["<f4", ">f4", "<f2", "<i8", ">i4", "u1", "?"]),
+        dtype=st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i8", ">i4", "<u2", "u1", "i1", "?"]),
         shape=hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
     ),
     st.booleans(),
@@ -64,7 +79,40 @@ def test_any_array_in_any_memory_layout_survives(
 ) -> None:
     given_array = array.T if transposed else array
     ref = store.put({"x": given_array})
-    np.testing.assert_array_equal(store.load(ref.sha256)["x"], given_array)
+    loaded = store.load(ref.sha256)["x"]
+    native = given_array.astype(given_array.dtype.newbyteorder("="))
+    np.testing.assert_array_equal(loaded, native, strict=True)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(-3, 3).reshape(2, 3), np.arange(6).reshape(2, 3).T, np.array(1.5), np.zeros((0, 2))],
+    ids=["contiguous", "transposed", "no dimensions", "empty"],
+)
+def test_bfloat16_keeps_its_type_and_its_two_bytes(store: BlobStore, array: np.ndarray) -> None:
+    given_array = array.astype(ml_dtypes.bfloat16)
+    ref = store.put({"x": given_array})
+    loaded = store.open(ref.sha256)["x"]
+    assert loaded.dtype == ml_dtypes.bfloat16
+    assert loaded.shape == array.shape
+    assert loaded.tobytes() == given_array.tobytes()
+    assert not loaded.flags.writeable
+    assert b'"dtype":"BF16"' in store.path(ref.sha256).read_bytes()
+
+
+def test_a_contiguous_array_is_written_from_where_it_lies(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import save_file
+
+    def recorded(tensors: dict[str, np.ndarray], *rest: object) -> None:
+        assert np.shares_memory(tensors["x"], given_array)
+        save_file(tensors, *rest)
+
+    monkeypatch.setattr("safetensors.numpy.save_file", recorded)
+    for dtype in (np.float32, np.uint8, ml_dtypes.bfloat16):
+        given_array = np.ones((2, 3), dtype)
+        store.put({"x": given_array})
 
 
 def test_a_blob_is_named_by_the_sha256_of_its_file(store: BlobStore, paths: RegistryPaths) -> None:
@@ -153,6 +201,22 @@ def test_bytes_are_flushed_before_the_rename_and_the_folder_after(
     assert events == ["file", "rename", ref.sha256[:2], "blobs"]
 
 
+def test_the_bytes_are_hashed_while_they_are_flushed(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(2)
+    sha256_of = blobs_module._sha256_of
+
+    def hash_beside(path: Path) -> str:
+        meeting.wait(30)
+        return sha256_of(path)
+
+    monkeypatch.setattr(blobs_module, "_sha256_of", hash_beside)
+    monkeypatch.setattr(blobs_module, "flush_file", lambda path: meeting.wait(30))
+    ref = store.put(TENSORS)
+    assert ref.sha256 == sha256_of(store.path(ref.sha256))
+
+
 @pytest.fixture(params=["write", "flush", "rename"])
 def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A disk that is full when the file is written, flushed or renamed."""
@@ -187,6 +251,28 @@ def test_a_full_disk_leaves_nothing_and_names_the_folder(
     assert files_in(paths.root) == []
 
 
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_leaves_nothing_of_several_blobs_either(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    with pytest.raises(ConduError, match="No space left on device") as failed:
+        store.put_all({"x": np.full(n, n, np.float32)} for n in range(1, 6))
+    assert str(paths.blobs) in failed.value.message
+    assert files_in(paths.root) == []
+
+
+def test_an_error_while_hashing_is_reported_like_one_of_the_disk(
+    store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(blobs_module, "_sha256_of", fail)
+    with pytest.raises(ConduError, match=f"cannot write a blob under .*{os.strerror(errno.EIO)}"):
+        store.put(TENSORS)
+    assert files_in(paths.root) == []
+
+
 def test_an_error_inside_safetensors_is_reported_like_one_of_the_disk(
     store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +295,125 @@ def test_a_missing_tmp_folder_is_an_expected_failure(
         store.put(TENSORS)
 
 
+def test_blobs_put_together_are_those_put_one_by_one(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    mappings = [{"x": np.full(n, n, np.float32)} for n in range(9)]
+    refs = store.put_all(mappings)
+    assert files_in(paths.tmp) == []
+    before = {path: path.stat().st_mtime_ns for path in files_in(paths.blobs)}
+    assert refs == [store.put(tensors) for tensors in mappings]
+    assert {path: path.stat().st_mtime_ns for path in files_in(paths.blobs)} == before
+    for ref, tensors in zip(refs, mappings, strict=True):
+        np.testing.assert_array_equal(store.load(ref.sha256, verify=True)["x"], tensors["x"])
+    assert store.put_all([]) == []
+
+
+def test_the_same_content_twice_in_one_call_is_stored_once(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    first, other, again = store.put_all([TENSORS, {"x": np.zeros(3)}, dict(TENSORS)])
+    assert first == again != other
+    assert {ref.sha256 for ref in store.all()} == {first.sha256, other.sha256}
+    assert files_in(paths.tmp) == []
+
+
+def test_blobs_put_together_are_all_flushed_and_their_folders_once(
+    store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mappings = [{"x": np.full(n, n, np.float32)} for n in range(40)]
+    events: list[str] = []
+    flushed: set[str] = set()
+    replace = Path.replace
+    monkeypatch.setattr(blobs_module, "flush_file", lambda path: flushed.add(path.name))
+    monkeypatch.setattr(blobs_module, "flush_folder", lambda path: events.append(path.name))
+
+    def recorded(path: Path, target: Path) -> Path:
+        assert path.name in flushed
+        assert not events
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", recorded)
+    refs = store.put_all(mappings)
+    assert events == [*sorted({ref.sha256[:2] for ref in refs}), "blobs"]
+    events.clear()
+    assert store.put_all([mappings[0], mappings[0]]) == [refs[0], refs[0]]
+    assert events == [refs[0].sha256[:2], "blobs"]  # who put it before may not have come so far
+
+
+def test_an_array_that_cannot_be_stored_leaves_nothing_of_the_others(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    drawn = []
+
+    def mappings() -> Iterator[dict[str, np.ndarray]]:
+        for n in range(50):
+            drawn.append(n)
+            yield {"x": np.full(3, n, np.complex128 if n == 1 else np.float32)}
+
+    with pytest.raises(ConduError, match=r"cannot write a blob under .*complex128") as failed:
+        store.put_all(mappings())
+    assert failed.value.hint
+    assert len(drawn) < 50
+    assert files_in(paths.root) == []
+
+
+def test_a_folder_that_cannot_be_made_leaves_no_drafts_and_sound_blobs(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    mappings = [{"x": np.full(n, n, np.float32)} for n in range(4)]
+    refs = store.put_all(mappings)
+    for ref in refs:
+        store.path(ref.sha256).unlink()
+        store.path(ref.sha256).parent.rmdir()
+    obstacle = paths.blobs / refs[2].sha256[:2]
+    obstacle.write_bytes(b"not a folder")
+    with pytest.raises(ConduError, match="cannot write a blob under"):
+        store.put_all(mappings)
+    assert files_in(paths.tmp) == []
+    assert set(store.all()) == set(refs[:2])
+    for ref in refs[:2]:
+        store.verify(ref.sha256)
+    obstacle.unlink()
+    assert store.put_all(mappings) == refs
+
+
+@pytest.mark.parametrize("error", [OSError("no picture"), KeyError("x"), KeyboardInterrupt()])
+def test_an_error_of_the_iterator_is_its_own(
+    store: BlobStore, paths: RegistryPaths, error: BaseException
+) -> None:
+    def mappings() -> Iterator[dict[str, np.ndarray]]:
+        yield TENSORS
+        raise error
+
+    with pytest.raises(type(error)) as failed:
+        store.put_all(mappings())
+    assert failed.value is error
+    assert files_in(paths.root) == []
+
+
+def test_an_iterator_is_one_mapping_ahead_and_stays_in_its_thread(store: BlobStore) -> None:
+    class Tensors(dict[str, np.ndarray]):
+        __hash__ = object.__hash__  # only what has a hash goes into a WeakSet
+
+    alive: weakref.WeakSet[Tensors] = weakref.WeakSet()
+    most = 0
+
+    def mappings() -> Iterator[Tensors]:
+        nonlocal most
+        for n in range(30):
+            assert threading.current_thread() is threading.main_thread()
+            tensors = Tensors(x=np.full(20_000, n, np.float32))
+            alive.add(tensors)
+            most = max(most, len(alive))
+            yield tensors
+            del tensors
+
+    assert len(set(store.put_all(mappings()))) == 30
+    assert 1 <= most <= blobs_module._THREADS + 1
+    assert not alive
+
+
 def test_a_missing_blob_is_named(store: BlobStore) -> None:
     for use in (store.open, store.load, store.verify, store.size, store.metadata):
         with pytest.raises(IntegrityError, match="a" * 64 + " is missing"):
@@ -224,6 +429,61 @@ def test_a_truncated_blob_is_named(store: BlobStore, kept: int) -> None:
     for use in (store.open, store.load, store.verify):
         with pytest.raises(IntegrityError, match=ref.sha256):
             use(ref.sha256)
+
+
+DAMAGED_HEADERS = {
+    "no JSON": b"{not json at all",
+    "a list": [],
+    "longer than the file": b"",
+    "an unknown dtype": {"x": {"dtype": "Q99", "shape": [2], "data_offsets": [0, 8]}},
+    "a shape of another size": {"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
+    "offsets past the end": {"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}},
+    "offsets from before": {"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+    "no offsets": {"x": {"dtype": "F32", "shape": [2]}},
+}
+
+
+@pytest.mark.parametrize("header", DAMAGED_HEADERS.values(), ids=DAMAGED_HEADERS.keys())
+def test_a_damaged_header_is_named(store: BlobStore, header: object) -> None:
+    sha256 = plant(store, header, bytes(8))
+    if header == b"":
+        content = bytearray(store.path(sha256).read_bytes())
+        content[:8] = b"\xff" * 8
+        store.path(sha256).write_bytes(content)
+    for use in (store.open, store.load, store.metadata):
+        with pytest.raises(IntegrityError, match=f"blob {sha256} is damaged: ") as failed:
+            use(sha256)
+        assert "condu rollback" in failed.value.hint
+
+
+def test_a_dtype_that_numpy_does_not_have_is_named_when_it_is_read(store: BlobStore) -> None:
+    small = np.zeros(4, ml_dtypes.float8_e5m2)
+    ref = store.put({"small": small, "x": np.ones(2, np.float32)})
+    reader = store.open(ref.sha256)
+    np.testing.assert_array_equal(reader["x"], np.ones(2, np.float32))
+    with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: tensor 'small' .* F8_E5M2"):
+        reader["small"]
+    with pytest.raises(IntegrityError, match=r"F8_E5M2"):
+        store.load(ref.sha256)
+
+
+@pytest.mark.parametrize("kept", [0, 40, -1])
+def test_a_file_that_is_cut_right_after_its_check_is_named(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    import safetensors
+
+    safe_open = safetensors.safe_open
+    ref = store.put(TENSORS)
+
+    def cut_after(path: Path, framework: str) -> object:
+        file = safe_open(path, framework=framework)
+        path.write_bytes(path.read_bytes()[:kept])
+        return file
+
+    monkeypatch.setattr(safetensors, "safe_open", cut_after)
+    with pytest.raises(IntegrityError, match=f"blob {ref.sha256} is damaged"):
+        store.load(ref.sha256)
 
 
 @settings(
@@ -267,6 +527,74 @@ def test_tensors_are_read_when_they_are_asked_for(store: BlobStore) -> None:
     with pytest.raises(KeyError):
         reader["x"]
     np.testing.assert_array_equal(reader["mask"], TENSORS["mask"])
+
+
+def test_tensors_are_views_that_nobody_can_write_to(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    tensor = store.open(ref.sha256)["delta"]
+    assert not tensor.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        tensor[0, 0] = 7
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        tensor.flags.writeable = True
+    store.verify(ref.sha256)
+
+
+def test_a_tensor_is_made_once(store: BlobStore) -> None:
+    reader = store.open(store.put(TENSORS).sha256)
+    assert reader["mask"] is reader["mask"]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0, 2)])
+def test_tensors_of_one_number_or_none_have_their_shape(
+    store: BlobStore, shape: tuple[int, ...]
+) -> None:
+    for others in ({}, {"a": np.ones(3, np.uint8), "z": np.ones(2, np.int64)}):
+        ref = store.put({"x": np.ones(shape, np.float32), **others})
+        tensor = store.open(ref.sha256)["x"]
+        np.testing.assert_array_equal(tensor, np.ones(shape, np.float32), strict=True)
+        assert not tensor.flags.writeable
+
+
+def test_a_tensor_that_lies_at_an_odd_place_is_read(store: BlobStore) -> None:
+    header = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+    }
+    numbers = np.array([1.5, -2.0], np.float32)
+    sha256 = plant(store, header, b"\x07" + numbers.tobytes())
+    np.testing.assert_array_equal(store.open(sha256)["b"], numbers, strict=True)
+
+
+def test_tensors_outlive_their_reader_their_blob_and_its_repair(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    tensors = dict(store.open(ref.sha256))
+    gc.collect()
+    store.path(ref.sha256).unlink()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, TENSORS[name], strict=True)
+    assert store.put(tensors) == ref  # read from the file that has no name any more
+    store.verify(ref.sha256)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed on Linux")
+def test_a_file_is_closed_with_its_last_tensor(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+
+    def is_open() -> bool:
+        targets = []
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the listing's own
+                targets.append(os.readlink(link))
+        return str(store.path(ref.sha256)) in targets
+
+    reader = store.open(ref.sha256)
+    tensor = reader["mask"]
+    del reader
+    np.testing.assert_array_equal(tensor, TENSORS["mask"])
+    assert is_open()
+    del tensor
+    assert not is_open()
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64])

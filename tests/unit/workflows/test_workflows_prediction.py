@@ -16,7 +16,7 @@ from condu_cli.workflows.prediction import (
     expert_image_size,
     logits_of,
 )
-from condu_cli.workflows.workspace import Workspace
+from condu_cli.workflows.workspace import Workspace, open_shared
 
 COLOURS = {
     "blue": (40, 60, 220),
@@ -46,13 +46,13 @@ def routes(predictions) -> list[list[str]]:
 def decoupled(monkeypatch):
     """The tasks whose experts were decoupled, in order."""
     tasks = []
-    real = Workspace.delta
+    real = Workspace._decouple
 
     def counting(self, session, entry):
         tasks.append(entry.name)
-        return real(self, session, entry)
+        real(self, session, entry)
 
-    monkeypatch.setattr(Workspace, "delta", counting)
+    monkeypatch.setattr(Workspace, "_decouple", counting)
     return tasks
 
 
@@ -219,12 +219,24 @@ def test_predicting_does_not_change_the_base_model(workspace):
 def test_the_decoupled_expert_is_base_plus_delta(workspace):
     session = workspace.head()
     entry = session.entry("plants")
-    delta = dict(workspace.delta(session, entry))
+    parts = workspace.registry.blobs.open(entry.part)
+    delta = dict(workspace.codec.decode(open_shared(workspace.registry, session), parts))
     expert = workspace.expert(session, entry).trainable_parameters()
     base = workspace.base.trainable_parameters()
     assert any(values.any() for values in delta.values())
     for name, values in delta.items():
         assert np.array_equal(expert[name].detach().numpy(), base[name].detach().numpy() + values)
+
+
+def test_an_expert_is_always_built_from_the_pristine_base(workspace):
+    from condu_cli.backbone.base import weights_sha256
+
+    session = workspace.head()
+    hashes = [
+        weights_sha256(workspace.expert(session, session.entry(name)))
+        for name in ("warm", "plants", "warm")
+    ]
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 # What goes wrong

@@ -7,6 +7,7 @@ import pytest
 
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.storage import report
+from condu_cli.workflows.workspace import layout_of
 
 CATEGORIES = ("unified", "mask", "prototype", "history", "metadata")
 
@@ -35,12 +36,14 @@ def test_every_task_of_head_has_its_sizes(registry_path):
     assert sum(task.prototype_bytes for task in found.tasks) == found.prototype_bytes
 
 
-def test_the_unified_delta_is_about_one_base_model_and_a_mask_a_bit_per_parameter(registry_path):
-    found = report(Registry.open(registry_path))
+def test_a_task_costs_at_most_a_bit_per_parameter_and_a_float_per_row(registry_path):
+    registry = Registry.open(registry_path)
+    found = report(registry)
     assert found.base_bytes == 4 * found.parameters
     assert found.unified_bytes == pytest.approx(found.base_bytes, rel=0.02)
+    rows = sum(layout_of(registry.config).row_counts)
     for task in found.tasks:
-        assert task.part_bytes == pytest.approx(found.parameters / 8, rel=0.05)
+        assert 0 < task.part_bytes < 1.05 * (found.parameters / 8 + 4 * rows)
 
 
 def test_what_it_is_compared_with_is_one_full_checkpoint_per_task(registry_path):

@@ -1,4 +1,4 @@
-"""The parameter order, and masks as bits in that order."""
+"""Masks as packed bits in the order of the parameters."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import layouts
 
 from condu_cli.core import masks
-from condu_cli.core.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
+from condu_cli.core.layout import InvalidStateError, ParameterLayout
 
 LAYOUT = ParameterLayout(("a", "b", "c"), ((5, 13), (), (64,)))
 
@@ -18,54 +18,6 @@ def random_masks(layout, seed):
         name: np.asarray(generator.random(shape) < 0.5)
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     }
-
-
-def test_every_tensor_starts_at_a_multiple_of_64_bits():
-    assert LAYOUT.sizes == (65, 1, 64)
-    assert LAYOUT.offsets == (0, 65, 66)
-    assert LAYOUT.count == 130
-    assert LAYOUT.mask_offsets == (0, 128, 192)
-    assert LAYOUT.mask_bytes == 32
-
-
-def test_a_layout_can_be_read_off_tensors():
-    tensors = {name: np.zeros(s) for name, s in zip(LAYOUT.names, LAYOUT.shapes, strict=True)}
-    assert ParameterLayout.of(tensors) == LAYOUT
-
-
-@pytest.mark.parametrize(
-    ("names", "shapes", "reason"),
-    [
-        ((), (), "at least one"),
-        (("a",), (), "1 names but 0 shapes"),
-        (("a", "a"), ((1,), (2,)), "more than once: a"),
-        (("a",), ((-1,),), "negative"),
-    ],
-)
-def test_a_layout_that_makes_no_sense_is_refused(names, shapes, reason):
-    with pytest.raises(ValueError, match=reason):
-        ParameterLayout(names, shapes)
-
-
-@given(layouts, st.sampled_from([64, 128, 1024]))
-def test_blocks_cover_every_element_once_and_never_cross_a_tensor(layout, size):
-    covered = {tensor: [] for tensor in range(len(layout.names))}
-    for block in layout.blocks(size):
-        assert 0 < block.stop - block.start <= size
-        covered[block.tensor].extend(range(block.start, block.stop))
-        assert block.mask.start * 8 == layout.mask_offsets[block.tensor] + block.start
-        assert block.mask.stop - block.mask.start == (block.stop - block.start + 7) // 8
-    assert [covered[i] for i in covered] == [list(range(n)) for n in layout.sizes]
-
-
-def test_check_accepts_a_delta_and_names_the_first_fault():
-    delta = {n: np.zeros(s, np.float32) for n, s in zip(LAYOUT.names, LAYOUT.shapes, strict=True)}
-    LAYOUT.check(delta)
-    with pytest.raises(InvalidDeltaError, match="'b' is missing"):
-        LAYOUT.check({"a": delta["a"]})
-    with pytest.raises(InvalidDeltaError, match="'c' has shape") as caught:
-        LAYOUT.check({**delta, "c": delta["a"]})
-    assert caught.value.parameter == "c"
 
 
 @settings(max_examples=50)
@@ -128,3 +80,34 @@ def test_packing_refuses_what_is_not_a_mask():
         masks.pack(LAYOUT, {"a": good["a"]})
     with pytest.raises(InvalidStateError, match="'a' is uint8"):
         masks.pack(LAYOUT, {**good, "a": good["a"].astype(np.uint8)})
+    with pytest.raises(InvalidStateError, match=r"'b' is bool \(1,\)"):
+        masks.pack(LAYOUT, {**good, "b": good["b"].reshape(1)})
+    with pytest.raises(InvalidStateError, match="'z' is not a trainable"):
+        masks.pack(LAYOUT, {**good, "z": good["b"]})
+
+
+@given(st.integers(0, 200), st.integers(0, 2**32 - 1))
+def test_bits_survive_packing(count, seed):
+    bools = np.random.default_rng(seed).random(count) < 0.5
+    packed = masks.pack_bits(bools)
+    assert packed.dtype == np.uint8
+    assert packed.shape == ((count + 7) // 8,)
+    assert packed.tolist() == [
+        sum(int(bit) << k for k, bit in enumerate(bools[i : i + 8])) for i in range(0, count, 8)
+    ]
+    assert np.array_equal(masks.unpack_bits(packed, count).view(bool), bools)
+
+
+def test_a_mask_is_found_by_a_known_name_only():
+    packed = np.zeros(LAYOUT.mask_bytes, dtype=np.uint8)
+    assert masks.tensor_mask(packed, LAYOUT, "b").shape == ()
+    with pytest.raises(KeyError):
+        masks.tensor_mask(packed, LAYOUT, "z")
+
+
+def test_a_tensors_mask_can_be_read_from_a_read_only_mask():
+    packed = masks.pack(LAYOUT, random_masks(LAYOUT, 1))
+    packed.flags.writeable = False
+    for name, mask in masks.unpack(LAYOUT, packed):
+        assert np.array_equal(mask, random_masks(LAYOUT, 1)[name])
+    assert masks.count(packed) == sum(int(m.sum()) for m in random_masks(LAYOUT, 1).values())

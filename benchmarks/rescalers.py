@@ -1,0 +1,122 @@
+"""Compare rescaler granularities and storage dtypes on experts trained on real pictures.
+
+    python benchmarks/rescalers.py --data DIR --work DIR [--tasks ...] [--base mini]
+
+DIR of --data holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). Each task
+is learned once, by `condu learn`, in a registry of its own under --work; a single expert comes
+back exactly from its registry, so those registries are the baseline (individual fine-tuning)
+and the source of the deltas. The deltas are then unified one after another into a registry for
+each choice, made by `condu init`, and every task is measured by `condu evaluate` at the end: the
+field's Last. A registry that is in --work already is used as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+TASKS = [
+    "eurosat",
+    "oxford_pets",
+    "caltech101",
+    "dtd",
+    "cifar10",
+    "mnist",
+    "scene15",
+    "stanford_cars",
+]
+CHOICES = (
+    ("global", "float32"),
+    ("tensor", "float32"),
+    ("row", "float32"),
+    ("row", "bfloat16"),
+    ("row", "int8"),
+)
+
+
+def condu(registry: Path, *arguments: object) -> Any:
+    """Run a command and return the last line of its JSON output."""
+    command = [sys.executable, "-m", "condu_cli", *map(str, arguments)]
+    done = subprocess.run(  # noqa: S603
+        [*command, "--json", "--registry", str(registry)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
+    registry = work / f"alone-{task}"
+    if not registry.exists():
+        condu(registry, "learn", "--task", task, "--data", data / task, "--base", base)
+    return registry
+
+
+def unify_all(work: Path, alone: dict[str, Path], base: str, rescaler: str, dtype: str) -> Path:
+    """Commit every task's expert, in order, to a registry of the given choice."""
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.committing import unify_and_commit
+    from condu_cli.workflows.workspace import codec_for, open_shared
+
+    path = work / f"{rescaler}-{dtype}"
+    if path.exists():
+        return path
+    condu(path, "init", "--base", base, "--rescaler", rescaler, "--dtype", dtype)
+    registry = Registry.open(path)
+    for task, source_path in alone.items():
+        source = Registry.open(source_path)
+        session = source.head()
+        assert session is not None
+        entry = session.entry(task)
+        part = source.blobs.open(entry.part)
+        delta = dict(codec_for(source.config).decode(open_shared(source, session), part))
+        registry.blobs.put(source.blobs.open(entry.expert.prototypes))
+        expert = entry.expert
+        unify_and_commit(registry, task, delta, lambda _, e=expert: e, command="benchmark")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--base", default="mini")
+    options = parser.parse_args()
+    import torch
+
+    print(
+        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, {options.base}"
+    )
+    alone = {
+        task: learn_alone(options.work, options.data, task, options.base) for task in options.tasks
+    }
+    columns = {"alone": {t: condu(r, "evaluate", "--task", t) for t, r in alone.items()}}
+    sizes = {}
+    for rescaler, dtype in CHOICES:
+        registry = unify_all(options.work, alone, options.base, rescaler, dtype)
+        name = f"{rescaler} {dtype}"
+        columns[name] = {t: condu(registry, "evaluate", "--task", t) for t in options.tasks}
+        report = condu(registry, "storage-report")
+        sizes[name] = (report["unified_bytes"] + report["mask_bytes"]) / 1e6
+    print(" | ".join(("task", *columns)))
+    for task in options.tasks:
+        figures = (f"{100 * column[task]['accuracy']:.1f}" for column in columns.values())
+        print(" | ".join((task, *figures)))
+    means = (
+        f"{100 * sum(c[t]['accuracy'] for t in options.tasks) / len(options.tasks):.1f}"
+        for c in columns.values()
+    )
+    print(" | ".join(("mean", *means)))
+    print(" | ".join(("unified delta and masks, MB", "", *(f"{n:.1f}" for n in sizes.values()))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The arrays that the codec `condu` writes: a registry of today must open tomorrow."""
+
+import numpy as np
+import pytest
+
+from condu_cli.core.codec import ConduCodec, EncodedState, codec_by_name
+from condu_cli.core.layout import ParameterLayout
+
+LAYOUT = ParameterLayout(("conv", "bias", "scale"), ((2, 3, 1, 1), (4,), ()))
+DELTA = {
+    "conv": np.array([1, -2, 0, 4, 127, -254], np.float32).reshape(2, 3, 1, 1),
+    "bias": np.array([0, 0, 0, -1], np.float32),
+    "scale": np.array(3, np.float32),
+}
+FORMS = {
+    ("float32", "global"): ({"conv": "float32", "bias": "float32", "scale": "float32"}, 1),
+    ("bfloat16", "tensor"): ({"conv": "bfloat16", "bias": "bfloat16", "scale": "bfloat16"}, 3),
+    ("int8", "row"): (
+        {
+            "conv": "int8",
+            "bias": "int8",
+            "scale": "int8",
+            "scale/conv": "float32",
+            "scale/bias": "float32",
+            "scale/scale": "float32",
+        },
+        4,
+    ),
+}
+
+
+def encoded(layout=LAYOUT, delta=DELTA, **options):
+    codec = codec_by_name("condu", layout, options)
+    return codec.encode(codec.empty(), delta)
+
+
+@pytest.mark.parametrize(("dtype", "rescaler"), FORMS)
+def test_the_arrays_of_both_parts(dtype, rescaler):
+    state = encoded(dtype=dtype, rescaler=rescaler)
+    dtypes, groups = FORMS[dtype, rescaler]
+    assert {name: str(array.dtype) for name, array in state.shared.items()} == dtypes
+    assert {n: (str(a.dtype), a.shape) for n, a in state.parts[0].items()} == {
+        "mask": ("uint8", (24,)),
+        "rescaler": ("float32", (groups,)),
+        "l1_norm": ("float64", (1,)),
+        "covered_norm": ("float64", (1,)),
+    }
+
+
+def test_the_bits_of_a_mask():
+    mask = encoded().parts[0]["mask"]
+    assert mask.tolist() == [0b111011, *[0] * 7, 0b1000, *[0] * 7, 1, *[0] * 7]
+
+
+def test_the_words_of_a_mask_that_is_mostly_zero():
+    layout = ParameterLayout(("table",), ((64, 64),))
+    values = np.zeros((64, 64), np.float32)
+    values[9, 3] = values[63, 63] = 1
+    part = encoded(layout, {"table": values}).parts[0]
+    assert "mask" not in part
+    assert part["mask_words"].dtype == np.dtype("<u8")
+    assert part["mask_words"].tolist() == [1 << 3, 1 << 63]
+    assert part["mask_index"].tolist() == [0, 2, 0, 0, 0, 0, 0, 128]
+
+
+def test_the_steps_of_int8():
+    shared = encoded(dtype="int8").shared
+    assert shared["scale/conv"].tolist() == [np.float32(2) / np.float32(127), 2.0]
+    assert shared["conv"].reshape(2, 3).tolist() == [[64, -127, 0], [2, 64, -127]]
+    assert shared["bias"].tolist() == [0, 0, 0, -127]
+    assert shared["scale/scale"].tolist() == [np.float32(3) / np.float32(127)]
+
+
+def test_a_part_of_the_first_format_is_read():
+    codec = ConduCodec(LAYOUT, {"rescaler": "global"})
+    state = codec.encode(codec.empty(), DELTA)
+    first = {name: state.parts[0][name] for name in ("mask", "l1_norm")}
+    first["rescaler"] = np.array([1.0])  # float64, and no covered_norm
+    decoded = dict(codec.decode(state.shared, first))
+    assert all(np.array_equal(decoded[name], DELTA[name]) for name in DELTA)
+    assert codec.describe(first) == codec.describe(state.parts[0])
+    assert len(codec.encode(EncodedState(state.shared, [first]), DELTA).parts) == 2
