@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from condu_cli.core.segments import Chunk, Segmentation
 
 T = TypeVar("T")
+# Threads take turns at the interpreter several times in each chunk. Where many small tensors make
+# chunks smaller than this on the average (elements), threads wait longer than they work.
+WORTH_A_THREAD = 1 << 17
 WAITING = 4  # chunks for each thread: enough that none waits for the one that collects results
 
 
@@ -121,4 +124,6 @@ def stream(
     loops = kernels.choose(segmentation.layout.count * tasks, platform.kernels or wanted.kernels)
     rooms = Rooms(platform, max((chunk.room for chunk in chunks), default=0), tasks)
     threads = platform.threads or wanted.threads
+    if threads is None and segmentation.layout.count < WORTH_A_THREAD * len(chunks):
+        threads = 1
     return in_order(lambda chunk: work(chunk, rooms.of_this_thread(), loops), chunks, threads)

@@ -28,8 +28,14 @@ LIBRARIES = (
     "sqlalchemy",
     "alembic",
     "PIL",
+    "ml_dtypes",
+    "array_api_compat",
 )
-DISTRIBUTIONS = {"open_clip": "open_clip_torch", "PIL": "pillow"}
+DISTRIBUTIONS = {
+    "open_clip": "open_clip_torch",
+    "PIL": "pillow",
+    "array_api_compat": "array-api-compat",
+}
 IMPORT_SECONDS = 120
 FREE_BYTES_WANTED = 2 << 30
 
@@ -49,6 +55,7 @@ def examine(registry_path: Path) -> list[Check]:
     checks = [
         Check("condu", True, f"{__version__}, Python {platform.python_version()}"),
         *(_check_library(name) for name in LIBRARIES),
+        _check_compiler(),
         _check_mini(),
         _check_space(registry_path),
         _check_registry(registry_path),
@@ -79,6 +86,14 @@ def _check_library(module: str) -> Check:
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     advice = f"pip install --force-reinstall {distribution}"
     return Check(module, False, f"{installed} does not import: {last}", advice)
+
+
+def _check_compiler() -> Check:
+    """Without numba everything works, only slower: that is nothing to be mended."""
+    check = _check_library("numba")
+    if check.ok:
+        return check
+    return Check("numba", True, f"{check.detail}; unify runs as array operations, slower")
 
 
 def _explain_torchvision(check: Check) -> Check:

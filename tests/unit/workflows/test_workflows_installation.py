@@ -9,6 +9,7 @@ from condu_cli.errors import BaseModelError
 from condu_cli.workflows import installation
 from condu_cli.workflows.installation import (
     Check,
+    _check_compiler,
     _check_library,
     _check_mini,
     _check_registry,
@@ -51,6 +52,19 @@ def test_a_library_that_does_not_import_shows_the_last_line(imports):
 def test_a_library_that_ends_the_process_is_found_too(imports):
     imports(-11)
     assert "exit code -11" in _check_library("torch").detail
+
+
+def test_a_missing_compiler_only_makes_things_slower(imports):
+    imports(1, "ImportError: Numba needs NumPy 2.4 or less")
+    check = _check_compiler()
+    assert check.ok
+    assert "Numba needs NumPy" in check.detail
+    assert check.detail.endswith("unify runs as array operations, slower")
+
+
+def test_a_compiler_that_imports_is_shown_with_its_version(imports):
+    imports(0)
+    assert _check_compiler() == Check("numba", True, "1.2.3")
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
