@@ -10,26 +10,12 @@ checkpoint per task. Everything goes through the command line, as a user would d
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import subprocess
-import sys
 import tempfile
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-
-def condu(registry: Path, *arguments: object) -> Any:
-    """Run a command and return the last line of its JSON output."""
-    command = [sys.executable, "-m", "condu_cli", *map(str, arguments)]
-    done = subprocess.run(  # noqa: S603
-        [*command, "--json", "--registry", str(registry)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+from command_line import condu
 
 
 def main() -> None:

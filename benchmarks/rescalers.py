@@ -13,13 +13,11 @@ field's Last. A registry that is in --work already is used as it is.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
+
+from command_line import condu
 
 TASKS = [
     "eurosat",
@@ -38,18 +36,6 @@ CHOICES = (
     ("row", "bfloat16"),
     ("row", "int8"),
 )
-
-
-def condu(registry: Path, *arguments: object) -> Any:
-    """Run a command and return the last line of its JSON output."""
-    command = [sys.executable, "-m", "condu_cli", *map(str, arguments)]
-    done = subprocess.run(  # noqa: S603
-        [*command, "--json", "--registry", str(registry)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:

@@ -100,6 +100,16 @@ def _add_owner(bits, rescaler, sums, largest):  # type: ignore[no-untyped-def]
 
 
 @_compile
+def _fold(lanes, out, segment):  # type: ignore[no-untyped-def]
+    """Add up every task's lanes, in order: its sum over the segment."""
+    for task in range(lanes.shape[0]):
+        total = 0.0
+        for k in range(LANES):
+            total += lanes[task, k]
+        out[task, segment] = total
+
+
+@_compile
 def norms(values, masks, out):  # type: ignore[no-untyped-def]
     """See `vectorised.norms`."""
     tasks, segments, words = masks.shape
@@ -116,11 +126,7 @@ def norms(values, masks, out):  # type: ignore[no-untyped-def]
                     for k in range(LANES):
                         owned = magnitudes[k] if (bits >> np.uint64(k)) & ONE else 0.0
                         lanes[task, k] += owned
-        for task in range(tasks):
-            total = 0.0
-            for k in range(LANES):
-                total += lanes[task, k]
-            out[task, segment] = total
+        _fold(lanes, out, segment)
 
 
 @_compile
@@ -143,11 +149,7 @@ def moved(old, new, masks_before, masks_after, before, after, out):  # type: ign
                         x = x if (was >> np.uint64(k)) & ONE else ZERO32
                         y = y if (stays >> np.uint64(k)) & ONE else ZERO32
                         lanes[task, k] += abs(np.float64(y) - np.float64(x))
-        for task in range(tasks):
-            total = 0.0
-            for k in range(LANES):
-                total += lanes[task, k]
-            out[task, segment] = total
+        _fold(lanes, out, segment)
 
 
 @_compile
