@@ -92,13 +92,14 @@ def test_storage_adds_up_byte_for_byte(learned: tuple[Condu, dict[str, float]]) 
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
 
 
-def test_a_task_costs_one_bit_per_parameter(learned: tuple[Condu, dict[str, float]]) -> None:
+def test_a_task_costs_less_than_one_bit_per_parameter(learned: tuple[Condu, dict[str, float]]) -> None:
     condu, _ = learned
     report = condu.json("storage-report")
     bits = report["parameters"] / 8
     for task in report["tasks"]:
-        # Alignment to 64 bits per tensor, the rescaler and the file's header come on top.
-        assert bits <= task["part_bytes"] < bits * 1.01
+        # Words of the embedding that no class name uses cost next to nothing; that is more
+        # than the rescalers and the file's header take.
+        assert bits / 2 < task["part_bytes"] < bits
 
 
 def test_rollback_brings_back_the_old_predictions_exactly_and_undo_the_new(
