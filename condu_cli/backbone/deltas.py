@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from condu_cli.backbone.base import DualEncoder
 
 
-def weights_of(model: DualEncoder) -> dict[str, Any]:
-    """The trainable parameters themselves by name, to be read or written to.
+IN_PLACE = ("cpu", "cuda")
+"""Devices on which the method works on the parameters themselves; others lack float64 (mps)."""
 
-    Numpy arrays that share the parameters' memory for a model on the CPU, tensors elsewhere.
+
+def weights_of(model: DualEncoder) -> dict[str, Any]:
+    """The trainable parameters by name, to be read, or written to and given to `put_weights`.
+
+    Numpy arrays that share the parameters' memory for a model on the CPU, the parameters' tensors
+    on CUDA, and numpy copies of them for any other device.
     """
     tensors = {name: p.detach() for name, p in model.trainable_parameters().items()}
-    if model.device.type != "cpu":
-        return tensors
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    if model.device.type not in IN_PLACE:
+        return {name: tensor.to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
+    if model.device.type == "cpu":
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+    return tensors
+
+
+def put_weights(model: DualEncoder, weights: dict[str, Any]) -> None:
+    """Write what `weights_of` gave back to the parameters, where they are not the same memory."""
+    if model.device.type in IN_PLACE:
+        return
+    with torch.no_grad():
+        for name, parameter in model.trainable_parameters().items():
+            parameter.copy_(torch.from_numpy(weights[name]))
 
 
 def delta_of(base: DualEncoder, expert: DualEncoder) -> dict[str, Any]:

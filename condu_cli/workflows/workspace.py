@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.catalog import load_recorded_base
-from condu_cli.backbone.deltas import weights_of
+from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.core.codec import (
     Codec,
     ConduCodec,
@@ -93,12 +93,14 @@ class Workspace:
         return self._scratch
 
     def _decouple(self, session: Session, entry: TaskEntry) -> None:
-        target = ExpertTarget(self.registry.blobs.open(entry.part), weights_of(self._scratch))
+        weights = weights_of(self._scratch)
+        target = ExpertTarget(self.registry.blobs.open(entry.part), weights)
         shared = open_shared(self.registry, session)
         try:
             self.codec.decode_into(shared, weights_of(self.base), [target])
         except InvalidStateError as exc:
             raise damaged_session(session, exc) from exc
+        put_weights(self._scratch, weights)
 
     def prototypes(self, entry: TaskEntry) -> Prototypes:
         """Read a task's prototypes.

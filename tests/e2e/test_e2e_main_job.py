@@ -92,7 +92,9 @@ def test_storage_adds_up_byte_for_byte(learned: tuple[Condu, dict[str, float]]) 
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
 
 
-def test_a_task_costs_less_than_one_bit_per_parameter(learned: tuple[Condu, dict[str, float]]) -> None:
+def test_a_task_costs_less_than_one_bit_per_parameter(
+    learned: tuple[Condu, dict[str, float]],
+) -> None:
     condu, _ = learned
     report = condu.json("storage-report")
     bits = report["parameters"] / 8

@@ -239,6 +239,18 @@ def test_an_expert_is_always_built_from_the_pristine_base(workspace):
     assert hashes[0] == hashes[2] != hashes[1]
 
 
+def test_a_device_without_float64_gets_the_same_expert_through_copies(workspace, monkeypatch):
+    from condu_cli.backbone import deltas
+    from condu_cli.backbone.base import weights_sha256
+
+    session = workspace.head()
+    warm, plants = session.entry("warm"), session.entry("plants")
+    wanted = weights_sha256(workspace.expert(session, warm))
+    workspace.expert(session, plants)
+    monkeypatch.setattr(deltas, "IN_PLACE", ())
+    assert weights_sha256(workspace.expert(session, warm)) == wanted
+
+
 # What goes wrong
 
 
