@@ -29,9 +29,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from condu_cli.core.bits import Array, as_bytes, pack_bits, unpack_bits
+from condu_cli.core.bits import Array, as_bytes
 from condu_cli.core.checks import check_forms
 from condu_cli.core.dtypes import DTYPES, SMALLEST_FLOAT32, StoredDelta
 from condu_cli.core.layout import (
@@ -46,6 +45,7 @@ from condu_cli.core.method import Method, Trigger, check_trigger
 from condu_cli.core.platforms import Platform, platform_of
 from condu_cli.core.rescalers import RescalerGroups, rescaler_of
 from condu_cli.core.streaming import Execution, Room, stream
+from condu_cli.core.vectorised import drop_underflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -259,21 +259,6 @@ def _underflow_pattern(rescalers: Float64) -> int:
     """Magnitudes below this bit pattern may be 0 as float32 once a rescaler multiplies them."""
     limit = np.float32(min(float(SMALLEST_FLOAT32) / rescalers.min(), 1.0))
     return int(limit.view(np.uint32))
-
-
-def drop_underflow(old: Array, masks: Array, rescalers: Array) -> None:
-    """Clear, in place, the mask bits of experts whose element underflows to 0.
-
-    `old`: float32 (segments, padded); `masks`: words (tasks, segments, padded / 64); `rescalers`:
-    float64 (tasks, segments). `_underflow_pattern` tells where this has no effect.
-    """
-    xp = array_namespace(old)
-    bits = as_bytes(masks)
-    for task in range(len(bits)):
-        # Selected first: what the expert does not own might overflow.
-        owned = xp.where(xp.astype(unpack_bits(bits[task, ...]), xp.bool), old, xp.zeros_like(old))
-        expert = owned * xp.astype(rescalers[task, ...], xp.float32)[:, None]
-        bits[task, ...] = pack_bits(expert != 0)
 
 
 def _check_state(

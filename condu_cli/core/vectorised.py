@@ -36,6 +36,19 @@ def extremes(values: Array) -> Extremes:
     return Extremes(smallest, largest)
 
 
+def drop_underflow(old: Array, masks: Array, rescalers: Array) -> None:
+    """Clear, in place, the mask bits of experts whose element underflows to 0.
+
+    `old`: float32 (segments, padded); `masks`: words (tasks, segments, padded / 64); `rescalers`:
+    float64 (tasks, segments). Rare, so that there is no compiled twin: `unify` asks first.
+    """
+    xp = array_namespace(old)
+    bits = as_bytes(masks)
+    for task in range(len(bits)):
+        expert = _expert(xp, old, bits[task, ...], rescalers[task, ...])
+        bits[task, ...] = pack_bits(expert != 0)
+
+
 def elect(
     old: Array, new: Array, masks: Array, rescalers: Array, merged: Array, out: Array
 ) -> None:

@@ -145,9 +145,8 @@ class Learner:
         pictures = PictureSet.for_training(plan.data.train, plan.recipe.image_size)
         pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
         config = self._registry.config if self._registry else new_config(self._base)
-        codec = codec_for(config)
         # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
-        threading.Thread(target=codec.prepare, daemon=True).start()
+        threading.Thread(target=codec_for(config).prepare, daemon=True).start()
         expert = self._base.expert_copy()
         result = finetune(
             expert,
@@ -161,7 +160,7 @@ class Learner:
         started = time.perf_counter()
         prototypes = build_task_prototypes(self._base, plan.data, plan.templates, on_progress)
         prototype_seconds = time.perf_counter() - started
-        return self._commit(plan, result, delta, prototypes, prototype_seconds)
+        return self._commit(plan, config, result, delta, prototypes, prototype_seconds)
 
     def _load_base(self) -> DualEncoder:
         request = self._request
@@ -179,12 +178,12 @@ class Learner:
     def _commit(
         self,
         plan: LearnPlan,
+        config: RegistryConfig,
         result: FinetuneResult,
         delta: dict[str, NDArray[np.float32]],
         prototypes: Prototypes,
         prototype_seconds: float,
     ) -> LearnSummary:
-        config = self._registry.config if self._registry else new_config(self._base)
         check_delta(config, delta)
         registry = self._registry or _create_registry(self._path, config, self._base)
 
