@@ -24,9 +24,12 @@ from condu_cli.core.decouple import (
     relative_drift,
 )
 from condu_cli.core.dtypes import DTYPES
-from condu_cli.core.layout import InvalidStateError, ParameterLayout, Tensors
-from condu_cli.core.mask_codecs import MASK_NAMES, decode_mask, encode_mask
+from condu_cli.core.layout import Bits, InvalidStateError, ParameterLayout, Tensors
+from condu_cli.core.mask_codecs import encode_mask
 from condu_cli.core.method import Method, Trigger, check_trigger
+from condu_cli.core.parts import EncodedState as EncodedState
+from condu_cli.core.parts import trigger_of
+from condu_cli.core.patches import difference, restore
 from condu_cli.core.platforms import platform_of
 from condu_cli.core.preparation import prepare
 from condu_cli.core.rescalers import GRANULARITIES
@@ -37,14 +40,6 @@ WORTH_PREPARING = 2_000_000  # parameters
 
 class UnknownCodecError(ValueError):
     """A codec name, or an option of a codec, that this program does not know."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedState:
-    """All experts: the shared part (None where there is none) and one part per task, in order."""
-
-    shared: Tensors | None
-    parts: Sequence[Tensors]
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,9 @@ class Codec(Protocol):
     def check(self, delta: Tensors) -> None:
         """Raise InvalidDeltaError for a delta that could not be encoded, naming a parameter."""
 
+    def check_state(self, state: EncodedState) -> None:
+        """Raise InvalidStateError naming what does not have its promised form; reads all masks."""
+
     def empty(self) -> EncodedState:
         """The state without any expert."""
 
@@ -126,6 +124,31 @@ class Codec(Protocol):
         Raises InvalidStateError naming what is wrong.
         """
 
+    def overlaps(self, before: EncodedState, after: EncodedState) -> list[float]:
+        """How much of what each expert changes is the same in both states, 0 to 1 (Jaccard).
+
+        |M before & M after| / |M before | M after|, 1 for two empty masks, of the experts that
+        both states hold at the same place. Raises InvalidStateError naming what is wrong.
+        """
+
+    def difference(
+        self, newer: EncodedState, older: EncodedState, pairs: Sequence[int | None]
+    ) -> dict[str, NDArray[Any]]:
+        """A patch: arrays from which, with `newer`, `older` can be had back exactly.
+
+        pairs[i] is the index of older part i's expert in `newer.parts`, None where it has none.
+        The closer the states, the smaller the patch; any two states will do. Raises ValueError
+        for an empty `older` or pairs that are no such indices, InvalidStateError naming what is
+        wrong in a state.
+        """
+
+    def restore(self, newer: EncodedState, patch: Tensors) -> EncodedState:
+        """The older state: every array has the name, dtype, shape and bytes that it had.
+
+        `newer` must be the state that the patch was made with. Raises InvalidStateError naming
+        the array of the patch or of the state that does not have its promised form.
+        """
+
     def describe(self, part: Tensors) -> PartSummary:
         """Sum up one task's part. Raises InvalidStateError naming the tensor at fault."""
 
@@ -144,7 +167,6 @@ class ConduCodec:
     name = "condu"
     defaults: Mapping[str, str] = {"dtype": "float32", "rescaler": "row"}
     values: Mapping[str, Sequence[str]] = {"dtype": tuple(DTYPES), "rescaler": GRANULARITIES}
-    figures = ("rescaler", "l1_norm", "covered_norm")
 
     def __init__(self, layout: ParameterLayout, options: Mapping[str, str] | None = None) -> None:
         self.layout = layout
@@ -162,6 +184,14 @@ class ConduCodec:
     def check(self, delta: Tensors) -> None:
         """Names, shapes, dtype and values; see `Codec.check`."""
         check_delta(self.layout, delta)
+
+    def check_state(self, state: EncodedState) -> None:
+        """Names, dtypes and shapes of all arrays, and the bits of the masks."""
+        triggers = self._triggers(state.parts)
+        if triggers or state.shared is not None:
+            self._method.stored(self._unified(state.shared))
+        for place, trigger in enumerate(triggers):
+            check_trigger(self._method, trigger, f"tasks[{place}].")
 
     def empty(self) -> EncodedState:
         """The state without any expert."""
@@ -207,6 +237,22 @@ class ConduCodec:
         norms = [_norm(part, "l1_norm") for part in before.parts]
         return [relative_drift(d, norm) for d, norm in zip(distances, norms, strict=True)]
 
+    def overlaps(self, before: EncodedState, after: EncodedState) -> list[float]:
+        """Jaccard's index of the masks; see `Codec.overlaps`."""
+        count = min(len(before.parts), len(after.parts))
+        pairs = zip(*(self._masks(state.parts[:count]) for state in (before, after)), strict=True)
+        return [masks.overlap(old, new).jaccard for old, new in pairs]
+
+    def difference(
+        self, newer: EncodedState, older: EncodedState, pairs: Sequence[int | None]
+    ) -> dict[str, NDArray[Any]]:
+        """What `patches` documents; see `Codec.difference`."""
+        return difference(self._method, newer, older, pairs)
+
+    def restore(self, newer: EncodedState, patch: Tensors) -> EncodedState:
+        """Undo what was learned since; see `Codec.restore`."""
+        return restore(self._method, newer, patch)
+
     def describe(self, part: Tensors) -> PartSummary:
         """Sum up one task's part; see `Codec.describe`."""
         trigger = self._trigger(part)
@@ -228,20 +274,13 @@ class ConduCodec:
     def _triggers(self, parts: Sequence[Tensors]) -> list[Trigger]:
         return [self._trigger(part, f"tasks[{i}].") for i, part in enumerate(parts)]
 
+    def _masks(self, parts: Sequence[Tensors]) -> Iterator[Bits]:
+        for position, trigger in enumerate(self._triggers(parts)):
+            check_trigger(self._method, trigger, f"tasks[{position}].")
+            yield np.asarray(trigger.mask)
+
     def _trigger(self, part: Tensors, label: str = "") -> Trigger:
-        for name in self.figures:
-            may_lack = name == "covered_norm" and self.options["rescaler"] == "global"
-            if name not in part and not may_lack:
-                raise InvalidStateError(f"{label}{name}", "is missing")
-        for name in sorted(set(part).difference(self.figures, MASK_NAMES)):
-            raise InvalidStateError(f"{label}{name}", "is not part of a trigger")
-        rescaler = part["rescaler"]
-        if rescaler.dtype == np.float64:  # the same float32 values, as first written
-            with np.errstate(over="ignore"):
-                rescaler = rescaler.astype(np.float32)
-            if not np.array_equal(rescaler, part["rescaler"]):
-                raise InvalidStateError(f"{label}rescaler", "does not hold float32 values")
-        return Trigger(decode_mask(part, self.layout, label), rescaler)
+        return trigger_of(self._method, part, label)
 
 
 CODECS: Mapping[str, Callable[[ParameterLayout, Mapping[str, str] | None], Codec]] = {

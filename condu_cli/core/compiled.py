@@ -153,6 +153,26 @@ def moved(old, new, masks_before, masks_after, before, after, out):  # type: ign
 
 
 @_compile
+def largest(masks, rescalers, out):  # type: ignore[no-untyped-def]
+    """See `vectorised.largest`."""
+    tasks, segments, words = masks.shape
+    lanes = np.empty(LANES, np.float32)
+    for segment in range(segments):
+        out_row = out[segment]
+        for word in range(words):
+            lanes[:] = ZERO32
+            for task in range(tasks):
+                bits = masks[task, segment, word]
+                if bits != 0:
+                    short = np.float32(rescalers[task, segment])
+                    for k in range(LANES):
+                        owned = short if (bits >> np.uint64(k)) & ONE else ZERO32
+                        lanes[k] = max(lanes[k], owned)
+            for k in range(LANES):
+                out_row[word * LANES + k] = lanes[k]
+
+
+@_compile
 def add_expert(base, unified, mask, rescalers, out):  # type: ignore[no-untyped-def]
     """See `vectorised.add_expert`."""
     segments, words = mask.shape

@@ -55,6 +55,9 @@ class UnifiedDtype(Coder, Protocol):
     def arrays(self, layout: ParameterLayout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Name, dtype and shape of every array of a shared part, in order."""
 
+    def encode_at(self, values: Float32, stored: NDArray[Any], scales: Float32 | None) -> None:
+        """Store finite values with scales that are there; `values` may be overwritten."""
+
 
 class _Float32:
     name, by_row = "float32", False
@@ -67,6 +70,8 @@ class _Float32:
 
     def encode(self, values: Float32, stored: NDArray[Any], scales: Float32 | None) -> None:
         stored[...] = values
+
+    encode_at = encode
 
 
 class _BFloat16:
@@ -96,6 +101,8 @@ class _BFloat16:
         patterns[...] = rounded
         stored.view(np.uint16)[...] = rounded >> np.uint32(16)
 
+    encode_at = encode
+
 
 class _Int8:
     """Symmetric: the largest magnitude of a row is 127 steps."""
@@ -121,15 +128,27 @@ class _Int8:
         steps[INT8_STEPS * steps < largest - steps] += SMALLEST_FLOAT32
         steps = np.maximum(steps, SMALLEST_FLOAT32)
         scales[...] = np.where(largest > 0, steps, np.float32(0))
-        nearest = values / steps[:, None]
-        np.rint(nearest, out=nearest)
-        np.clip(nearest, -INT8_STEPS, INT8_STEPS, out=nearest)
-        lost = (nearest == 0) & (values != 0)
-        if lost.any():
-            nearest[lost] = np.sign(values[lost])
+        nearest = _nearest_steps(values, steps)
         stored[...] = nearest
         np.multiply(nearest, steps[:, None], out=values)
         values += np.float32(0)  # no -0
+
+    def encode_at(self, values: Float32, stored: NDArray[Any], scales: Float32 | None) -> None:
+        assert scales is not None  # noqa: S101 - `arrays` promises them
+        usable = (scales > 0) & (scales < np.inf)
+        with np.errstate(over="ignore"):
+            stored[...] = _nearest_steps(values, np.where(usable, scales, np.float32(np.inf)))
+
+
+def _nearest_steps(values: Float32, steps: Float32) -> Float32:
+    """How many steps of its row each value is: whole numbers in -127..127, 0 for 0 only."""
+    nearest: Float32 = values / steps[:, None]
+    np.rint(nearest, out=nearest)
+    np.clip(nearest, -INT8_STEPS, INT8_STEPS, out=nearest)
+    lost = (nearest == 0) & (values != 0)
+    if lost.any():
+        nearest[lost] = np.sign(values[lost])
+    return nearest
 
 
 DTYPES: Mapping[str, UnifiedDtype] = {t.name: t for t in (_Float32(), _BFloat16(), _Int8())}
@@ -197,6 +216,23 @@ class StoredDelta:
         stored, scales = self._part(tensor, start, stop)
         rows = self._rows(values, tensor)
         self._coder.encode(rows, stored.reshape(rows.shape), scales)
+
+    def stored_form(self, tensor: int, start: int, stop: int, values: Float32) -> NDArray[Any]:
+        """Finite values as elements start..stop would be stored with the scales there are: (n,).
+
+        Nothing is written but, perhaps, `values`.
+        """
+        _, scales = self._part(tensor, start, stop)
+        rows = self._rows(values, tensor)
+        stored = np.empty(rows.shape, self.arrays[self.layout.names[tensor]].dtype)
+        self.dtype.encode_at(rows, stored, scales)
+        return stored.reshape(-1)
+
+    def codes(self, tensor: int) -> NDArray[Any]:
+        """One parameter's stored values, flat, as signed integers of the same bits."""
+        flat = self.arrays[self.layout.names[tensor]].reshape(-1)
+        codes: NDArray[Any] = flat.view(f"i{flat.dtype.itemsize}")
+        return codes
 
     def _part(self, tensor: int, start: int, stop: int) -> tuple[Array, Array | None]:
         name = self.layout.names[tensor]

@@ -131,10 +131,18 @@ def encode_mask(packed: Bits) -> dict[str, NDArray[Any]]:
     if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size % WORD_BYTES:
         raise ValueError(f"a packed mask is uint8 (8 * words,), not {packed.dtype} {packed.shape}")
     index = _index(packed)
-    count = _count(index)
-    if count * WORD_BYTES + index.size >= packed.size:
+    if _count(index) * WORD_BYTES + index.size >= packed.size:
         return {RAW: packed}
-    kept = np.empty(count, dtype=WORD)
+    return _sparse(packed, index)
+
+
+def encode_mask_as(packed: Bits, *, sparse: bool) -> dict[str, NDArray[Any]]:
+    """A packed mask in one of its two forms, as `encode_mask` has them, be it the larger one."""
+    return _sparse(packed, _index(packed)) if sparse else {RAW: packed}
+
+
+def _sparse(packed: Bits, index: Bits) -> dict[str, NDArray[Any]]:
+    kept = np.empty(_count(index), dtype=WORD)
     start = 0
     for words in _blocks(packed):
         found = words[words != 0]

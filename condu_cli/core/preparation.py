@@ -13,11 +13,12 @@ from condu_cli.core.unify import unify
 
 
 def prepare() -> None:
-    """Compile, or load from the cache, the loops of unify, decouple and drift of any method.
+    """Compile, or load from the cache, the loops of unify, decouple, drift and reverse patches.
 
     Takes a second, or many on a machine's first run; nothing where numba cannot be imported.
     """
-    if kernels.compiled_loops() is None:
+    loops = kernels.compiled_loops()
+    if loops is None:
         return
     layout = ParameterLayout(("warm",), ((64,),))
     method, run = Method(layout), Execution(threads=1, kernels="compiled")
@@ -29,3 +30,4 @@ def prepare() -> None:
         array.flags.writeable = False  # as a memory-mapped one: the compiler tells them apart
     weights = {"warm": np.empty(64, dtype=np.float32)}
     decouple_into(method, second.unified, delta, [Target(second.triggers[0], weights)], run)
+    loops.largest(np.ones((1, 1, 1), np.uint64), np.ones((1, 1)), np.empty((1, 64), np.float32))

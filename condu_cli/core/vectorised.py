@@ -111,6 +111,20 @@ def moved(
         out[task, ...] = _total(xp, xp.abs(difference))
 
 
+def largest(masks: Array, rescalers: Array, out: Array) -> None:
+    """max{l_i : M_i = 1} of every element, 0 where no bit is set: float32 (segments, padded).
+
+    `masks`: (tasks, segments, words). `rescalers`: float64 (tasks, segments), float32 values.
+    """
+    xp = array_namespace(out)
+    out[...] = 0
+    bits = as_bytes(masks)
+    for task in range(bits.shape[0]):
+        short = xp.astype(rescalers[task, ...], xp.float32)[:, None]
+        owned = xp.where(_unpacked(xp, bits[task, ...]), short, xp.zeros_like(short))
+        out[...] = xp.maximum(out, owned)
+
+
 def add_expert(base: Array, unified: Array, mask: Array, rescalers: Array, out: Array) -> None:
     """base + l M * unified into `out`, all float32 (segments, padded).
 

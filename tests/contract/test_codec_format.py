@@ -80,3 +80,63 @@ def test_a_part_of_the_first_format_is_read():
     assert all(np.array_equal(decoded[name], DELTA[name]) for name in DELTA)
     assert codec.describe(first) == codec.describe(state.parts[0])
     assert len(codec.encode(EncodedState(state.shared, [first]), DELTA).parts) == 2
+
+
+PATCH_ARRAYS = {
+    "version": "int64",
+    "pairs": "int64",
+    "sparse": "uint8",
+    "everywhere": "uint8",
+    "changed": "uint8",
+    "part/0/mask": "uint8",
+    "part/0/rescaler": "uint8",
+    "part/0/l1_norm": "float64",
+    "part/0/covered_norm": "float64",
+    "symbols/fresh": "uint8",
+    "symbols/rest": "uint8",
+    "values": "uint8",
+}
+
+
+@pytest.mark.parametrize(("dtype", "rescaler"), FORMS)
+def test_the_arrays_of_a_reverse_patch(dtype, rescaler):
+    codec = codec_by_name("condu", LAYOUT, {"dtype": dtype, "rescaler": rescaler})
+    older = codec.encode(codec.empty(), DELTA)
+    patch = codec.difference(codec.encode(older, DELTA), older, [0])
+    scales = {"scales": "uint8"} if dtype == "int8" else {}
+    assert {name: str(array.dtype) for name, array in patch.items()} == PATCH_ARRAYS | scales
+    assert patch["version"].tolist() == [1]
+
+
+def test_a_reverse_patch_of_today_is_read_tomorrow():
+    layout = ParameterLayout(("w",), ((5,),))
+    codec = codec_by_name("condu", layout, {"rescaler": "global"})
+    older = codec.encode(codec.empty(), {"w": np.array([1, 2, -3, -4, 0], np.float32)})
+    newer = codec.encode(older, {"w": np.array([0, -9, 0, -9, 0], np.float32)})
+    patch = {
+        "version": np.array([1]),
+        "pairs": np.array([0]),
+        "sparse": np.array([0], np.uint8),
+        "everywhere": np.array([0], np.uint8),
+        "changed": stream(1),
+        "part/0/mask": stream(1),
+        "part/0/rescaler": stream(0, 0, 0x80, 0x3F),
+        "part/0/l1_norm": np.array([10.0]),
+        "part/0/covered_norm": np.array([10.0]),
+        "symbols/fresh": stream(0b11_11),
+        "symbols/rest": stream(0),
+        "values": stream(0, 0, 0, 0, 0, 0x80, 0x40, 0x40),
+    }
+    found = codec.restore(newer, patch)
+    assert found.shared["w"].tolist() == older.shared["w"].tolist() == [1, 2, -3, -4, 0]
+    assert set(found.parts[0]) == set(older.parts[0])
+    for name, array in older.parts[0].items():
+        assert np.array_equal(found.parts[0][name], array)
+
+
+def stream(*content):
+    """Size, length of the only piece, and the piece: a block of deflate that was not compressed."""
+    size = len(content)
+    block = bytes([1, size, 0, 255 - size, 255, *content])
+    header = np.array([size], "<u8").tobytes() + np.array([len(block)], "<u4").tobytes()
+    return np.frombuffer(header + block, np.uint8)

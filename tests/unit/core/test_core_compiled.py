@@ -106,7 +106,22 @@ def test_add_expert_is_the_same(case):
     assert same_bits(*found)
 
 
-@pytest.mark.parametrize("name", ["elect", "norms", "moved", "add_expert"])
+@settings(max_examples=60, deadline=None)
+@given(cases)
+def test_largest_is_the_same(case):
+    _, seed, tasks, segments, words = case
+    masks = random_words(seed, tasks, segments, words)
+    rescalers = random_rescalers(seed, tasks, segments)
+    found = [np.full((segments, words * 64), np.nan, np.float32) for _ in range(2)]
+    vectorised.largest(masks, rescalers, found[0])
+    compiled.largest(masks, rescalers, found[1])
+    assert same_bits(*found)
+    bits = np.unpackbits(masks.view(np.uint8), axis=2, bitorder="little")
+    wanted = (bits * rescalers[..., None]).max(axis=0, initial=0)
+    assert np.array_equal(found[0], wanted)
+
+
+@pytest.mark.parametrize("name", ["elect", "norms", "moved", "largest", "add_expert"])
 def test_the_loops_have_the_same_arguments(name):
     assert arguments(getattr(compiled, name).py_func) == arguments(getattr(vectorised, name))
 

@@ -463,3 +463,37 @@ def test_a_shared_part_has_an_array_per_parameter_and_what_the_dtype_adds(dtype,
     assert sum(a.size for n, a in arrays.items() if not n.startswith("scale/")) == layout.count
     scales = sum(a.size for n, a in arrays.items() if n.startswith("scale/"))
     assert scales == (sum(layout.row_counts) if dtype == "int8" else 0)
+
+
+# With scales that are there
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from(DTYPES), st.sampled_from([AWKWARD, TINY, HUGE]))
+def test_values_stored_with_their_own_scales_are_stored_the_same(data, dtype, magnitudes):
+    values = chosen(magnitudes, data.draw(st.integers(0, 2**32 - 1)), 65).reshape(5, 13)
+    stored = StoredDelta.empty(LAYOUT, STORAGES[dtype])
+    stored.write(0, 0, 65, values.copy())
+    found = stored.stored_form(0, 0, 65, values.copy())
+    assert same_bits(found, np.asarray(stored.arrays["a"]).reshape(-1))
+    assert same_bits(found.view(stored.codes(0).dtype), stored.codes(0))
+
+
+def test_scales_that_are_none_leave_signs_only():
+    stored = StoredDelta.empty(LAYOUT, STORAGES["int8"])
+    stored.arrays["scale/a"][...] = vector(0, -1, np.nan, np.inf, 1e-45)
+    values = np.tile(vector(3e38, -3e38, 0, 1), 17)[:65]
+    found = stored.stored_form(0, 0, 65, values.reshape(5, 13)).reshape(5, 13)
+    assert np.array_equal(found[:4], np.sign(values).reshape(5, 13)[:4])
+    assert np.array_equal(found[4], 127 * np.sign(values).reshape(5, 13)[4])
+
+
+@each_dtype
+def test_codes_are_the_stored_bits_and_can_be_written(dtype):
+    stored = StoredDelta.empty(LAYOUT, STORAGES[dtype])
+    for tensor, name in enumerate(LAYOUT.names):
+        codes = stored.codes(tensor)
+        assert codes.dtype.kind == "i"
+        assert codes.shape == (LAYOUT.sizes[tensor],)
+        codes[...] = np.arange(codes.size)
+        assert stored.arrays[name].tobytes() == codes.tobytes()

@@ -10,7 +10,13 @@ from strategies import layouts
 
 from condu_cli.core import mask_codecs, masks
 from condu_cli.core.layout import InvalidStateError, ParameterLayout
-from condu_cli.core.mask_codecs import MASK_ARRAYS, SparseMask, decode_mask, encode_mask
+from condu_cli.core.mask_codecs import (
+    MASK_ARRAYS,
+    SparseMask,
+    decode_mask,
+    encode_mask,
+    encode_mask_as,
+)
 
 # 9 words of which the last two hold padding: a (65 bits), c (7 words, the last with 63 bits).
 LAYOUT = ParameterLayout(("a", "b", "c"), ((5, 13), (0, 4), (447,)))
@@ -284,3 +290,19 @@ def test_a_set_padding_bit_is_refused_in_both_forms(bit):
         decoded = decode_mask(stored, LAYOUT)
         with pytest.raises(InvalidStateError, match="padding bits"):
             masks.check_mask(decoded, LAYOUT)
+
+
+# Either form on demand
+
+
+@settings(max_examples=60, deadline=None)
+@given(packed_masks)
+def test_either_form_can_be_asked_for_whatever_it_takes(case):
+    layout, packed = case
+    forms = [encode_mask_as(packed, sparse=sparse) for sparse in (False, True)]
+    assert [frozenset(form) for form in forms] == list(MASK_ARRAYS)
+    for form in forms:
+        assert np.array_equal(decode_mask(form, layout), packed)
+    smaller = encode_mask(packed)
+    chosen = forms["mask" not in smaller]
+    assert all(np.array_equal(smaller[name], chosen[name]) for name in smaller)
