@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from condu_cli.errors import BaseModelError, UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+TRAIN_CHOICES = ("whole", "image", "text")
+"""What of a model may be trained: both towers, or one of them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,10 @@ class DualEncoder(nn.Module, ABC):
     training_defaults: TrainingDefaults
     logit_scale_value: float
     """Multiplies cosine similarities before softmax; frozen."""
+    image_tower: str
+    """How the names of the image tower's parameters begin; all others are the text tower's."""
+    _restriction: tuple[str, ...] | None = None
+    """The names that `restricted_to` chose."""
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Stay in evaluation mode whatever `mode` says."""
@@ -106,24 +115,91 @@ class DualEncoder(nn.Module, ABC):
         """The device of the parameters."""
         return next(self.parameters()).device
 
+    @property
     @abstractmethod
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Name to parameter, in the fixed order that a registry writes down.
+    def library_model(self) -> nn.Module:
+        """The model as its own library knows it; its state dict is what a checkpoint holds.
 
-        Full fine-tuning of both towers: every parameter but the frozen `logit_scale`. A
-        parameter-efficient method would answer with its own factors here.
+        The names of all trainable parameters are names of that state dict.
         """
+
+    @abstractmethod
+    def how_to_load(self, path: str) -> str:
+        """One line that loads a file of `library_model`'s state dict without this object."""
+
+    @abstractmethod
+    def tunable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name to parameter: everything that fine-tuning could change, both towers.
+
+        Every parameter but the frozen `logit_scale`, in the order that a registry writes down.
+        A parameter-efficient method would answer with its own factors here.
+        """
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name to parameter: what fine-tuning does change, in the order of the registry.
+
+        All of `tunable_parameters`, or those that `restricted_to` chose.
+        """
+        tunable = self.tunable_parameters()
+        if self._restriction is None:
+            return tunable
+        return {name: tunable[name] for name in self._restriction}
+
+    def tower_parameters(self, train: str) -> list[str]:
+        """Names of the tunable parameters of both towers (`whole`), or of one of them.
+
+        Raises:
+            UsageError: `train` is not in `TRAIN_CHOICES`.
+
+        """
+        if train not in TRAIN_CHOICES:
+            raise UsageError(
+                f"--train {train}: no part of a model is called that",
+                f"Choose one of {', '.join(TRAIN_CHOICES)}",
+            )
+        parts = {True: ("whole", "image"), False: ("whole", "text")}
+        names = self.tunable_parameters()
+        return [name for name in names if train in parts[name.startswith(self.image_tower)]]
+
+    def restricted_to(self, names: Sequence[str]) -> DualEncoder:
+        """Return the same model with only those parameters trainable, in that order.
+
+        Weights, identity and hash are shared with this model, which stays as it is; all other
+        weights of every expert are then the base model's.
+
+        Raises:
+            BaseModelError: no names at all, or one that this model has no tunable parameter for.
+
+        """
+        known = self.tunable_parameters()
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            what = f"parameter called '{unknown[0]}'" if unknown else "parameters to train"
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            raise BaseModelError(
+                f"base model {self.info.id} has no {what}{more}",
+                "Run condu doctor: the registry may have been made with other library versions",
+            )
+        restricted = copy.copy(self)
+        restricted._restriction = tuple(names)
+        return restricted
 
     def expert_copy(self) -> DualEncoder:
         """Return an independent copy to be trained, or to be filled with an expert's weights."""
-        return copy.deepcopy(self)
+        expert = copy.deepcopy(self)
+        expert._freeze()
+        return expert
+
+    def _freeze(self) -> None:
+        """Let gradients reach the trainable parameters and no others."""
+        trainable = {id(parameter) for parameter in self.trainable_parameters().values()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trainable)
 
     def seal(self, info: BaseInfo) -> None:
         """Freeze what is not trainable and record the identity with the weights' hash."""
         self.train(False)
-        trainable = {id(parameter) for parameter in self.trainable_parameters().values()}
-        for parameter in self.parameters():
-            parameter.requires_grad_(id(parameter) in trainable)
+        self._freeze()
         self.info = replace(info, weights_sha256=weights_sha256(self))
 
 

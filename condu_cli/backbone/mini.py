@@ -9,6 +9,7 @@ the same shape: two towers, one space, zero-shot classification by cosine.
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,8 @@ MAX_TOKENS = 128
 
 class Mini(DualEncoder):
     """EfficientNet-lite0 and MiniLM in one space of width E = 384; pooled width P = 1280."""
+
+    image_tower = "image."
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +119,16 @@ class Mini(DualEncoder):
         expert.temperature = EXPERT_TEMPERATURE
         return expert
 
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+    @property
+    def library_model(self) -> nn.Module:
+        """The model itself: no other library knows how the two towers are joined."""
+        return self
+
+    def how_to_load(self, path: str) -> str:
+        """Only condu loads it: no other library joins these two towers."""
+        return f"condu import --task NAME --weights {shlex.quote(path)}"
+
+    def tunable_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers, image first; the class embeddings are a buffer and stay fixed."""
         return dict(self.named_parameters())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class OpenClipSpec:
 
 class OpenClipModel(DualEncoder):
     """A dual encoder around an open_clip model."""
+
+    image_tower = "visual."
 
     def __init__(self, base_id: str, spec: OpenClipSpec, model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -78,7 +81,30 @@ class OpenClipModel(DualEncoder):
         """Token ids to unit text features (N, E)."""
         return functional.normalize(_first(self.clip.encode_text(tokens["ids"])).float(), dim=-1)
 
-    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+    @property
+    def library_model(self) -> nn.Module:
+        """open_clip's own model, whose names its loaders know."""
+        model: nn.Module = self.clip
+        return model
+
+    def how_to_load(self, path: str) -> str:
+        """Call open_clip so that activation and preprocessing are this model's.
+
+        A file says neither: open_clip would take the activation from the architecture's name,
+        and OpenAI's statistics for the pictures.
+        """
+        architecture, file = self.info.architecture, json.dumps(path, ensure_ascii=False)
+        if architecture.startswith(HUB_PREFIX):
+            return (
+                f'model = open_clip.create_model("{architecture}", load_weights=False); '
+                f"open_clip.load_checkpoint(model, {file})"
+            )
+        name, options = _named_activation(architecture, quick=self.info.activation == "quick_gelu")
+        options |= _other_preprocessing(self.preprocessing)
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        return f'open_clip.create_model_and_transforms("{name}", pretrained={file}{given})'
+
+    def tunable_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers under open_clip's own names, without the logit scale and bias."""
         frozen = {"logit_scale", "logit_bias"}
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
@@ -193,6 +219,32 @@ def _preprocessing(visual: Any) -> Preprocessing:
         interpolation=config.get("interpolation", "bicubic"),
         resize_mode=config.get("resize_mode", "shortest"),
     )
+
+
+def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str, Any]]:
+    """The name under which open_clip builds that activation, and an option where none does."""
+    import open_clip
+
+    if not quick or (open_clip.get_model_config(architecture) or {}).get("quick_gelu"):
+        return architecture, {}
+    named = f"{architecture}-quickgelu"
+    if open_clip.get_model_config(named) is not None:
+        return named, {}
+    return architecture, {"force_quick_gelu": True}
+
+
+def _other_preprocessing(prep: Preprocessing) -> dict[str, Any]:
+    """Options for what differs from open_clip's defaults."""
+    from open_clip.transform import PreprocessCfg
+
+    usual = PreprocessCfg()
+    pairs = {
+        "image_mean": (prep.mean, tuple(usual.mean)),
+        "image_std": (prep.std, tuple(usual.std)),
+        "image_interpolation": (prep.interpolation, usual.interpolation),
+        "image_resize_mode": (prep.resize_mode, usual.resize_mode),
+    }
+    return {option: ours for option, (ours, theirs) in pairs.items() if ours != theirs}
 
 
 def _activation(model: Any) -> str:

@@ -205,10 +205,35 @@ def _class_names(root: Path, folders: tuple[str, ...], file: Path | None) -> tup
         )
     else:
         resolved = tuple(names)
-    if len(set(resolved)) != len(resolved):
-        twice = next(name for name in resolved if resolved.count(name) > 1)
+    return _distinct(file, resolved)
+
+
+def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Folders and class names of a task whose pictures are not at hand, in the task's order.
+
+    A JSON object gives both, in the folders' alphabetical order, as `read_folder` would find
+    them; a list gives names, which then stand for the folders as well.
+
+    Raises:
+        DataError: the file cannot be read, or holds fewer than two names or one name twice.
+
+    """
+    names = read_class_names(file)
+    folders = tuple(sorted(names)) if isinstance(names, dict) else tuple(names)
+    resolved = tuple(names[f] for f in folders) if isinstance(names, dict) else folders
+    if len(resolved) < 2:
+        raise DataError(
+            f"{file}: a classifier needs two or more classes, not {len(resolved)}",
+            "Give one name per class",
+        )
+    return folders, _distinct(file, resolved)
+
+
+def _distinct(file: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{file}: two classes are called '{twice}'", "Names must differ")
-    return resolved
+    return names
 
 
 def read_class_names(file: Path) -> dict[str, str] | list[str]:
