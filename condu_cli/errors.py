@@ -6,6 +6,7 @@ ConduError                     1   anything unexpected
 ├── NotFoundError              4   no such task or session
 ├── NoRegistryError           10   there is no registry at that path
 ├── LockedError               11   another process is writing
+│   └── HeadMovedError        11   another process has committed meanwhile
 ├── RegistryTooNewError       12   the registry was written by a newer condu
 ├── BaseModelError            13   the base model cannot be had, or is not the registry's
 ├── IntegrityError            14   what lies on disk is not what was written
@@ -56,6 +57,10 @@ class LockedError(ConduError):
     """Another process holds the registry's write lock."""
 
     exit_code = 11
+
+
+class HeadMovedError(LockedError):
+    """HEAD is not any more what the command started from; what it made is kept."""
 
 
 class RegistryTooNewError(ConduError):

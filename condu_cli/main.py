@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from condu_cli import __version__
-from condu_cli.cli import bases, demo, history, installation, pictures, registries, tasks
+from condu_cli.cli import (
+    bases,
+    demo,
+    history,
+    installation,
+    pictures,
+    registries,
+    tasks,
+    transfers,
+    upkeep,
+)
 from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.run import (
     DryRunOption,
@@ -32,7 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps: condu demo. Then: condu learn --task NAME --data DIR",
 )
-for noun in (registries, bases, tasks, pictures, history, installation, demo):
+NOUNS = (registries, bases, tasks, pictures, history, upkeep, transfers, installation, demo)
+for noun in NOUNS:
     noun.register(app)
 
 

@@ -108,6 +108,24 @@ class Output:
         if exc.hint:
             console.print(f"hint: {exc.hint}", markup=False, highlight=False, soft_wrap=True)
 
+    def confirm(self, question: str, *, assume: bool, show: Callable[["Output"], None]) -> bool:
+        """Ask before something that cannot be undone; `show` says what.
+
+        Raises UsageError where nobody can be asked and `assume` (--yes) was not given.
+        """
+        from condu_cli.errors import UsageError
+
+        if assume:
+            return True
+        if self.mode is not Mode.HUMAN or not sys.stdin.isatty():
+            raise UsageError(
+                "this cannot be undone, and nobody can be asked here",
+                "Look with --dry-run, then say --yes",
+            )
+        show(self)
+        self._stderr().print(f"{question} [y/N] ", end="", markup=False, highlight=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     @contextmanager
     def progress(self, *, json_events: bool = False) -> Iterator["ProgressCallback"]:
         """Give a callback that shows progress as this mode does.
@@ -152,6 +170,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         parts.append(f"loss {figures['loss']:.3f}")
     if "images_per_second" in figures:
         parts.append(f"{figures['images_per_second']:.0f} images/s")
+    if "holder" in figures:
+        parts.append(f"the registry is locked by {figures['holder']}")
     return ", ".join(parts)
 
 
@@ -195,6 +215,8 @@ class _Throttle:
         self._started = self._shown = 0.0
 
     def passes(self, event: "Progress") -> bool:
+        if "holder" in event.figures:  # nothing may come after it for a long time
+            return True
         now = time.monotonic()
         if event.stage != self._stage:
             self._stage, self._started, self._shown = event.stage, now, now
@@ -218,6 +240,9 @@ class _PlainProgress:
 
     def __call__(self, event: "Progress") -> None:
         if not self._throttle.passes(event):
+            return
+        if "holder" in event.figures:
+            self._note(f"{event.stage}: {figures_text(event.figures)}")
             return
         parts = [f"{event.stage} {event.done}/{event.total}", figures_text(event.figures)]
         if event.done < event.total:

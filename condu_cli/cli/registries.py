@@ -20,6 +20,14 @@ class Method(str, Enum):
     full = "full"
 
 
+class Train(str, Enum):
+    """Which of the base model's parameters are trained."""
+
+    whole = "whole"
+    image = "image"
+    text = "text"
+
+
 class Dtype(str, Enum):
     """How the unified delta is stored."""
 
@@ -54,6 +62,9 @@ def init(
         str, typer.Option(metavar="ID", help="Base model, see `condu bases`.")
     ] = "mini",
     method: Annotated[Method, typer.Option(help="Fine-tuning method.")] = Method.full,
+    train: Annotated[
+        Train, typer.Option(help="Train both towers, or one of them and leave the other as it is.")
+    ] = Train.whole,
     dtype: Annotated[
         Dtype, typer.Option(help="Storage type of the unified delta.")
     ] = Dtype.float32,
@@ -83,7 +94,7 @@ def init(
     options = _codec_options(dtype, rescaler, compat)
     refuse_existing(path)
     model = load_base(base)
-    config = new_config(model, method.value, options)
+    config = new_config(model, method.value, options, train.value)
     if not run.settings.dry_run:
         Registry.create(path, config)
     data = {
@@ -146,6 +157,7 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
             _row("masks and rescalers", found.mask_bytes),
             _row("prototypes", found.prototype_bytes),
             _row("history (older sessions)", found.history_bytes),
+            _row("trained, not committed", found.trained_bytes),
             _row("database and other files", found.metadata_bytes),
             _row(f"total ({len(found.files)} files)", found.total_bytes),
         ],

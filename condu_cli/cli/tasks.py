@@ -1,4 +1,4 @@
-"""`condu tasks`, `learn`, `ls` and `evaluate`: tasks, known and learned."""
+"""`condu tasks`, `learn`, `ls`, `evaluate`, `forget` and `rename`: tasks, known and learned."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -14,6 +14,7 @@ from condu_cli.cli.wording import duration, percent, plural, size
 if TYPE_CHECKING:
     from condu_cli.workflows.evaluation import Evaluation
     from condu_cli.workflows.learning import LearnPlan, LearnSummary
+    from condu_cli.workflows.removing import Removal
 
 
 class LabelSpace(str, Enum):
@@ -68,6 +69,8 @@ def register(app: typer.Typer) -> None:
     command(app)(evaluate)
     command(app)(ls)
     command(app)(tasks)
+    command(app, changes=True)(forget)
+    command(app, changes=True)(rename)
 
 
 def tasks(run: Run) -> None:
@@ -105,7 +108,10 @@ def tasks(run: Run) -> None:
 
 def learn(
     run: Run,
-    task: Annotated[str, typer.Option(metavar="NAME", help="Name of the new task.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the new task.", show_default=False),
+    ] = None,
     data: DataOption = None,
     class_names: ClassNamesOption = None,
     template: Annotated[
@@ -161,11 +167,26 @@ def learn(
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Commit trained experts that were kept because a commit failed."
+        ),
+    ] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train anew although a trained expert is kept.")
+    ] = False,
 ) -> "LearnSummary | None":
     """Fine-tune an expert for a task, unify it with all others, commit a new session."""
     from condu_cli.backbone.devices import resolve_device
+    from condu_cli.errors import UsageError
     from condu_cli.workflows.learning import Learner, LearnRequest
 
+    if resume:
+        _resume(run, task)
+        return None
+    if task is None:
+        raise UsageError("the new task needs a name", "condu learn --task NAME --data DIR")
     request = LearnRequest(
         task=task,
         data=data,
@@ -179,6 +200,7 @@ def learn(
         seed=seed,
         device=resolve_device(device),
         base=base,
+        retrain=retrain,
     )
     learner = Learner(run.registry_path, request)
     plan = learner.plan()
@@ -188,10 +210,34 @@ def learn(
     _note_plan(run.out, plan)
     with run.out.progress(json_events=True) as on_progress:
         summary = learner.run(plan, on_progress)
-    for warning in summary.warnings:
-        run.out.warning(warning)
-    run.out.document(asdict(summary), lambda out: _print_summary(out, summary))
+    _report(run.out, summary)
     return summary
+
+
+def _report(out: Output, summary: "LearnSummary") -> None:
+    for warning in summary.warnings:
+        out.warning(warning)
+    out.document(asdict(summary), lambda o: _print_summary(o, summary))
+
+
+def _resume(run: Run, task: str | None) -> None:
+    from condu_cli.workflows.learning import resume
+
+    registry = run.open_registry()
+    if run.settings.dry_run:
+        waiting = registry.waiting.all() if task is None else registry.waiting.of_task(task)
+        records = [{"task": w.task, "bytes": w.size, "at": w.record.get("at")} for w in waiting]
+        run.out.document(
+            {"dry_run": True, "waiting": records},
+            lambda out: out.text("Would commit: " + (", ".join(w.task for w in waiting) or "none")),
+        )
+        return
+    with run.out.progress(json_events=True) as on_progress:
+        summaries = resume(registry, task, on_progress)
+    for summary in summaries:
+        _report(run.out, summary)
+    if not summaries:
+        run.out.note("The kept experts were committed already.")
 
 
 def _note_plan(out: Output, plan: "LearnPlan") -> None:
@@ -230,16 +276,18 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
     from condu_cli.registry.manifest import short_id
 
     tail = summary.unify_seconds + summary.commit_seconds
+    loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
     out.text(
         f"Learned {summary.task} in session {short_id(summary.session)}: loss "
-        f"{summary.final_loss:.3f} after {summary.iterations} iterations; the registry holds "
+        f"{loss} after {summary.iterations} iterations; the registry holds "
         f"{plural(summary.tasks, 'task')}"
     )
     out.text(
         f"training {duration(summary.train_seconds)}, prototypes "
         f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "
         f"{duration(summary.commit_seconds)} (unify and commit: "
-        f"{percent(tail / max(summary.train_seconds, 1e-9))} of training)"
+        f"{percent(tail / max(summary.train_seconds, 1e-9))} of training), keeping the expert "
+        f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
     )
     out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback takes it back")
 
@@ -285,6 +333,70 @@ def ls(run: Run) -> None:
         out.table(names, rows)
 
     run.out.document(records, human)
+
+
+def forget(
+    run: Run,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task to leave out.")],
+) -> None:
+    """Commit a session without a task; the others are unified again from what is stored."""
+    from condu_cli.workflows.removing import forget, require_head
+
+    registry = run.open_registry()
+    if run.settings.dry_run:
+        entry = require_head(registry).entry(task)
+        _print_plan_of(run.out, {"task": entry.name}, f"Would forget {entry.name}")
+        return
+    done = forget(registry, task, f"forget {task}")
+    _report_session(run.out, done, f"Forgot {task}")
+
+
+def rename(
+    run: Run,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The task's name.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+) -> None:
+    """Commit a session in which a task has another name."""
+    from condu_cli.registry.names import validate_task_name
+    from condu_cli.workflows.removing import rename, require_head
+
+    registry = run.open_registry()
+    if run.settings.dry_run:
+        require_head(registry).entry(old)
+        record = {"task": old, "to": validate_task_name(new)}
+        _print_plan_of(run.out, record, f"Would rename {old} to {new}")
+        return
+    done = rename(registry, old, new, f"rename {old} {new}")
+    _report_session(run.out, done, f"Renamed {old} to {new}")
+
+
+def _print_plan_of(out: Output, record: dict[str, Any], text: str) -> None:
+    out.document({"dry_run": True, **record}, lambda o: o.text(text))
+
+
+def _report_session(out: Output, done: "Removal", text: str) -> None:
+    from condu_cli.registry.manifest import short_id
+
+    for warning in done.warnings:
+        out.warning(warning)
+    session = done.session
+    moved = {entry.name: entry.drift for entry in session.entries}
+    record = {
+        "session": session.id,
+        "kind": session.kind,
+        "task": session.task,
+        "parent": session.parent,
+        "drift": moved,
+    }
+
+    def human(o: Output) -> None:
+        o.text(f"{text} in session {short_id(session.id)}")
+        largest = max((drift or 0.0 for drift in moved.values()), default=0.0)
+        if largest:
+            o.text(f"the other experts moved by at most {percent(largest)}")
+        o.hint("condu rollback takes it back")
+
+    out.document(record, human)
 
 
 def evaluate(

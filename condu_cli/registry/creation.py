@@ -1,13 +1,16 @@
 """Creating a registry's folder: all of it, or nothing at all."""
 
-import secrets
+import re
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry import rows
 from condu_cli.registry.clock import utc_now
+from condu_cli.registry.drafts import draft_name, is_abandoned
 from condu_cli.registry.durability import flush_folder
 from condu_cli.registry.engine import described_errors, make_engine, write
 from condu_cli.registry.manifest import RegistryConfig
@@ -23,9 +26,12 @@ This folder is a condu registry: one base model's experts for many image tasks.
   tmp/           blobs being written
 
 Do not edit anything here by hand: blobs and sessions are named by their hash. Use `condu log`,
-`condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. To move or
-to copy the registry, take the whole folder while no condu runs.
+`condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. `condu backup`
+copies it, also while it is in use, `condu export` makes one file of it.
 """
+
+
+_DRAFT = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
 
 
 def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
@@ -40,7 +46,9 @@ def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
         _fill(root, config, command)
         return
     created = _make_parents(root.parent)
-    draft = root.parent / f".{root.name}-{secrets.token_hex(4)}"
+    for abandoned in draft_folders(root):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    draft = root.parent / f".{root.name}-{draft_name()}"
     try:
         draft.mkdir()
         _build(RegistryPaths(draft), config, command)
@@ -52,6 +60,14 @@ def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
         if isinstance(error, OSError):
             raise _cannot_create(root, error) from error
         raise
+
+
+def draft_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders beside a registry that a creation of it has left when it was killed."""
+    for folder in root.parent.glob(f".{escape(root.name)}-*"):
+        named = _DRAFT.fullmatch(folder.name.removeprefix(f".{root.name}-"))
+        if named and folder.is_dir() and not folder.is_symlink() and is_abandoned(folder):
+            yield folder
 
 
 def _refuse_occupied(root: Path) -> None:

@@ -21,6 +21,8 @@ from condu_cli.errors import ConduError, IntegrityError, LockedError
 
 BUSY_SECONDS = 10.0
 _BEGIN = "condu_begin"
+_DAMAGE = ("no such", "Could not decode")
+"""How SQLite begins to speak of a fault of the database, under the name of a failing machine."""
 
 
 def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -121,7 +123,7 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
             f"{database} is locked by another process",
             "wait until that command has ended, then run this one again",
         )
-    if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
+    if isinstance(error, sqlite3.OperationalError) and not text.startswith(_DAMAGE):
         return ConduError(
             f"cannot use {database}: {text}",
             "check that the disk has space and that you may write to the registry's folder",

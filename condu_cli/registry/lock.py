@@ -7,14 +7,14 @@ reads about the holder is only for the message; it never decides who may write.
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from condu_cli.errors import ConduError, LockedError
+from condu_cli.errors import ConduError, IntegrityError, LockedError
 from condu_cli.registry.clock import utc_now
 
 DEFAULT_TIMEOUT = 10.0
@@ -48,16 +48,22 @@ class RegistryLock:
         return self._lock.is_locked
 
     @contextmanager
-    def acquire(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
+    def acquire(
+        self,
+        command: str,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Iterator[None]:
         """Hold the lock; raise LockedError naming its holder if `timeout` seconds pass.
 
         Inside a block that holds it already, this is the same lock and ends with the outer one.
+        `on_wait` hears once who has the lock if it is not free at once.
         """
         if self.held:
             yield
             return
         try:
-            self._lock.acquire(timeout=timeout)
+            self._wait(timeout, on_wait)
         except Timeout:
             raise self._locked() from None
         except OSError as error:
@@ -69,24 +75,41 @@ class RegistryLock:
             self._announce(command)
             yield
         finally:
-            with suppress(OSError):
-                self._holder_path.unlink(missing_ok=True)
-            self._lock.release()
+            try:
+                with suppress(OSError):
+                    self._holder_path.unlink(missing_ok=True)
+            finally:  # also after Ctrl-C in the line above
+                self._lock.release()
+
+    def _wait(self, timeout: float, on_wait: Callable[[str], None] | None) -> None:
+        if self._path.is_symlink():
+            raise IntegrityError(
+                f"{self._path} is a symbolic link", "remove it; it holds nothing but the lock"
+            )
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait is not None:
+                on_wait(str(self.holder() or "another process"))
+            self._lock.acquire(timeout=timeout)
 
     def holder(self) -> Holder | None:
         """Return who says to hold the lock, None if nobody does or it died without a word."""
         try:
             holder = Holder(**json.loads(self._holder_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         return None if _is_gone(holder) else holder
 
     def _announce(self, command: str) -> None:
         """Leave a note for those who wait; without it they only know less."""
         holder = Holder(os.getpid(), socket.gethostname(), command, utc_now())
-        draft = self._holder_path.with_name(f"{self._holder_path.name}.{holder.pid}")
+        # One name for all: only who has the lock writes it, over what a killed one has left.
+        draft = self._holder_path.with_name(f"{self._holder_path.name}.partial")
         with suppress(OSError):
-            draft.write_text(json.dumps(asdict(holder)) + "\n", encoding="utf-8")
+            draft.unlink(missing_ok=True)  # never write through a link of that name
+            with draft.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(holder)) + "\n")
             draft.replace(self._holder_path)
 
     def _locked(self) -> LockedError:

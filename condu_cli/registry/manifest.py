@@ -1,8 +1,8 @@
 """What the registry records, as plain immutable values: no files, no database.
 
-A session is a complete manifest of everything known after one learn, import or forget. Its id
-is the sha256 of the manifest's canonical JSON, parent included, so that an id names one history
-and nothing in it can change unnoticed.
+A session is a complete manifest of everything known after one learn, import, forget or rename.
+Its id is the sha256 of the manifest's canonical JSON, parent included, so that an id names one
+history and nothing in it can change unnoticed.
 """
 
 import difflib
@@ -10,14 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from condu_cli.errors import NotFoundError
 from condu_cli.registry.names import is_sha256, validate_task_name
 
 MANIFEST_FORMAT = 1
-SESSION_KINDS = ("learn", "import", "forget")
+SESSION_KINDS = ("learn", "import", "forget", "rename")
 SHORT_ID_LENGTH = 12
 
 
@@ -37,6 +37,11 @@ class ParameterShape:
 
     name: str
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in self.shape)
+        if not (isinstance(self.name, str) and whole):
+            raise ValueError("a parameter has a name, and a shape of whole numbers")
 
     @property
     def size(self) -> int:
@@ -70,7 +75,7 @@ class RegistryConfig:
     parameters: tuple[ParameterShape, ...]
 
     def __post_init__(self) -> None:
-        _set(self, "codec_options", _plain_record(self.codec_options))
+        _set(self, "codec_options", plain_record(self.codec_options))
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) != len(names):
             raise ValueError("two parameters have the same name")
@@ -79,6 +84,17 @@ class RegistryConfig:
     def parameter_count(self) -> int:
         """The method's d: how many numbers a delta has."""
         return sum(parameter.size for parameter in self.parameters)
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the canonical JSON of all this."""
+        record = {
+            "base": asdict(self.base),
+            "method": self.method,
+            "codec": self.codec,
+            "codec_options": self.codec_options,
+            "parameters": [[p.name, list(p.shape)] for p in self.parameters],
+        }
+        return hashlib.sha256(canonical_json(record).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class Expert:
 
     def __post_init__(self) -> None:
         _require_sha256("prototypes", self.prototypes)
-        _set(self, "training", _plain_record(self.training))
+        _set(self, "training", plain_record(self.training))
 
     def to_json(self) -> dict[str, Any]:
         """Return the expert as it enters the manifest."""
@@ -173,7 +189,7 @@ class SessionDraft:
         names = [entry.name for entry in self.entries]
         if len(set(names)) != len(names):
             raise ValueError("two entries of a session have the same name")
-        _set(self, "note", _plain_record(self.note))
+        _set(self, "note", plain_record(self.note))
 
 
 @dataclass(frozen=True)
@@ -201,9 +217,21 @@ class Session:
 
     def blobs(self) -> set[str]:
         """Return the sha256 of every blob that this session needs."""
-        shared = set() if self.shared is None else {self.shared}
-        parts = {entry.part for entry in self.entries}
-        return shared | parts | {entry.expert.prototypes for entry in self.entries}
+        return set(self.blob_kinds())
+
+    def state_blobs(self) -> tuple[str, ...]:
+        """Return the sha256 of the codec's blobs: the shared one if any, then each task's part."""
+        shared = () if self.shared is None else (self.shared,)
+        return (*shared, *(entry.part for entry in self.entries))
+
+    def blob_kinds(self) -> dict[str, str]:
+        """Map the sha256 of every blob that this session needs to what it is.
+
+        A blob of two kinds is counted as the first of shared, part, prototypes.
+        """
+        kinds = {entry.expert.prototypes: "prototypes" for entry in self.entries}
+        kinds |= {entry.part: "part" for entry in self.entries}
+        return kinds if self.shared is None else kinds | {self.shared: "shared"}
 
     def manifest(self) -> dict[str, Any]:
         """Return the record whose canonical JSON hashes to the id.
@@ -233,10 +261,11 @@ class Session:
 
 @dataclass(frozen=True)
 class Operation:
-    """One line of the registry's journal: a command moved HEAD from one session to another.
+    """One line of the registry's journal.
 
-    `kind` is init, learn, import, forget, rollback or undo-rollback; None stands for the empty
-    state before the first session.
+    A kind of session, rollback or undo-rollback moved HEAD from one session to another, None
+    standing for the empty state before the first; init and gc moved nothing; tag and untag tell
+    with `to_session` and `from_session` what the name points at and what it pointed at.
     """
 
     id: int
@@ -245,6 +274,18 @@ class Operation:
     from_session: str | None
     to_session: str | None
     command: str
+
+
+@dataclass(frozen=True)
+class Pack:
+    """How a session is stored that has no files of its own: as a patch on `reference`.
+
+    `patch` is a blob's sha256, None where all its blobs are also the reference's.
+    """
+
+    session: str
+    reference: str
+    patch: str | None
 
 
 def _known_tasks_hint(name: str, known: list[str]) -> str:
@@ -256,7 +297,7 @@ def _known_tasks_hint(name: str, known: list[str]) -> str:
     return f"did you mean {folded[close[0]]!r}? {listing}" if close else listing
 
 
-def _plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return `record` as JSON would give it back, so that equal before is equal after.
 
     JSON has no NaN and no infinity; null stands for them, because a diverged loss in a training

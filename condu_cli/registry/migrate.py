@@ -5,6 +5,7 @@ is something to do. Older: lock, back up, upgrade in one transaction. Newer: ref
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from condu_cli._version import __version__
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.clock import utc_now
+from condu_cli.registry.drafts import draft_name
 from condu_cli.registry.durability import flush_file, flush_folder
 from condu_cli.registry.engine import (
     connect,
@@ -28,7 +30,9 @@ from condu_cli.registry.paths import RegistryPaths
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
+
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,39}", re.ASCII)
 
 Notify = Callable[[str], None]
 
@@ -77,11 +81,12 @@ def current_revision(database: Path) -> str:
 
 def back_up(paths: RegistryPaths, label: str) -> Path:
     """Copy the database as it is now into backups/ and return the copy's path."""
-    paths.backups.mkdir(exist_ok=True)
     stamp = utc_now().replace(":", "").replace("-", "").replace(".", "")
     target = paths.backups / f"condu-{stamp}-{label}.sqlite"
-    draft = target.with_suffix(".partial")
+    draft = paths.tmp / f"{draft_name()}.sqlite"  # where a collector finds what a kill leaves
     try:
+        for folder in (paths.backups, paths.tmp):
+            folder.mkdir(exist_ok=True)  # git, for one, keeps no empty folder
         with (
             closing(connect(paths.database)) as source,
             closing(sqlite3.connect(draft)) as copy,
@@ -98,8 +103,9 @@ def back_up(paths: RegistryPaths, label: str) -> Path:
             "free some space or correct the permissions; nothing was changed",
         ) from error
     finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+        for end in ("", "-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                draft.with_name(draft.name + end).unlink(missing_ok=True)
     return target
 
 
@@ -121,7 +127,7 @@ def _refuse_unknown(database: Path) -> None:
         return
     writer = _written_by(database)
     raise RegistryTooNewError(
-        f"the registry at {database.parent} has schema {revision}"
+        f"the registry at {database.parent} has schema {ascii(revision[:40])[1:-1]}"
         + (f", written by condu {writer}" if writer else "")
         + f"; condu {__version__} knows schemas up to {SCHEMA_REVISION}",
         "upgrade: `pip install --upgrade " + (f"'condu>={writer}'`" if writer else "condu`"),
@@ -129,10 +135,13 @@ def _refuse_unknown(database: Path) -> None:
 
 
 def _written_by(database: Path) -> str | None:
-    """Return the version that wrote the database, if its schema still tells it this way."""
+    """Return the version that wrote the database, if its schema still tells it this way.
+
+    People are told to paste it into a shell, so that it must be a version and nothing else.
+    """
     with suppress(sqlite3.DatabaseError), closing(connect(database)) as connection:
         row = connection.execute("SELECT written_by FROM registry").fetchone()
-        return None if row is None else str(row[0])
+        return str(row[0]) if row and _VERSION.fullmatch(str(row[0])) else None
     return None
 
 
@@ -154,7 +163,13 @@ def _upgrade(database: Path) -> None:
     engine = make_engine(database)
     with exclusive_connection(engine) as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, SCHEMA_REVISION)
+        try:
+            command.upgrade(config, SCHEMA_REVISION)
+        except (ValueError, TypeError, RecursionError) as error:  # of a row that condu never wrote
+            raise IntegrityError(
+                f"{database} cannot be migrated: it does not hold what condu writes ({error})",
+                "nothing was changed; restore condu.sqlite from a backup",
+            ) from error
         connection.exec_driver_sql("UPDATE registry SET written_by = ?", (__version__,))
         orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if orphans:

@@ -2,9 +2,9 @@
 
 An expert is one row, written when it is learned and shared by every session that carries it;
 `session_tasks` holds what each session has of its own for it: the name, the place, the trigger.
-So a rename is a new session with another name for the same expert, a tag is a table that points
-at sessions, and a collector may empty a session that no one needs (its tasks and its shared
-blob) while its row stays and keeps the history whole.
+So a rename is a new session with another name for the same expert. No row of a session is ever
+changed or removed: `packs` says which sessions are stored as a patch on another one, `collected`
+of which the blobs were removed for good.
 
 Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
 the table anew, too high a price for one more word.
@@ -41,7 +41,7 @@ class CanonicalJSON(TypeDecorator[Any]):
             return None
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             return value
 
 
@@ -87,10 +87,16 @@ class RegistryRow(Base):
     codec: Mapped[str]
     codec_options: Mapped[dict[str, Any]]
     parameters: Mapped[list[Any]]
+    # The sha256 of all that is fixed: what the hashes of blobs and manifests do not cover.
+    fingerprint: Mapped[str | None]
 
 
 class BlobRow(Base):
-    """A blob that some row refers to. `kind` is shared, part or prototypes."""
+    """A blob that some row refers to. `kind` is shared, part, prototypes or patch.
+
+    Not every one of them has a file: those of a packed session come back from its patch, those
+    of a collected one are gone.
+    """
 
     __tablename__ = "blobs"
     __table_args__ = (
@@ -192,3 +198,50 @@ class OperationRow(Base):
     from_session: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
     to_session: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
     command: Mapped[str]
+
+
+class TagRow(Base):
+    """A name that people gave a session; it protects the session from being collected."""
+
+    __tablename__ = "tags"
+    __table_args__ = (Index(None, "session"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    session: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
+    created_at: Mapped[str]
+
+
+class PackRow(Base):
+    """A session stored as a patch on another one; without a patch it has the other's blobs."""
+
+    __tablename__ = "packs"
+    __table_args__ = (
+        CheckConstraint("session <> reference", name="reference"),
+        Index(None, "reference"),
+        Index(None, "patch"),
+    )
+
+    session: Mapped[str] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
+    reference: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
+    patch: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+
+
+class CollectedRow(Base):
+    """A session of which only the record is left: its blobs were removed."""
+
+    __tablename__ = "collected"
+
+    session: Mapped[str] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
+    at: Mapped[str]
+
+
+class SourceRow(Base):
+    """The folder on this machine that an expert was learned from.
+
+    Kept out of the expert's record, which is hashed and travels with the registry.
+    """
+
+    __tablename__ = "sources"
+
+    expert: Mapped[int] = mapped_column(ForeignKey("experts.id"), primary_key=True)
+    folder: Mapped[str]

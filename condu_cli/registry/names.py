@@ -14,7 +14,7 @@ def validate_task_name(text: str) -> str:
     Names appear in commands, in file names of exports and beside `@~1`-like session names, so
     separators, a leading dash and a leading @ are out.
     """
-    if _TASK_NAME.fullmatch(text):
+    if is_task_name(text):
         return text
     raise UsageError(
         f"{text!r} cannot be the name of a task",
@@ -22,9 +22,29 @@ def validate_task_name(text: str) -> str:
     )
 
 
+def validate_tag_name(text: str) -> str:
+    """Return `text` if it can name a tag, else raise a UsageError that says what can."""
+    if is_task_name(text):
+        return text
+    raise UsageError(
+        f"{text!r} cannot be the name of a tag",
+        "use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit",
+    )
+
+
+def is_task_name(text: str) -> bool:
+    """Say whether `text` can name a task."""
+    return _TASK_NAME.fullmatch(text) is not None
+
+
 def is_sha256(text: str) -> bool:
     """Say whether `text` is a sha256 in lower-case hex."""
     return _SHA256.fullmatch(text) is not None
+
+
+def shown_id(text: object) -> str:
+    """Return a session's id as it is, and anything else so that it does nothing to a terminal."""
+    return text if isinstance(text, str) and is_sha256(text) else ascii(text)[:80]
 
 
 def validate_sha256(text: str) -> str:

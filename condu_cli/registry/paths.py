@@ -34,6 +34,22 @@ class RegistryPaths:
         return self.root / "tmp"
 
     @property
+    def trained(self) -> Path:
+        """Experts that are trained and not committed yet; made when there is one."""
+        return self.root / "trained"
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """Everything that a registry may hold at its top."""
+        holder = self.lock.with_name(self.lock.name + ".holder")
+        ends = ("-wal", "-shm", "-journal")
+        log = [self.database.with_name(self.database.name + end) for end in ends]
+        return (
+            *(self.database, *log, self.blobs, self.backups, self.tmp, self.trained),
+            *(self.lock, holder, self.readme),
+        )
+
+    @property
     def lock(self) -> Path:
         """The file whose operating system lock the one writer holds."""
         return self.root / "lock"

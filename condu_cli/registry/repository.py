@@ -4,7 +4,7 @@ Every method is one transaction, so what it returns belongs together. Reading ne
 never waits for a writer. A `Registry` belongs to one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session as Transaction
 
 from condu_cli.errors import (
-    ConduError,
+    HeadMovedError,
     IntegrityError,
     NoRegistryError,
     NotFoundError,
     UsageError,
 )
-from condu_cli.registry import rows
+from condu_cli.registry import marks, rows
 from condu_cli.registry.blobs import BlobRef, BlobStore
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.creation import create_registry
@@ -27,16 +27,20 @@ from condu_cli.registry.engine import described_errors, make_engine, read, write
 from condu_cli.registry.lock import DEFAULT_TIMEOUT, RegistryLock
 from condu_cli.registry.manifest import (
     Operation,
+    Pack,
     RegistryConfig,
     Session,
     SessionDraft,
+    TaskEntry,
     short_id,
 )
 from condu_cli.registry.migrate import Notify, ensure_current
 from condu_cli.registry.models import SessionRow
 from condu_cli.registry.paths import RegistryPaths
-from condu_cli.registry.revisions import match_prefix, steps_before_head
-from condu_cli.registry.undo import rollback_to_undo
+from condu_cli.registry.reachability import History
+from condu_cli.registry.revisions import match_start, parse_revision, validate_new_tag
+from condu_cli.registry.undo import rollback_to_undo, undoable_sessions
+from condu_cli.registry.waiting import WaitingExperts
 
 
 class Registry:
@@ -45,6 +49,7 @@ class Registry:
     def __init__(self, paths: RegistryPaths) -> None:
         self.paths = paths
         self.blobs = BlobStore(paths)
+        self.waiting = WaitingExperts(paths)
         self._lock = RegistryLock(paths.lock)
         self._engine = make_engine(paths.database)
         with self._read() as transaction:
@@ -71,9 +76,14 @@ class Registry:
         return self.paths.root
 
     @contextmanager
-    def lock(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> Iterator[None]:
+    def lock(
+        self,
+        command: str,
+        timeout: float = DEFAULT_TIMEOUT,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Iterator[None]:
         """Hold the write lock; others that want it read that `command` has it."""
-        with self._lock.acquire(command, timeout):
+        with self._lock.acquire(command, timeout, on_wait):
             yield
 
     def head(self) -> Session | None:
@@ -105,41 +115,129 @@ class Registry:
     def resolve(self, text: str) -> Session | None:
         """Return the session that `text` means, None if that is the state before the first.
 
-        A session is named by its id or at least four digits of it, `@` or `HEAD`, or `@~N`,
-        the N-th before HEAD.
+        A session is named by its id or at least four digits of it, a tag, `@` or `HEAD`; with
+        `~N` behind it, the N-th before that.
         """
+        revision = parse_revision(text)
         with self._read() as transaction:
-            steps = steps_before_head(text)
-            if steps is None:
-                ids = transaction.scalars(select(SessionRow.id).order_by(SessionRow.ordinal)).all()
-                return _get(transaction, match_prefix(text, ids))
-            line = _line_from_head(transaction)
-        if steps < len(line):
-            return line[steps]
+            line = self._line(transaction, revision.start, from_head=revision.from_head)
+        if revision.steps < len(line):
+            return line[revision.steps]
+        name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
-            f"there is no session {text!r}: HEAD has {_count(len(line) - 1)} before it",
+            f"there is no session {text!r}: {name} has {_count(len(line) - 1)} before it",
             "run `condu log` to see the sessions",
         )
 
-    def commit(self, draft: SessionDraft, *, parent: str | None, command: str) -> Session:
+    def _line(
+        self, transaction: Transaction, start: str, *, from_head: bool
+    ) -> list[Session | None]:
+        if from_head:
+            return _line_of(transaction, _head(transaction))
+        ids = transaction.scalars(select(SessionRow.id).order_by(SessionRow.ordinal)).all()
+        rows.require_texts("a session's id", *ids)
+        found = match_start(start, ids, marks.tags(transaction))
+        return _line_of(transaction, _get(transaction, found))
+
+    def history(self) -> History:
+        """Return every session and how it is stored, as one state."""
+        with self._read() as transaction:
+            newest_first = select(SessionRow).order_by(SessionRow.ordinal.desc())
+            return History(
+                sessions=[rows.read_session(row) for row in transaction.scalars(newest_first)],
+                head=rows.head_id(transaction),
+                packs=marks.packs(transaction),
+                collected=marks.collected(transaction),
+                tags=marks.tags(transaction),
+                undoable=frozenset(undoable_sessions(rows.read_operations(transaction))),
+            )
+
+    def require_live(self, session: Session) -> None:
+        """Raise NotFoundError for a session of which only the record is left."""
+        with self._read() as transaction:
+            _require_live(transaction, session)
+
+    def tags(self) -> dict[str, str]:
+        """Map every tag to the id of its session."""
+        with self._read() as transaction:
+            return marks.tags(transaction)
+
+    def tag(self, name: str, session: Session, command: str) -> None:
+        """Name a session; a tagged session is never collected. Takes the lock unless held."""
+        validate_new_tag(name)
+        with self.lock(command), self._write() as transaction:
+            _require_live(transaction, session)
+            marks.add_tag(transaction, name, session.id, command, utc_now())
+
+    def remove_tag(self, name: str, command: str) -> str:
+        """Remove a tag and return the id of its session. Takes the lock unless it is held."""
+        with self.lock(command), self._write() as transaction:
+            return marks.remove_tag(transaction, name, command, utc_now())
+
+    def blob_sizes(self) -> dict[str, int]:
+        """Map the sha256 of every blob that was ever committed to its size in bytes."""
+        with self._read() as transaction:
+            return rows.blob_sizes(transaction)
+
+    def packs(self) -> dict[str, Pack]:
+        """Map the id of every packed session to how it is stored."""
+        with self._read() as transaction:
+            return marks.packs(transaction)
+
+    def record_pack(self, session: Session, reference: Session, patch: BlobRef | None) -> None:
+        """Note that `session` comes back from `patch` and `reference`; the caller has tried it."""
+        self._require_lock()
+        with self._write() as transaction:
+            marks.set_pack(transaction, session.id, reference.id, patch)
+
+    def record_files(self, session: Session) -> None:
+        """Note that a session that was packed has all its files again."""
+        self._require_lock()
+        for sha256 in session.state_blobs():
+            self._require_blob(sha256)
+        with self._write() as transaction:
+            marks.remove_pack(transaction, session.id)
+
+    def record_collected(self, sessions: Iterable[str], command: str) -> None:
+        """Note that these sessions are given up, before any of their blobs is removed."""
+        self._require_lock()
+        with self._write() as transaction:
+            marks.collect(transaction, sessions, command, utc_now())
+
+    def folder_of(self, entry: TaskEntry) -> str | None:
+        """Return the folder that an expert was learned from on this machine, if it is known."""
+        with self._read() as transaction:
+            return marks.source(transaction, entry)
+
+    def is_learned(self, run: str) -> bool:
+        """Say whether a session holds the expert of this run of a training."""
+        with self._read() as transaction:
+            return rows.has_run(transaction, run)
+
+    def commit(
+        self, draft: SessionDraft, *, parent: str | None, command: str, folder: str | None = None
+    ) -> Session:
         """Make `draft` the child of `parent` and HEAD; the blobs must be on disk already.
 
         The caller holds the lock, and has built the draft on `parent`; if HEAD is another by
-        now, nothing is written.
+        now, nothing is written and HeadMovedError raised. `folder`: where the new expert's
+        pictures are on this machine.
         """
-        if not self._lock.held:
-            raise RuntimeError("commit needs the registry's lock: use `with registry.lock(...)`")
+        self._require_lock()
         session = _sealed(draft, parent, utc_now())
         blobs = [self._require_blob(sha256) for sha256 in sorted(session.blobs())]
         with self._write() as transaction:
             head = rows.head_id(transaction)
             if head != parent:
-                raise ConduError(
+                raise HeadMovedError(
                     f"HEAD moved from {_name(parent)} to {_name(head)} "
                     f"while {command!r} was working",
                     "nothing was committed; run the command again",
                 )
             rows.insert_session(transaction, session, blobs)
+            if folder is not None:
+                new = next(e for e in session.entries if e.learned_in == session.id)
+                marks.set_source(transaction, new, folder)
             rows.move_head(
                 transaction, session.id, kind=draft.kind, command=command, at=session.created_at
             )
@@ -152,7 +250,7 @@ class Registry:
                 f"cannot go back {steps} sessions", "a rollback goes back 1 session or more"
             )
         with self._read() as transaction:
-            line = _line_from_head(transaction)
+            line = _line_of(transaction, _head(transaction))
         if steps >= len(line):
             raise UsageError(
                 f"cannot go back {_count(steps)}: HEAD has {_count(len(line) - 1)} to undo",
@@ -164,6 +262,7 @@ class Registry:
         """Move HEAD to any stored session, None being the empty state before the first.
 
         Takes the lock unless it is held. Nothing is deleted; `undo_rollback` moves HEAD back.
+        A packed session must have got its files back before.
         """
         target = None if to is None else to.id
         with self.lock(command), self._write() as transaction:
@@ -171,11 +270,16 @@ class Registry:
                 raise UsageError(
                     f"HEAD is at {_name(target)} already", "run `condu log` to see the sessions"
                 )
-            if target is not None:
-                _get(transaction, target)
+            self._require_usable(transaction, target)
             return rows.move_head(
                 transaction, target, kind="rollback", command=command, at=utc_now()
             )
+
+    def undo_target(self) -> Session | None:
+        """Return where `undo_rollback` would move HEAD; raise UsageError if it could not."""
+        with self._read() as transaction:
+            target = rollback_to_undo(rows.read_operations(transaction)).from_session
+            return None if target is None else _get(transaction, target)
 
     def undo_rollback(self, command: str) -> Operation:
         """Move HEAD to where it was before the latest rollback that was not undone yet.
@@ -185,6 +289,7 @@ class Registry:
         """
         with self.lock(command), self._write() as transaction:
             undone = rollback_to_undo(rows.read_operations(transaction))
+            self._require_usable(transaction, undone.from_session)
             return rows.move_head(
                 transaction,
                 undone.from_session,
@@ -193,11 +298,23 @@ class Registry:
                 at=utc_now(),
             )
 
+    def _require_lock(self) -> None:
+        if not self._lock.held:
+            raise RuntimeError("this needs the registry's lock: use `with registry.lock(...)`")
+
+    def _require_usable(self, transaction: Transaction, session_id: str | None) -> None:
+        """Raise unless HEAD may point at the session: it is there, and so are its files."""
+        if session_id is not None:
+            session = _get(transaction, session_id)
+            _require_live(transaction, session)
+            for sha256 in sorted(session.blobs()):
+                self._require_blob(sha256)
+
     def _require_blob(self, sha256: str) -> BlobRef:
         if not self.blobs.exists(sha256):
             raise IntegrityError(
-                f"blob {sha256} is missing, so the session cannot be committed",
-                "nothing was committed; run the command again",
+                f"blob {sha256} is missing, so HEAD cannot move to a session that needs it",
+                "HEAD is where it was; `condu verify` says what else is wrong",
             )
         return BlobRef(sha256, self.blobs.size(sha256))
 
@@ -217,10 +334,21 @@ def _require_registry(paths: RegistryPaths) -> None:
     if paths.root.is_dir():
         if not paths.database.is_file():
             raise NoRegistryError(f"{paths.root} is a folder, but not a registry", hint)
+        _refuse_links(paths)
     elif paths.root.exists():
         raise NoRegistryError(f"{paths.root} is a file, not a registry", hint)
     else:
         raise NoRegistryError(f"there is no registry at {paths.root}", hint)
+
+
+def _refuse_links(paths: RegistryPaths) -> None:
+    """A link in a registry that came from elsewhere could make us write somewhere else."""
+    for path in paths.own:
+        if path.is_symlink():
+            raise IntegrityError(
+                f"{path} is a symbolic link, which a registry never holds",
+                "put the real file or folder there; the registry's own folder may be a link",
+            )
 
 
 def _sealed(draft: SessionDraft, parent: str | None, created_at: str) -> Session:
@@ -263,12 +391,21 @@ def _ancestors(transaction: Transaction, session: Session) -> Iterator[Session]:
         yield session
 
 
-def _line_from_head(transaction: Transaction) -> list[Session | None]:
-    """Return HEAD, everything before it, and None for the state before the first session."""
-    head = _head(transaction)
-    if head is None:
+def _line_of(transaction: Transaction, session: Session | None) -> list[Session | None]:
+    """Return a session, everything before it, and None for the state before the first."""
+    if session is None:
         return [None]
-    return [head, *_ancestors(transaction, head), None]
+    return [session, *_ancestors(transaction, session), None]
+
+
+def _require_live(transaction: Transaction, session: Session) -> None:
+    at = marks.collected(transaction).get(session.id)
+    if at is not None:
+        raise NotFoundError(
+            f"session {short_id(session.id)} was removed by `condu gc` on {at[:10]}; only its "
+            "record is left",
+            "run `condu log` to see the sessions that are there",
+        )
 
 
 def _name(session_id: str | None) -> str:

@@ -1,39 +1,77 @@
-"""Which session a text means: an id, the beginning of one, or a place before HEAD."""
+"""Which session a text means: HEAD, a tag, an id or the beginning of one, and steps before it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from condu_cli.errors import NotFoundError
+from condu_cli.errors import NotFoundError, UsageError
 from condu_cli.registry.manifest import short_id
+from condu_cli.registry.names import validate_tag_name
 
 MINIMUM_PREFIX = 4
 
-_FROM_HEAD = re.compile(r"(?:@|HEAD)(?:~(\d{1,9}))?")
+_HEAD = ("@", "HEAD")
+_REVISION = re.compile(r"([^~]+)(?:~(\d{1,9}))?")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MINIMUM_PREFIX},64}}")
 _HINT = "run `condu log` to see the sessions"
 
 
-def steps_before_head(text: str) -> int | None:
-    """Return N for `@~N` and `HEAD~N`, 0 for `@` and `HEAD`, None for anything else."""
-    match = _FROM_HEAD.fullmatch(text)
-    return None if match is None else int(match[1] or 0)
+class Revision(NamedTuple):
+    """A text like `@~2` taken apart: what it starts from, and how many sessions before that."""
+
+    start: str
+    steps: int
+
+    @property
+    def from_head(self) -> bool:
+        """Whether it counts from HEAD."""
+        return self.start in _HEAD
 
 
-def match_prefix(text: str, ids: Sequence[str]) -> str:
-    """Return the one id that begins with `text`; raise NotFoundError for none or several."""
-    prefix = text.lower()
-    if _PREFIX.fullmatch(prefix) is None:
+def parse_revision(text: str) -> Revision:
+    """Take `START`, or `START~N`, apart; raise NotFoundError for anything else."""
+    match = _REVISION.fullmatch(text)
+    if match is None:
         raise NotFoundError(
             f"{text!r} does not name a session",
-            f"a session is named by at least {MINIMUM_PREFIX} digits of its id, "
-            "by @ (HEAD) or by @~N; " + _HINT,
+            f"a session is named by at least {MINIMUM_PREFIX} digits of its id, a tag, @ (HEAD) "
+            "or @~N; " + _HINT,
+        )
+    return Revision(match[1], int(match[2] or 0))
+
+
+def match_start(start: str, ids: Sequence[str], tags: Mapping[str, str]) -> str:
+    """Return the id that a tag points at, or the one that begins with `start`.
+
+    Raises NotFoundError for none or several.
+    """
+    if start in tags:
+        return tags[start]
+    prefix = start.lower()
+    if _PREFIX.fullmatch(prefix) is None:
+        known = ", ".join(sorted(tags))
+        raise NotFoundError(
+            f"{start!r} does not name a session",
+            f"a session is named by at least {MINIMUM_PREFIX} digits of its id, a tag"
+            f"{f' ({known})' if tags else ''}, @ (HEAD) or @~N; " + _HINT,
         )
     matches = [session_id for session_id in ids if session_id.startswith(prefix)]
     if not matches:
-        raise NotFoundError(f"there is no session {text!r}", _HINT)
+        raise NotFoundError(f"there is no session {start!r}", _HINT)
     if len(matches) > 1:
         raise NotFoundError(
-            f"{text!r} names {len(matches)} sessions: " + ", ".join(map(short_id, matches)),
+            f"{start!r} names {len(matches)} sessions: " + ", ".join(map(short_id, matches)),
             "give more digits of the id",
         )
     return matches[0]
+
+
+def validate_new_tag(name: str) -> str:
+    """Return `name` if it can be a tag's; raise UsageError where it reads like something else."""
+    validate_tag_name(name)
+    if name in _HEAD or _PREFIX.fullmatch(name.lower()):
+        raise UsageError(
+            f"{name!r} cannot be the name of a tag: it reads like HEAD or like a session's id",
+            "for instance `condu tag before-cleanup`",
+        )
+    return name

@@ -1,6 +1,8 @@
 """Between the manifest's values and the database's rows; every function runs in a transaction."""
 
 from collections.abc import Iterable
+from dataclasses import astuple
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
@@ -28,6 +30,11 @@ from condu_cli.registry.models import (
     SessionRow,
     SessionTaskRow,
 )
+from condu_cli.registry.names import shown_id
+
+_LAST_ORDINAL = 2**62
+_NONSENSE = (ConduError, ValueError, TypeError, AttributeError, RecursionError)
+"""What is raised where a row that condu did not write is made into a value."""
 
 
 def insert_config(transaction: Transaction, config: RegistryConfig, created_at: str) -> None:
@@ -49,6 +56,7 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
             codec=config.codec,
             codec_options=dict(config.codec_options),
             parameters=[[p.name, list(p.shape)] for p in config.parameters],
+            fingerprint=config.fingerprint(),
         )
     )
     transaction.add(HeadRow(id=1, session=None))
@@ -73,24 +81,32 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     try:
         parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
         config = RegistryConfig(base, row.method, row.codec, row.codec_options, parameters)
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(
-            "the registry's record of its own parameters is damaged",
-            "restore condu.sqlite from a backup",
-        ) from error
+        require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
+        sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
+    except _NONSENSE as error:
+        raise _altered_config() from error
+    if not sound:
+        raise _altered_config()
     return config, row.created_at
+
+
+def _altered_config() -> IntegrityError:
+    return IntegrityError(
+        "the registry's record of its base model, codec and parameters is not what was written",
+        "restore condu.sqlite from a backup (`condu backup`) or from backups/",
+    )
 
 
 def head_id(transaction: Transaction) -> str | None:
     """Return the id of the session that HEAD points at, None before the first."""
-    return transaction.scalars(select(HeadRow.session)).one()
+    return _head_row(transaction).session
 
 
 def move_head(
     transaction: Transaction, to: str | None, *, kind: str, command: str, at: str
 ) -> Operation:
     """Point HEAD at `to` and write into the journal that it moved."""
-    head = transaction.get_one(HeadRow, 1)
+    head = _head_row(transaction)
     row = OperationRow(at=at, kind=kind, from_session=head.session, to_session=to, command=command)
     head.session = to
     transaction.add(row)
@@ -98,13 +114,50 @@ def move_head(
     return read_operation(row)
 
 
-def record(transaction: Transaction, *, kind: str, command: str, at: str) -> None:
-    """Write a line into the journal that moves nothing."""
-    transaction.add(OperationRow(at=at, kind=kind, command=command))
+def _head_row(transaction: Transaction) -> HeadRow:
+    row = transaction.get(HeadRow, 1)
+    if row is None:
+        raise noted_wrongly("HEAD")
+    require_texts("HEAD", optional=[row.session])
+    return row
+
+
+def require_texts(what: str, *values: object, optional: Iterable[object] = ()) -> None:
+    """Raise IntegrityError naming `what` unless these values of a row are texts."""
+    given = (value for value in optional if value is not None)
+    if not all(isinstance(value, str) for value in (*values, *given)):
+        raise noted_wrongly(what)
+
+
+def noted_wrongly(what: str) -> IntegrityError:
+    """Return the error for a row that condu did not write so."""
+    return IntegrityError(
+        f"the database's record of {what} is not what was written",
+        "restore condu.sqlite from a backup (`condu backup`) or from backups/",
+    )
+
+
+def record(
+    transaction: Transaction,
+    *,
+    kind: str,
+    command: str,
+    at: str,
+    from_session: str | None = None,
+    to_session: str | None = None,
+) -> None:
+    """Write a line into the journal that does not move HEAD."""
+    transaction.add(
+        OperationRow(
+            at=at, kind=kind, command=command, from_session=from_session, to_session=to_session
+        )
+    )
 
 
 def read_operation(row: OperationRow) -> Operation:
-    """Return the value of a journal row."""
+    """Return the value of a journal row; raise IntegrityError for one that has no such."""
+    ends = (row.from_session, row.to_session)
+    require_texts(f"operation {row.id}", row.at, row.kind, row.command, optional=ends)
     return Operation(row.id, row.at, row.kind, row.from_session, row.to_session, row.command)
 
 
@@ -127,8 +180,8 @@ def read_session(row: SessionRow) -> Session:
             entries=tuple(_read_entry(task) for task in row.tasks),
             note=row.note,
         )
-        sound = session.computed_id() == session.id
-    except (ConduError, ValueError, TypeError) as error:
+        sound = session.computed_id() == session.id and _is_ordinal(row.ordinal)
+    except _NONSENSE as error:
         raise _altered(row.id) from error
     if not sound:
         raise _altered(row.id)
@@ -137,15 +190,16 @@ def read_session(row: SessionRow) -> Session:
 
 def insert_session(transaction: Transaction, session: Session, blobs: Iterable[BlobRef]) -> None:
     """Write a session, the experts it introduces and the blobs that are new with it."""
-    kinds = _blob_kinds(session)
+    kinds = session.blob_kinds()
     for blob in blobs:
-        if transaction.get(BlobRow, blob.sha256) is None:
-            transaction.add(BlobRow(sha256=blob.sha256, size=blob.size, kind=kinds[blob.sha256]))
-    last = transaction.scalar(select(func.max(SessionRow.ordinal)))
+        insert_blob(transaction, blob, kinds[blob.sha256])
+    last = transaction.scalar(select(func.max(SessionRow.ordinal))) or 0
+    if not _is_ordinal(last):
+        raise noted_wrongly("the order of sessions")
     transaction.add(
         SessionRow(
             id=session.id,
-            ordinal=(last or 0) + 1,
+            ordinal=last + 1,
             parent=session.parent,
             kind=session.kind,
             task=session.task,
@@ -158,6 +212,23 @@ def insert_session(transaction: Transaction, session: Session, blobs: Iterable[B
     for position, entry in enumerate(session.entries):
         transaction.add(_task_row(transaction, session.id, position, entry))
     transaction.flush()
+
+
+def blob_sizes(transaction: Transaction) -> dict[str, int]:
+    """Map every blob's sha256 to its size in bytes."""
+    sizes = {}
+    for row in transaction.scalars(select(BlobRow)):
+        if not (isinstance(row.sha256, str) and isinstance(row.size, int)):
+            raise noted_wrongly(f"blob {row.sha256!r}")
+        sizes[row.sha256] = row.size
+    return sizes
+
+
+def insert_blob(transaction: Transaction, blob: BlobRef, kind: str) -> None:
+    """Write a blob's row unless it has one."""
+    if transaction.get(BlobRow, blob.sha256) is None:
+        transaction.add(BlobRow(sha256=blob.sha256, size=blob.size, kind=kind))
+        transaction.flush()
 
 
 def _task_row(
@@ -189,19 +260,37 @@ def _expert_id(transaction: Transaction, session_id: str, entry: TaskEntry) -> i
         transaction.add(row)
         transaction.flush()
         return row.id
+    return expert_id(transaction, entry)
+
+
+def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
+    """Return the row of an entry's expert; raise ConduError if the registry has no such one."""
     known = select(ExpertRow).where(ExpertRow.learned_in == entry.learned_in)
     for row in transaction.scalars(known):
         if _read_expert(row) == entry.expert:
             return row.id
     raise ConduError(
         f"the expert of {entry.name!r} is not the one that session "
-        f"{short_id(entry.learned_in)} learned",
+        f"{short_id(entry.learned_in or '')} learned",
         "what is known about an expert never changes; learn it anew to replace it",
     )
 
 
+def has_run(transaction: Transaction, run: str) -> bool:
+    """Say whether an expert's training record has this run's mark."""
+    training = transaction.scalars(select(ExpertRow.training))
+    return any(isinstance(record, dict) and record.get("run") == run for record in training)
+
+
+def _is_ordinal(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < _LAST_ORDINAL
+
+
 def _read_expert(row: ExpertRow) -> Expert:
-    return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
+    try:
+        return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
+    except _NONSENSE as error:
+        raise noted_wrongly("an expert") from error
 
 
 def _read_entry(row: SessionTaskRow) -> TaskEntry:
@@ -217,14 +306,8 @@ def _read_entry(row: SessionTaskRow) -> TaskEntry:
     )
 
 
-def _blob_kinds(session: Session) -> dict[str, str]:
-    kinds = {entry.expert.prototypes: "prototypes" for entry in session.entries}
-    kinds |= {entry.part: "part" for entry in session.entries}
-    return kinds if session.shared is None else kinds | {session.shared: "shared"}
-
-
 def _altered(session_id: str) -> IntegrityError:
     return IntegrityError(
-        f"the record of session {session_id} is not what was committed",
+        f"the record of session {shown_id(session_id)} is not what was committed",
         "restore condu.sqlite from a copy, or `condu rollback` past it",
     )

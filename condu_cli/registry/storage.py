@@ -15,6 +15,7 @@ MASK = "mask"
 PROTOTYPE = "prototype"
 HISTORY = "history"
 METADATA = "metadata"
+TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class StorageSizes:
     """The bytes of every file under the registry, each in exactly one category.
 
     unified, mask and prototype are what HEAD needs; history is what only other sessions or
-    nobody needs (blobs half written included); metadata is all the rest. `categories` maps
+    nobody needs (patches, and blobs half written, included); trained are experts that wait to be
+    committed; metadata is all the rest. `categories` maps
     each file, relative to the registry, to the category it is counted in, `file_bytes` to its
     size.
     """
@@ -44,6 +46,7 @@ class StorageSizes:
     prototype_bytes: int
     history_bytes: int
     metadata_bytes: int
+    trained_bytes: int
     total_bytes: int
     tasks: tuple[TaskSizes, ...]
     categories: Mapping[Path, str]
@@ -71,6 +74,7 @@ def measure(registry: Registry) -> StorageSizes:
         prototype_bytes=total(PROTOTYPE),
         history_bytes=total(HISTORY),
         metadata_bytes=total(METADATA),
+        trained_bytes=total(TRAINED),
         total_bytes=sum(sizes.values()),
         tasks=_task_sizes(registry, head, sizes),
         categories=categories,
@@ -88,6 +92,8 @@ def _needed(head: Session) -> dict[str, str]:
 def _category(paths: RegistryPaths, path: Path, needed: Mapping[str, str]) -> str:
     if paths.tmp in path.parents:
         return HISTORY
+    if paths.trained in path.parents:
+        return TRAINED
     # A file is a blob by its place and its name, so that nothing else passes for one.
     if path.parent.parent == paths.blobs and is_sha256(path.name):
         return needed.get(path.name, HISTORY)

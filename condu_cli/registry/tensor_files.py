@@ -8,6 +8,7 @@ since its own reader copies each tensor.
 import json
 import mmap
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,49 @@ class TensorFile:
         except ValueError as error:  # cut between the check and the mapping
             raise TensorFileError(str(error)) from error
 
+    @property
+    def header(self) -> bytes:
+        """All bytes before the tensors: with it and them the file can be written again."""
+        return bytes(self._bytes[: self._data_start])
+
+    @property
+    def mapped(self) -> mmap.mmap:
+        """The whole file as it is mapped."""
+        return self._bytes
+
+
+def file_pieces(header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
+    """Return the bytes, piece by piece, of the file that had this header and these tensors.
+
+    Another version of safetensors may write another header for the same tensors, and a blob's
+    name is the hash of both. Raises TensorFileError where header and tensors do not fit.
+    """
+    entries = _entries(header)
+    if entries.keys() != tensors.keys():
+        raise TensorFileError("the header lists other tensors")
+    pieces, end = [memoryview(header)], 0
+    for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
+        plain = _plain(tensors[name])
+        begin, stop = entries[name]["data_offsets"]
+        if begin != end or stop - begin != plain.nbytes:
+            raise TensorFileError(f"the header has another place for tensor {name!r}")
+        pieces.append(plain.reshape(-1).view(np.uint8).data)
+        end = stop
+    return pieces
+
+
+def _entries(header: bytes) -> dict[str, Any]:
+    try:
+        entries: dict[str, Any] = json.loads(header[_LENGTH_BYTES:])
+        entries.pop("__metadata__", None)
+        for entry in entries.values():
+            begin, end = entry["data_offsets"]
+            if not (type(begin) is type(end) is int and 0 <= begin <= end):
+                raise ValueError("a tensor has no place")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TensorFileError(f"the header cannot be read: {error}") from error
+    return entries
+
 
 def write_tensor_file(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None
@@ -71,16 +115,24 @@ def write_tensor_file(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted mode.
-    # It must be gone before: a rename onto a file makes some file systems flush there and then.
-    with path.open("xb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-    path.unlink()
+    # safetensors writes to a file that it names itself, and leaves it behind if it is killed. In
+    # a folder with the draft's name it can be told whose it was.
+    folder = path.with_suffix(".writing")
+    folder.mkdir()
     try:
-        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, path, metadata)
+        inside = folder / path.name
+        # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted
+        # mode. It must be gone before: a rename onto a file makes some file systems flush at once.
+        with inside.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+        inside.unlink()
+        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, inside, metadata)
+        inside.chmod(mode)
+        inside.replace(path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    path.chmod(mode)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from condu_cli.data.folders import Sample
     from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.repository import Registry
     from condu_cli.workflows.prediction import Prediction
     from condu_cli.workflows.workspace import Workspace
 
@@ -82,7 +83,7 @@ def evaluate(
 
     """
     entry = session.entry(request.task)
-    samples, labels = _samples(entry, request)
+    samples, labels = _samples(workspace.registry, entry, request)
     pictures = LazyPictures([sample.path for sample in samples])
     own = request.label_space == "own"
     options = PredictOptions(
@@ -127,9 +128,11 @@ def _zero_shot(
     return accuracy(logits.argmax(axis=1), labels)
 
 
-def _samples(entry: TaskEntry, request: EvaluateRequest) -> tuple[Sequence[Sample], np.ndarray]:
+def _samples(
+    registry: Registry, entry: TaskEntry, request: EvaluateRequest
+) -> tuple[Sequence[Sample], np.ndarray]:
     """The split's pictures with labels in the task's class order."""
-    learned_from = recorded_data(entry)
+    learned_from = learned_from_folder(registry, entry)
     root = request.data or learned_from or locate_data(entry.name, None)
     if learned_from is not None and root.resolve() == learned_from:
         # The same reading as when it was learned, so that no training picture counts as test.
@@ -144,9 +147,12 @@ def _samples(entry: TaskEntry, request: EvaluateRequest) -> tuple[Sequence[Sampl
     return samples, np.array([index[sample.label] for sample in samples])
 
 
-def recorded_data(entry: TaskEntry) -> Path | None:
-    """The folder that a task was learned from, if it is still there."""
-    recorded = entry.expert.training.get("data")
+def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
+    """The folder that a task was learned from, if it is still there.
+
+    The first registries kept it in the training record.
+    """
+    recorded = registry.folder_of(entry) or entry.expert.training.get("data")
     return Path(recorded) if recorded and Path(recorded).is_dir() else None
 
 

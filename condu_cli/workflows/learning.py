@@ -15,35 +15,34 @@ from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.folders import few_shot, read_folder
 from condu_cli.data.loading import PictureSet
 from condu_cli.data.tasks import locate_data, templates_for
-from condu_cli.errors import ConduError, UsageError
-from condu_cli.registry.manifest import Expert, short_id
+from condu_cli.errors import NotFoundError, UsageError
 from condu_cli.registry.names import validate_task_name
-from condu_cli.registry.paths import RegistryPaths
-from condu_cli.registry.repository import Registry
 from condu_cli.train.finetune import FinetuneResult, Step, finetune
 from condu_cli.train.recipe import Recipe
-from condu_cli.workflows.committing import check_delta, refuse_known_task, unify_and_commit
-from condu_cli.workflows.opening import open_if_there
+from condu_cli.workflows.committing import (
+    Commit,
+    TrainedExpert,
+    check_delta,
+    commit_expert,
+    load_expert,
+    new_run,
+    refuse_known_task,
+    resume_expert,
+)
+from condu_cli.workflows.opening import join_or_create, open_if_there
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.prototyping import build_task_prototypes
-from condu_cli.workflows.workspace import (
-    Workspace,
-    check_base,
-    codec_for,
-    new_config,
-)
+from condu_cli.workflows.states import codec_for
+from condu_cli.workflows.workspace import Workspace, new_config, trained_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from condu_cli.backbone.base import DualEncoder
-    from condu_cli.core.prototypes import Prototypes
     from condu_cli.data.folders import LabelledPictures
-    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.registry.manifest import RegistryConfig
+    from condu_cli.registry.repository import Registry
 
 WARMUP_SHARE = 0.1
 
@@ -64,6 +63,7 @@ class LearnRequest:
     seed: int = 0
     device: str = "cpu"
     base: str | None = None
+    retrain: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,22 @@ class LearnPlan:
 
 @dataclass(frozen=True)
 class LearnSummary:
-    """What a finished `learn` reports; times in seconds."""
+    """What a finished `learn` reports; times in seconds. An imported expert has no loss.
+
+    `keep_seconds` is writing the trained expert down before the commit, `pack_seconds` storing
+    the session before as a patch after it.
+    """
 
     session: str
     task: str
     iterations: int
-    final_loss: float
+    final_loss: float | None
     train_seconds: float
     prototype_seconds: float
+    keep_seconds: float
     unify_seconds: float
     commit_seconds: float
+    pack_seconds: float
     images: int
     classes: int
     tasks: int
@@ -107,6 +113,8 @@ class Learner:
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
         refuse_known_task(self._parent, request.task)
+        if self._registry is not None and not request.retrain:
+            _refuse_waiting(self._registry, request.task)
 
     def plan(self) -> LearnPlan:
         """Read the data set's layout, load the base model and settle the recipe.
@@ -157,15 +165,28 @@ class Learner:
         )
         delta = delta_of(self._base, expert)
         del expert
+        check_delta(config, delta)
         started = time.perf_counter()
         prototypes = build_task_prototypes(self._base, plan.data, plan.templates, on_progress)
         prototype_seconds = time.perf_counter() - started
-        return self._commit(plan, config, result, delta, prototypes, prototype_seconds)
+        trained = TrainedExpert(
+            task=plan.request.task,
+            kind="learn",
+            delta=delta,
+            prototypes=prototypes,
+            classes=plan.data.class_names,
+            templates=plan.templates,
+            training=_training_record(plan, result, prototype_seconds),
+            folder=str(plan.data_root.resolve()),
+        )
+        commit = self._commit(config, trained, on_progress)
+        return _summary(trained, commit)
 
     def _load_base(self) -> DualEncoder:
         request = self._request
         if self._registry is None:
-            return load_base(request.base or DEFAULT_BASE, request.device)
+            base = load_base(request.base or DEFAULT_BASE, request.device)
+            return trained_part(base, new_config(base))
         recorded = self._registry.config.base.id
         if request.base is not None and canonical_base_id(request.base) != recorded:
             raise UsageError(
@@ -176,46 +197,55 @@ class Learner:
         return Workspace(self._registry, request.device).base
 
     def _commit(
-        self,
-        plan: LearnPlan,
-        config: RegistryConfig,
-        result: FinetuneResult,
-        delta: dict[str, NDArray[np.float32]],
-        prototypes: Prototypes,
-        prototype_seconds: float,
-    ) -> LearnSummary:
-        check_delta(config, delta)
-        registry = self._registry or _create_registry(self._path, config, self._base)
+        self, config: RegistryConfig, trained: TrainedExpert, on_progress: ProgressCallback
+    ) -> Commit:
+        registry = self._registry or join_or_create(self._path, config, "learn")
+        earlier = registry.waiting.of_task(trained.task)
+        commit = commit_expert(
+            registry,
+            trained,
+            parent=None if self._parent is None else self._parent.id,
+            command=f"learn --task {trained.task}",
+            on_progress=on_progress,
+        )
+        for waiting in earlier:  # trained again on purpose: see `retrain`
+            registry.waiting.remove(waiting)
+        return commit
 
-        def describe_expert(unify_seconds: float) -> Expert:
-            seconds = {
-                "train_seconds": result.train_seconds,
-                "prototype_seconds": prototype_seconds,
-                "unify_seconds": unify_seconds,
-            }
-            return Expert(
-                classes=plan.data.class_names,
-                templates=plan.templates,
-                prototypes=registry.blobs.put(prototypes.to_arrays()).sha256,
-                training=_training_record(plan, result.final_loss, seconds),
-            )
 
-        task = plan.request.task
-        command = f"learn --task {task}"
-        commit = unify_and_commit(registry, task, delta, describe_expert, command=command)
-        return LearnSummary(
-            session=commit.session.id,
-            task=task,
-            iterations=plan.recipe.iterations,
-            final_loss=result.final_loss,
-            train_seconds=result.train_seconds,
-            prototype_seconds=prototype_seconds,
-            unify_seconds=commit.unify_seconds,
-            commit_seconds=commit.commit_seconds,
-            images=len(plan.data.train),
-            classes=len(plan.data.class_names),
-            tasks=len(commit.session.entries),
-            warnings=_moved_head_warning(self._parent, commit.parent),
+def resume(
+    registry: Registry, task: str | None, on_progress: ProgressCallback = silent
+) -> list[LearnSummary]:
+    """Commit the trained experts that wait, or that of one task, on whatever HEAD is.
+
+    Raises:
+        NotFoundError: none waits.
+        UsageError: HEAD has a task of that name by now.
+
+    """
+    waiting = registry.waiting.all() if task is None else registry.waiting.of_task(task)
+    if not waiting:
+        of_task = "" if task is None else f" of task '{task}'"
+        raise NotFoundError(
+            f"no trained expert{of_task} waits to be committed in {registry.path}",
+            "Train one: condu learn --task NAME --data DIR",
+        )
+    found = []
+    for expert in waiting:
+        trained = load_expert(registry, expert)
+        command = f"learn --task {expert.task} --resume"
+        commit = resume_expert(registry, expert, command=command, on_progress=on_progress)
+        if commit is not None:
+            found.append(_summary(trained, commit))
+    return found
+
+
+def _refuse_waiting(registry: Registry, task: str) -> None:
+    waiting = registry.waiting.of_task(task)
+    if waiting:
+        raise UsageError(
+            f"an expert of '{task}' was trained already and waits to be committed",
+            f"condu learn --task {task} --resume commits it; --retrain trains another in its place",
         )
 
 
@@ -252,31 +282,21 @@ def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[
     )
 
 
-def _create_registry(path: Path, config: RegistryConfig, base: DualEncoder) -> Registry:
-    try:
-        return Registry.create(path, config, command="learn")
-    except ConduError:
-        # Somebody else created it while this expert was trained: join theirs if it fits.
-        if not RegistryPaths(path).database.exists():
-            raise
-        registry = Registry.open(path)
-        check_base(registry, base.info)
-        return registry
-
-
 def _training_record(
-    plan: LearnPlan, final_loss: float, seconds: dict[str, float]
+    plan: LearnPlan, result: FinetuneResult, prototype_seconds: float
 ) -> dict[str, Any]:
+    """What is remembered of a training; it travels with the registry, so no path is in it."""
     return {
+        "run": new_run(),
         "recipe": plan.recipe.as_record(),
-        "data": str(plan.data_root.resolve()),
         "split": plan.data.split,
         "folders": list(plan.data.folders),
         "shots": plan.request.shots,
         "train_images": len(plan.data.train),
         "test_images": len(plan.data.test),
-        "final_loss": final_loss,
-        **{name: round(value, 3) for name, value in seconds.items()},
+        "final_loss": result.final_loss,
+        "train_seconds": round(result.train_seconds, 3),
+        "prototype_seconds": round(prototype_seconds, 3),
         "device": plan.request.device,
         "versions": {
             "condu": __version__,
@@ -287,12 +307,24 @@ def _training_record(
     }
 
 
-def _moved_head_warning(planned: Session | None, actual: Session | None) -> tuple[str, ...]:
-    """The expert starts from the base model, so it can be unified with whatever HEAD is by now."""
-    if (planned and planned.id) == (actual and actual.id):
-        return ()
-    name = "the empty state" if actual is None else short_id(actual.id)
-    return (f"HEAD moved to {name} while this task was trained; it was unified with that",)
+def _summary(trained: TrainedExpert, commit: Commit) -> LearnSummary:
+    training = trained.training
+    return LearnSummary(
+        session=commit.session.id,
+        task=trained.task,
+        iterations=training.get("recipe", {}).get("iterations", 0),
+        final_loss=training.get("final_loss"),
+        train_seconds=training.get("train_seconds", 0.0),
+        prototype_seconds=training.get("prototype_seconds", 0.0),
+        keep_seconds=commit.keep_seconds,
+        unify_seconds=commit.unify_seconds,
+        commit_seconds=commit.commit_seconds,
+        pack_seconds=commit.pack_seconds,
+        images=training.get("train_images", 0),
+        classes=len(trained.classes),
+        tasks=len(commit.session.entries),
+        warnings=commit.warnings,
+    )
 
 
 def _step_progress(step: Step) -> Progress:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from condu_cli.errors import ConduError, UsageError
+from condu_cli.errors import BaseModelError, ConduError, UsageError
+from condu_cli.registry.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from condu_cli.registry.manifest import RegistryConfig
 
 
 def open_if_there(path: Path) -> Registry | None:
@@ -24,6 +27,27 @@ def open_if_there(path: Path) -> Registry | None:
         return Registry.open(path)
     _require_writable(path)
     return None
+
+
+def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry:
+    """Create a registry, or open the one that somebody else has created there meanwhile.
+
+    Raises:
+        BaseModelError: theirs belongs to another base model or method.
+
+    """
+    try:
+        return Registry.create(path, config, command=command)
+    except ConduError:
+        if not RegistryPaths(path).database.exists():
+            raise
+    registry = Registry.open(path)
+    if registry.config.fingerprint() != config.fingerprint():
+        raise BaseModelError(
+            f"a registry of base model {registry.config.base.id} was created at {path} meanwhile",
+            "Name another folder with --registry",
+        )
+    return registry
 
 
 def _require_writable(path: Path) -> None:

@@ -120,7 +120,8 @@ class Predictor:
         """The K best tasks of every picture by the base model's features."""
         entries = self._session.entries
         router = router_by_name(
-            self._options.router, [self._workspace.prototypes(entry) for entry in entries]
+            self._options.router,
+            [self._workspace.prototypes(self._session, entry) for entry in entries],
         )
         routes: list[tuple[RoutedExpert, ...]] = []
         base = self._workspace.base

@@ -36,7 +36,8 @@ class StorageReport:
     """All figures in bytes. `base_bytes` is the base model's trainable parameters in float32.
 
     The base model is not copied into the registry, so `total_bytes` does not include it.
-    `individual_ft_bytes`: one full float32 checkpoint per task, the folder this replaces.
+    `trained_bytes`: experts that wait to be committed. `individual_ft_bytes`: one full float32
+    checkpoint per task, the folder this replaces.
     """
 
     total_bytes: int
@@ -46,6 +47,7 @@ class StorageReport:
     prototype_bytes: int
     history_bytes: int
     metadata_bytes: int
+    trained_bytes: int
     individual_ft_bytes: int
     parameters: int
     tasks: tuple[TaskSizes, ...]
@@ -53,7 +55,7 @@ class StorageReport:
 
 
 def report(registry: Registry) -> StorageReport:
-    """Measure a registry; the five categories add up to `total_bytes`."""
+    """Measure a registry; the six categories add up to `total_bytes`."""
     sizes = measure(registry)
     base_bytes = registry.config.parameter_count * FLOAT_BYTES
     return StorageReport(
@@ -64,6 +66,7 @@ def report(registry: Registry) -> StorageReport:
         prototype_bytes=sizes.prototype_bytes,
         history_bytes=sizes.history_bytes,
         metadata_bytes=sizes.metadata_bytes,
+        trained_bytes=sizes.trained_bytes,
         individual_ft_bytes=base_bytes * len(sizes.tasks),
         parameters=registry.config.parameter_count,
         tasks=sizes.tasks,

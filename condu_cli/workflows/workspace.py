@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 
 from condu_cli.backbone.catalog import load_recorded_base
 from condu_cli.backbone.deltas import put_weights, weights_of
-from condu_cli.core.codec import (
-    Codec,
-    ConduCodec,
-    EncodedState,
-    ExpertTarget,
-    UnknownCodecError,
-    codec_by_name,
-)
-from condu_cli.core.layout import InvalidStateError, ParameterLayout
+from condu_cli.core.codec import Codec, ConduCodec, ExpertTarget
+from condu_cli.core.layout import InvalidStateError
 from condu_cli.core.prototypes import Prototypes
 from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError
 from condu_cli.registry.manifest import (
@@ -25,14 +18,14 @@ from condu_cli.registry.manifest import (
     RegistryConfig,
     Session,
     TaskEntry,
-    short_id,
 )
+from condu_cli.workflows.pinning import PinnedSession, pin_head
+from condu_cli.workflows.states import codec_for, damaged_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from condu_cli.backbone.base import BaseInfo, DualEncoder
-    from condu_cli.registry.blobs import BlobReader
     from condu_cli.registry.repository import Registry
 
 
@@ -43,6 +36,7 @@ class Workspace:
         self.registry = registry
         self._device = device
         self._loaded: tuple[str, str] | None = None
+        self._pinned: PinnedSession | None = None
 
     @cached_property
     def base(self) -> DualEncoder:
@@ -52,9 +46,10 @@ class Workspace:
             BaseModelError: it cannot be had, or has other weights than the registry's.
 
         """
-        base = load_recorded_base(self.registry.config.base.id, self._device)
+        config = self.registry.config
+        base = load_recorded_base(config.base.id, self._device)
         check_base(self.registry, base.info)
-        return base
+        return trained_part(base, config)
 
     @cached_property
     def codec(self) -> Codec:
@@ -62,19 +57,20 @@ class Workspace:
         return codec_for(self.registry.config)
 
     def head(self) -> Session:
-        """Return the current session.
+        """Return the current session; experts and prototypes come from it from now on.
 
         Raises:
             NotFoundError: nothing has been learned yet.
+            IntegrityError: a blob is missing.
 
         """
-        head = self.registry.head()
-        if head is None or not head.entries:
+        self._pinned = pin_head(self.registry)
+        if self._pinned is None or not self._pinned.session.entries:
             raise NotFoundError(
                 f"the registry at {self.registry.path} holds no tasks yet",
                 "Teach it one: condu learn --task NAME --data DIR",
             )
-        return head
+        return self._pinned.session
 
     def expert(self, session: Session, entry: TaskEntry) -> DualEncoder:
         """Decouple one expert into a working copy of the base model.
@@ -94,27 +90,33 @@ class Workspace:
 
     def _decouple(self, session: Session, entry: TaskEntry) -> None:
         weights = weights_of(self._scratch)
-        target = ExpertTarget(self.registry.blobs.open(entry.part), weights)
-        shared = open_shared(self.registry, session)
+        blob = self._pin(session).blob
+        target = ExpertTarget(blob(entry.part), weights)
+        shared = None if session.shared is None else blob(session.shared)
         try:
             self.codec.decode_into(shared, weights_of(self.base), [target])
         except InvalidStateError as exc:
             raise damaged_session(session, exc) from exc
         put_weights(self._scratch, weights)
 
-    def prototypes(self, entry: TaskEntry) -> Prototypes:
-        """Read a task's prototypes.
+    def _pin(self, session: Session) -> PinnedSession:
+        if self._pinned is None or self._pinned.session.id != session.id:
+            self._pinned = PinnedSession(self.registry, session)
+        return self._pinned
+
+    def prototypes(self, session: Session, entry: TaskEntry) -> Prototypes:
+        """Read the prototypes of one of a session's tasks.
 
         Raises:
             IntegrityError: the blob is missing or holds something else.
 
         """
         try:
-            return Prototypes.from_arrays(self.registry.blobs.open(entry.expert.prototypes))
+            return Prototypes.from_arrays(self._pin(session).blob(entry.expert.prototypes))
         except InvalidStateError as exc:
             raise IntegrityError(
                 f"the prototypes of task '{entry.name}' are damaged: {exc}",
-                "Go back to an older session: condu rollback",
+                "condu verify lists all damage; condu rollback goes to an older session",
             ) from exc
 
     @cached_property
@@ -122,56 +124,37 @@ class Workspace:
         return self.base.expert_copy()
 
 
-def open_shared(registry: Registry, session: Session) -> BlobReader | None:
-    """The shared part of a session's experts, memory-mapped; None where it has none."""
-    return None if session.shared is None else registry.blobs.open(session.shared)
-
-
-def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
-    """All experts of a session as its codec encoded them, memory-mapped."""
-    if session is None or not session.entries:
-        return codec.empty()
-    parts = [registry.blobs.open(entry.part) for entry in session.entries]
-    return EncodedState(open_shared(registry, session), parts)
-
-
-def layout_of(config: RegistryConfig) -> ParameterLayout:
-    """The registry's fixed parameter order, as the method sees it."""
-    return ParameterLayout(
-        tuple(p.name for p in config.parameters), tuple(p.shape for p in config.parameters)
-    )
-
-
-def codec_for(config: RegistryConfig) -> Codec:
-    """Build the codec that a registry's configuration names.
+def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
+    """The base model, of which only the registry's parameters are trained.
 
     Raises:
-        IntegrityError: this program does not know the codec or one of its options.
+        BaseModelError: it has no such parameters, or of other shapes.
 
     """
-    try:
-        return codec_by_name(config.codec, layout_of(config), config.codec_options)
-    except UnknownCodecError as exc:
-        raise IntegrityError(
-            f"the registry's codec cannot be used: {exc}", "Upgrade condu"
-        ) from exc
-
-
-def damaged_session(session: Session, exc: Exception) -> IntegrityError:
-    """Name the session whose blobs do not hold what they should."""
-    return IntegrityError(
-        f"session {short_id(session.id)} is damaged: {exc}",
-        "Go back to an older session: condu rollback",
-    )
+    model = base.restricted_to([parameter.name for parameter in config.parameters])
+    shapes = {name: tuple(p.shape) for name, p in model.trainable_parameters().items()}
+    for parameter in config.parameters:
+        if shapes[parameter.name] != parameter.shape:
+            raise BaseModelError(
+                f"the registry's parameter {parameter.name!r} has shape {parameter.shape}, that "
+                f"of {config.base.id} {shapes[parameter.name]}",
+                "Use the base model that the registry was made with, or another --registry",
+            )
+    return model
 
 
 def new_config(
-    base: DualEncoder, method: str = "full", codec_options: Mapping[str, str] | None = None
+    base: DualEncoder,
+    method: str = "full",
+    codec_options: Mapping[str, str] | None = None,
+    train: str = "whole",
 ) -> RegistryConfig:
     """Describe a new registry for a base model: its parameters, method and codec.
 
-    Options of the codec that are not given get their defaults.
+    `train`: whole, image or text, the tower whose parameters are trained. Options of the codec
+    that are not given get their defaults.
     """
+    base = base.restricted_to(base.tower_parameters(train))
     parameters = base.trainable_parameters()
     shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
     return RegistryConfig(

@@ -64,6 +64,7 @@ TABLES = {
         "codec",
         "codec_options",
         "parameters",
+        "fingerprint",
     ],
     "blobs": ["sha256", "size", "kind"],
     "sessions": ["id", "ordinal", "parent", "kind", "task", "created_at", "shared", "note"],
@@ -81,7 +82,18 @@ TABLES = {
     ],
     "head": ["id", "session"],
     "operations": ["id", "at", "kind", "from_session", "to_session", "command"],
+    "tags": ["name", "session", "created_at"],
+    "packs": ["session", "reference", "patch"],
+    "collected": ["session", "at"],
+    "sources": ["expert", "folder"],
 }
+
+FINGERPRINTED = (
+    '{"base":{"activation":"quickgelu","architecture":"mini","id":"mini","image_size":224,'
+    '"pretrained":"builtin","weights_sha256":"' + "b" * 64 + '"},"codec":"condu",'
+    '"codec_options":{"dtype":"float32"},"method":"full",'
+    '"parameters":[["visual.proj",[2,3]],["scale",[]]]}'
+)
 
 
 @pytest.fixture
@@ -122,8 +134,61 @@ def test_the_tables_and_their_columns(registry: Registry) -> None:
         for table in tables
     }
     assert found == TABLES
-    assert query(registry, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert query(registry, "SELECT version_num FROM alembic_version") == [("0002",)]
     assert query(registry, "SELECT format FROM registry") == [(1,)]
+
+
+def test_the_fingerprint_is_of_all_that_is_fixed(registry: Registry) -> None:
+    fingerprint = hashlib.sha256(FINGERPRINTED.encode()).hexdigest()
+    assert CONFIG.fingerprint() == fingerprint
+    assert query(registry, "SELECT fingerprint FROM registry") == [(fingerprint,)]
+
+
+def test_notes_beside_the_manifests(registry: Registry) -> None:
+    first = registry.head()
+    assert first is not None
+    with registry.lock("learn"):
+        second = registry.commit(
+            SessionDraft("learn", "pets", first.shared, first.entries),
+            parent=first.id,
+            command="learn",
+        )
+        registry.tag("best", second, "condu tag best")
+        patch = registry.blobs.put({"flips": np.zeros(3, np.uint8)})
+        registry.record_pack(first, second, patch)
+    assert query(registry, "SELECT name, session FROM tags") == [("best", second.id)]
+    assert query(registry, "SELECT * FROM packs") == [(first.id, second.id, patch.sha256)]
+    assert query(registry, f"SELECT * FROM blobs WHERE sha256 = '{patch.sha256}'") == [  # noqa: S608
+        (patch.sha256, patch.size, "patch")
+    ]
+    with registry.lock("gc"):
+        registry.record_collected([first.id], "condu gc")
+    assert query(registry, "SELECT session FROM collected") == [(first.id,)]
+    assert query(registry, "SELECT * FROM packs") == []
+    registry.remove_tag("best", "condu tag --delete best")
+    lines = query(registry, "SELECT kind, from_session, to_session FROM operations ORDER BY id")
+    assert lines == [
+        ("init", None, None),
+        ("learn", None, first.id),
+        ("learn", first.id, second.id),
+        ("tag", None, second.id),
+        ("gc", None, None),
+        ("untag", second.id, None),
+    ]
+
+
+def test_the_file_of_an_expert_that_waits(registry: Registry) -> None:
+    waiting = registry.waiting.save(
+        "pets", {"delta/scale": np.ones(2, np.float32)}, {"kind": "learn", "at": "2026"}
+    )
+    content = waiting.path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert waiting.path == registry.path / "trained" / f"pets.{sha256}.safetensors"
+    length = int.from_bytes(content[:8], "little")
+    assert json.loads(content[8 : 8 + length]) == {
+        "__metadata__": {"condu": '{"at":"2026","kind":"learn"}'},
+        "delta/scale": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+    }
 
 
 def test_json_in_the_database_is_canonical_text(registry: Registry) -> None:

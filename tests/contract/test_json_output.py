@@ -12,8 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from made_registries import flip, made_expert, made_registry
 
 from condu_cli.main import main
+from condu_cli.workflows.committing import keep_expert
 
 NUMBER = (int, float)
 TEXT_OR_NULL = (str, type(None))
@@ -37,6 +39,68 @@ SESSION = {
     "task": str,
     "created_at": str,
     "head": bool,
+    "current": bool,
+    "tasks": int,
+    "tags": list,
+    "stored": str,
+}
+DIFFERENCE = {
+    "before": TEXT_OR_NULL,
+    "after": TEXT_OR_NULL,
+    "tasks": list,
+    "before_bytes": int,
+    "after_bytes": int,
+    "shared_bytes": int,
+}
+TASK_DIFFERENCE = {
+    "task": str,
+    "change": str,
+    "before": TEXT_OR_NULL,
+    "after": TEXT_OR_NULL,
+    "mask_overlap": (float, type(None)),
+    "drift": (float, type(None)),
+}
+NEW_SESSION = {"session": str, "kind": str, "task": str, "parent": str, "drift": dict}
+COLLECTION = {
+    "dry_run": bool,
+    "sessions": list,
+    "files": list,
+    "bytes": int,
+    "freed_bytes": int,
+    "packed": int,
+    "undoable": int,
+}
+VERIFICATION = {
+    "sound": bool,
+    "quick": bool,
+    "sessions": int,
+    "blobs": int,
+    "bytes": int,
+    "problems": list,
+    "leftovers": list,
+}
+PROBLEM = {"object": str, "reason": str, "sessions": list, "advice": str}
+SHOWN_TASK = {
+    "name": str,
+    "expert": dict,
+    "part": str,
+    "learned_in": str,
+    "rescaler": float,
+    "mask_density": float,
+    "l1_norm": float,
+    "drift": (float, type(None)),
+    "folder": TEXT_OR_NULL,
+    "history": list,
+}
+MOMENT = {
+    "session": str,
+    "kind": str,
+    "changed_by": str,
+    "created_at": str,
+    "drift": (float, type(None)),
+    "rescaler": float,
+    "mask_density": float,
+    "l1_norm": float,
 }
 TASK = {"task": str, "classes": int, "session": str, "rescaler": float, "mask_density": float}
 STORAGE = {
@@ -49,6 +113,7 @@ STORAGE = {
             "prototype_bytes",
             "history_bytes",
             "metadata_bytes",
+            "trained_bytes",
             "individual_ft_bytes",
         ),
         int,
@@ -62,8 +127,10 @@ LEARNED = {
     "iterations": int,
     "final_loss": float,
     "train_seconds": float,
+    "keep_seconds": float,
     "unify_seconds": float,
     "commit_seconds": float,
+    "pack_seconds": float,
 }
 PROGRESS = {"event": str, "done": int, "total": int}
 ERROR = {"code": int, "message": str, "hint": str}
@@ -187,10 +254,12 @@ def test_log_is_a_list_of_sessions_newest_first(log, learned):
         assert SESSION_ID.fullmatch(session["session"])
         assert UTC_TIME.fullmatch(session["created_at"])
         assert session["kind"] == "learn"
+        assert session["tags"] == []
     assert [s["session"] for s in log] == [documents(r)[-1]["session"] for r in learned[::-1]]
     assert [s["task"] for s in log] == ["colours", "shapes"]
     assert [s["head"] for s in log] == [True, False]
     assert [s["parent"] for s in log] == [log[1]["session"], None]
+    assert [s["stored"] for s in log] == ["files", "patch"]
 
 
 def test_ls_is_a_list_of_tasks_in_the_order_of_learning(condu, log):
@@ -205,7 +274,7 @@ def test_ls_is_a_list_of_tasks_in_the_order_of_learning(condu, log):
 def test_storage_report_is_one_object_whose_parts_add_up(condu, learned):
     (report,) = documents(condu("storage-report"))
     assert_fields(report, STORAGE)
-    parts = ("unified", "mask", "prototype", "history", "metadata")
+    parts = ("unified", "mask", "prototype", "history", "metadata", "trained")
     assert sum(report[f"{part}_bytes"] for part in parts) == report["total_bytes"]
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
     assert [task["task"] for task in report["tasks"]] == ["shapes", "colours"]
@@ -269,6 +338,125 @@ def test_evaluate_is_one_object_per_task(condu_here):
         assert evaluation["label_space"] == "union"
         assert 0 <= evaluation["accuracy"] <= 1
     assert [(e["task"], e["n"]) for e in found] == [("shapes", 100), ("colours", 2)]
+
+
+# Sessions: show, diff, tag, forget, rename, gc, verify
+
+
+@pytest.fixture
+def made(tmp_path, condu_here):
+    """Run commands on another registry, of three made-up experts, that a test may change."""
+    registry = made_registry(tmp_path / "made", "birds", "cars", "digits")
+
+    def run(*args: str, code: int = 0):
+        (found,) = documents(condu_here(*args, "--registry", str(registry.path)), code)
+        return found
+
+    return registry, run
+
+
+def test_show_of_a_task_has_its_history_newest_first(condu_here, log):
+    (shown,) = documents(condu_here("show", "shapes"))
+    assert_fields(shown, SHOWN_TASK)
+    assert [moment["session"] for moment in shown["history"]] == [s["session"] for s in log]
+    for moment in shown["history"]:
+        assert_fields(moment, MOMENT)
+        assert UTC_TIME.fullmatch(moment["created_at"])
+
+
+def test_show_of_a_session_is_its_manifest(made):
+    registry, run = made
+    shown = run("show", "@~1")
+    session = registry.sessions()[1]
+    assert shown == {"session": session.id, **session.manifest()}
+
+
+def test_diff_is_one_object_with_a_record_per_task(made):
+    registry, run = made
+    run("rename", "cars", "vehicles")
+    found = run("diff", "@~2", "@")
+    assert_fields(found, DIFFERENCE)
+    for task in found["tasks"]:
+        assert_fields(task, TASK_DIFFERENCE)
+    assert [(t["before"], t["after"], t["change"]) for t in found["tasks"]] == [
+        ("birds", "birds", "changed"),
+        ("cars", "vehicles", "renamed"),
+        (None, "digits", "added"),
+    ]
+    assert found["after"] == registry.head().id
+
+
+def test_tag_prints_what_it_did_and_the_list_of_tags(made):
+    registry, run = made
+    head = registry.head().id
+    assert run("tag") == []
+    assert run("tag", "good") == {"tag": "good", "session": head, "deleted": False}
+    assert run("tag") == [{"tag": "good", "session": head}]
+    assert run("log")[0]["tags"] == ["good"]
+    assert run("tag", "--delete", "good") == {"tag": "good", "session": head, "deleted": True}
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "task"),
+    [
+        (["forget", "cars"], "forget", "cars"),
+        (["rename", "cars", "vehicles"], "rename", "vehicles"),
+    ],
+)
+def test_forget_and_rename_print_the_new_session(made, args, kind, task):
+    registry, run = made
+    parent = registry.head()
+    found = run(*args)
+    assert_fields(found, NEW_SESSION)
+    assert (found["kind"], found["task"], found["parent"]) == (kind, task, parent.id)
+    assert found["session"] == registry.head().id
+    assert found["drift"] == {e.name: e.drift for e in registry.head().entries}
+    assert all(isinstance(drift, float) for drift in found["drift"].values())
+
+
+def test_a_dry_forget_and_rename_print_what_they_would_do(made):
+    _, run = made
+    assert run("forget", "cars", "-n") == {"dry_run": True, "task": "cars"}
+    assert run("rename", "cars", "x", "-n") == {"dry_run": True, "task": "cars", "to": "x"}
+
+
+def test_gc_prints_what_goes_or_went(made):
+    registry, run = made
+    gone = [session.id for session in registry.sessions()[1:]]
+    plan = run("gc", "--keep", "1", "-n")
+    done = run("gc", "--keep", "1", "--yes")
+    for found, dry in ((plan, True), (done, False)):
+        assert_fields(found, COLLECTION)
+        assert (found["dry_run"], found["sessions"]) == (dry, gone)
+        assert found["bytes"] == sum(file["bytes"] for file in found["files"])
+        for file in found["files"]:
+            assert_fields(file, {"path": str, "kind": str, "bytes": int})
+    assert len(run("log")) == 1
+    assert [s["stored"] for s in run("log", "--all")] == ["files", "removed", "removed"]
+
+
+def test_verify_is_one_object_and_names_every_problem(made):
+    registry, run = made
+    sound = run("verify")
+    assert_fields(sound, VERIFICATION)
+    assert (sound["sound"], sound["problems"], sound["sessions"]) == (True, [], 3)
+    assert run("verify", "--quick")["quick"] is True
+    flip(registry.blobs.path(registry.head().shared), -1)
+    found = run("verify", code=14)
+    assert_fields(found, VERIFICATION)
+    assert found["sound"] is False
+    for problem in found["problems"]:
+        assert_fields(problem, PROBLEM)
+        assert all(SESSION_ID.fullmatch(session) for session in problem["sessions"])
+
+
+def test_resume_streams_like_learn(made, condu_here):
+    registry, _ = made
+    keep_expert(registry, made_expert("flags"))
+    ran = condu_here("learn", "--resume", "--registry", str(registry.path))
+    (summary,) = results(ran)
+    assert_fields(summary, {name: kind for name, kind in LEARNED.items() if name != "iterations"})
+    assert summary["task"] == "flags"
 
 
 # Errors

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from made_registries import flip
 
 from condu_cli import __version__
 from condu_cli.main import app, main
+from condu_cli.registry.repository import Registry
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
@@ -35,8 +37,8 @@ def assert_one_error(ran, code: int, *parts: str) -> None:
 
 def test_the_commands_of_the_design_are_there():
     assert set(COMMANDS) >= {
-        "bases", "demo", "doctor", "evaluate", "init", "learn", "log", "ls", "predict",
-        "rollback", "show", "storage-report", "tasks",
+        "bases", "demo", "diff", "doctor", "evaluate", "forget", "gc", "init", "learn", "log",
+        "ls", "predict", "rename", "rollback", "show", "storage-report", "tag", "tasks", "verify",
     }  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def test_a_dry_run_changes_nothing(condu, tmp_path, args):
         (["--nope"], ["--nope"]),
         (["nonsense"], ["nonsense", "condu --help"]),
         (["log", "--nope"], ["--nope", "condu log --help"]),
-        (["learn"], ["--task", "condu learn --help"]),
+        (["learn"], ["needs a name", "condu learn --task NAME"]),
         (["predict"], ["PATH", "condu predict --help"]),
         (["learn", "--task", "a/b"], ["a/b"]),
         (["learn", "--task", "x", "--iterations", "0"], ["--iterations"]),
@@ -136,7 +138,11 @@ def test_a_wrong_command_line_ends_with_2(condu, args, parts):
 
 @pytest.mark.parametrize(
     "args",
-    [["log"], ["ls"], ["show"], ["rollback"], ["storage-report"], ["evaluate"], ["predict", "x"]],
+    [
+        *(["log"], ["ls"], ["show"], ["rollback"], ["storage-report"], ["evaluate"]),
+        *(["tag"], ["diff"], ["gc"], ["verify"], ["predict", "x"], ["forget", "x"]),
+        *(["rename", "x", "y"], ["learn", "--resume"]),
+    ],
 )
 def test_without_a_registry_the_way_to_one_is_named(condu, args):
     assert_one_error(condu(*args), 10, "there is no registry at", "condu init")
@@ -380,3 +386,26 @@ def test_the_known_tasks_are_listed_with_their_pictures(condu, tmp_path, monkeyp
     assert where["shapes"] == "embedded"
     assert where["mnist"] is None
     assert str(tmp_path / "data") in condu("tasks").err
+
+
+# Damage
+
+
+@pytest.mark.usefixtures("learned")
+@pytest.mark.parametrize("blob", ["shared", "part", "prototypes"])
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_damaged_session_answers_nothing_and_ends_with_14(
+    condu, colours, tmp_path, blob, command
+):
+    registry = Registry.open(tmp_path / "registry")
+    head = registry.head()
+    entry = head.entry("warm")
+    sha256 = {"shared": head.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
+    path = registry.blobs.path(sha256[blob])
+    flip(path, -1)
+    space = ["--label-space", "union"] if command == "evaluate" else [colours]
+    for options in ([], ["--json"]):
+        ran = condu(command, *space, *options)
+        assert (ran.code, ran.out) == (14, "")
+        assert f"{path.name} is damaged" in ran.err
+        assert "condu verify" in ran.err

@@ -54,3 +54,20 @@ def test_every_choice_learns_and_predicts(condu, colours, dtype, rescaler):
     assert {answer["task"] for answer in answers} == {"warm", "again"}
     tasks = json.loads(condu("ls", "--json").out)
     assert all(0 < task["mask_density"] <= 1 for task in tasks)
+
+
+@pytest.mark.parametrize("train", ["image", "text"])
+def test_one_tower_has_fewer_parameters_than_the_whole_model(condu, tmp_path, train):
+    counts = []
+    for value in ("whole", train):
+        path = tmp_path / value
+        ran = condu("init", "--base", "tiny", "--train", value, "--registry", path, "--json")
+        assert ran.code == 0, ran.err
+        counts.append(json.loads(ran.out)["parameters"])
+    assert 0 < counts[1] < counts[0]
+
+
+def test_an_unknown_tower_is_refused(condu):
+    ran = condu("init", "--base", "tiny", "--train", "nothing")
+    assert ran.code == 2
+    assert "nothing" in ran.err

@@ -185,7 +185,7 @@ def test_the_file_mode_follows_the_umask(store: BlobStore, umask: int, mode: int
 
 
 def test_bytes_are_flushed_before_the_rename_and_the_folder_after(
-    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     replace = Path.replace
@@ -193,7 +193,8 @@ def test_bytes_are_flushed_before_the_rename_and_the_folder_after(
     monkeypatch.setattr(blobs_module, "flush_folder", lambda path: events.append(path.name))
 
     def recorded(path: Path, target: Path) -> Path:
-        events.append("rename")
+        if path.parent.parent != paths.tmp:  # where safetensors writes
+            events.append("rename")
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", recorded)
@@ -287,10 +288,19 @@ def test_an_error_inside_safetensors_is_reported_like_one_of_the_disk(
     assert files_in(paths.root) == []
 
 
-def test_a_missing_tmp_folder_is_an_expected_failure(
-    store: BlobStore, paths: RegistryPaths
-) -> None:
+def test_a_missing_tmp_folder_is_made(store: BlobStore, paths: RegistryPaths) -> None:
     paths.tmp.rmdir()
+    ref = store.put(TENSORS)
+    store.verify(ref.sha256)
+    paths.tmp.rmdir()
+    header, tensors = store.open(ref.sha256).header, store.load(ref.sha256)
+    store.remove(ref.sha256)
+    store.put_again(ref.sha256, header, tensors)
+    store.verify(ref.sha256)
+
+
+def test_a_missing_registry_is_an_expected_failure(tmp_path: Path) -> None:
+    store = BlobStore(RegistryPaths(tmp_path / "removed"))
     with pytest.raises(ConduError, match="No such file"):
         store.put(TENSORS)
 
@@ -329,6 +339,8 @@ def test_blobs_put_together_are_all_flushed_and_their_folders_once(
     monkeypatch.setattr(blobs_module, "flush_folder", lambda path: events.append(path.name))
 
     def recorded(path: Path, target: Path) -> Path:
+        if path.parent.parent == paths.tmp:  # where safetensors writes
+            return replace(path, target)
         assert path.name in flushed
         assert not events
         return replace(path, target)
@@ -617,3 +629,172 @@ def test_the_record_is_one_json_string_under_one_key(store: BlobStore) -> None:
     content = store.path(ref.sha256).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"] == {"condu": '{"a":2,"b":1}'}
+
+
+# --- coming back, and going -------------------------------------------------------------------
+
+
+def test_a_blob_comes_back_bit_for_bit_from_its_header_and_its_tensors(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    ref = store.put(TENSORS, metadata={"codec": "condu"})
+    header, content = store.open(ref.sha256).header, store.path(ref.sha256).read_bytes()
+    assert store.remove(ref.sha256) == ref.size
+    assert not store.exists(ref.sha256)
+    store.put_again(ref.sha256, header, TENSORS)
+    assert store.path(ref.sha256).read_bytes() == content
+    assert files_in(paths.tmp) == []
+
+
+def test_a_blob_that_comes_back_otherwise_is_refused_and_leaves_nothing(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    ref = store.put(TENSORS)
+    header = store.open(ref.sha256).header
+    store.remove(ref.sha256)
+    other = {**TENSORS, "mask": TENSORS["mask"][::-1]}
+    for wrong in (other, {"mask": TENSORS["mask"]}):
+        with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: it does not come back"):
+            store.put_again(ref.sha256, header, wrong)
+    assert files_in(paths.root) == []
+
+
+def test_a_sound_blob_is_not_written_again(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    before = store.path(ref.sha256).stat()
+    store.put_again(ref.sha256, store.open(ref.sha256).header, TENSORS)
+    assert store.path(ref.sha256).stat().st_ino == before.st_ino
+
+
+def test_a_full_disk_leaves_nothing_of_a_blob_that_comes_back(
+    store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = store.put(TENSORS)
+    header = store.open(ref.sha256).header
+    store.remove(ref.sha256)
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(blobs_module, "flush_file", full)
+    with pytest.raises(ConduError, match="No space left on device"):
+        store.put_again(ref.sha256, header, TENSORS)
+    assert files_in(paths.root) == []
+
+
+def test_removing_tells_what_it_frees_and_takes_an_empty_folder_along(
+    store: BlobStore, paths: RegistryPaths
+) -> None:
+    ref = store.put(TENSORS)
+    assert store.remove(ref.sha256) == ref.size
+    assert list(paths.blobs.iterdir()) == []
+    assert store.remove(ref.sha256) == 0
+
+
+def test_a_folder_with_others_in_it_stays(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    other = store.path(ref.sha256).with_name("thesis.txt")
+    other.write_text("mine")
+    store.remove(ref.sha256)
+    assert other.read_text() == "mine"
+
+
+def test_what_cannot_be_removed_is_named(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = store.put(TENSORS)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ConduError, match=f"cannot remove blob {ref.sha256}: Permission denied"):
+        store.remove(ref.sha256)
+
+
+def test_a_reader_verifies_what_it_has_mapped_though_the_file_is_gone(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    reader = store.open(ref.sha256)
+    store.remove(ref.sha256)
+    reader.verify()
+    assert (reader.sha256, reader.size) == (ref.sha256, ref.size)
+    np.testing.assert_array_equal(reader["delta"], TENSORS["delta"])
+    with pytest.raises(IntegrityError, match="missing"):
+        store.open(ref.sha256)
+
+
+def test_a_reader_notices_a_damaged_file(store: BlobStore) -> None:
+    ref = store.put(TENSORS)
+    content = bytearray(store.path(ref.sha256).read_bytes())
+    content[-1] ^= 1
+    store.path(ref.sha256).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: its bytes"):
+        store.open(ref.sha256).verify()
+
+
+def test_metadata_that_is_too_deep_is_no_record(store: BlobStore) -> None:
+    from safetensors.numpy import save
+
+    content = save(TENSORS, {"condu": "[" * 100_000})
+    sha256 = hashlib.sha256(content).hexdigest()
+    store.path(sha256).parent.mkdir()
+    store.path(sha256).write_bytes(content)
+    with pytest.raises(IntegrityError, match="metadata is not JSON"):
+        store.metadata(sha256)
+
+
+# --- links ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["blob", "folder"])
+def linked(
+    request: pytest.FixtureRequest, store: BlobStore, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A sound blob that lies elsewhere behind a link: its name, and where its file is."""
+    sha256 = store.put(TENSORS).sha256
+    place = store.path(sha256) if request.param == "blob" else store.path(sha256).parent
+    target = tmp_path_factory.mktemp("elsewhere") / place.name
+    place.rename(target)
+    place.symlink_to(target)
+    return sha256, target if request.param == "blob" else target / sha256
+
+
+def test_a_blob_behind_a_link_is_not_read(store: BlobStore, linked: tuple[str, Path]) -> None:
+    sha256, _ = linked
+    assert not store.exists(sha256)
+    assert list(store.all()) == []
+    for use in (store.open, store.load, store.verify, store.metadata):
+        with pytest.raises(IntegrityError, match=f"{sha256} is damaged: it is a symbolic link"):
+            use(sha256)
+
+
+def test_nothing_is_written_through_a_link(store: BlobStore, linked: tuple[str, Path]) -> None:
+    sha256, target = linked
+    target.write_bytes(b"somebody's")
+    if store.path(sha256).parent.is_symlink():
+        with pytest.raises(IntegrityError, match="symbolic link"):
+            store.put(TENSORS)
+    else:
+        store.put(TENSORS)
+        store.verify(sha256)
+        assert not store.path(sha256).is_symlink()
+    assert target.read_bytes() == b"somebody's"
+
+
+def test_nothing_is_removed_through_a_link(store: BlobStore, linked: tuple[str, Path]) -> None:
+    sha256, target = linked
+    if store.path(sha256).parent.is_symlink():
+        with pytest.raises(IntegrityError, match="symbolic link"):
+            store.remove(sha256)
+    else:
+        store.remove(sha256)
+        assert not store.path(sha256).is_symlink()
+    assert target.is_file()
+
+
+def test_no_draft_is_written_through_a_link(store: BlobStore, paths: RegistryPaths) -> None:
+    elsewhere = paths.root / "elsewhere"
+    elsewhere.mkdir()
+    paths.tmp.rmdir()
+    paths.tmp.symlink_to(elsewhere)
+    with pytest.raises(IntegrityError, match=r"tmp is a symbolic link"):
+        store.put(TENSORS)
+    assert files_in(paths.root) == []

@@ -5,6 +5,7 @@ import pytest
 
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry import creation
+from condu_cli.registry.drafts import STALE_SECONDS, draft_name
 from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.repository import Registry
 
@@ -134,3 +135,35 @@ def test_a_registry_made_meanwhile_by_another_is_not_overwritten(
         Registry.create(tmp_path / "r", config)
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     assert (tmp_path / "r" / "condu.sqlite").read_text() == "the other's"
+
+
+def draft_folder(root: Path, owner: str, age: float) -> Path:
+    folder = root.parent / f".{root.name}-{owner}-{'0' * 16}"
+    (folder / "blobs").mkdir(parents=True)
+    changed = folder.stat().st_mtime - age
+    os.utime(folder, (changed, changed))
+    return folder
+
+
+def test_what_a_killed_creation_has_left_goes_with_the_next(
+    tmp_path: Path, config: RegistryConfig
+) -> None:
+    root = tmp_path / "r"
+    abandoned = draft_folder(root, "elsewhere-1", age=2 * STALE_SECONDS)
+    assert list(creation.draft_folders(root)) == [abandoned]
+    Registry.create(root, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_what_may_be_somebodys_stays(tmp_path: Path, config: RegistryConfig) -> None:
+    root = tmp_path / "r*"
+    stay = {
+        draft_folder(root, "elsewhere-1", age=60),
+        draft_folder(root, draft_name().rpartition("-")[0], age=2 * STALE_SECONDS),
+        draft_folder(tmp_path / "rr", "elsewhere-1", age=2 * STALE_SECONDS),
+        draft_folder(root, "else-where-1", age=2 * STALE_SECONDS),
+    }
+    link = tmp_path / f".r*-elsewhere-2-{'0' * 16}"
+    link.symlink_to(draft_folder(tmp_path / "x", "elsewhere-1", age=2 * STALE_SECONDS))
+    Registry.create(root, config)
+    assert all(folder.is_dir() for folder in (*stay, link))

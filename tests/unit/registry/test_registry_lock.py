@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from condu_cli.errors import ConduError, LockedError
+from condu_cli.errors import ConduError, IntegrityError, LockedError
 from condu_cli.registry.lock import RegistryLock
 
 HOLD = (
@@ -153,3 +153,55 @@ def test_a_folder_that_cannot_be_written_is_named(
         lock.acquire("learn").__enter__()
     assert str(path.parent) in failed.value.message
     assert failed.value.exit_code == 1
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused_and_not_followed(
+    path: Path, tmp_path: Path
+) -> None:
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="symbolic link"):
+        RegistryLock(path).acquire("learn").__enter__()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", ["lock.holder", f"lock.holder.{os.getpid()}"])
+def test_the_note_is_never_written_through_a_link(path: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with RegistryLock(path).acquire("learn"):
+        holder = RegistryLock(path).holder()
+        assert holder is not None
+        assert holder.command == "learn"
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_who_must_wait_hears_once_for_whom(
+    path: Path, other_process: "subprocess.Popen[str]"
+) -> None:
+    told: list[str] = []
+    with (
+        pytest.raises(LockedError),
+        RegistryLock(path).acquire("mine", timeout=0, on_wait=told.append),
+    ):
+        pytest.fail("both hold the lock")
+    (holder,) = told
+    assert f"'condu learn --task pets' (process {other_process.pid} on" in holder
+
+
+def test_who_must_wait_for_somebody_without_a_note_hears_that_too(
+    path: Path, other_process: "subprocess.Popen[str]"
+) -> None:
+    assert other_process.poll() is None
+    path.with_name("lock.holder").unlink()
+    told: list[str] = []
+    with pytest.raises(LockedError):
+        RegistryLock(path).acquire("mine", timeout=0, on_wait=told.append).__enter__()
+    assert told == ["another process"]
+
+
+def test_who_need_not_wait_hears_nothing(path: Path) -> None:
+    told: list[str] = []
+    lock = RegistryLock(path)
+    with lock.acquire("outer", on_wait=told.append), lock.acquire("inner", on_wait=told.append):
+        pass
+    assert told == []

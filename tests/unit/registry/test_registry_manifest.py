@@ -196,3 +196,10 @@ def test_whole_numbers_and_zeros_have_one_spelling(value: float, negative_zero: 
     assert json.loads(text)["l1_norm"] == value
     assert "-0.0" not in text
     assert isinstance(json.loads(text)["drift"], float)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (1.0,), (True,), ("3",), (None,)])
+def test_a_parameter_has_a_shape_of_whole_numbers(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="whole numbers"):
+        ParameterShape("w", shape)
+    assert ParameterShape("w", ()).size == 1

@@ -19,16 +19,16 @@ from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.models import Base
 from condu_cli.registry.repository import Registry
 
-SECOND = '''"""A later schema."""
+NEXT = '''"""A later schema."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade():
-    op.create_table("tags", sa.Column("name", sa.Text(), primary_key=True))
+    op.create_table("moods", sa.Column("name", sa.Text(), primary_key=True))
     op.add_column("blobs", sa.Column("note", sa.Text()))
 '''
 
@@ -42,14 +42,14 @@ def execute(registry: Registry, statement: str) -> list[tuple[object, ...]]:
 
 @pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -> Path:
-    """The program of the future, with a second migration; returns that migration's file."""
+    """The program of the future, with one migration more; returns that migration's file."""
     scripts = tmp_path / "100% later"
     shutil.copytree(migrate.migrations_folder(), scripts)
-    second = scripts / "versions" / "0002_second.py"
-    second.write_text(SECOND)
+    script = scripts / "versions" / "0003_next.py"
+    script.write_text(NEXT)
     monkeypatch.setattr(migrate, "migrations_folder", lambda: scripts)
-    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0002")
-    return second
+    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0003")
+    return script
 
 
 def test_the_constant_is_the_head_of_the_scripts() -> None:
@@ -120,15 +120,15 @@ def test_an_older_registry_is_backed_up_and_upgraded(
     told: list[str] = []
     again = Registry.open(registry.path, notify=told.append)
     assert again.config == registry.config
-    assert migrate.current_revision(registry.paths.database) == "0002"
-    assert execute(registry, "SELECT count(*) FROM tags") == [(0,)]
+    assert migrate.current_revision(registry.paths.database) == "0003"
+    assert execute(registry, "SELECT count(*) FROM moods") == [(0,)]
     assert execute(registry, "SELECT written_by FROM registry") == [(__version__,)]
 
     (backup,) = registry.paths.backups.iterdir()
     assert backup.suffix == ".sqlite"
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
-            ("0001",)
+            ("0002",)
         ]
         assert connection.execute("SELECT written_by FROM registry").fetchall() == [("0.0.1",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -136,7 +136,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
 
     (line,) = told
     assert "\n" not in line
-    assert "0001 to 0002" in line
+    assert "0002 to 0003" in line
     assert str(backup) in line
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -152,20 +152,20 @@ def test_a_registry_is_migrated_once(registry: Registry) -> None:
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(registry: Registry, later: Path) -> None:
-    later.write_text(SECOND + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')  # noqa: S608
+    later.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')  # noqa: S608
     with pytest.raises(IntegrityError, match="no such table: nowhere"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0001"
-    tables = execute(registry, "SELECT name FROM sqlite_master WHERE name = 'tags'")
+    assert migrate.current_revision(registry.paths.database) == "0002"
+    tables = execute(registry, "SELECT name FROM sqlite_master WHERE name = 'moods'")
     assert tables == []
     assert not any(row[1] == "note" for row in execute(registry, "PRAGMA table_info(blobs)"))
 
 
 def test_a_migration_that_orphans_rows_is_refused(registry: Registry, later: Path) -> None:
-    later.write_text(SECOND + "    op.get_bind().exec_driver_sql('UPDATE head SET session = 1')\n")  # noqa: S608
+    later.write_text(NEXT + "    op.get_bind().exec_driver_sql('UPDATE head SET session = 1')\n")  # noqa: S608
     with pytest.raises(IntegrityError, match="1 rows without their parent"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0001"
+    assert migrate.current_revision(registry.paths.database) == "0002"
     assert execute(registry, "SELECT session FROM head") == [(None,)]
 
 
@@ -180,7 +180,7 @@ def test_a_migration_waits_for_the_lock(
         )
         with pytest.raises(LockedError, match="condu learn"):
             migrate.ensure_current(registry.paths)
-    assert migrate.current_revision(registry.paths.database) == "0001"
+    assert migrate.current_revision(registry.paths.database) == "0002"
 
 
 @pytest.mark.usefixtures("later")
@@ -193,8 +193,34 @@ def test_without_a_backup_there_is_no_migration(
     monkeypatch.setattr(migrate, "flush_file", full)
     with pytest.raises(ConduError, match="No space left on device"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0001"
+    assert migrate.current_revision(registry.paths.database) == "0002"
     assert list(registry.paths.backups.iterdir()) == []
+
+
+@pytest.mark.usefixtures("later")
+def test_a_missing_folder_for_backups_is_made(registry: Registry) -> None:
+    registry.paths.backups.rmdir()
+    Registry.open(registry.path)
+    assert len(list(registry.paths.backups.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("later")
+def test_a_file_in_the_place_of_the_backups_prevents_the_migration(registry: Registry) -> None:
+    registry.paths.backups.rmdir()
+    registry.paths.backups.write_text("mine")
+    with pytest.raises(ConduError, match="cannot back the database up"):
+        Registry.open(registry.path)
+    assert migrate.current_revision(registry.paths.database) == "0002"
+
+
+@pytest.mark.parametrize("error", ["ValueError('x')", "TypeError('x')", "RecursionError('x')"])
+def test_a_migration_that_stumbles_over_a_row_is_an_integrity_error(
+    registry: Registry, later: Path, error: str
+) -> None:
+    later.write_text(NEXT + f"    raise {error}\n")
+    with pytest.raises(IntegrityError, match=r"condu.sqlite cannot be migrated: .*\(x\)"):
+        Registry.open(registry.path)
+    assert migrate.current_revision(registry.paths.database) == "0002"
 
 
 def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registry) -> None:
@@ -204,8 +230,22 @@ def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registr
         Registry.open(registry.path)
     assert refused.value.exit_code == 12
     assert "schema 0042, written by condu 9.8.7" in refused.value.message
-    assert f"condu {__version__} knows schemas up to 0001" in refused.value.message
+    assert f"condu {__version__} knows schemas up to 0002" in refused.value.message
     assert refused.value.hint == "upgrade: `pip install --upgrade 'condu>=9.8.7'`"
+
+
+@pytest.mark.parametrize("writer", ["0.2'; rm -rf ~; '", "", "9" * 50, "1\n2"])
+def test_what_a_newer_registry_says_to_be_written_by_is_pasted_only_if_it_is_a_version(
+    registry: Registry, writer: str
+) -> None:
+    execute(registry, "UPDATE alembic_version SET version_num = '0042\n'")
+    with closing(sqlite3.connect(registry.paths.database)) as connection:
+        connection.execute("UPDATE registry SET written_by = ?", (writer,))
+        connection.commit()
+    with pytest.raises(RegistryTooNewError) as refused:
+        Registry.open(registry.path)
+    assert refused.value.hint == "upgrade: `pip install --upgrade condu`"
+    assert "\n" not in refused.value.message
 
 
 def test_a_newer_registry_with_other_tables_is_refused_too(registry: Registry) -> None:

@@ -21,7 +21,7 @@ def session(registry: Registry, learn: object) -> str:
     [
         "INSERT INTO registry SELECT 2, format, created_at, written_by, base_id, "
         "base_architecture, base_pretrained, base_activation, base_weights_sha256, "
-        "base_image_size, method, codec, codec_options, parameters FROM registry",
+        "base_image_size, method, codec, codec_options, parameters, fingerprint FROM registry",
         "INSERT INTO head VALUES (2, NULL)",
         "UPDATE head SET session = 'nowhere'",
         "UPDATE sessions SET id = 'short'",
@@ -37,6 +37,18 @@ def session(registry: Registry, learn: object) -> str:
         "UPDATE session_tasks SET l1_norm = -1",
         "UPDATE session_tasks SET position = -1",
         "UPDATE operations SET to_session = 'nowhere'",
+        "UPDATE operations SET at = NULL",
+        "INSERT INTO tags VALUES ('best', 'nowhere', '2026')",
+        "INSERT INTO tags SELECT 'best', id, NULL FROM sessions",
+        "INSERT INTO tags SELECT 'best', id, '2026' FROM sessions UNION ALL "
+        "SELECT 'best', id, '2027' FROM sessions",
+        "INSERT INTO packs SELECT id, id, NULL FROM sessions",
+        "INSERT INTO packs SELECT id, 'nowhere', NULL FROM sessions",
+        "INSERT INTO packs SELECT 'nowhere', id, NULL FROM sessions",
+        "INSERT INTO collected VALUES ('nowhere', '2026')",
+        "INSERT INTO collected SELECT id, NULL FROM sessions",
+        "INSERT INTO sources VALUES (99, '/pictures')",
+        "INSERT INTO sources SELECT id, NULL FROM experts",
         "UPDATE blobs SET size = -1",
         "INSERT INTO blobs VALUES ('short', 1, 'part')",
         "DELETE FROM blobs",
@@ -52,6 +64,35 @@ def test_the_database_refuses(registry: Registry, statement: str) -> None:
     with (
         closing(connect(registry.paths.database)) as connection,
         pytest.raises(sqlite3.IntegrityError),
+    ):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        (
+            "INSERT INTO packs SELECT parent, id, 'nowhere' FROM sessions WHERE parent",
+            "FOREIGN KEY",
+        ),
+        ("INSERT INTO packs SELECT id, id, NULL FROM sessions", "ck_packs_reference"),
+        (
+            "INSERT INTO collected SELECT id, '2026' FROM sessions UNION ALL "
+            "SELECT id, '2027' FROM sessions",
+            "collected.session",
+        ),
+    ],
+)
+def test_a_session_is_stored_in_one_way_that_is_there(
+    registry: Registry, learn: object, statement: str, constraint: str
+) -> None:
+    assert callable(learn)
+    learn("a")
+    learn("b")
+    statement = statement.replace("WHERE parent", "WHERE parent IS NOT NULL")
+    with (
+        closing(connect(registry.paths.database)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match=constraint),
     ):
         connection.execute(statement)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condu_cli.errors import IntegrityError, UsageError
-from condu_cli.registry.names import is_sha256, validate_sha256, validate_task_name
+from condu_cli.registry.names import is_sha256, shown_id, validate_sha256, validate_task_name
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,11 @@ def test_anything_else_is_no_sha256(text: str) -> None:
     assert not is_sha256(text)
     with pytest.raises(IntegrityError, match="not the name of a blob"):
         validate_sha256(text)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "é", "A" * 64, b"\xff", None, "x" * 999])
+def test_what_is_no_id_is_shown_so_that_it_does_nothing_to_a_terminal(text: object) -> None:
+    assert shown_id(text).isprintable()
+    assert shown_id(text).isascii()
+    assert len(shown_id(text)) <= 80
+    assert shown_id("a" * 64) == "a" * 64

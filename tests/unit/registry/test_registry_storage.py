@@ -32,6 +32,7 @@ def assert_every_byte_is_counted_once(registry: Registry) -> None:
         + sizes.prototype_bytes
         + sizes.history_bytes
         + sizes.metadata_bytes
+        + sizes.trained_bytes
     )
     assert set(sizes.categories) == files_under(registry.path)
 
@@ -86,6 +87,32 @@ def test_unreferenced_and_half_written_blobs_are_history(registry: Registry) -> 
     ref = registry.blobs.put({"x": np.zeros(9, np.float32)})
     (registry.paths.tmp / "1-abc.safetensors").write_bytes(b"12345")
     assert measure(registry).history_bytes == ref.size + 5
+    assert_every_byte_is_counted_once(registry)
+
+
+def test_experts_that_wait_are_counted_apart(registry: Registry, learn: Learn) -> None:
+    learn("a")
+    before = measure(registry)
+    assert before.trained_bytes == 0
+    first = registry.waiting.save("b", {"delta/w": np.ones(9, np.float32)}, {"kind": "learn"})
+    second = registry.waiting.save("c", {"delta/w": np.ones(5, np.float32)}, {"kind": "learn"})
+    after = measure(registry)
+    assert after.trained_bytes == first.size + second.size
+    assert after.total_bytes == before.total_bytes + after.trained_bytes
+    assert after.categories[first.path.relative_to(registry.path)] == "trained"
+    assert_every_byte_is_counted_once(registry)
+
+
+def test_a_patch_is_history(registry: Registry, learn: Learn) -> None:
+    first, second = learn("a"), learn("b")
+    before = measure(registry)
+    patch = registry.blobs.put({"flips": np.zeros(3, np.uint8)})
+    with registry.lock("gc"):
+        registry.record_pack(first, second, patch)
+        removed = sum(registry.blobs.remove(b) for b in registry.history().spare_blobs())
+    after = measure(registry)
+    assert removed > 0
+    assert after.history_bytes == before.history_bytes + patch.size - removed
     assert_every_byte_is_counted_once(registry)
 
 

@@ -2,12 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from made_registries import flip
 from PIL import Image
 
-from condu_cli.errors import DataError, NotFoundError
-from condu_cli.workflows.evaluation import EvaluateRequest, Evaluation, evaluate, recorded_data
+from condu_cli.errors import DataError, IntegrityError, NotFoundError
+from condu_cli.workflows.evaluation import (
+    EvaluateRequest,
+    Evaluation,
+    evaluate,
+    learned_from_folder,
+)
 
 
 def measured(workspace, task="warm", **values) -> Evaluation:
@@ -151,10 +159,31 @@ def test_the_folder_of_learning_is_remembered_while_it_is_there(
 
     data = make_pictures(tmp_path / "gone", ("a", "b"), 5, 16)
     learn(registry_path, "third", data, iterations=1)
-    entry = Registry.open(registry_path).head().entry("third")
-    assert recorded_data(entry) == data
+    registry = Registry.open(registry_path)
+    entry = registry.head().entry("third")
+    assert learned_from_folder(registry, entry) == data
     shutil.rmtree(data)
-    assert recorded_data(entry) is None
+    assert learned_from_folder(registry, entry) is None
+
+
+def test_the_folder_that_the_first_registries_recorded_is_used_too(workspace, tmp_path):
+    entry = workspace.head().entry("warm")
+    old = replace(
+        entry,
+        learned_in="a" * 64,
+        expert=replace(entry.expert, training={"data": str(tmp_path)}),
+    )
+    registry = SimpleNamespace(folder_of=lambda _: None)
+    assert learned_from_folder(registry, old) == tmp_path
+    nowhere = replace(old, expert=replace(old.expert, training={}))
+    assert learned_from_folder(registry, nowhere) is None
+
+
+def test_a_damaged_expert_answers_nothing(workspace):
+    head = workspace.head()
+    flip(workspace.registry.blobs.path(head.entry("warm").part), -1)
+    with pytest.raises(IntegrityError, match=head.entry("warm").part):
+        measured(workspace)
 
 
 def test_pictures_that_are_gone_are_an_error_that_names_data(

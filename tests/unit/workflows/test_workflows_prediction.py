@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from made_registries import flip
 from PIL import Image
 
 from condu_cli.backbone.catalog import load_base
 from condu_cli.core.metrics import softmax
 from condu_cli.data.tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.moving_head import roll_back, undo_rollback
 from condu_cli.workflows.prediction import (
     Candidate,
     PredictOptions,
@@ -16,7 +19,8 @@ from condu_cli.workflows.prediction import (
     expert_image_size,
     logits_of,
 )
-from condu_cli.workflows.workspace import Workspace, open_shared
+from condu_cli.workflows.states import open_state, restore_files
+from condu_cli.workflows.workspace import Workspace
 
 COLOURS = {
     "blue": (40, 60, 220),
@@ -190,15 +194,18 @@ def test_a_named_task_with_labels_asks_that_tasks_expert(workspace, decoupled):
 def test_rollback_and_undo_give_back_the_same_predictions(workspace):
     before = predict(workspace)
     registry = workspace.registry
-    registry.rollback(registry.rollback_target(1), "rollback")
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
     assert set(best(predict(Workspace(registry)))) <= OWN["warm"]
-    registry.undo_rollback("rollback --undo")
+    undo_rollback(registry, "rollback --undo")
     assert predict(Workspace(registry)) == before
 
 
 def test_one_workspace_keeps_the_experts_of_two_sessions_apart(workspace):
     head = workspace.head()
-    first = workspace.registry.session(head.parent)
+    registry = workspace.registry
+    first = registry.session(head.parent)
+    with registry.lock("test"):
+        restore_files(registry, workspace.codec, first)
     weights = [
         {n: p.detach().clone() for n, p in model.trainable_parameters().items()}
         for model in (
@@ -219,8 +226,8 @@ def test_predicting_does_not_change_the_base_model(workspace):
 def test_the_decoupled_expert_is_base_plus_delta(workspace):
     session = workspace.head()
     entry = session.entry("plants")
-    parts = workspace.registry.blobs.open(entry.part)
-    delta = dict(workspace.codec.decode(open_shared(workspace.registry, session), parts))
+    state = open_state(workspace.registry, workspace.codec, session)
+    delta = dict(workspace.codec.decode(state.shared, state.parts[session.entries.index(entry)]))
     expert = workspace.expert(session, entry).trainable_parameters()
     base = workspace.base.trainable_parameters()
     assert any(values.any() for values in delta.values())
@@ -262,15 +269,43 @@ def test_an_empty_registry_has_nothing_to_predict_with(workspace):
     assert "condu learn" in caught.value.hint
 
 
-@pytest.mark.parametrize("blob", ["part", "shared", "prototypes"])
-def test_a_missing_blob_is_an_integrity_error(workspace, blob):
-    head = workspace.head()
+@pytest.fixture
+def blob(request, workspace):
+    """The file of one blob that an answer about `warm` needs."""
+    head = Registry.open(workspace.registry.path).head()
     entry = head.entry("warm")
-    sha256 = {
-        "part": entry.part,
-        "shared": head.shared,
-        "prototypes": entry.expert.prototypes,
-    }[blob]
-    workspace.registry.blobs.path(sha256).unlink()
-    with pytest.raises(IntegrityError):
+    sha256 = {"part": entry.part, "shared": head.shared, "prototypes": entry.expert.prototypes}
+    return workspace.registry.blobs.path(sha256[request.param])
+
+
+each_blob = pytest.mark.parametrize("blob", ["part", "shared", "prototypes"], indirect=True)
+
+
+@each_blob
+def test_a_missing_blob_is_an_integrity_error(workspace, blob):
+    blob.unlink()
+    with pytest.raises(IntegrityError, match=blob.name):
         predict(workspace)
+
+
+@each_blob
+def test_one_wrong_byte_is_an_integrity_error_and_no_answer(workspace, blob):
+    flip(blob, -1)
+    with pytest.raises(IntegrityError, match=f"{blob.name} is damaged"):
+        predict(workspace, PICTURES[:1])
+
+
+@pytest.mark.parametrize("blob", ["part", "shared"], indirect=True)
+def test_one_wrong_byte_is_found_where_the_task_is_named_too(workspace, blob):
+    flip(blob, -1)
+    with pytest.raises(IntegrityError, match=f"{blob.name} is damaged"):
+        predict(workspace, PICTURES[:1], task="warm")
+
+
+def test_what_an_answer_does_not_need_may_be_damaged(workspace):
+    """It is named when it is asked for, and by `condu verify`."""
+    other = workspace.head().entry("plants")
+    flip(workspace.registry.blobs.path(other.part), -1)
+    assert best(predict(workspace, PICTURES[:1], task="warm")) == ["blue"]
+    with pytest.raises(IntegrityError, match=other.part):
+        predict(workspace, PICTURES[:1], task="plants")

@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from made_registries import made_expert, made_registry
 
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.committing import keep_expert
+from condu_cli.workflows.moving_head import roll_back
+from condu_cli.workflows.states import layout_of
 from condu_cli.workflows.storage import report
-from condu_cli.workflows.workspace import layout_of
 
-CATEGORIES = ("unified", "mask", "prototype", "history", "metadata")
+CATEGORIES = ("unified", "mask", "prototype", "history", "metadata", "trained")
 
 
 def bytes_on_disk(root: Path) -> int:
@@ -18,7 +21,7 @@ def bytes_on_disk(root: Path) -> int:
     )
 
 
-def test_the_five_categories_add_up_to_every_byte_on_disk(registry_path):
+def test_the_six_categories_add_up_to_every_byte_on_disk(registry_path):
     found = report(Registry.open(registry_path))
     assert sum(getattr(found, f"{name}_bytes") for name in CATEGORIES) == found.total_bytes
     assert found.total_bytes == bytes_on_disk(registry_path)
@@ -54,8 +57,28 @@ def test_what_it_is_compared_with_is_one_full_checkpoint_per_task(registry_path)
 def test_a_rollback_turns_the_newer_session_into_history(registry_path):
     registry = Registry.open(registry_path)
     before = report(registry)
-    registry.rollback(registry.rollback_target(1), "rollback")
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
     after = report(registry)
     assert [task.task for task in after.tasks] == ["warm"]
     assert after.history_bytes > before.history_bytes
     assert after.total_bytes == bytes_on_disk(registry_path)
+
+
+def test_experts_that_wait_to_be_committed_are_counted_by_themselves(tmp_path):
+    registry = made_registry(tmp_path / "made", "birds")
+    before = report(registry)
+    assert before.trained_bytes == 0
+    waiting = keep_expert(registry, made_expert("cars"))
+    after = report(registry)
+    assert after.trained_bytes == waiting.path.stat().st_size
+    assert after.total_bytes == before.total_bytes + after.trained_bytes
+    assert after.total_bytes == bytes_on_disk(registry.path)
+
+
+def test_an_older_session_costs_its_patch_and_not_its_files(tmp_path):
+    registry = made_registry(tmp_path / "made", "birds", "cars", "digits")
+    found = report(registry)
+    sizes = {file.path: file for file in found.files if file.category == "history"}
+    assert 0 < found.history_bytes < 2 * (found.unified_bytes + found.mask_bytes)
+    patches = {pack.patch for pack in registry.packs().values()}
+    assert patches <= {path.rsplit("/", 1)[-1] for path in sizes}

@@ -1,0 +1,296 @@
+"""`condu export` and `import`: models and registries that come from or go to somewhere else."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condu_cli.cli.output import Output
+from condu_cli.cli.run import Run, command
+from condu_cli.cli.tasks import DeviceOption
+from condu_cli.cli.wording import duration, plural, size
+
+if TYPE_CHECKING:
+    from condu_cli.workflows.archiving import ArchiveSummary
+    from condu_cli.workflows.exporting import ExportSummary
+    from condu_cli.workflows.importing import ImportPlan, ImportRequest, ImportSummary
+
+KIND = "Write -o FILE with --task NAME for one expert, --base for the base model, or neither"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app)(export)
+    command(app, "import", changes=True)(import_)
+
+
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="One task's expert as a checkpoint (.safetensors) that open_clip loads.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="The base model as a checkpoint.")] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="The task as of this session. Default: HEAD.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> "ExportSummary | None":
+    """Write an expert, the base model, or the whole registry to one file.
+
+    What is written holds no paths of this machine.
+    """
+    from condu_cli.errors import UsageError
+
+    if task is not None and base:
+        raise UsageError("--task and --base exclude each other", KIND)
+    if session is not None and task is None:
+        raise UsageError("--session belongs to --task", KIND)
+    if task is None and not base:
+        _export_registry(run, output, overwrite=force)
+        return None
+    summary = _export_model(run, task, session, output, overwrite=force)
+    run.out.document(asdict(summary), lambda out: _print_export(out, summary))
+    return summary
+
+
+def _export_model(
+    run: Run, task: str | None, session: str | None, output: Path, *, overwrite: bool
+) -> "ExportSummary":
+    """One expert, or the base model where no task is named."""
+    from condu_cli.errors import NotFoundError
+    from condu_cli.workflows.exporting import export_base, export_expert
+    from condu_cli.workflows.workspace import Workspace
+
+    registry = run.open_registry()
+    workspace = Workspace(registry)
+    if task is None:
+        return export_base(workspace, output, overwrite=overwrite)
+    found = workspace.head() if session is None else registry.resolve(session)
+    if found is None:
+        raise NotFoundError(f"there are no tasks before the first session ({session})", "condu log")
+    return export_expert(workspace, found, task, output, overwrite=overwrite)
+
+
+def _export_registry(run: Run, output: Path, *, overwrite: bool) -> None:
+    from condu_cli.workflows.archiving import export_registry
+
+    registry = run.open_registry()
+    summary = export_registry(registry, output, overwrite=overwrite)
+    for warning in summary.warnings:
+        run.out.warning(warning)
+
+    def human(out: Output) -> None:
+        out.text(f"Exported the registry at {registry.path} to {output} ({size(summary.size)})")
+        out.text(f"{plural(summary.sessions, 'session')}, {plural(len(summary.tasks), 'task')}")
+        out.hint(f"condu import {output} --registry NEW_FOLDER makes a registry of it")
+
+    run.out.document(_archive_record(summary), human)
+
+
+def _archive_record(summary: "ArchiveSummary") -> dict[str, Any]:
+    return {**asdict(summary), "path": str(summary.path), "kind": "registry"}
+
+
+def _print_export(out: Output, summary: "ExportSummary") -> None:
+    from condu_cli.registry.manifest import short_id
+
+    what = (
+        f"base model {summary.base}"
+        if summary.task is None
+        else f"task {summary.task} of session {short_id(summary.session or '')}"
+    )
+    out.text(f"Exported {what} to {summary.path} ({size(summary.bytes)})")
+    out.text(f"load it with  {summary.load}")
+    if summary.task is not None:
+        out.hint(f"condu import --task NAME --weights {summary.path} brings it into a registry")
+
+
+def import_(
+    run: Run,
+    archive: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="ARCHIVE",
+            help="A whole registry that `condu export` wrote; it is created at --registry.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the new task.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Checkpoint (.safetensors, .pt, .pth, .bin) fine-tuned from the base model.",
+            show_default=False,
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-names",
+            metavar="FILE",
+            help="Class names in words: JSON (folder to name, or a list) or one per line. "
+            "Default: those that condu noted in the checkpoint, or DIR's.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Pictures of the classes, for prototypes. Default: text alone.",
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prompt template, {} stands for the class; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS", min=16, help="Resolution of the training.", show_default=False
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Base model of a registry that does not exist yet; of an ARCHIVE, where it is.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> "ImportSummary | None":
+    """Make a task of a checkpoint fine-tuned elsewhere, or a registry of an exported one."""
+    from condu_cli.errors import UsageError
+
+    others = (task, weights, class_names, data, template, image_size)
+    if archive is not None:
+        if any(value is not None for value in others):
+            raise UsageError(
+                f"{archive} is a whole registry; the other options belong to one task",
+                "Import a checkpoint with --task NAME --weights FILE, without an ARCHIVE",
+            )
+        _import_registry(run, archive, base)
+        return None
+    if task is None or weights is None:
+        missing = "--weights FILE" if weights is None else "--task NAME"
+        raise UsageError(
+            f"import needs an ARCHIVE, or --task and --weights: {missing} is missing",
+            "condu import --task NAME --weights FILE --class-names FILE",
+        )
+    from condu_cli.backbone.devices import resolve_device
+    from condu_cli.workflows.importing import ImportRequest
+
+    request = ImportRequest(
+        task=task,
+        weights=weights,
+        class_names=class_names,
+        data=data,
+        templates=tuple(template or ()),
+        image_size=image_size,
+        base=base,
+        device=resolve_device(device),
+    )
+    return _import_expert(run, request)
+
+
+def _import_expert(run: Run, request: "ImportRequest") -> "ImportSummary | None":
+    from condu_cli.workflows.importing import Importer
+
+    importer = Importer(run.registry_path, request)
+    plan = importer.plan()
+    if run.settings.dry_run:
+        for warning in plan.warnings:
+            run.out.warning(warning)
+        run.out.document(_plan_record(plan), lambda out: _print_plan(out, plan))
+        return None
+    with run.out.progress(json_events=True) as on_progress:
+        summary = importer.run(plan, on_progress)
+    for warning in summary.warnings:
+        run.out.warning(warning)
+    run.out.document(asdict(summary), lambda out: _print_import(out, summary))
+    return summary
+
+
+def _import_registry(run: Run, archive: Path, base: str | None) -> None:
+    from condu_cli.errors import UsageError
+    from condu_cli.workflows.archiving import import_registry
+
+    if run.settings.dry_run:
+        raise UsageError("--dry-run is for one task, not for a whole registry", "Leave it out")
+    path = run.registry_path
+    summary = import_registry(archive, path, base)
+    for warning in summary.warnings:
+        run.out.warning(warning)
+
+    def human(out: Output) -> None:
+        out.text(f"Imported {archive} to the new registry {path}")
+        out.text(
+            f"{plural(summary.sessions, 'session')}, tasks: {', '.join(summary.tasks) or 'none'}; "
+            f"base model {summary.base_id}"
+        )
+        out.hint(f"condu ls --registry {path} lists its tasks; to undo this, remove that folder")
+
+    run.out.document(_archive_record(summary), human)
+
+
+def _plan_record(plan: "ImportPlan") -> dict[str, Any]:
+    return {
+        "dry_run": True,
+        "task": plan.request.task,
+        "base": plan.base_id,
+        "weights": str(plan.request.weights),
+        "weights_sha256": plan.weights_sha256,
+        "distance": plan.expert.distance,
+        "classes": list(plan.classes),
+        "templates": list(plan.templates),
+        "image_size": plan.image_size,
+        "data": None if plan.request.data is None else str(plan.request.data),
+        "images": 0 if plan.data is None else len(plan.data.train),
+        "creates_registry": plan.creates_registry,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _print_plan(out: Output, plan: "ImportPlan") -> None:
+    record = _plan_record(plan)
+    del record["warnings"]  # printed as such
+    for name, value in record.items():
+        out.text(f"{name:18} {value}")
+    out.note("Nothing was written (--dry-run).")
+
+
+def _print_import(out: Output, summary: "ImportSummary") -> None:
+    from condu_cli.registry.manifest import short_id
+
+    classes = f"{summary.classes} classes"
+    images = plural(summary.images, "picture") if summary.images else "text alone"
+    out.text(
+        f"Imported {summary.task} from {summary.imported_from} in session "
+        f"{short_id(summary.session)}: {classes}, prototypes from {images}; the registry holds "
+        f"{plural(summary.tasks, 'task')}"
+    )
+    out.text(
+        f"distance from the base model {summary.distance:.4f} of its norm; unify "
+        f"{duration(summary.unify_seconds)}, commit {duration(summary.commit_seconds)}"
+    )
+    out.hint(f"condu predict --task {summary.task} PATH asks it; condu rollback takes it back")

@@ -1,0 +1,204 @@
+"""`condu gc`, `verify` and `backup`: keep a registry small, sound and safe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condu_cli.cli.output import Output
+from condu_cli.cli.run import Run, command
+from condu_cli.cli.wording import plural, size, when
+
+if TYPE_CHECKING:
+    from condu_cli.registry.manifest import Session
+    from condu_cli.workflows.collecting import Collection
+    from condu_cli.workflows.verification import Verification
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app, changes=True)(gc)
+    command(app)(verify)
+    command(app)(backup)
+
+
+def gc(
+    run: Run,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Keep HEAD and the N-1 sessions before it. Default: all of them.",
+            show_default=False,
+        ),
+    ] = None,
+    no_undo: Annotated[
+        bool,
+        typer.Option("--no-undo", help="Also remove what `rollback --undo` could bring back."),
+    ] = False,
+) -> None:
+    """Remove what nobody needs any more: never anything of HEAD, a tag or the kept history."""
+    from condu_cli.workflows.collecting import collect, plan_collection
+
+    registry = run.open_registry()
+    plan = plan_collection(registry, keep, undo=not no_undo)
+    if run.settings.dry_run:
+        run.out.document(_record(plan, dry_run=True), lambda out: _print_plan(out, plan))
+        return
+    if plan.sessions and not run.out.confirm(
+        f"Remove {plural(len(plan.sessions), 'session')} for good?",
+        assume=run.settings.yes,
+        show=lambda out: _print_plan(out, plan),
+    ):
+        run.out.note("Nothing was removed.")
+        return
+    done = collect(registry, keep, undo=not no_undo, command="gc")
+    for warning in done.warnings:
+        run.out.warning(warning)
+    run.out.document(_record(done, dry_run=False), lambda out: _print_done(out, done))
+
+
+def _record(found: "Collection", *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "sessions": [session.id for session in found.sessions],
+        "files": [
+            {"path": str(item.path), "kind": item.kind, "bytes": item.size}
+            for item in found.leftovers
+        ],
+        "bytes": sum(item.size for item in found.leftovers),
+        "freed_bytes": found.freed_bytes,
+        "packed": found.packed,
+        "undoable": found.undoable,
+    }
+
+
+def _print_plan(out: Output, plan: "Collection") -> None:
+    total = sum(item.size for item in plan.leftovers)
+    if plan.sessions:
+        rows = [_session_row(session) for session in plan.sessions]
+        out.table(["session", "kind", "task", "created"], rows, title="Sessions that go")
+    out.text(
+        f"{plural(len(plan.sessions), 'session')} and {plural(len(plan.leftovers), 'file')} of "
+        f"{size(total)} go"
+    )
+    _note_undoable(out, plan)
+
+
+def _session_row(session: "Session") -> list[str]:
+    from condu_cli.registry.manifest import short_id
+
+    return [short_id(session.id), session.kind, session.task, when(session.created_at)]
+
+
+def _note_undoable(out: Output, found: "Collection") -> None:
+    if found.undoable:
+        out.hint(
+            f"{plural(found.undoable, 'session')} can still be brought back by "
+            "condu rollback --undo; --no-undo removes them too"
+        )
+
+
+def _print_done(out: Output, done: "Collection") -> None:
+    out.text(
+        f"Removed {plural(len(done.sessions), 'session')} and {plural(len(done.leftovers), 'file')}"
+        f"; stored {plural(done.packed, 'session')} as a patch; the registry is "
+        f"{size(abs(done.freed_bytes))} {'smaller' if done.freed_bytes >= 0 else 'larger'}"
+    )
+    _note_undoable(out, done)
+
+
+def verify(
+    run: Run,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read every byte: no hashes, no patches.")
+    ] = False,
+) -> None:
+    """Check that everything is there and is, byte for byte, what was written."""
+    from condu_cli.errors import IntegrityError
+    from condu_cli.workflows.verification import verify
+
+    registry = run.open_registry()
+    with run.out.progress() as on_progress:
+        found = verify(registry, quick=quick, on_progress=on_progress)
+    run.out.document(_verification_record(found), lambda out: _print_verification(out, found))
+    if found.problems:
+        first = found.problems[0]
+        raise IntegrityError(
+            f"{plural(len(found.problems), 'problem')}; the first: {first.object} {first.reason}",
+            first.advice,
+        )
+
+
+def _verification_record(found: "Verification") -> dict[str, Any]:
+    return {
+        "sound": not found.problems,
+        "quick": found.quick,
+        "sessions": found.sessions,
+        "blobs": found.blobs,
+        "bytes": found.bytes,
+        "problems": [
+            {"object": p.object, "reason": p.reason, "sessions": p.sessions, "advice": p.advice}
+            for p in found.problems
+        ],
+        "leftovers": [str(item.path) for item in found.leftovers],
+    }
+
+
+def _print_verification(out: Output, found: "Verification") -> None:
+    from condu_cli.registry.manifest import short_id
+
+    for problem in found.problems:
+        needed = ", ".join(short_id(session) for session in problem.sessions)
+        out.text(f"{problem.object} {problem.reason}")
+        if needed:
+            out.text(f"  needed by: {needed}")
+        out.text(f"  what to do: {problem.advice}")
+    if not found.problems:
+        how = "looked at" if found.quick else "read and compared"
+        out.text(
+            f"Sound: {plural(found.sessions, 'session')}, {plural(found.blobs, 'blob')} of "
+            f"{size(found.bytes)} {how}"
+        )
+    if found.leftovers:
+        total = sum(item.size for item in found.leftovers)
+        out.hint(
+            f"{plural(len(found.leftovers), 'file')} of {size(total)} belong to nothing; "
+            "condu gc removes them"
+        )
+
+
+def backup(
+    run: Run,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder, or an earlier backup to update.")
+    ],
+) -> None:
+    """Copy the registry to another folder, also while others write to it."""
+    from dataclasses import asdict
+
+    from condu_cli.registry.backup import back_up_registry
+    from condu_cli.workflows.progress import Progress
+
+    registry = run.open_registry()
+    target = folder.expanduser()
+    with run.out.progress() as on_progress:
+        summary = back_up_registry(
+            registry, target, lambda done, total: on_progress(Progress("copying", done, total))
+        )
+
+    def human(out: Output) -> None:
+        out.text(
+            f"{'Backed up to' if summary.created else 'Brought up to date:'} {target}; "
+            f"{plural(summary.copied_files, 'file')} of {size(summary.copied_bytes)} copied, "
+            f"{plural(summary.sessions, 'session')} in {plural(summary.blobs, 'blob')}"
+        )
+        if summary.unneeded_blobs:
+            out.hint(
+                f"{plural(summary.unneeded_blobs, 'blob')} of {size(summary.unneeded_bytes)} there "
+                f"belong to nothing any more; condu gc --registry {target} removes them"
+            )
+        out.hint(f"condu verify --registry {target} checks the copy")
+
+    run.out.document({**asdict(summary), "path": str(target)}, human)

@@ -1,0 +1,46 @@
+"""Is the database sound? SQLite's own checks, the links between rows, and every session's id."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from condu_cli.errors import ConduError
+from condu_cli.registry.engine import connect, described_errors
+from condu_cli.registry.names import shown_id
+from condu_cli.registry.repository import Registry
+
+_SHOWN = 5
+
+
+def check_database(registry: Registry) -> list[str]:
+    """Return what is wrong with the database, in words; nothing if it is sound."""
+    return [*_sqlite_faults(registry), *_history_faults(registry)]
+
+
+def _sqlite_faults(registry: Registry) -> Iterator[str]:
+    with (
+        described_errors(registry.paths.database),
+        closing(connect(registry.paths.database)) as connection,
+    ):
+        for (line,) in connection.execute(f"PRAGMA integrity_check({_SHOWN})"):
+            if line != "ok":
+                yield str(line)
+        orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
+        for table, row, parent, _ in orphans[:_SHOWN]:
+            yield f"row {row} of {table} refers to a row of {parent} that is not there"
+
+
+def _history_faults(registry: Registry) -> Iterator[str]:
+    try:
+        history = registry.history()
+    except ConduError as error:
+        yield error.message
+        return
+    known = {session.id for session in history.sessions}
+    if history.head in history.collected:
+        yield f"HEAD is at session {shown_id(history.head)}, which was collected"
+    for pack in history.packs.values():
+        session, reference = shown_id(pack.session), shown_id(pack.reference)
+        if pack.reference not in known or pack.reference in history.collected:
+            yield f"session {session} is a patch on {reference}, which is not there"
+        elif pack.session in history.chain(pack.reference):
+            yield f"the patches of session {session} go round in a circle"

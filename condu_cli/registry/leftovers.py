@@ -1,0 +1,98 @@
+"""Files under a registry that nothing in it asks for: what crashes and removed sessions leave.
+
+Only what condu itself writes is ever called a leftover: blobs by their place and name, and drafts
+in tmp/ of processes that are gone. Anything else in the folder belongs to somebody.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Set
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from condu_cli.errors import ConduError
+from condu_cli.registry.creation import draft_folders
+from condu_cli.registry.drafts import is_abandoned
+from condu_cli.registry.engine import connect, described_errors
+from condu_cli.registry.repository import Registry
+
+BLOB, DRAFT = "blob", "draft"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One file, or folder of a creation that was cut short, with its bytes."""
+
+    path: Path
+    kind: str
+    size: int
+
+
+def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
+    """Yield what could go if only these blobs are needed; only the lock's holder may remove it."""
+    for ref in registry.blobs.all():
+        if ref.sha256 not in needed:
+            yield Leftover(registry.blobs.path(ref.sha256), BLOB, ref.size)
+    for path in sorted(registry.paths.tmp.glob("*")):
+        if not path.is_symlink() and is_abandoned(path):
+            with suppress(FileNotFoundError):
+                size = _folder_size(path) if path.is_dir() else path.stat().st_size
+                yield Leftover(path, DRAFT, size)
+    for folder in draft_folders(registry.path):
+        yield Leftover(folder, DRAFT, _folder_size(folder))
+
+
+def remove_leftover(registry: Registry, leftover: Leftover) -> None:
+    """Remove it; raise ConduError if that is not allowed."""
+    if leftover.kind == BLOB:
+        registry.blobs.remove(leftover.path.name)
+        return
+    try:
+        if leftover.path.is_dir():
+            shutil.rmtree(leftover.path)
+        else:
+            leftover.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConduError(
+            f"cannot remove {leftover.path}: {error.strerror or error}",
+            "correct the permissions, then run the command again",
+        ) from error
+
+
+@contextmanager
+def taken_back_on_failure(registry: Registry) -> Iterator[None]:
+    """Remove the blobs that the block has written if it fails: a full disk needs their space.
+
+    The caller holds the lock. Whatever the database says is needed stays.
+    """
+    before = {ref.sha256 for ref in registry.blobs.all()}
+    with closing(_connected(registry)):
+        try:
+            yield
+        except BaseException:
+            with suppress(ConduError):
+                kept = before | set(registry.history().needed_blobs())
+                for ref in list(registry.blobs.all()):
+                    if ref.sha256 not in kept:
+                        registry.blobs.remove(ref.sha256)
+            raise
+
+
+def _connected(registry: Registry) -> sqlite3.Connection:
+    """Open the database for as long as it may have to be read from a disk that is full by then.
+
+    Even to be read it needs a file beside it, which the first connection makes.
+    """
+    with described_errors(registry.paths.database):
+        connection = connect(registry.paths.database)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())

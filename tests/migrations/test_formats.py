@@ -1,0 +1,305 @@
+"""Registries that older condus wrote open, decode to what they decoded to, and can be worked in."""
+
+import hashlib
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condu_cli.core.prototypes import Prototypes
+from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
+from condu_cli.registry import migrate
+from condu_cli.registry.manifest import Session
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.collecting import collect
+from condu_cli.workflows.committing import Commit, TrainedExpert, commit_expert
+from condu_cli.workflows.moving_head import roll_back
+from condu_cli.workflows.states import codec_for, open_state
+from condu_cli.workflows.verification import verify
+
+FORMATS = Path(__file__).parent / "formats"
+NAMES = ("0001-first", "0001-row", "0001-int8")
+HEADS = {"0001-first": 2, "0001-row": 2, "0001-int8": 1}
+TASKS = ("digits", "shapes", "birds")
+
+Deltas = dict[str, np.ndarray]
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(name: str, tmp_path: Path) -> Path:
+    """A copy as a clone of the repository has it: without the folders that are empty."""
+    copy = Path(shutil.copytree(FORMATS / name, tmp_path / "registry"))
+    for folder in ("tmp", "backups"):
+        shutil.rmtree(copy / folder, ignore_errors=True)
+    return copy
+
+
+@pytest.fixture
+def registry(path: Path) -> Registry:
+    return Registry.open(path)
+
+
+@pytest.fixture
+def expected(name: str) -> Deltas:
+    with np.load(FORMATS / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def decoded(registry: Registry) -> Deltas:
+    """What every expert of the first three sessions decodes to, named as in the .npz."""
+    codec = codec_for(registry.config)
+    found = {}
+    for number, session in enumerate(oldest_first(registry)[:3]):
+        state = open_state(registry, codec, session)
+        for entry, part in zip(session.entries, state.parts, strict=True):
+            for parameter, delta in codec.decode(state.shared, part):
+                found[f"{number}/{entry.name}/{parameter}"] = np.array(delta)
+    return found
+
+
+def oldest_first(registry: Registry) -> list[Session]:
+    return registry.sessions()[::-1]
+
+
+def assert_same(found: Deltas, expected: Deltas) -> None:
+    assert found.keys() == expected.keys()
+    for key, delta in expected.items():
+        assert found[key].dtype == np.float32
+        assert found[key].tobytes() == delta.tobytes(), key
+
+
+def content(path: Path) -> list[str]:
+    """The tables of a database as SQL, one row a line."""
+    uri = (path / "condu.sqlite").as_uri() + "?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        return list(connection.iterdump())
+
+
+def files(path: Path) -> dict[Path, str]:
+    found = {p for folder in ("blobs", "trained") for p in (path / folder).rglob("*")}
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in found if p.is_file()}
+
+
+def learn(registry: Registry, task: str, seed: int = 7) -> Commit:
+    random = np.random.default_rng(seed)
+    delta = {
+        p.name: random.normal(scale=1e-3, size=p.shape).astype(np.float32)
+        for p in registry.config.parameters
+    }
+    text = np.eye(2, 8, dtype=np.float32)
+    head = registry.head()
+    trained = TrainedExpert(
+        task=task,
+        kind="learn",
+        delta=delta,
+        prototypes=Prototypes(text, text, np.ones((2, 4), np.float32), np.array([3, 4])),
+        classes=("one", "two"),
+        templates=("a photo of a {}.",),
+        training={"run": f"{seed:016x}"},
+    )
+    parent = None if head is None else head.id
+    return commit_expert(registry, trained, parent=parent, command=f"condu learn --task {task}")
+
+
+def test_every_format_that_was_kept_is_tested() -> None:
+    assert {folder.name for folder in FORMATS.iterdir() if folder.is_dir()} == set(NAMES)
+    assert {file.stem for file in FORMATS.glob("*.npz")} == set(NAMES)
+
+
+def test_it_opens_with_a_backup_of_the_database_and_one_line(path: Path) -> None:
+    before = content(path)
+    told: list[str] = []
+    Registry.open(path, notify=told.append)
+    Registry.open(path, notify=told.append)
+    (backup,) = (path / "backups").iterdir()
+    with closing(sqlite3.connect(backup)) as connection:
+        assert list(connection.iterdump()) == before
+    (line,) = told
+    assert "\n" not in line
+    assert f"from schema 0001 to {migrate.SCHEMA_REVISION}" in line
+    assert str(backup) in line
+
+
+def test_opening_touches_no_blob(path: Path) -> None:
+    before = files(path)
+    registry = Registry.open(path)
+    assert files(path) == before
+    assert {ref.sha256 for ref in registry.blobs.all()} == set(registry.history().needed_blobs())
+
+
+def test_every_session_is_read_and_head_is_where_it_was(name: str, registry: Registry) -> None:
+    sessions = oldest_first(registry)
+    assert [session.task for session in sessions] == list(TASKS)
+    assert [[e.name for e in session.entries] for session in sessions] == [
+        list(TASKS[:1]),
+        list(TASKS[:2]),
+        list(TASKS),
+    ]
+    assert registry.head() == sessions[HEADS[name]]
+    assert registry.tags() == {}
+    assert registry.packs() == {}
+    assert registry.operations()[-1].kind == "init"
+
+
+def test_an_option_that_there_was_not_is_what_the_codec_did_then(
+    name: str, registry: Registry
+) -> None:
+    """And never what is the default for new registries by now."""
+    rescaler = {"0001-first": "global", "0001-row": "row", "0001-int8": "tensor"}[name]
+    assert registry.config.codec_options["rescaler"] == rescaler
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE registry SET codec_options = 'not json'",
+        "UPDATE registry SET codec_options = '[1]'",
+        "UPDATE registry SET codec_options = replace(hex(zeroblob(50000)), '0', '[')",
+        "UPDATE registry SET parameters = '{'",
+        "UPDATE registry SET base_id = x'ff'",
+        "UPDATE registry SET base_image_size = 9e999",
+    ],
+)
+def test_a_damaged_older_registry_is_an_integrity_error_and_stays_as_it_is(
+    path: Path, damage: str
+) -> None:
+    with closing(sqlite3.connect(path / "condu.sqlite")) as connection:
+        connection.execute(damage)
+        connection.commit()
+    before = content(path)
+    with pytest.raises(IntegrityError, match="cannot be migrated"):
+        Registry.open(path)
+    assert content(path) == before
+
+
+def test_the_expectations_are_of_every_expert_of_every_session(
+    registry: Registry, expected: Deltas
+) -> None:
+    names = [parameter.name for parameter in registry.config.parameters]
+    assert expected.keys() == {
+        f"{number}/{task}/{name}"
+        for number in range(3)
+        for task in TASKS[: number + 1]
+        for name in names
+    }
+    assert all(np.any(delta) for delta in expected.values())
+
+
+def test_every_expert_decodes_to_what_it_decoded_to(registry: Registry, expected: Deltas) -> None:
+    assert_same(decoded(registry), expected)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_verify_finds_nothing_wrong(registry: Registry, quick: bool) -> None:
+    found = verify(registry, quick=quick)
+    assert found.problems == ()
+    assert found.leftovers == ()
+    assert found.sessions == 3
+
+
+def test_one_can_go_on_learning_and_back_and_nothing_older_changes(
+    name: str, registry: Registry, expected: Deltas
+) -> None:
+    head = registry.head()
+    assert head is not None
+    commit = learn(registry, "flowers")
+    assert commit.warnings == ()
+    assert [e.name for e in commit.session.entries] == [*TASKS[: HEADS[name] + 1], "flowers"]
+    assert head.id in registry.packs()
+    assert_same(decoded(registry), expected)
+    assert verify(registry).problems == ()
+
+    roll_back(registry, lambda registry: registry.resolve(head.id), "condu rollback")
+    assert registry.head() == head
+    assert_same(decoded(registry), expected)
+    assert verify(registry).problems == ()
+
+    again = learn(registry, "flowers", seed=8)
+    assert again.session.parent == head.id
+    assert_same(decoded(registry), expected)
+    assert verify(registry).problems == ()
+
+
+def test_after_a_collection_every_kept_session_still_decodes_to_the_same(
+    registry: Registry, expected: Deltas
+) -> None:
+    learn(registry, "flowers")
+    birds = oldest_first(registry)[2]
+    registry.tag("birds", birds, "condu tag birds")  # where HEAD was rolled back, nobody else asks
+    before = sum(ref.size for ref in registry.blobs.all())
+    collection = collect(registry, None)
+    assert collection.sessions == ()
+    assert sum(ref.size for ref in registry.blobs.all()) < before
+    assert set(registry.packs()) >= {session.id for session in oldest_first(registry)[:2]}
+    assert_same(decoded(registry), expected)
+    found = verify(registry)
+    assert (found.problems, found.leftovers) == ((), ())
+
+
+def test_a_collection_that_keeps_one_session_keeps_that_one_whole(
+    registry: Registry, expected: Deltas
+) -> None:
+    commit = learn(registry, "flowers")
+    first = oldest_first(registry)[0]
+    registry.tag("first", first, "condu tag first")
+    collection = collect(registry, 1, undo=False)
+    assert {session.id for session in collection.sessions} == {
+        session.id for session in oldest_first(registry)[1:3]
+    }
+    assert registry.head() == commit.session
+    codec = codec_for(registry.config)
+    state = open_state(registry, codec, first)
+    found = {
+        f"0/digits/{name}": np.array(d) for name, d in codec.decode(state.shared, state.parts[0])
+    }
+    assert_same(found, {key: delta for key, delta in expected.items() if key.startswith("0/")})
+    assert verify(registry).problems == ()
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("x")])
+@pytest.mark.parametrize("step", ["create_table", "create_index", "add_column", "get_bind"])
+def test_a_migration_that_fails_in_the_middle_leaves_everything_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    from alembic import op
+
+    before, blobs = content(path), files(path)
+    sound = getattr(op, step)
+    times: list[int] = []
+
+    def fail_the_last_time(*arguments: object, **options: object) -> object:
+        times.append(1)
+        if len(times) == {"create_table": 4, "create_index": 3}.get(step, 1):
+            raise error
+        return sound(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, step, fail_the_last_time)
+        with pytest.raises(ConduError):
+            Registry.open(path)
+    assert content(path) == before
+    assert files(path) == blobs
+    assert not (path / "lock.holder").exists()
+    assert Registry.open(path).sessions()
+
+
+def test_a_schema_of_the_future_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(path / "condu.sqlite")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        connection.execute("UPDATE registry SET written_by = '7.0'")
+        connection.commit()
+    before = content(path)
+    with pytest.raises(RegistryTooNewError, match="schema 0999") as refused:
+        Registry.open(path)
+    assert refused.value.exit_code == 12
+    assert "condu>=7.0" in refused.value.hint
+    assert content(path) == before
+    assert not (path / "backups").exists()

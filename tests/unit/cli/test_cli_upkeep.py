@@ -1,0 +1,166 @@
+"""`gc` and `verify`: what is asked before anything goes, and what is said about damage."""
+
+import io
+import json
+import sys
+
+import pytest
+from made_registries import files_of, flip, made_registry
+
+from condu_cli.registry.repository import Registry
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return made_registry(tmp_path / "registry", "birds", "cars", "digits")
+
+
+def document(ran, code=0):
+    assert ran.code == code, ran.err
+    (line,) = ran.out.splitlines()
+    return json.loads(line)
+
+
+@pytest.fixture
+def typing(monkeypatch):
+    """Somebody at a terminal who types this."""
+
+    def answers(text: str) -> None:
+        terminal = io.StringIO(text)
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", terminal)
+
+    return answers
+
+
+# gc
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_where_nobody_can_be_asked_nothing_is_removed(condu, registry, options, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    before = files_of(registry.path)
+    ran = condu("gc", "--keep", "1", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert "--yes" in ran.err
+    assert "--dry-run" in ran.err
+    assert files_of(registry.path) == before
+    assert registry.history().collected == {}
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "", "maybe\n"])
+def test_without_a_yes_nothing_is_removed(condu, registry, typing, answer):
+    typing(answer)
+    before = files_of(registry.path)
+    ran = condu("gc", "--keep", "1")
+    assert ran.code == 0
+    assert "Sessions that go" in ran.out
+    assert "Remove 2 sessions for good? [y/N]" in ran.err
+    assert "Nothing was removed." in ran.err
+    assert files_of(registry.path) == before
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_with_a_yes_the_sessions_go(condu, registry, typing, answer):
+    typing(answer)
+    ran = condu("gc", "--keep", "1")
+    assert ran.code == 0
+    assert "Removed 2 sessions and " in ran.out
+    assert len(registry.history().live) == 1
+
+
+def test_yes_answers_the_question_before_it_is_asked(condu, registry):
+    ran = condu("gc", "--keep", "1", "--yes")
+    assert ran.code == 0
+    assert "[y/N]" not in ran.err
+    assert len(registry.history().live) == 1
+
+
+@pytest.mark.parametrize("option", ["-n", "--dry-run"])
+def test_a_dry_run_lists_what_would_go_and_removes_nothing(condu, registry, option):
+    before = files_of(registry.path)
+    ran = condu("gc", "--keep", "1", option)
+    assert ran.code == 0
+    for session in registry.sessions()[1:]:
+        assert session.id[:12] in ran.out
+    record = document(condu("gc", "--keep", "1", option, "--json"))
+    assert record["dry_run"] is True
+    assert record["sessions"] == [s.id for s in registry.sessions()[1:]]
+    assert files_of(registry.path) == before
+
+
+def test_where_no_session_goes_nobody_is_asked(condu, registry):
+    ran = condu("gc")
+    assert ran.code == 0
+    assert "Removed 0 sessions and 0 files" in ran.out
+
+
+def test_what_an_undo_could_bring_back_is_named_and_removed_on_request(condu, registry):
+    condu("rollback")
+    ran = condu("gc")
+    assert "1 session can still be brought back by condu rollback --undo" in ran.err
+    assert len(registry.history().live) == 3
+    assert condu("gc", "--no-undo", "--yes").code == 0
+    assert len(registry.history().live) == 2
+    assert condu("rollback", "--undo").code == 4
+
+
+def test_a_removed_session_says_what_became_of_it(condu, registry):
+    condu("gc", "--keep", "1", "--yes")
+    old = registry.sessions()[-1].id
+    for args in (["rollback", old[:12]], ["diff", old[:12], "@"], ["tag", "x", old[:12]]):
+        ran = condu(*args)
+        assert ran.code == 4
+        assert "removed by `condu gc`" in ran.err
+
+
+def test_keep_is_at_least_one(condu, registry):
+    assert condu("gc", "--keep", "0", "--yes").code == 2
+    assert len(registry.history().live) == 3
+
+
+# verify
+
+
+@pytest.mark.parametrize(
+    ("options", "how"), [([], "read and compared"), (["--quick"], "looked at")]
+)
+def test_a_sound_registry_is_said_to_be_sound(condu, registry, options, how):
+    ran = condu("verify", *options)
+    assert ran.code == 0
+    assert ran.out.startswith("Sound: 3 sessions, ")
+    assert how in ran.out
+    assert document(condu("verify", *options, "--json"))["sound"] is True
+
+
+def test_damage_ends_with_14_and_names_the_blob_its_sessions_and_what_to_do(condu, registry):
+    head = registry.head()
+    flip(registry.blobs.path(head.shared), -1)
+    ran = condu("verify")
+    assert ran.code == 14
+    assert f"blob {head.shared}" in ran.out
+    assert head.id[:12] in ran.out
+    assert "what to do:" in ran.out
+    assert ran.err.splitlines()[-2].startswith("error: 1 problem; the first: blob ")
+    assert condu("verify", "--quick").code == 0
+
+
+def test_damage_in_json_is_the_report_and_then_the_error(condu, registry):
+    flip(registry.blobs.path(registry.head().shared), -1)
+    ran = condu("verify", "--json")
+    record = document(ran, 14)
+    assert record["sound"] is False
+    (problem,) = record["problems"]
+    assert problem["object"] == f"blob {registry.head().shared}"
+    assert set(problem["sessions"]) == {s.id for s in registry.sessions()}
+    assert json.loads(ran.err)["error"]["code"] == 14
+
+
+def test_leftovers_are_a_hint_and_no_problem(condu, registry):
+    import numpy as np
+
+    registry.blobs.put({"x": np.arange(5)})
+    ran = condu("verify")
+    assert ran.code == 0
+    assert "1 file of" in ran.err
+    assert "condu gc removes them" in ran.err
