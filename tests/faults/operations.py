@@ -1,0 +1,157 @@
+"""What the fault tests interrupt: each operation with the registry that it starts from."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tiny_registry as tiny
+
+from condu_cli.registry.backup import back_up_registry
+from condu_cli.registry.engine import connect
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.collecting import collect
+from condu_cli.workflows.committing import resume_expert
+from condu_cli.workflows.moving_head import undo_rollback
+from condu_cli.workflows.removing import forget, rename
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORMATS = Path(__file__).resolve().parents[1] / "migrations" / "formats"
+NEW = "new"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One command, on the registry that `prepare` makes in a folder.
+
+    `seen` is all that a user could tell before from after; a kill must leave one of the two.
+    `subject` is the folder that is written. `finish` brings the command to its end after a kill,
+    as a user would.
+    """
+
+    name: str
+    prepare: Callable[[Path], object]
+    run: Callable[[Path], object]
+    seen: Callable[[Path], Any]
+    subject: str = "registry"
+    finish: Callable[[Path], object] | None = None
+    learns: bool = False
+
+
+def head_of(folder: Path) -> tiny.Predictions:
+    registry = Registry.open(folder / "registry")
+    return tiny.predictions_of(registry, registry.head())
+
+
+def _opened(folder: Path) -> Registry:
+    return Registry.open(folder / "registry")
+
+
+def _with_tasks(count: int) -> Callable[[Path], object]:
+    return lambda folder: tiny.create(folder / "registry", count)
+
+
+def _learning(name: str, tasks: int, kind: str = "learn") -> Operation:
+    def finish(folder: Path) -> None:
+        registry = _opened(folder)
+        for waiting in registry.waiting.all():
+            resume_expert(registry, waiting, command="learn --resume")
+        head = registry.head()
+        if head is None or NEW not in {entry.name for entry in head.entries}:
+            tiny.learn(registry, NEW, kind)
+
+    return Operation(
+        name,
+        _with_tasks(tasks),
+        lambda folder: tiny.learn(_opened(folder), NEW, kind),
+        head_of,
+        finish=finish,
+        learns=True,
+    )
+
+
+def _rolled_back(folder: Path) -> None:
+    tiny.roll_back_to(tiny.create(folder / "registry", 4), "@~2")
+
+
+def _for_gc(folder: Path) -> None:
+    """A tagged session whose patch is on one that goes: it has to be stored anew."""
+    registry = tiny.create(folder / "registry", 4)
+    registry.tag("kept", registry.resolve("@~2"), "tag")
+
+
+def _seen_by_gc(folder: Path) -> Any:
+    registry = _opened(folder)
+    tagged = registry.resolve("kept")
+    collected = sorted(registry.history().collected)
+    return head_of(folder), tiny.predictions_of(registry, tagged), collected
+
+
+def _old_format(folder: Path) -> None:
+    shutil.copytree(FORMATS / "0001-row", folder / "registry")
+    (folder / "registry" / "tmp").mkdir(exist_ok=True)  # git keeps no empty folders
+    (folder / "registry" / "backups").mkdir(exist_ok=True)
+
+
+def _seen_by_migration(folder: Path) -> Any:
+    """The schema as it is found, then what the opened and so migrated registry holds."""
+    with closing(connect(folder / "registry" / "condu.sqlite")) as connection:
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return revision, head_of(folder)
+
+
+def _seen_at(name: str) -> Callable[[Path], Any]:
+    def seen(folder: Path) -> Any:
+        if not (folder / name).exists():
+            return None
+        registry = Registry.open(folder / name)
+        return tiny.predictions_of(registry, registry.head()), len(registry.sessions())
+
+    return seen
+
+
+def _back_up(folder: Path) -> None:
+    back_up_registry(_opened(folder), folder / "backup", lambda done, total: None)
+
+
+def _earlier_backup(folder: Path) -> None:
+    """A backup of before: since then one task came and the older session became a patch."""
+    registry = tiny.create(folder / "registry", 2)
+    _back_up(folder)
+    tiny.learn(registry, NEW)
+
+
+OPERATIONS = (
+    _learning("learn, first task", 0),
+    _learning("learn, second task", 1),
+    _learning("learn, fourth task", 3),
+    _learning("import", 1, "import"),
+    Operation(
+        "forget", _with_tasks(3), lambda f: forget(_opened(f), "task1", "forget task1"), head_of
+    ),
+    Operation(
+        "rename", _with_tasks(2), lambda f: rename(_opened(f), "task0", NEW, "rename"), head_of
+    ),
+    Operation("rollback", _with_tasks(4), lambda f: tiny.roll_back_to(_opened(f), "@~2"), head_of),
+    Operation("undo", _rolled_back, lambda f: undo_rollback(_opened(f), "undo"), head_of),
+    Operation(
+        "gc",
+        _for_gc,
+        lambda f: collect(_opened(f), 1, undo=False),
+        _seen_by_gc,
+    ),
+    Operation("migration", _old_format, _opened, _seen_by_migration),
+    Operation(
+        "init",
+        lambda folder: None,
+        lambda f: Registry.create(f / "registry", tiny.config()),
+        _seen_at("registry"),
+    ),
+    Operation("first backup", _with_tasks(2), _back_up, _seen_at("backup"), subject="backup"),
+    Operation("next backup", _earlier_backup, _back_up, _seen_at("backup"), subject="backup"),
+)

@@ -1,0 +1,203 @@
+"""A disk that gets full anywhere in an operation: a clear error, the old state, no space lost.
+
+Two ways to have one: a tmpfs of a few kilobytes, for which one has to be root, and a limit on
+the size of files, with which every write beyond it fails as on a full disk.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import tiny_registry as tiny
+from operations import OPERATIONS, Operation
+
+from condu_cli.errors import ConduError
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.collecting import collect
+from condu_cli.workflows.verification import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BY_NAME = {operation.name: operation for operation in OPERATIONS}
+NAMES = ("learn, first task", "learn, fourth task", "import", "forget", "rollback", "undo", "gc")
+ROOM = (*range(0, 200, 16), 400)
+"""KiB that are free on the disk: from too little to lock the registry, to enough for all."""
+FILE_SIZES = (0, 300, 900, 2_000, 3_000, 4_000, 6_000, 8_500, 17_000, 25_000, 34_000, 50_000)
+FILE_SIZES += (67_000, 84_000, 100_000, 120_000, 150_000)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
+    """A file system of this size at `place`; the test is skipped where none can be mounted."""
+    place.mkdir(exist_ok=True)
+    options = f"size={kibibytes}k"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "condu-test", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no program `mount`")
+    if done.returncode:
+        pytest.skip(f"only root may mount a small disk: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file may be written beyond so many bytes; Python ignores the signal for that."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class Trial:
+    """An operation on copies of one prepared folder; counts how the runs ended."""
+
+    def __init__(self, name: str, room: Path) -> None:
+        self.operation: Operation = BY_NAME[name]
+        self.prepared = room / "prepared"
+        self.prepared.mkdir()
+        self.operation.prepare(self.prepared)
+        self.old = self.operation.seen(self.copy(room / "old"))
+        whole = self.copy(room / "new")
+        self.operation.run(whole)
+        self.new = self.operation.seen(whole)
+        self.failed = self.went_well = 0
+
+    def copy(self, place: Path) -> Path:
+        shutil.copytree(self.prepared, place, dirs_exist_ok=True)
+        return place
+
+    def run(self, folder: Path) -> ConduError | None:
+        """Run it on a disk that may be full; anything but our own error goes up."""
+        try:
+            self.operation.run(folder)
+        except ConduError as error:
+            self.failed += 1
+            assert_clear(error)
+            return error
+        self.went_well += 1
+        return None
+
+    def check(self, folder: Path, error: ConduError | None) -> None:
+        """With space again: what is there is right, and the operation can be finished."""
+        registry = Registry.open(folder / "registry")
+        found = verify(registry)
+        assert not found.problems, f"after {error}: {found.problems}"
+        assert not list(registry.paths.tmp.iterdir()), f"after {error}"
+        seen = self.operation.seen(folder)
+        # Once a collector has noted that sessions go, they are gone, whatever it fails at then.
+        failed = (self.old, self.new) if self.operation.name == "gc" else (self.old,)
+        assert seen in (failed if error else (self.new,)), f"after {error}"
+        if error is not None:
+            assert not found.leftovers, f"after {error}: {found.leftovers}"
+            assert self.operation.learns or not registry.waiting.paths()
+            assert ("is kept" in error.hint) == bool(registry.waiting.paths()), error.hint
+            (self.operation.finish or self.operation.run)(folder)  # now there is space
+            assert self.operation.seen(folder) == self.new
+        collect(registry, None)
+        found = verify(registry)
+        assert not found.problems
+        assert not found.leftovers
+        assert not registry.waiting.paths()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_leaves_the_old_state_and_takes_no_space(name: str, tmp_path: Path) -> None:
+    trial = Trial(name, tmp_path)
+    disk, roomy = tmp_path / "disk", tmp_path / "roomy"
+    for room in ROOM:
+        with small_disk(disk, room + occupied(trial.prepared)):
+            trial.copy(disk)
+            error = trial.run(disk)
+            shutil.rmtree(roomy, ignore_errors=True)
+            shutil.copytree(disk, roomy)
+        trial.check(roomy, error)
+    assert trial.failed >= 3
+    assert trial.went_well
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_write_that_fails_leaves_the_old_state(name: str, tmp_path: Path) -> None:
+    trial = Trial(name, tmp_path)
+    folder = tmp_path / "work"
+    for size in FILE_SIZES:
+        shutil.rmtree(folder, ignore_errors=True)
+        trial.copy(folder)
+        with small_files(size):
+            error = trial.run(folder)
+        trial.check(folder, error)
+    assert trial.failed >= 1
+    assert trial.went_well
+
+
+def assert_clear(error: ConduError) -> None:
+    assert error.hint
+    assert error.exit_code in (1, 11), error
+    assert "\n" not in error.message
+
+
+def occupied(folder: Path) -> int:
+    """KiB that a copy takes on a tmpfs: whole pages, and some for the root."""
+    pages = sum(-(-path.stat().st_size // 4096) for path in folder.rglob("*") if path.is_file())
+    return 4 * pages + 4
+
+
+def test_a_collector_frees_a_disk_that_is_full(tmp_path: Path) -> None:
+    """What it removes must go before it stores anything anew."""
+    trial = Trial("gc", tmp_path)
+    registry = Registry.open(trial.prepared / "registry")
+    dead = registry.paths.tmp / "otherhost-1-0123456789abcdef.safetensors"
+    dead.write_bytes(bytes(100_000))
+    os.utime(dead, (0, 0))
+    with small_disk(tmp_path / "disk", occupied(trial.prepared) + 44) as disk:
+        trial.copy(disk)
+        full = disk / "registry" / "full"
+        with full.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(full, full.stat().st_size - 44 * 1024)  # for the log of SQLite alone
+        assert trial.run(disk) is None
+        full.unlink()
+        assert trial.operation.seen(disk) == trial.new
+
+
+@pytest.mark.parametrize("command", [("forget", "task1"), ("rollback", "-n", "2")])
+@pytest.mark.parametrize("size", [0, 1_500, 30_000])
+def test_the_command_line_says_one_clear_line(
+    command: tuple[str, ...], size: int, tmp_path: Path
+) -> None:
+    registry = tiny.create(tmp_path / "registry", 4)
+    head = registry.head()
+
+    with small_files(size):  # the process inherits it
+        done = subprocess.run(
+            [sys.executable, "-m", "condu_cli", *command, "--registry", registry.path],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode in (1, 11), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4
+    assert registry.head() == head
+    assert not verify(registry).problems
