@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from command_line import condu
+from single_experts import add_expert, learn_alone
 
 TASKS = [
     "eurosat",
@@ -38,18 +39,9 @@ CHOICES = (
 )
 
 
-def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
-    registry = work / f"alone-{task}"
-    if not registry.exists():
-        condu(registry, "learn", "--task", task, "--data", data / task, "--base", base)
-    return registry
-
-
 def unify_all(work: Path, alone: dict[str, Path], base: str, rescaler: str, dtype: str) -> Path:
     """Commit every task's expert, in order, to a registry of the given choice."""
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.committing import unify_and_commit
-    from condu_cli.workflows.workspace import codec_for, open_shared
 
     path = work / f"{rescaler}-{dtype}"
     if path.exists():
@@ -57,15 +49,7 @@ def unify_all(work: Path, alone: dict[str, Path], base: str, rescaler: str, dtyp
     condu(path, "init", "--base", base, "--rescaler", rescaler, "--dtype", dtype)
     registry = Registry.open(path)
     for task, source_path in alone.items():
-        source = Registry.open(source_path)
-        session = source.head()
-        assert session is not None
-        entry = session.entry(task)
-        part = source.blobs.open(entry.part)
-        delta = dict(codec_for(source.config).decode(open_shared(source, session), part))
-        registry.blobs.put(source.blobs.open(entry.expert.prototypes))
-        expert = entry.expert
-        unify_and_commit(registry, task, delta, lambda _, e=expert: e, command="benchmark")
+        add_expert(registry, source_path, task)
     return path
 
 

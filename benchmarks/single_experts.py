@@ -1,0 +1,56 @@
+"""Experts learned one by one, each in a registry of its own, to be put together by a benchmark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from command_line import condu
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.committing import Commit, TrainedExpert
+
+EMBEDDED = ("digits", "shapes")
+
+
+def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
+    """Learn a task in a registry under `work`; one that is there already is used as it is."""
+    registry = work / f"alone-{task}"
+    if not registry.exists():
+        pictures = [] if task in EMBEDDED else ["--data", data / task]
+        condu(registry, "learn", "--task", task, *pictures, "--base", base)
+    return registry
+
+
+def trained_expert(path: Path, task: str) -> TrainedExpert:
+    """The expert of a registry that holds no other: it comes back exactly."""
+    from condu_cli.core.prototypes import Prototypes
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.committing import TrainedExpert, new_run
+    from condu_cli.workflows.states import codec_for, open_state
+
+    source = Registry.open(path)
+    codec, session = codec_for(source.config), source.head()
+    assert session is not None
+    state, expert = open_state(source, codec, session), session.entry(task).expert
+    return TrainedExpert(
+        task=task,
+        kind="learn",
+        delta=dict(codec.decode(state.shared, state.parts[0])),
+        prototypes=Prototypes.from_arrays(source.blobs.load(expert.prototypes)),
+        classes=expert.classes,
+        templates=expert.templates,
+        training={**expert.training, "run": new_run()},
+        folder=source.folder_of(session.entry(task)),
+    )
+
+
+def add_expert(registry: Registry, path: Path, task: str) -> Commit:
+    """Commit the expert of a single-task registry on top of another one."""
+    from condu_cli.workflows.committing import commit_expert
+
+    head = registry.head()
+    parent = None if head is None else head.id
+    return commit_expert(registry, trained_expert(path, task), parent=parent, command="benchmark")
