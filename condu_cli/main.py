@@ -14,8 +14,10 @@ from condu_cli.cli import (
     demo,
     history,
     installation,
+    learning,
     pictures,
     registries,
+    show,
     tasks,
     transfers,
     upkeep,
@@ -42,7 +44,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="First steps: condu demo. Then: condu learn --task NAME --data DIR",
 )
-NOUNS = (registries, bases, tasks, pictures, history, upkeep, transfers, installation, demo)
+NOUNS = (
+    *(registries, bases, tasks, learning, pictures, history, show),
+    *(upkeep, transfers, installation, demo),
+)
 for noun in NOUNS:
     noun.register(app)
 

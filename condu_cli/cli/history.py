@@ -1,4 +1,4 @@
-"""`condu log`, `show`, `rollback`, `tag` and `diff`: sessions, and where HEAD stands."""
+"""`condu log`, `rollback`, `tag` and `diff`: sessions, and where HEAD stands."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -6,19 +6,17 @@ import typer
 
 from condu_cli.cli.output import Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import percent, size, when
+from condu_cli.cli.wording import describe_session, percent, session_name, size, when
 
 if TYPE_CHECKING:
-    from condu_cli.registry.manifest import Operation, Session, TaskEntry
+    from condu_cli.registry.manifest import Operation, Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.comparing import TaskMoment
 
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
     command(app)(log)
-    command(app)(show)
     command(app, changes=True, short_n=False)(rollback)
     command(app)(tag)
     command(app)(diff)
@@ -117,126 +115,7 @@ def _moved(operation: "Operation") -> tuple[str, str]:
     """Where HEAD went, blank for an operation that left it where it was."""
     if operation.kind in ("init", "gc", "tag", "untag"):
         return "", ""
-    return _name(operation.from_session), _name(operation.to_session)
-
-
-def show(
-    run: Run,
-    name: Annotated[
-        str, typer.Argument(metavar="TASK|SESSION", help="A task of HEAD, or a session's id.")
-    ] = "@",
-) -> None:
-    """Show a task or a session in full: recipe, classes, blobs, what became of it."""
-    from dataclasses import asdict
-
-    from condu_cli.workflows.comparing import task_history
-
-    registry = run.open_registry()
-    head = registry.head()
-    known = {} if head is None else {entry.name: entry for entry in head.entries}
-    if head is not None and name in known:
-        entry = known[name]
-        moments = task_history([head, *registry.ancestors(head)], entry)
-        folder = registry.folder_of(entry)
-        record = {
-            **entry.to_json(),
-            "folder": folder,
-            "history": [asdict(moment) for moment in moments],
-        }
-
-        def human(out: Output) -> None:
-            _print_task(out, entry, folder)
-            _print_moments(out, moments)
-
-        run.out.document(record, human)
-        return
-    session = _session_or_task_hint(registry, name)
-    run.out.document(
-        {"session": session.id, **session.manifest()}, lambda out: _print_session(out, session)
-    )
-
-
-def _session_or_task_hint(registry: "Registry", name: str) -> "Session":
-    from condu_cli.errors import NotFoundError
-
-    try:
-        session = registry.resolve(name)
-    except NotFoundError as exc:
-        raise NotFoundError(
-            f"there is no task and no session called '{name}'",
-            "condu ls lists the tasks, condu log the sessions",
-        ) from exc
-    if session is None:
-        raise NotFoundError("nothing has been learned yet", "condu learn --task NAME --data DIR")
-    return session
-
-
-def _print_moments(out: Output, moments: "list[TaskMoment]") -> None:
-    rows = [
-        [
-            _name(m.session),
-            f"{m.kind} {m.changed_by}",
-            percent(m.drift),
-            f"{m.rescaler:.4f}",
-            percent(m.mask_density),
-            when(m.created_at),
-        ]
-        for m in moments
-    ]
-    columns = ["session", "by", ">drift", ">rescaler", ">mask density", "created"]
-    out.table(columns, rows, title="history, newest first")
-
-
-def _print_task(out: Output, entry: "TaskEntry", folder: str | None) -> None:
-    training = dict(entry.expert.training)
-    recipe = training.get("recipe", {})
-    lines = {
-        "task": entry.name,
-        "learned in": _name(entry.learned_in),
-        "classes": f"{len(entry.expert.classes)}: {_some(entry.expert.classes)}",
-        "templates": _some(entry.expert.templates),
-        "pictures": _pictures(training, folder),
-        "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
-        "final loss": _loss(training.get("final_loss")),
-        "rescaler": f"{entry.rescaler:.6f}",
-        "mask density": percent(entry.mask_density),
-        "L1 norm of delta": f"{entry.l1_norm:.6g}",
-        "drift": percent(entry.drift),
-        "mask blob": entry.part,
-        "prototype blob": entry.expert.prototypes,
-    }
-    for key, value in lines.items():
-        out.text(f"{key:17} {value}")
-
-
-def _pictures(training: dict[str, Any], folder: str | None) -> str:
-    count = training.get("train_images", 0)
-    where = folder or training.get("data") or "a folder that this machine does not know"
-    learned = f"{count} from {where} ({training.get('split', '?')})" if count else "none"
-    imported = training.get("imported_from")
-    return f"{learned}; imported from {imported}" if imported else learned
-
-
-def _loss(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _print_session(out: Output, session: "Session") -> None:
-    lines = {
-        "session": session.id,
-        "parent": session.parent or "none",
-        "kind": f"{session.kind} {session.task}",
-        "created": when(session.created_at),
-        "unified delta": session.shared or "none",
-        "tasks": ", ".join(entry.name for entry in session.entries) or "none",
-    }
-    for key, value in lines.items():
-        out.text(f"{key:14} {value}")
-
-
-def _some(values: tuple[str, ...], limit: int = 5) -> str:
-    rest = f", … ({len(values) - limit} more)" if len(values) > limit else ""
-    return ", ".join(values[:limit]) + rest
+    return session_name(operation.from_session), session_name(operation.to_session)
 
 
 def rollback(
@@ -264,7 +143,9 @@ def rollback(
     if run.settings.dry_run:
         target = registry.undo_target() if undo else _target(registry, session, steps)
         record = {"dry_run": True, "to": None if target is None else target.id, "undo": undo}
-        run.out.document(record, lambda out: out.text(f"Would move HEAD to {_describe(target)}"))
+        run.out.document(
+            record, lambda out: out.text(f"Would move HEAD to {describe_session(target)}")
+        )
         return
     if undo:
         operation = undo_rollback(registry, "rollback --undo")
@@ -278,7 +159,7 @@ def rollback(
     after = registry.head()
 
     def human(out: Output) -> None:
-        out.text(f"HEAD moved from {_describe(before)} to {_describe(after)}")
+        out.text(f"HEAD moved from {describe_session(before)} to {describe_session(after)}")
         out.hint(
             "condu log lists all sessions; condu rollback SESSION goes to any of them"
             if undo
@@ -311,19 +192,21 @@ def tag(
         return
     if delete:
         was = registry.remove_tag(name, f"tag --delete {name}")
-        text = f"Removed tag {name}; it was at session {_name(was)}"
+        text = f"Removed tag {name}; it was at session {session_name(was)}"
         record: dict[str, Any] = {"tag": name, "session": was, "deleted": True}
     else:
         target = registry.resolve(session)
         if target is None:
             raise UsageError("the empty state before the first session cannot be tagged")
-        registry.tag(name, target, f"tag {name} {_name(target.id)}")
-        text = f"Tagged {_describe(target)} as {name}"
+        registry.tag(name, target, f"tag {name} {session_name(target.id)}")
+        text = f"Tagged {describe_session(target)} as {name}"
         record = {"tag": name, "session": target.id, "deleted": False}
 
     def human(out: Output) -> None:
         out.text(text)
-        out.hint(f"condu tag {name} {_name(was)}" if delete else f"condu tag --delete {name}")
+        out.hint(
+            f"condu tag {name} {session_name(was)}" if delete else f"condu tag --delete {name}"
+        )
 
     run.out.document(record, human)
 
@@ -337,7 +220,9 @@ def _list_tags(out: Output, registry: "Registry") -> None:
             out.text("no tags yet")
             out.hint("condu tag NAME [SESSION] makes one")
             return
-        rows = [[name, _describe(registry.session(session))] for name, session in tags.items()]
+        rows = [
+            [name, describe_session(registry.session(session))] for name, session in tags.items()
+        ]
         out.table(["tag", "session"], rows)
 
     out.document(records, human)
@@ -367,7 +252,7 @@ def diff(
             ]
             for t in found.tasks
         ]
-        title = f"{_describe(one)} -> {_describe(other)}"
+        title = f"{describe_session(one)} -> {describe_session(other)}"
         out.table(["task", "change", ">mask overlap", ">drift"], rows, title=title)
         out.text(
             f"blobs of the one {size(found.before_bytes)}, of the other "
@@ -375,16 +260,3 @@ def diff(
         )
 
     run.out.document(asdict(found), human)
-
-
-def _name(session_id: str | None) -> str:
-    from condu_cli.registry.manifest import short_id
-
-    return short_id(session_id) if session_id else "empty"
-
-
-def _describe(session: "Session | None") -> str:
-    if session is None:
-        return "the empty registry"
-    tasks = ", ".join(entry.name for entry in session.entries) or "no tasks"
-    return f"{_name(session.id)} ({tasks})"

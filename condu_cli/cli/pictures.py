@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.options import DeviceOption, ExpertsOption, RouterName, RouterOption
 from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.tasks import DeviceOption, ExpertsOption, RouterName, RouterOption
 from condu_cli.cli.wording import percent
 
 if TYPE_CHECKING:

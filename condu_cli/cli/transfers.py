@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.options import DeviceOption
 from condu_cli.cli.output import Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.tasks import DeviceOption
 from condu_cli.cli.wording import duration, plural, size
 
 if TYPE_CHECKING:

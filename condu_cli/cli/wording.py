@@ -1,6 +1,10 @@
-"""How figures are written for people."""
+"""How figures and sessions are written for people."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condu_cli.registry.manifest import Session
 
 
 def size(count: float) -> str:
@@ -36,3 +40,18 @@ def when(iso: str) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def session_name(session_id: str | None) -> str:
+    """The first digits of a session's id; None is the empty state."""
+    from condu_cli.registry.manifest import short_id
+
+    return short_id(session_id) if session_id else "empty"
+
+
+def describe_session(session: "Session | None") -> str:
+    """A session by the first digits of its id and its tasks."""
+    if session is None:
+        return "the empty registry"
+    tasks = ", ".join(entry.name for entry in session.entries) or "no tasks"
+    return f"{session_name(session.id)} ({tasks})"

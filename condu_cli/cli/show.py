@@ -1,0 +1,138 @@
+"""`condu show`: one task or one session in full."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condu_cli.cli.output import Output
+from condu_cli.cli.run import Run, command
+from condu_cli.cli.wording import percent, session_name, when
+
+if TYPE_CHECKING:
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.comparing import TaskMoment
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app)(show)
+
+
+def show(
+    run: Run,
+    name: Annotated[
+        str, typer.Argument(metavar="TASK|SESSION", help="A task of HEAD, or a session's id.")
+    ] = "@",
+) -> None:
+    """Show a task or a session in full: recipe, classes, blobs, what became of it."""
+    from dataclasses import asdict
+
+    from condu_cli.workflows.comparing import task_history
+
+    registry = run.open_registry()
+    head = registry.head()
+    known = {} if head is None else {entry.name: entry for entry in head.entries}
+    if head is not None and name in known:
+        entry = known[name]
+        moments = task_history([head, *registry.ancestors(head)], entry)
+        folder = registry.folder_of(entry)
+        record = {
+            **entry.to_json(),
+            "folder": folder,
+            "history": [asdict(moment) for moment in moments],
+        }
+
+        def human(out: Output) -> None:
+            _print_task(out, entry, folder)
+            _print_moments(out, moments)
+
+        run.out.document(record, human)
+        return
+    session = _session_or_task_hint(registry, name)
+    run.out.document(
+        {"session": session.id, **session.manifest()}, lambda out: _print_session(out, session)
+    )
+
+
+def _session_or_task_hint(registry: "Registry", name: str) -> "Session":
+    from condu_cli.errors import NotFoundError
+
+    try:
+        session = registry.resolve(name)
+    except NotFoundError as exc:
+        raise NotFoundError(
+            f"there is no task and no session called '{name}'",
+            "condu ls lists the tasks, condu log the sessions",
+        ) from exc
+    if session is None:
+        raise NotFoundError("nothing has been learned yet", "condu learn --task NAME --data DIR")
+    return session
+
+
+def _print_moments(out: Output, moments: "list[TaskMoment]") -> None:
+    rows = [
+        [
+            session_name(m.session),
+            f"{m.kind} {m.changed_by}",
+            percent(m.drift),
+            f"{m.rescaler:.4f}",
+            percent(m.mask_density),
+            when(m.created_at),
+        ]
+        for m in moments
+    ]
+    columns = ["session", "by", ">drift", ">rescaler", ">mask density", "created"]
+    out.table(columns, rows, title="history, newest first")
+
+
+def _print_task(out: Output, entry: "TaskEntry", folder: str | None) -> None:
+    training = dict(entry.expert.training)
+    recipe = training.get("recipe", {})
+    lines = {
+        "task": entry.name,
+        "learned in": session_name(entry.learned_in),
+        "classes": f"{len(entry.expert.classes)}: {_some(entry.expert.classes)}",
+        "templates": _some(entry.expert.templates),
+        "pictures": _pictures(training, folder),
+        "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
+        "final loss": _loss(training.get("final_loss")),
+        "rescaler": f"{entry.rescaler:.6f}",
+        "mask density": percent(entry.mask_density),
+        "L1 norm of delta": f"{entry.l1_norm:.6g}",
+        "drift": percent(entry.drift),
+        "mask blob": entry.part,
+        "prototype blob": entry.expert.prototypes,
+    }
+    for key, value in lines.items():
+        out.text(f"{key:17} {value}")
+
+
+def _pictures(training: dict[str, Any], folder: str | None) -> str:
+    count = training.get("train_images", 0)
+    where = folder or training.get("data") or "a folder that this machine does not know"
+    learned = f"{count} from {where} ({training.get('split', '?')})" if count else "none"
+    imported = training.get("imported_from")
+    return f"{learned}; imported from {imported}" if imported else learned
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _print_session(out: Output, session: "Session") -> None:
+    lines = {
+        "session": session.id,
+        "parent": session.parent or "none",
+        "kind": f"{session.kind} {session.task}",
+        "created": when(session.created_at),
+        "unified delta": session.shared or "none",
+        "tasks": ", ".join(entry.name for entry in session.entries) or "none",
+    }
+    for key, value in lines.items():
+        out.text(f"{key:14} {value}")
+
+
+def _some(values: tuple[str, ...], limit: int = 5) -> str:
+    rest = f", … ({len(values) - limit} more)" if len(values) > limit else ""
+    return ", ".join(values[:limit]) + rest
