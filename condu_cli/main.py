@@ -110,7 +110,9 @@ def _as_condu_error(exc: BaseException) -> ConduError:
     if isinstance(exc, ConduError):
         return exc
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
-        return InterruptedByUserError("interrupted; the registry is as it was")
+        return InterruptedByUserError(
+            "interrupted", "nothing that was committed is lost; condu log shows where HEAD is"
+        )
     if isinstance(exc, typer.TyperException):
         message = " ".join(exc.format_message().split())
         return UsageError(message, f"See {_help_command(exc)}")

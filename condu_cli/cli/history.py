@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
     command(app)(log)
     command(app, changes=True, short_n=False)(rollback)
-    command(app)(tag)
+    command(app, writes=True)(tag)
     command(app)(diff)
 
 

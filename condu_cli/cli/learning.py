@@ -96,6 +96,12 @@ def learn(
     from condu_cli.workflows.learning import Learner, LearnRequest
 
     if resume:
+        given = (data, class_names, template, shots, iterations, lr, batch_size, image_size, base)
+        if retrain or any(value is not None for value in given):
+            raise UsageError(
+                "--resume commits what was trained already; only --task goes with it",
+                "Leave the other options out",
+            )
         _resume(run, task)
         return None
     if task is None:
@@ -134,23 +140,30 @@ def _report(out: Output, summary: "LearnSummary") -> None:
 
 
 def _resume(run: Run, task: str | None) -> None:
-    from condu_cli.workflows.learning import resume
+    from condu_cli.registry.manifest import short_id
+    from condu_cli.workflows.learning import Resumed, resume
 
     registry = run.open_registry()
     if run.settings.dry_run:
-        waiting = registry.waiting.all() if task is None else registry.waiting.of_task(task)
+        waiting = [registry.waiting.open(path) for path in registry.waiting.paths(task)]
         records = [{"task": w.task, "bytes": w.size, "at": w.record.get("at")} for w in waiting]
         run.out.document(
             {"dry_run": True, "waiting": records},
             lambda out: out.text("Would commit: " + (", ".join(w.task for w in waiting) or "none")),
         )
         return
+
+    def report(done: Resumed) -> None:
+        if done.summary is not None:
+            _report(run.out, done.summary)
+            return
+        session = done.session.id
+        record = {"task": done.task, "session": session, "already": True}
+        text = f"{done.task} was committed already, in session {short_id(session)}"
+        run.out.document(record, lambda out: out.text(text))
+
     with run.out.progress(json_events=True) as on_progress:
-        summaries = resume(registry, task, on_progress)
-    for summary in summaries:
-        _report(run.out, summary)
-    if not summaries:
-        run.out.note("The kept experts were committed already.")
+        resume(registry, task, on_progress, report)
 
 
 def _note_plan(out: Output, plan: "LearnPlan") -> None:
@@ -189,6 +202,11 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
     from condu_cli.registry.manifest import short_id
 
     tail = summary.unify_seconds + summary.commit_seconds
+    share = (
+        f" (unify and commit: {percent(tail / summary.train_seconds)} of training)"
+        if summary.train_seconds
+        else ""
+    )
     loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
     out.text(
         f"Learned {summary.task} in session {short_id(summary.session)}: loss "
@@ -198,8 +216,7 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
     out.text(
         f"training {duration(summary.train_seconds)}, prototypes "
         f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "
-        f"{duration(summary.commit_seconds)} (unify and commit: "
-        f"{percent(tail / max(summary.train_seconds, 1e-9))} of training), keeping the expert "
+        f"{duration(summary.commit_seconds)}{share}, keeping the expert "
         f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
     )
     out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback takes it back")

@@ -15,6 +15,7 @@ import typer
 from condu_cli.cli.output import Mode, Output
 
 if TYPE_CHECKING:
+    from condu_cli.errors import UsageError
     from condu_cli.registry.repository import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -82,7 +83,9 @@ class Run:
         """Open the registry; raises NoRegistryError where there is none."""
         from condu_cli.registry.repository import Registry
 
-        return Registry.open(self.registry_path, notify=self.out.note)
+        registry = Registry.open(self.registry_path, notify=self.out.note)
+        registry.on_wait = lambda by: self.out.note(f"waiting: the registry is locked by {by}")
+        return registry
 
     def inside(self, registry: Path, *, silent: bool) -> "Run":
         """Return a run of another command on another registry, as part of this one."""
@@ -97,12 +100,17 @@ def new_run(settings: Settings) -> Run:
 
 
 def command(
-    app: typer.Typer, name: str | None = None, *, changes: bool = False, short_n: bool = True
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    changes: bool = False,
+    writes: bool = False,
+    short_n: bool = True,
 ) -> Callable[[Function], Function]:
     """Register a function whose first parameter is a `Run`.
 
-    `changes`: the command changes the registry, and so has `--dry-run`; `short_n` False where
-    `-n` means something else.
+    `changes`: the command changes the registry, and so has `--dry-run`; `writes`: it writes
+    something and has none, so that it refuses to; `short_n` False where `-n` means something else.
     """
 
     def register(function: Function) -> Function:
@@ -111,7 +119,10 @@ def command(
 
         def run_command(ctx: typer.Context, **values: Any) -> Any:
             given = {p.name: values.pop(p.name) for p in shared}
-            return function(new_run(_merge(ctx.obj, given)), **values)
+            settings = _merge(ctx.obj, given)
+            if writes and settings.dry_run:
+                raise _no_dry_run(name or function.__name__)
+            return function(new_run(settings), **values)
 
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
@@ -123,6 +134,12 @@ def command(
         return function
 
     return register
+
+
+def _no_dry_run(name: str) -> "UsageError":
+    from condu_cli.errors import UsageError
+
+    return UsageError(f"{name} has no dry run: it would write", "Leave -n out")
 
 
 def _global_parameters(*, changes: bool, short_n: bool) -> list[inspect.Parameter]:

@@ -144,13 +144,12 @@ def rename(
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
 ) -> None:
     """Commit a session in which a task has another name."""
-    from condu_cli.registry.names import validate_task_name
-    from condu_cli.workflows.removing import rename, require_head
+    from condu_cli.workflows.removing import check_new_name, rename, require_head
 
     registry = run.open_registry()
     if run.settings.dry_run:
-        require_head(registry).entry(old)
-        record = {"task": old, "to": validate_task_name(new)}
+        check_new_name(require_head(registry), old, new)
+        record = {"task": old, "to": new}
         _print_plan_of(run.out, record, f"Would rename {old} to {new}")
         return
     done = rename(registry, old, new, f"rename {old} {new}")

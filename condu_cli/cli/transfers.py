@@ -21,7 +21,7 @@ KIND = "Write -o FILE with --task NAME for one expert, --base for the base model
 
 def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
-    command(app)(export)
+    command(app, writes=True)(export)
     command(app, "import", changes=True)(import_)
 
 

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
     command(app, changes=True)(gc)
     command(app)(verify)
-    command(app)(backup)
+    command(app, writes=True)(backup)
 
 
 def gc(
@@ -53,7 +53,8 @@ def gc(
     ):
         run.out.note("Nothing was removed.")
         return
-    done = collect(registry, keep, undo=not no_undo, command="gc")
+    approved = {session.id for session in plan.sessions}
+    done = collect(registry, keep, undo=not no_undo, approved=approved, command="gc")
     for warning in done.warnings:
         run.out.warning(warning)
     run.out.document(_record(done, dry_run=False), lambda out: _print_done(out, done))

@@ -40,15 +40,13 @@ infinite or -0.
 
 from __future__ import annotations
 
-from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condu_cli.core.bits import unpack_bits
 from condu_cli.core.dtypes import StoredDelta
 from condu_cli.core.entropy import compress, decompress, size_of
-from condu_cli.core.layout import Bits, InvalidStateError, ParameterLayout, Tensors
+from condu_cli.core.layout import Bits, InvalidStateError, Tensors
 from condu_cli.core.mask_codecs import MASK_NAMES, RAW, encode_mask_as
 from condu_cli.core.masks import count
 from condu_cli.core.method import Method, Trigger, check_trigger
@@ -63,10 +61,11 @@ from condu_cli.core.packing import (
 )
 from condu_cli.core.parts import FIGURES, EncodedState, trigger_of
 from condu_cli.core.platforms import NUMPY
+from condu_cli.core.prediction import NONE, NewerState, Prediction, chunk_bools
 from condu_cli.core.streaming import Execution, Room, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -74,7 +73,6 @@ if TYPE_CHECKING:
     from condu_cli.core.segments import Chunk
 
 VERSION = 1
-NONE = -1  # in `pairs`
 OTHER = 3  # the symbol of a pattern that is in `values`
 SMALL = {"version": np.int64, "pairs": np.int64, "sparse": np.uint8, "everywhere": np.uint8}
 STREAMS = ("changed", "symbols/fresh", "symbols/rest", "values")
@@ -101,7 +99,7 @@ def difference(
     real = [pair for pair in pairs if pair is not None]
     if len(pairs) != len(older.parts) or not _are_places(real, len(newer.parts)):
         raise ValueError(f"these are no pairs of {len(older.parts)} parts: {list(pairs)}")
-    known = _Newer.of(method, newer, places)
+    known = NewerState.of(method, newer, places)
     parts = [{name: part[name] for name in part} for part in older.parts]
     triggers = [_checked(method, part, f"tasks[{i}].") for i, part in enumerate(parts)]
     masks: list[Bits] = [np.asarray(trigger.mask) for trigger in triggers]
@@ -117,7 +115,7 @@ def difference(
     scales = _scales(method, stored.arrays)
     if scales:
         patch[SCALES] = compress(planes_of(np.concatenate(scales)))
-    prediction = _Prediction(method, known, masks, triggers, stored)
+    prediction = Prediction(method, known, masks, triggers, stored)
     return patch | _value_arrays(prediction, execution)
 
 
@@ -132,7 +130,7 @@ def restore(
     ask for.
     """
     given = _Given(method, patch, len(newer.parts))
-    known = _Newer.of(method, newer, given.pairs)
+    known = NewerState.of(method, newer, given.pairs)
     masks = list(_restored_masks(given, known))
     figures = [given.figures(i) for i in range(len(masks))]
     triggers = [
@@ -141,7 +139,7 @@ def restore(
     ]
     merged = StoredDelta.empty(method.layout, method.storage)
     given.read_scales(merged)
-    prediction = _Prediction(method, known, masks, triggers, merged)
+    prediction = Prediction(method, known, masks, triggers, merged)
     _restore_values(prediction, given, execution)
     parts = [
         {**encode_mask_as(mask, sparse=bool(sparse)), **rest}
@@ -166,64 +164,10 @@ def _are_places(pairs: Sequence[int], count: int) -> bool:
     return len(set(pairs)) == len(pairs) and all(0 <= pair < count for pair in pairs)
 
 
-class _Newer(NamedTuple):
-    """The newer state as a prediction needs it.
-
-    `masks[i]` is the dense mask of old part i's pair, None where it has none; `owned` and
-    `fresh` are the unions of the paired and of the fresh parts' masks, `has_fresh` says whether
-    there are any of the latter. `stored` is None for the empty state.
-    """
-
-    masks: list[Bits | None]
-    owned: Bits
-    fresh: Bits
-    has_fresh: bool
-    stored: StoredDelta | None
-
-    @classmethod
-    def of(cls, method: Method, state: EncodedState, pairs: Sequence[int]) -> _Newer:
-        """Fetch and check the state. Raises InvalidStateError naming an array."""
-        if state.shared is None and state.parts:
-            raise InvalidStateError(method.layout.names[0], "is missing: no unified delta")
-        stored = None if state.shared is None else method.stored(state.shared)
-        masks: list[Bits] = []
-        for place, part in enumerate(state.parts):
-            trigger = trigger_of(method, part, f"tasks[{place}].")
-            check_trigger(method, trigger, f"tasks[{place}].")
-            masks.append(np.asarray(trigger.mask))
-        fresh = [mask for place, mask in enumerate(masks) if place not in pairs]
-        return cls(
-            masks=[None if pair == NONE else masks[pair] for pair in pairs],
-            owned=_union(method.layout, (masks[pair] for pair in pairs if pair != NONE)),
-            fresh=_union(method.layout, fresh),
-            has_fresh=bool(fresh),
-            stored=stored,
-        )
-
-    def candidates(self, everywhere: bool) -> Bits:
-        """Where a paired mask may differ, as packed bits; those of padding may be set."""
-        if everywhere:
-            return np.full_like(self.owned, 0xFF)
-        free = ~self.owned
-        return free & self.fresh if self.has_fresh else free
-
-    def changed(self, masks: Sequence[Bits]) -> Bits:
-        """G: where a paired mask is not what it was, given all old masks."""
-        changed = np.zeros_like(self.owned)
-        for mask, pair in zip(masks, self.masks, strict=True):
-            if pair is not None:
-                changed |= mask ^ pair
-        return changed
-
-
-def _union(layout: ParameterLayout, masks: Iterable[Bits]) -> Bits:
-    return reduce(np.bitwise_or, masks, np.zeros(layout.mask_bytes, dtype=np.uint8))
-
-
 # Masks
 
 
-def _mask_arrays(known: _Newer, masks: Sequence[Bits]) -> dict[str, NDArray[Any]]:
+def _mask_arrays(known: NewerState, masks: Sequence[Bits]) -> dict[str, NDArray[Any]]:
     changed = known.changed(masks)
     candidates = known.candidates(False)
     everywhere = bool((changed & ~candidates).any())
@@ -240,7 +184,7 @@ def _mask_arrays(known: _Newer, masks: Sequence[Bits]) -> dict[str, NDArray[Any]
     return arrays | {f"part/{i}/mask": compress(mask) for i, mask in streams.items()}
 
 
-def _restored_masks(given: _Given, known: _Newer) -> Iterator[Bits]:
+def _restored_masks(given: _Given, known: NewerState) -> Iterator[Bits]:
     """The old masks, dense; their padding is not checked."""
     candidates = known.candidates(given.everywhere)
     packed = given.stream("changed", packed_size(count(candidates)))
@@ -275,68 +219,14 @@ def _scales(method: Method, arrays: Tensors) -> list[NDArray[Any]]:
 # Values
 
 
-class _Prediction:
-    """The bit patterns of the old stored values as the newer state suggests them."""
-
-    def __init__(
-        self,
-        method: Method,
-        newer: _Newer,
-        masks: Sequence[Bits],
-        triggers: Sequence[Trigger],
-        older: StoredDelta,
-    ) -> None:
-        self.method = method
-        self.older = older
-        self.tasks = len(masks)
-        self.fresh = newer.fresh
-        self._newer = newer.stored
-        self._changed = newer.changed(masks)
-        self._masks = masks
-        self._rescalers = method.groups.stack([trigger.rescaler for trigger in triggers])
-
-    def codes(self, chunk: Chunk, room: Room, loops: ModuleType) -> NDArray[Any]:
-        """One chunk's predicted patterns, signed integers of the stored width: (size,)."""
-        values, largest, _ = room.values(chunk)
-        self._load(chunk, values)
-        words = room.masks(chunk, self.tasks, 0)
-        for target, mask in zip(words, self._masks, strict=True):
-            chunk.load_bits(mask, target)
-        loops.largest(words, self.method.groups.of_chunk(self._rescalers, chunk), largest)
-        largest[largest == 0] = np.inf  # nobody's: 0
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            np.divide(values, largest, out=values)
-        elements = chunk.values(values)
-        self._turn(chunk, elements)
-        values += np.float32(0)  # no -0
-        finite = np.isfinite(values)
-        if not finite.all():  # the sign of a NaN is the machine's
-            values[~finite] = 0
-        stored = self.older.stored_form(chunk.tensor, chunk.start, chunk.stop, elements)
-        return stored.view(f"i{stored.dtype.itemsize}")
-
-    def _turn(self, chunk: Chunk, elements: NDArray[np.float32]) -> None:
-        if self._changed[chunk.mask].any():
-            turned = _bools(self._changed, chunk).reshape(elements.shape)
-            np.negative(elements, out=elements, where=turned)
-
-    def _load(self, chunk: Chunk, values: NDArray[np.float32]) -> None:
-        if self._newer is None:
-            values[...] = 0
-            return
-        with np.errstate(invalid="ignore", over="ignore"):  # scales may be anything
-            self._newer.read(chunk.tensor, chunk.start, chunk.stop, chunk.values(values))
-        chunk.clear_padding(values)
-
-
-def _value_arrays(prediction: _Prediction, execution: Execution | None) -> dict[str, NDArray[Any]]:
+def _value_arrays(prediction: Prediction, execution: Execution | None) -> dict[str, NDArray[Any]]:
     older = prediction.older
 
     def work(chunk: Chunk, room: Room, loops: ModuleType) -> tuple[Bits, Bits, NDArray[Any]]:
         wanted = older.codes(chunk.tensor)[chunk.start : chunk.stop]
         predicted = prediction.codes(chunk, room, loops)
         symbols = _symbols(wanted, predicted)
-        inside, others = _bools(prediction.fresh, chunk), np.flatnonzero(symbols == OTHER)
+        inside, others = chunk_bools(prediction.fresh, chunk), np.flatnonzero(symbols == OTHER)
         signless = _turned(wanted[others], predicted[others])
         return symbols[inside], symbols[~inside], signless
 
@@ -372,13 +262,7 @@ def _turned(codes: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
     return turned
 
 
-def _bools(mask: Bits, chunk: Chunk) -> NDArray[np.bool_]:
-    """A chunk's bits of a packed mask: (size,)."""
-    bools: NDArray[np.bool_] = unpack_bits(mask[chunk.mask], chunk.size).view(np.bool_)
-    return bools
-
-
-def _restore_values(prediction: _Prediction, given: _Given, execution: Execution | None) -> None:
+def _restore_values(prediction: Prediction, given: _Given, execution: Execution | None) -> None:
     """Predict every chunk and correct it, in order, as what corrects it is read."""
     older = prediction.older
     codes = older.codes(0)
@@ -387,7 +271,7 @@ def _restore_values(prediction: _Prediction, given: _Given, execution: Execution
     cuts = prediction.method.segmentation()
     read = 0
     for chunk, predicted in stream(prediction.codes, cuts, NUMPY, execution, prediction.tasks):
-        inside = _bools(prediction.fresh, chunk)
+        inside = chunk_bools(prediction.fresh, chunk)
         symbols = np.empty(chunk.size, dtype=np.uint8)
         owned = int(np.count_nonzero(inside))
         symbols[inside] = inner.take(owned)

@@ -165,7 +165,7 @@ def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
     if registry.path.resolve() in path.resolve().parents:
         raise UsageError(f"{path} lies in the registry itself", "name a file outside of its folder")
     if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"{path} exists already", "name another file, or add --overwrite")
+        raise UsageError(f"{path} exists already", "name another file, or add --force")
 
 
 def _warnings(history: History) -> tuple[str, ...]:

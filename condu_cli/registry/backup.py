@@ -6,7 +6,7 @@ replaces its database, and with it all of its content at once.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -227,12 +227,23 @@ def _experts(source: RegistryPaths, target: RegistryPaths) -> Iterator[_File]:
 
 
 def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
-    """Remove the experts that do not wait any more: by now the backup has their sessions."""
+    """Remove the experts that do not wait any more, if the backup has their sessions by now.
+
+    One that is nowhere else (its owner has used the backup, or has trained anew) is left.
+    """
+    here = Registry(paths)
     for expert in list(_experts(paths, paths)):
-        if expert.target not in kept:
+        if expert.target not in kept and _is_committed(here, expert.target):
             expert.target.unlink(missing_ok=True)
-    with suppress(OSError):  # there is none, or others wait
-        paths.trained.rmdir()
+
+
+def _is_committed(registry: Registry, path: Path) -> bool:
+    try:
+        training = registry.waiting.open(path).record.get("training")
+    except IntegrityError:  # nobody knows whose it was
+        return False
+    run = training.get("run") if isinstance(training, dict) else None
+    return isinstance(run, str) and registry.session_of_run(run) is not None
 
 
 def _is_there(file: _File) -> bool:

@@ -23,7 +23,9 @@ This folder is a condu registry: one base model's experts for many image tasks.
   condu.sqlite   sessions, tasks, HEAD and the journal of operations
   blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
   backups/       the database as it was before each migration
-  tmp/           blobs being written
+  trained/       experts that are trained and not committed yet: `condu learn --resume`
+  tmp/           files being written
+  lock           held by the process that writes
 
 Do not edit anything here by hand: blobs and sessions are named by their hash. Use `condu log`,
 `condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. `condu backup`

@@ -50,6 +50,7 @@ class Registry:
         self.paths = paths
         self.blobs = BlobStore(paths)
         self.waiting = WaitingExperts(paths)
+        self.on_wait: Callable[[str], None] | None = None
         self._lock = RegistryLock(paths.lock)
         self._engine = make_engine(paths.database)
         with self._read() as transaction:
@@ -83,7 +84,7 @@ class Registry:
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[None]:
         """Hold the write lock; others that want it read that `command` has it."""
-        with self._lock.acquire(command, timeout, on_wait):
+        with self._lock.acquire(command, timeout, on_wait or self.on_wait):
             yield
 
     def head(self) -> Session | None:
@@ -209,10 +210,17 @@ class Registry:
         with self._read() as transaction:
             return marks.source(transaction, entry)
 
-    def is_learned(self, run: str) -> bool:
-        """Say whether a session holds the expert of this run of a training."""
+    def session_of_run(self, run: str) -> Session | None:
+        """Return HEAD or else the newest session that holds the expert of this training.
+
+        None if there is none, or only the records of some are left.
+        """
         with self._read() as transaction:
-            return rows.has_run(transaction, run)
+            gone = marks.collected(transaction)
+            live = [i for i in rows.sessions_with_run(transaction, run) if i not in gone]
+            head = rows.head_id(transaction)
+            found = head if head in live else next(iter(live), None)
+            return None if found is None else _get(transaction, found)
 
     def commit(
         self, draft: SessionDraft, *, parent: str | None, command: str, folder: str | None = None

@@ -276,10 +276,18 @@ def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
     )
 
 
-def has_run(transaction: Transaction, run: str) -> bool:
-    """Say whether an expert's training record has this run's mark."""
-    training = transaction.scalars(select(ExpertRow.training))
-    return any(isinstance(record, dict) and record.get("run") == run for record in training)
+def sessions_with_run(transaction: Transaction, run: str) -> list[str]:
+    """Return the ids of the sessions with an expert of this run, the newest first."""
+    experts = [
+        expert
+        for expert, record in transaction.execute(select(ExpertRow.id, ExpertRow.training))
+        if isinstance(record, dict) and record.get("run") == run
+    ]
+    found = select(SessionRow.id).join(SessionTaskRow, SessionTaskRow.session == SessionRow.id)
+    newest_first = found.where(SessionTaskRow.expert.in_(experts)).order_by(
+        SessionRow.ordinal.desc()
+    )
+    return list(transaction.scalars(newest_first))
 
 
 def _is_ordinal(value: Any) -> bool:

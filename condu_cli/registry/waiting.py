@@ -51,7 +51,7 @@ class WaitingExperts:
         """Write an expert durably; raise ConduError if that is not possible."""
         validate_task_name(task)
         with _described_errors(self._paths.trained):
-            self._paths.trained.mkdir(exist_ok=True)
+            self._paths.trained.mkdir(exist_ok=True)  # never removed: others may be writing to it
             flush_folder(self._paths.root)  # or a power cut takes the new folder along
             path = write_durably(
                 self._paths.tmp,
@@ -61,39 +61,51 @@ class WaitingExperts:
             )
         return self.open(path)
 
-    def all(self) -> list[WaitingExpert]:
-        """Return the experts that wait, the oldest first.
-
-        Raises IntegrityError for a file that is not one.
-        """
-        return [self.open(path) for path in self.paths()]
-
-    def paths(self) -> list[Path]:
-        """Return the files of the experts that wait, the oldest first."""
+    def paths(self, task: str | None = None) -> list[Path]:
+        """Return the files of the experts that wait, or of one task's, the oldest first."""
         found = []
         for path in self._paths.trained.glob("*"):
-            if _named(path):
+            match = _named(path)
+            if match and task in (None, match["task"]):
                 with suppress(FileNotFoundError):  # committed since the listing
                     found.append((path.lstat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 
-    def of_task(self, task: str) -> list[WaitingExpert]:
-        """Return those of one task, the oldest first."""
-        return [expert for expert in self.all() if expert.task == task]
+    def all(self) -> list[WaitingExpert]:
+        """Open all experts that wait, the oldest first; raise IntegrityError for a damaged one."""
+        found = (self._open_if_there(path) for path in self.paths())
+        return [expert for expert in found if expert is not None]
 
-    def remove(self, expert: WaitingExpert) -> None:
+    def _open_if_there(self, path: Path) -> WaitingExpert | None:
+        try:
+            return self.open(path)
+        except IntegrityError:
+            if path.exists():  # else it has been committed since the listing
+                raise
+            return None
+
+    def remove(self, path: Path) -> None:
         """Remove an expert's file: it is committed, or another takes its place."""
-        expert.path.unlink(missing_ok=True)
-        with suppress(OSError):  # others wait
-            self._paths.trained.rmdir()
+        path.unlink(missing_ok=True)
 
     def open(self, path: Path) -> WaitingExpert:
-        """Open one expert's file; raise IntegrityError if it is not one."""
+        """Open one expert's file; raise IntegrityError if it is not one, or not there any more."""
         match = _named(path)
         if match is None:
             raise IntegrityError(f"{path} is not a trained expert", "remove it")
-        reader = BlobReader(path, match["sha256"])
+        try:
+            reader = BlobReader(path, match["sha256"])
+        except IntegrityError as error:
+            raise damaged_expert(path, error.message) from error
         return WaitingExpert(match["task"], path, reader.size, reader)
+
+
+def damaged_expert(path: Path, reason: str) -> IntegrityError:
+    """Name the file of a trained expert that cannot be used."""
+    return IntegrityError(
+        f"the trained expert {path} cannot be used: {reason}",
+        "restore the file from a backup, or remove it and train again",
+    )
 
 
 def _named(path: Path) -> re.Match[str] | None:

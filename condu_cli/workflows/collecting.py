@@ -60,10 +60,14 @@ def collect(
     keep: int | None,
     *,
     undo: bool = True,
+    approved: set[str] | None = None,
     command: str = "gc",
     on_session: Callable[[Session], None] = lambda _: None,
 ) -> Collection:
     """Collect the sessions that `plan_collection` names, pack the others, remove what is over.
+
+    Of the sessions only those that are `approved`, if that is given: others may have become
+    superfluous since somebody was asked.
 
     Raises:
         IntegrityError: a session to be kept is damaged; then no session was removed.
@@ -73,8 +77,9 @@ def collect(
     with registry.lock(command), taken_back_on_failure(registry):
         before = _disk_bytes(registry)
         plan = plan_collection(registry, keep, undo=undo)
+        gone = [s for s in plan.sessions if approved is None or s.id in approved]
         history = registry.history()
-        kept = history.kept(keep, undo=undo)
+        kept = {session.id for session in history.live} - {session.id for session in gone}
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
         removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
         # Newest first: the reference of an older session is in its new place by then.
@@ -82,13 +87,13 @@ def collect(
             if session.id in broken:
                 repack(registry, codec, session, successor(history, session, kept))
         removed += _remove_leftovers(registry)
-        if plan.sessions:
-            registry.record_collected([session.id for session in plan.sessions], command)
+        if gone:
+            registry.record_collected([session.id for session in gone], command)
         removed += _remove_leftovers(registry)
         packed = pack_history(registry, on_session=on_session)
         removed += _remove_leftovers(registry)
         return Collection(
-            plan.sessions,
+            tuple(gone),
             tuple(removed),
             plan.undoable,
             packed.sessions,

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.core.prototypes import Prototypes
-from condu_cli.errors import ConduError, HeadMovedError, IntegrityError, UsageError
+from condu_cli.errors import (
+    ConduError,
+    HeadMovedError,
+    IntegrityError,
+    InterruptedByUserError,
+    UsageError,
+)
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
+from condu_cli.registry.waiting import damaged_expert
 from condu_cli.workflows.packing import pack_parent
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.states import check_state, codec_for, damaged_session, open_state
@@ -128,8 +135,12 @@ def commit_expert(
             registry, waiting, trained, parent, command, kept_seconds=kept, on_progress=on_progress
         )
     except ConduError as exc:
-        exc.hint = _kept_hint(trained.task, exc)
+        if waiting.path.exists():  # else somebody has resumed it meanwhile
+            exc.hint = _kept_hint(trained.task, exc)
         raise
+    except KeyboardInterrupt:
+        hint = _kept_hint(trained.task, None) if waiting.path.exists() else ""
+        raise InterruptedByUserError("interrupted while committing", hint) from None
 
 
 def resume_expert(
@@ -137,9 +148,12 @@ def resume_expert(
     waiting: WaitingExpert,
     *,
     command: str,
+    trained: TrainedExpert | None = None,
     on_progress: ProgressCallback = silent,
-) -> Commit | None:
-    """Commit a kept expert on whatever HEAD is; None if it was committed already.
+) -> Commit | Session:
+    """Commit a kept expert on whatever HEAD is; or answer with the session that has it already.
+
+    `trained` is what `load_expert` gives, where the caller has it.
 
     An expert starts from the base model, not from HEAD, so that it fits any HEAD.
 
@@ -148,11 +162,12 @@ def resume_expert(
         UsageError: HEAD has the task by now.
 
     """
-    trained = load_expert(registry, waiting)
+    trained = trained or load_expert(registry, waiting)
     with _lock(registry, command, on_progress):  # HEAD stays what it is from here
-        if registry.is_learned(trained.training["run"]):
-            registry.waiting.remove(waiting)
-            return None
+        known = registry.session_of_run(trained.training["run"])
+        if known is not None:
+            registry.waiting.remove(waiting.path)
+            return known
         head = registry.head()
         parent = None if head is None else head.id
         return _commit_waiting(
@@ -184,8 +199,11 @@ def load_expert(registry: Registry, waiting: WaitingExpert) -> TrainedExpert:
         IntegrityError: it is damaged, or was trained for another base model or registry.
 
     """
-    waiting.arrays.verify()
-    record = waiting.record
+    try:
+        waiting.arrays.verify()
+        record = waiting.record
+    except IntegrityError as exc:
+        raise damaged_expert(waiting.path, exc.message) from exc
     arrays = waiting.arrays
     if record.get("fingerprint") != registry.config.fingerprint():
         raise IntegrityError(
@@ -223,9 +241,11 @@ def _host(values: Any) -> Any:
     return values if hasattr(values, "__array_interface__") else values.detach().cpu().numpy()
 
 
-def _kept_hint(task: str, exc: ConduError) -> str:
+def _kept_hint(task: str, exc: ConduError | None) -> str:
     keep = f"the trained expert is kept: condu learn --task {task} --resume commits it"
-    return keep if isinstance(exc, HeadMovedError) or not exc.hint else f"{exc.hint}; {keep}"
+    if exc is None or isinstance(exc, HeadMovedError) or not exc.hint:
+        return keep
+    return f"{exc.hint}; {keep}"
 
 
 def _commit_waiting(
@@ -239,11 +259,7 @@ def _commit_waiting(
     on_progress: ProgressCallback,
 ) -> Commit:
     codec = codec_for(registry.config)
-
-    def on_wait(holder: str) -> None:
-        on_progress(Progress("waiting", 0, 1, {"holder": holder}))
-
-    with registry.lock(command, LOCK_SECONDS, on_wait), taken_back_on_failure(registry):
+    with _lock(registry, command, on_progress), taken_back_on_failure(registry):
         head = registry.head()
         _require_head(head, parent, command)
         refuse_known_task(head, trained.task)
@@ -262,7 +278,7 @@ def _commit_waiting(
         draft = draft_session(registry, state, new, kind=trained.kind, task=trained.task)
         session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
         committed = time.perf_counter()
-        registry.waiting.remove(waiting)
+        registry.waiting.remove(waiting.path)
         packed = pack_parent(registry, session)
         return Commit(
             session=session,

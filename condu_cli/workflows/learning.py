@@ -15,7 +15,7 @@ from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.folders import few_shot, read_folder
 from condu_cli.data.loading import PictureSet
 from condu_cli.data.tasks import locate_data, templates_for
-from condu_cli.errors import NotFoundError, UsageError
+from condu_cli.errors import ConduError, NotFoundError, PartialError, UsageError
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import FinetuneResult, Step, finetune
 from condu_cli.train.recipe import Recipe
@@ -29,19 +29,19 @@ from condu_cli.workflows.committing import (
     refuse_known_task,
     resume_expert,
 )
-from condu_cli.workflows.opening import join_or_create, open_if_there
+from condu_cli.workflows.opening import join_or_create, open_if_there, require_space
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.prototyping import build_task_prototypes
 from condu_cli.workflows.states import codec_for
 from condu_cli.workflows.workspace import Workspace, new_config, trained_part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from condu_cli.backbone.base import DualEncoder
     from condu_cli.data.folders import LabelledPictures
-    from condu_cli.registry.manifest import RegistryConfig
+    from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
 
 WARMUP_SHARE = 0.1
@@ -113,8 +113,14 @@ class Learner:
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
         refuse_known_task(self._parent, request.task)
-        if self._registry is not None and not request.retrain:
-            _refuse_waiting(self._registry, request.task)
+        waiting = [] if self._registry is None else self._registry.waiting.paths(request.task)
+        if waiting and not request.retrain:
+            raise UsageError(
+                f"an expert of '{request.task}' was trained already and waits to be committed",
+                f"condu learn --task {request.task} --resume commits it; --retrain trains another "
+                "in its place",
+            )
+        self._replaced = waiting
 
     def plan(self) -> LearnPlan:
         """Read the data set's layout, load the base model and settle the recipe.
@@ -150,9 +156,10 @@ class Learner:
             LockedError: another process is committing.
 
         """
+        config = self._registry.config if self._registry else new_config(self._base)
+        require_space(self._path, config)
         pictures = PictureSet.for_training(plan.data.train, plan.recipe.image_size)
         pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
-        config = self._registry.config if self._registry else new_config(self._base)
         # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
         threading.Thread(target=codec_for(config).prepare, daemon=True).start()
         expert = self._base.expert_copy()
@@ -200,7 +207,6 @@ class Learner:
         self, config: RegistryConfig, trained: TrainedExpert, on_progress: ProgressCallback
     ) -> Commit:
         registry = self._registry or join_or_create(self._path, config, "learn")
-        earlier = registry.waiting.of_task(trained.task)
         commit = commit_expert(
             registry,
             trained,
@@ -208,45 +214,78 @@ class Learner:
             command=f"learn --task {trained.task}",
             on_progress=on_progress,
         )
-        for waiting in earlier:  # trained again on purpose: see `retrain`
-            registry.waiting.remove(waiting)
+        for path in self._replaced:
+            registry.waiting.remove(path)
         return commit
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """A kept expert that is committed: its summary, or the session that had it before."""
+
+    task: str
+    summary: LearnSummary | None
+    session: Session
+
+
 def resume(
-    registry: Registry, task: str | None, on_progress: ProgressCallback = silent
-) -> list[LearnSummary]:
-    """Commit the trained experts that wait, or that of one task, on whatever HEAD is.
+    registry: Registry,
+    task: str | None,
+    on_progress: ProgressCallback = silent,
+    on_done: Callable[[Resumed], None] = lambda _: None,
+) -> list[Resumed]:
+    """Commit the trained experts that wait, or those of one task, on whatever HEAD is.
+
+    `on_done` hears of each at once. One that cannot be committed does not keep the others back.
 
     Raises:
         NotFoundError: none waits.
-        UsageError: HEAD has a task of that name by now.
+        PartialError: some could not be committed; they still wait.
+        ConduError: what kept the only one, or the first of them all, from being committed.
 
     """
-    waiting = registry.waiting.all() if task is None else registry.waiting.of_task(task)
-    if not waiting:
+    paths = registry.waiting.paths(task)
+    if not paths:
         of_task = "" if task is None else f" of task '{task}'"
         raise NotFoundError(
             f"no trained expert{of_task} waits to be committed in {registry.path}",
             "Train one: condu learn --task NAME --data DIR",
         )
-    found = []
-    for expert in waiting:
-        trained = load_expert(registry, expert)
-        command = f"learn --task {expert.task} --resume"
-        commit = resume_expert(registry, expert, command=command, on_progress=on_progress)
-        if commit is not None:
-            found.append(_summary(trained, commit))
+    found: list[Resumed] = []
+    errors: list[ConduError] = []
+    for path in paths:
+        done = _resumed(registry, path, on_progress)
+        if isinstance(done, ConduError):
+            errors.append(done)
+        else:
+            found.append(done)
+            on_done(done)
+    if errors and not found:
+        raise errors[0]
+    if errors:
+        raise PartialError(
+            f"{len(errors)} of {len(paths)} kept experts still wait: {errors[0].message}",
+            errors[0].hint,
+        )
     return found
 
 
-def _refuse_waiting(registry: Registry, task: str) -> None:
-    waiting = registry.waiting.of_task(task)
-    if waiting:
-        raise UsageError(
-            f"an expert of '{task}' was trained already and waits to be committed",
-            f"condu learn --task {task} --resume commits it; --retrain trains another in its place",
+def _resumed(registry: Registry, path: Path, on_progress: ProgressCallback) -> Resumed | ConduError:
+    try:
+        expert = registry.waiting.open(path)
+        trained = load_expert(registry, expert)
+        done = resume_expert(
+            registry,
+            expert,
+            trained=trained,
+            command=f"learn --task {expert.task} --resume",
+            on_progress=on_progress,
         )
+    except ConduError as exc:
+        return exc
+    if isinstance(done, Commit):
+        return Resumed(expert.task, _summary(trained, done), done.session)
+    return Resumed(expert.task, None, done)
 
 
 def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[str]) -> Recipe:

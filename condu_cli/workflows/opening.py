@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import BaseModelError, ConduError, UsageError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.registry.manifest import RegistryConfig
+
+FLOAT_BYTES = 4
 
 
 def open_if_there(path: Path) -> Registry | None:
@@ -48,6 +51,28 @@ def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry
             "Name another folder with --registry",
         )
     return registry
+
+
+def require_space(path: Path, config: RegistryConfig) -> None:
+    """Refuse to train what there is no room to keep, while that costs nothing.
+
+    An expert is written down once by itself and once unified.
+
+    Raises:
+        ConduError: the disk has less.
+
+    """
+    needed = 2 * FLOAT_BYTES * config.parameter_count
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConduError(
+            f"{path} has {free / 1e6:,.0f} MB left; to keep and commit an expert takes "
+            f"{needed / 1e6:,.0f} MB",
+            "Free some space (condu gc --dry-run shows what could go), or name another --registry",
+        )
 
 
 def _require_writable(path: Path) -> None:

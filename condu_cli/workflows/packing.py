@@ -15,6 +15,7 @@ from condu_cli.errors import ConduError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.states import (
+    check_state,
     codec_for,
     open_state,
     patch_of,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from condu_cli.core.codec import Codec
-    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.manifest import Pack, Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
 
@@ -51,6 +52,8 @@ def pack_session(registry: Registry, codec: Codec, session: Session, newer: Sess
         IntegrityError: one of the two is damaged.
 
     """
+    if registry.history().has_files(newer):
+        check_state(registry, newer)  # or the patch would be on something that nobody has
     if set(session.state_blobs()) <= set(newer.state_blobs()):
         registry.record_pack(session, newer, None)
         return 0
@@ -93,7 +96,9 @@ def pack_history(
     wanted = None if only is None else set(only)
     count = patch_bytes = 0
     warnings = []
-    stored = {*history.packs, history.head}  # nothing to gain: HEAD has files in any case
+    # Nothing to gain: HEAD has files in any case. The patch of a session that is asked for is
+    # made anew, since what it is on may have been damaged while the session had files.
+    stored = {history.head, *(history.packs if wanted is None else ())}
     for session in history.live:
         newer = successor(history, session)
         skip = wanted is not None and session.id not in wanted
@@ -107,7 +112,13 @@ def pack_history(
             continue
         if size is not None:
             count, patch_bytes = count + 1, patch_bytes + size
+            _remove_old_patch(registry, history.packs.get(session.id))
     return Packed(count, remove_spare_files(registry), patch_bytes, tuple(warnings))
+
+
+def _remove_old_patch(registry: Registry, pack: Pack | None) -> None:
+    if pack is not None and pack.patch not in (None, *registry.history().needed_blobs()):
+        registry.blobs.remove(str(pack.patch))
 
 
 def remove_spare_files(registry: Registry) -> int:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from condu_cli.core.codec import EncodedState
 from condu_cli.core.layout import InvalidStateError
-from condu_cli.errors import NotFoundError
+from condu_cli.errors import NotFoundError, UsageError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import SessionDraft
 from condu_cli.registry.names import validate_task_name
-from condu_cli.workflows.committing import EntryDraft, draft_session, refuse_known_task
+from condu_cli.workflows.committing import EntryDraft, draft_session
 from condu_cli.workflows.packing import pack_parent
 from condu_cli.workflows.states import check_state, codec_for, damaged_session, open_state
 
@@ -61,17 +61,24 @@ def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
         UsageError: the new name is taken, or cannot be one.
 
     """
-    validate_task_name(new)
     with registry.lock(command):
         head = require_head(registry)
-        head.entry(old)
-        refuse_known_task(head, new)
+        check_new_name(head, old, new)
         entries = tuple(
             replace(entry, name=new if entry.name == old else entry.name, drift=0.0)
             for entry in head.entries
         )
         draft = SessionDraft("rename", new, head.shared, entries, {"from": old})
         return _committed(registry, draft, head, command)
+
+
+def check_new_name(head: Session, old: str, new: str) -> None:
+    """Raise NotFoundError or UsageError where a task cannot get that name."""
+    validate_task_name(new)
+    head.entry(old)
+    for entry in head.entries:
+        if entry.name == new:
+            raise UsageError(f"there is a task '{new}' already", "Choose another; see condu ls")
 
 
 def require_head(registry: Registry) -> Session:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from condu_cli.core.layout import Tensors
-    from condu_cli.registry.blobs import BlobReader
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
 
@@ -49,11 +48,6 @@ def codec_for(config: RegistryConfig) -> Codec:
         raise IntegrityError(
             f"the registry's codec cannot be used: {exc}", "Upgrade condu"
         ) from exc
-
-
-def open_shared(registry: Registry, session: Session) -> BlobReader | None:
-    """The shared part of a session's experts, memory-mapped; None where it has none."""
-    return None if session.shared is None else registry.blobs.open(session.shared)
 
 
 def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
@@ -183,9 +177,8 @@ def _restored(
     registry: Registry, codec: Codec, session: Session
 ) -> tuple[EncodedState, list[bytes]]:
     """Follow the patches to a session that has files, and come back, one session at a time."""
-    chain, at = [session], registry.packs().get(session.id)
-    packs = registry.packs()
-    blobs = registry.blobs
+    packs, blobs = registry.packs(), registry.blobs
+    chain, at = [session], packs.get(session.id)
     while at is not None:
         reference = registry.session(at.reference)
         if reference in chain:
@@ -201,7 +194,8 @@ def _restored(
     headers = [blobs.open(sha256).header for sha256 in newest.state_blobs()]
     newer = newest
     for older in reversed(chain[:-1]):
-        state, headers = _one_back(registry, codec, older, newer, state, headers)
+        patch = packs[older.id].patch
+        state, headers = _one_back(registry, codec, older, newer, patch, state, headers)
         newer = older
     return state, headers
 
@@ -211,10 +205,10 @@ def _one_back(
     codec: Codec,
     session: Session,
     newer: Session,
+    patch: str | None,
     state: EncodedState,
     headers: list[bytes],
 ) -> tuple[EncodedState, list[bytes]]:
-    patch = registry.packs()[session.id].patch
     if patch is None:
         places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
         chosen = [places[sha256] for sha256 in session.state_blobs()]
