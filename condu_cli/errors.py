@@ -88,6 +88,6 @@ class DataError(ConduError):
 
 
 class InterruptedByUserError(ConduError):
-    """Ctrl-C during a long command; the registry is as it was."""
+    """Ctrl-C during a long command; what was committed stays committed."""
 
     exit_code = 130

@@ -145,7 +145,7 @@ def _resume(run: Run, task: str | None) -> None:
 
     registry = run.open_registry()
     if run.settings.dry_run:
-        waiting = [registry.waiting.open(path) for path in registry.waiting.paths(task)]
+        waiting = [w for w in registry.waiting.all() if task in (None, w.task)]
         records = [{"task": w.task, "bytes": w.size, "at": w.record.get("at")} for w in waiting]
         run.out.document(
             {"dry_run": True, "waiting": records},

@@ -256,7 +256,8 @@ def resume(
     for path in paths:
         done = _resumed(registry, path, on_progress)
         if isinstance(done, ConduError):
-            errors.append(done)
+            if path.exists():  # else somebody else has committed it meanwhile
+                errors.append(done)
         else:
             found.append(done)
             on_done(done)

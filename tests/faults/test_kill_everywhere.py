@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from operations import OPERATIONS
 from condu_cli.workflows.collecting import collect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from condu_cli.registry.repository import Registry
 
 HERE = Path(__file__).resolve().parent
@@ -44,12 +47,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
-def test_a_kill_leaves_the_old_state_or_the_new_one(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = subprocess.run(
+@pytest.fixture(scope="module")
+def harness() -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+    """The outcome of an operation's harness; as many run at once as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {o.name: pool.submit(run_harness, o.name) for o in OPERATIONS}
+        yield lambda name: running[name].result()
+        pool.shutdown(cancel_futures=True)  # after a failure nobody asks for the rest
+
+
+def run_harness(name: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
             *(sys.executable, HERE / "kill_harness.py", name),
             *("--seed", str(SEED), "--random", str(RANDOM_KILLS)),
@@ -60,6 +68,16 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(
         timeout=600,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
+def test_a_kill_leaves_the_old_state_or_the_new_one(
+    name: str,
+    harness: Callable[[str], subprocess.CompletedProcess[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = harness(name)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():

@@ -20,7 +20,7 @@ from made_registries import decoded, learn, made_expert, made_registry
 from condu_cli.errors import HeadMovedError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.collecting import collect, plan_collection
-from condu_cli.workflows.committing import commit_expert, resume_expert
+from condu_cli.workflows.committing import Commit, commit_expert, resume_expert
 from condu_cli.workflows.moving_head import roll_back, undo_rollback
 from condu_cli.workflows.removing import forget, rename
 from condu_cli.workflows.verification import verify
@@ -156,7 +156,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 resume_expert(self.registry, expert, command="learn --resume")
             return
         commit = resume_expert(self.registry, expert, command="learn --resume")
-        assert commit is not None
+        assert isinstance(commit, Commit)
         self._committed(commit.session, [*self.model.tasks, expert.task])
         self.model.waiting.remove(expert.task)
 

@@ -1,6 +1,7 @@
 """`log`, `show`, `rollback`, `tag`, `diff`, `forget`, `rename`: sessions as people see them."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -192,14 +193,15 @@ def test_a_dry_run_makes_no_session(condu, registry, args, option):
     [
         (["forget", "crs"], 4, ["crs", "did you mean 'cars'"]),
         (["rename", "crs", "x"], 4, ["crs"]),
-        (["rename", "cars", "digits"], 2, ["'digits' is learned already"]),
+        (["rename", "cars", "digits"], 2, ["there is a task 'digits' already"]),
         (["rename", "cars", "a/b"], 2, ["a/b"]),
         (["forget"], 2, ["TASK"]),
     ],
 )
-def test_wrong_names_are_refused(condu, registry, args, code, parts):
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_wrong_names_are_refused(condu, registry, args, code, parts, options):
     head = registry.head()
-    error(condu(*args), code, *parts)
+    error(condu(*args, *options), code, *parts)
     assert registry.head() == head
 
 
@@ -236,14 +238,40 @@ def test_an_expert_that_was_committed_already_is_only_tidied_away(condu, registr
     waiting = keep_expert(registry, expert)
     content = waiting.path.read_bytes()
     assert condu("learn", "--resume").code == 0
-    registry.paths.trained.mkdir(exist_ok=True)
     waiting.path.write_bytes(content)
     head = registry.head()
     ran = condu("learn", "--resume")
     assert ran.code == 0
-    assert "committed already" in ran.err
+    assert f"flags was committed already, in session {head.id[:12]}" in ran.out
     assert registry.head() == head
     assert registry.waiting.paths() == []
+    waiting.path.write_bytes(content)
+    record = json.loads(condu("learn", "--resume", "--json").out.splitlines()[-1])
+    assert record == {"task": "flags", "session": head.id, "already": True}
+
+
+def test_some_that_cannot_be_committed_end_with_3_after_the_others(condu, registry):
+    for seconds, (task, seed) in enumerate([("flags", 0), ("flags", 1), ("shapes", 0)]):
+        path = keep_expert(registry, made_expert(task, seed)).path
+        os.utime(path, (seconds, seconds))
+    ran = condu("learn", "--resume")
+    assert ran.code == 3
+    assert "1 of 3 kept experts still wait" in ran.err
+    assert "Learned flags" in ran.out
+    assert "Learned shapes" in ran.out
+    assert [entry.name for entry in registry.head().entries][-2:] == ["flags", "shapes"]
+    assert [expert.task for expert in registry.waiting.all()] == ["flags"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--data", "x"], ["--retrain"], ["--iterations", "3"], ["--base", "tiny"]]
+)
+def test_resume_takes_no_option_of_a_training(condu, registry, options):
+    keep_expert(registry, made_expert("flags"))
+    head = registry.head()
+    error(condu("learn", "--resume", *options), 2, "--resume commits what was trained already")
+    assert registry.head() == head
+    assert [expert.task for expert in registry.waiting.all()] == ["flags"]
 
 
 @pytest.mark.parametrize("loss", [None, float("nan")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from made_registries import flip
+from made_registries import files_of, flip, made_registry
 
 from condu_cli import __version__
 from condu_cli.main import app, main
@@ -105,6 +105,28 @@ def test_a_dry_run_changes_nothing(condu, tmp_path, args):
     assert ran.code == 0
     assert ran.out.startswith("Would create a registry at ")
     assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("tag", "good"),
+        ("backup", "copy"),
+        ("export", "--base", "-o", "base"),
+        ("export", "-o", "x"),
+    ],
+)
+def test_what_has_no_dry_run_writes_nothing_where_one_is_asked_for(
+    condu, tmp_path, monkeypatch, args
+):
+    registry = made_registry(tmp_path / "registry", "birds")
+    monkeypatch.chdir(tmp_path)
+    before = files_of(tmp_path)
+    for option in ("-n", "--dry-run"):
+        assert_one_error(condu(option, *args), 2, f"{args[0]} has no dry run")
+    assert files_of(tmp_path) == before
+    assert registry.tags() == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["registry"]
 
 
 # Typical mistakes
@@ -245,7 +267,7 @@ def test_ctrl_c_ends_with_130_and_says_so(condu, failing):
     failing(KeyboardInterrupt())
     ran = condu("init")
     assert ran.code == 130
-    assert ran.err == "error: interrupted; the registry is as it was\n"
+    assert_one_error(ran, 130, "error: interrupted\n", "nothing that was committed is lost")
 
 
 def test_debugging_lets_the_exception_through(condu, failing, monkeypatch):

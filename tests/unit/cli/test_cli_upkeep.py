@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from made_registries import files_of, flip, made_registry
+from made_registries import files_of, flip, learn, made_registry
 
 from condu_cli.registry.repository import Registry
 
@@ -67,6 +67,24 @@ def test_with_a_yes_the_sessions_go(condu, registry, typing, answer):
     assert ran.code == 0
     assert "Removed 2 sessions and " in ran.out
     assert len(registry.history().live) == 1
+
+
+def test_only_the_sessions_that_were_shown_go(condu, registry, typing, monkeypatch):
+    """Another one has become superfluous by the time that somebody says yes."""
+    third, second, first = registry.sessions()
+    typing("y\n")
+    answer = sys.stdin.readline
+
+    def committed_meanwhile():
+        learn(registry, "flags")
+        return answer()
+
+    monkeypatch.setattr(sys.stdin, "readline", committed_meanwhile, raising=False)
+    ran = condu("gc", "--keep", "2")
+    assert ran.code == 0, ran.err
+    assert first.id[:12] in ran.out
+    assert second.id[:12] not in ran.out
+    assert [session.id for session in registry.history().live[1:]] == [third.id, second.id]
 
 
 def test_yes_answers_the_question_before_it_is_asked(condu, registry):

@@ -203,6 +203,9 @@ def test_places_for_an_archive(registry: Registry, exported: Path, tmp_path: Pat
     for place in (exported, tmp_path, registry.path / "a"):
         with pytest.raises(UsageError):
             write_archive(registry, place, overwrite=False)
+    with pytest.raises(UsageError, match="exists already") as refused:
+        write_archive(registry, exported, overwrite=False)
+    assert "--force" in refused.value.hint
     with pytest.raises(UsageError):
         write_archive(registry, registry.paths.database, overwrite=True)
     assert exported.read_bytes() == before

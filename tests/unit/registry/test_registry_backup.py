@@ -155,15 +155,43 @@ def test_blobs_that_are_not_needed_any_more_are_left_and_counted(
     assert_same(tmp_path / "b", registry)
 
 
-def test_waiting_experts_come_and_go(registry: Registry, learn: Learn, tmp_path: Path) -> None:
-    expert = registry.waiting.save("pets", {"w": np.ones(3, np.float32)}, {"run": "1"})
+def learn_run(registry: Registry, task: str, run: str) -> Session:
+    """Commit an expert whose training is known by its run."""
+    draft = draft_of(registry, task, None, seed=1)
+    (entry,) = draft.entries
+    expert = replace(entry.expert, training={"run": run})
+    draft = replace(draft, entries=(replace(entry, expert=expert),))
+    with registry.lock("learn"):
+        return registry.commit(draft, parent=None, command="learn")
+
+
+def test_waiting_experts_come_and_go(registry: Registry, tmp_path: Path) -> None:
+    record = {"training": {"run": "1"}}
+    expert = registry.waiting.save("pets", {"w": np.ones(3, np.float32)}, record)
     assert back_up(registry, tmp_path / "b").experts == 1
     (copy,) = Registry.open(tmp_path / "b").waiting.all()
-    assert (copy.task, copy.record) == ("pets", {"run": "1"})
-    learn("pets")
-    registry.waiting.remove(expert)
+    assert (copy.task, copy.record) == ("pets", record)
+    learn_run(registry, "pets", "1")
+    registry.waiting.remove(expert.path)
     assert back_up(registry, tmp_path / "b").experts == 0
     assert Registry.open(tmp_path / "b").waiting.all() == []
+
+
+@pytest.mark.parametrize("record", [{"training": {"run": "2"}}, {"training": {}}, {}])
+def test_a_waiting_expert_that_only_the_backup_has_stays(
+    registry: Registry, tmp_path: Path, record: dict[str, object]
+) -> None:
+    """Its owner has used the backup, or the registry has lost it: it is nowhere else."""
+    learn_run(registry, "pets", "1")
+    back_up(registry, tmp_path / "b")
+    copy = Registry.open(tmp_path / "b")
+    only = copy.waiting.save("cars", {"w": np.ones(3, np.float32)}, record)
+    damaged = copy.waiting.save("dogs", {"w": np.ones(3, np.float32)}, {"training": {"run": "1"}})
+    damaged.path.write_bytes(b"half")
+    summary = back_up(registry, tmp_path / "b")
+    assert summary.experts == 0
+    assert set(copy.waiting.paths()) == {only.path, damaged.path}
+    only.arrays.verify()
 
 
 def test_no_lock_is_taken_or_waited_for(registry: Registry, learn: Learn, tmp_path: Path) -> None:

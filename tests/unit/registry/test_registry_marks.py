@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from registry_drafts import draft_of
 
-from condu_cli.errors import HeadMovedError, IntegrityError, NotFoundError, UsageError
+from condu_cli.errors import HeadMovedError, IntegrityError, LockedError, NotFoundError, UsageError
 from condu_cli.registry.manifest import Pack, Session
 from condu_cli.registry.repository import Registry
 
@@ -197,16 +197,48 @@ def test_the_folder_of_an_expert_is_known_here_and_is_no_part_of_it(registry: Re
     assert registry.folder_of(later.entry("dtd")) is None
 
 
-def test_a_run_is_learned_when_a_session_holds_its_expert(registry: Registry) -> None:
+def test_the_session_of_a_run_holds_its_expert(registry: Registry) -> None:
     draft = draft_of(registry, "pets", None, seed=1)
     (entry,) = draft.entries
     expert = replace(entry.expert, training={"run": "0123"})
     with registry.lock("learn"):
-        registry.commit(
+        session = registry.commit(
             replace(draft, entries=(replace(entry, expert=expert),)), parent=None, command="learn"
         )
-    assert registry.is_learned("0123")
-    assert not registry.is_learned("01")
+    assert registry.session_of_run("0123") == session
+    assert registry.session_of_run("01") is None
+
+
+def test_the_session_of_a_run_is_head_or_the_newest_that_is_left(registry: Registry) -> None:
+    draft = draft_of(registry, "pets", None, seed=1)
+    (entry,) = draft.entries
+    entry = replace(entry, expert=replace(entry.expert, training={"run": "0123"}))
+    with registry.lock("learn"):
+        first = registry.commit(replace(draft, entries=(entry,)), parent=None, command="learn")
+        draft = draft_of(registry, "cars", first, seed=2)
+        second = registry.commit(draft, parent=first.id, command="learn")
+    assert registry.session_of_run("0123") == second
+    registry.rollback(first, "rollback")
+    assert registry.session_of_run("0123") == first
+    registry.rollback(None, "rollback")
+    assert registry.session_of_run("0123") == second
+    with registry.lock("gc"):
+        registry.record_collected([second.id], "gc")
+        assert registry.session_of_run("0123") == first
+        registry.record_collected([first.id], "gc")
+    assert registry.session_of_run("0123") is None
+
+
+def test_who_waits_for_the_lock_hears_who_has_it(registry: Registry, learn: Learn) -> None:
+    heard: list[str] = []
+    registry.on_wait = heard.append
+    learn("pets")
+    assert heard == []
+    other = Registry.open(registry.path)
+    with other.lock("gc"), pytest.raises(LockedError), registry.lock("tag", timeout=0):
+        pass
+    assert len(heard) == 1
+    assert "gc" in heard[0]
 
 
 def test_who_comes_too_late_is_told_where_head_is(registry: Registry, learn: Learn) -> None:

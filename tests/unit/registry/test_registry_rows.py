@@ -125,7 +125,7 @@ def uses(registry: Registry) -> Iterator[Callable[[], object]]:
     yield registry.tags
     yield registry.packs
     yield registry.undo_target
-    yield lambda: registry.is_learned("x")
+    yield lambda: registry.session_of_run("x")
     yield lambda: registry.rollback_target(1)
     yield lambda: registry.resolve("@~1")
     yield lambda: registry.resolve("best")

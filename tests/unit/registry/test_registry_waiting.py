@@ -68,17 +68,49 @@ def test_the_oldest_comes_first(waiting: WaitingExperts) -> None:
 def test_those_of_one_task_are_told_apart(waiting: WaitingExperts) -> None:
     for task in ("a", "a.b", "b"):
         waiting.save(task, ARRAYS, RECORD)
-    assert [expert.task for expert in waiting.of_task("a")] == ["a"]
-    assert waiting.of_task("c") == []
+    assert [waiting.open(path).task for path in waiting.paths("a")] == ["a"]
+    assert waiting.paths("c") == []
 
 
-def test_the_folder_goes_with_the_last(waiting: WaitingExperts, paths: RegistryPaths) -> None:
-    first, second = (waiting.save(task, ARRAYS, RECORD) for task in "ab")
+def test_the_folder_stays_when_the_last_has_gone(
+    waiting: WaitingExperts, paths: RegistryPaths
+) -> None:
+    first, second = (waiting.save(task, ARRAYS, RECORD).path for task in "ab")
     waiting.remove(first)
     assert [expert.task for expert in waiting.all()] == ["b"]
     waiting.remove(second)
     waiting.remove(second)
-    assert not paths.trained.exists()
+    assert waiting.all() == []
+    assert list(paths.trained.iterdir()) == []
+
+
+def test_the_last_may_go_while_another_is_written(
+    waiting: WaitingExperts, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process commits the last one after this one has looked for the folder."""
+    last, write = waiting.save("a", ARRAYS, RECORD).path, blobs_module.write_tensor_file
+
+    def written(*args: object) -> None:
+        write(*args)  # type: ignore[arg-type]
+        WaitingExperts(paths).remove(last)
+
+    monkeypatch.setattr(blobs_module, "write_tensor_file", written)
+    waiting.save("b", ARRAYS, RECORD).arrays.verify()
+    assert [expert.task for expert in waiting.all()] == ["b"]
+
+
+def test_one_that_goes_while_they_are_listed_or_opened_is_left_out(
+    waiting: WaitingExperts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, stays = (waiting.save(task, ARRAYS, RECORD).path for task in "ab")
+    listed = waiting.paths()
+    gone.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(waiting, "paths", lambda: listed)
+        assert [expert.task for expert in waiting.all()] == ["b"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", lambda *_: iter(listed))
+        assert waiting.paths() == [stays]
 
 
 @pytest.mark.parametrize("task", ["../etc", "", "-x", "a/b"])
@@ -119,8 +151,10 @@ def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: WaitingExperts) -
 def test_one_that_is_cut_short_is_an_integrity_error(waiting: WaitingExperts, kept: int) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(IntegrityError, match="damaged"):
+    with pytest.raises(IntegrityError, match=r"cannot be used: .*damaged") as caught:
         waiting.all()
+    assert f"the trained expert {path} cannot be used" in caught.value.message
+    assert waiting.paths("pets") == [path]  # which opens nothing
 
 
 def test_a_link_is_not_followed(waiting: WaitingExperts, tmp_path: Path) -> None:

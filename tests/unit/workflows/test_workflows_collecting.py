@@ -1,7 +1,15 @@
 """Collecting: it removes what it said it would, and never what anybody needs."""
 
 import pytest
-from made_registries import decoded, files_of, flip, learn, made_expert, made_registry
+from made_registries import (
+    blob_bytes,
+    decoded,
+    files_of,
+    flip,
+    learn,
+    made_expert,
+    made_registry,
+)
 
 from condu_cli.errors import ConduError, IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
@@ -9,7 +17,7 @@ from condu_cli.workflows import collecting, packing
 from condu_cli.workflows.collecting import collect, plan_collection
 from condu_cli.workflows.committing import keep_expert
 from condu_cli.workflows.moving_head import roll_back, undo_rollback
-from condu_cli.workflows.states import codec_for, open_state
+from condu_cli.workflows.states import codec_for, open_state, restore_files
 from condu_cli.workflows.verification import verify
 
 TASKS = ("birds", "cars", "digits", "flags", "shapes")
@@ -186,6 +194,28 @@ def test_drafts_of_processes_that_are_gone_go_and_others_stay(registry):
 # The plan, and twice
 
 
+def test_what_has_become_superfluous_since_it_was_approved_stays(registry):
+    before, sessions = noted(registry), registry.sessions()
+    approved = ids(plan_collection(registry, 3).sessions)
+    assert approved == ids(sessions[3:])
+    learn(registry, "textures")
+    done = collect(registry, 3, approved=approved)
+    assert ids(done.sessions) == approved
+    assert set(registry.history().collected) == approved
+    assert decoded(registry, sessions[2]) == before[sessions[2].id]
+    assert verify(registry).problems == ()
+    assert ids(collect(registry, 3, approved=set()).sessions) == set()
+    assert ids(collect(registry, 3).sessions) == {sessions[2].id}
+
+
+def test_what_was_approved_and_is_needed_since_stays(registry):
+    approved = ids(plan_collection(registry, 1).sessions)
+    tagged = registry.sessions()[2]
+    registry.tag("good", tagged, "tag")
+    assert ids(collect(registry, 1, approved=approved).sessions) == approved - {tagged.id}
+    assert verify(registry).problems == ()
+
+
 @pytest.mark.parametrize("keep", [None, 1, 2])
 @pytest.mark.parametrize("undo", [True, False])
 def test_the_plan_is_what_is_done_and_changes_nothing(registry, keep, undo):
@@ -244,6 +274,27 @@ def test_a_kept_session_that_is_damaged_and_unpacked_is_left_as_it_is(registry, 
     assert done.warnings
     assert registry.blobs.exists(damaged.shared)
     assert damaged.id not in registry.packs()
+
+
+def test_a_damaged_head_takes_no_older_session_along(tmp_path):
+    registry = made_registry(tmp_path / "two", "birds", "cars")
+    head, first = registry.sessions()
+    before = decoded(registry, first)
+    with registry.lock("test"):
+        restore_files(registry, codec_for(registry.config), first)
+        registry.record_files(first)
+    files = blob_bytes(registry, first)
+    flip(registry.blobs.path(head.shared), -1)
+    done = collect(registry, None)
+    assert "keeps its files" in done.warnings[0]
+    assert done.packed == 0
+    assert blob_bytes(registry, first) == files
+    flip(registry.blobs.path(head.shared), -1)  # the owner puts it back
+    assert decoded(registry, first) == before
+    assert verify(registry).problems == ()
+    assert collect(registry, None).packed == 1
+    assert decoded(registry, first) == before
+    assert verify(registry).problems == ()
 
 
 def test_a_full_disk_does_not_keep_garbage_from_going(registry, monkeypatch):

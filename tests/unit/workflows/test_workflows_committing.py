@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from made_registries import SHAPES, decoded, flip, learn, made_config, made_expert, made_registry
 
-from condu_cli.errors import ConduError, HeadMovedError, IntegrityError, LockedError, UsageError
+from condu_cli.errors import (
+    ConduError,
+    HeadMovedError,
+    IntegrityError,
+    InterruptedByUserError,
+    LockedError,
+    UsageError,
+)
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows import committing
+from condu_cli.workflows.collecting import collect
 from condu_cli.workflows.committing import (
+    Commit,
     commit_expert,
     keep_expert,
     load_expert,
@@ -17,6 +26,7 @@ from condu_cli.workflows.committing import (
     resume_expert,
 )
 from condu_cli.workflows.learning import resume
+from condu_cli.workflows.moving_head import roll_back
 from condu_cli.workflows.removing import forget
 from condu_cli.workflows.verification import verify
 
@@ -42,7 +52,6 @@ def test_a_commit_is_a_session_on_head_and_leaves_nothing_waiting(registry):
     assert (done.parent, done.session.parent) == (before, before.id)
     assert [entry.name for entry in done.session.entries] == ["birds", "cars"]
     assert registry.waiting.paths() == []
-    assert not registry.paths.trained.exists()
     for seconds in ("keep_seconds", "unify_seconds", "commit_seconds", "pack_seconds"):
         assert getattr(done, seconds) >= 0
 
@@ -158,7 +167,37 @@ def test_a_damaged_head_keeps_the_expert(registry):
     with pytest.raises(IntegrityError, match="damaged"):
         commit(registry, made_expert("cars"))
     path.write_bytes(sound)
-    assert resume(registry, "cars")[0].tasks == 2
+    assert resume(registry, "cars")[0].summary.tasks == 2
+
+
+def test_ctrl_c_while_committing_says_that_the_expert_is_kept(registry, monkeypatch):
+    def interrupt(*_args, **_values):
+        raise KeyboardInterrupt
+
+    head = registry.head()
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "draft_session", interrupt)
+        with pytest.raises(InterruptedByUserError, match="interrupted while committing") as caught:
+            commit(registry, made_expert("cars"))
+    assert "condu learn --task cars --resume commits it" in caught.value.hint
+    assert caught.value.exit_code == 130
+    assert registry.head() == head
+    assert resume(registry, "cars")[0].summary.tasks == 2
+
+
+def test_an_expert_that_another_process_has_resumed_is_not_said_to_be_kept(registry, monkeypatch):
+    def kept_and_resumed(*args):
+        kept = keep_expert(*args)
+        other = Registry.open(registry.path)
+        resume_expert(other, other.waiting.open(kept.path), command="resume")
+        return kept
+
+    monkeypatch.setattr(committing, "keep_expert", kept_and_resumed)
+    with pytest.raises(HeadMovedError) as caught:
+        commit(registry, made_expert("cars"))
+    assert registry.waiting.paths() == []
+    assert "kept" not in caught.value.hint
+    assert "--resume" not in caught.value.hint
 
 
 def test_a_full_disk_while_the_expert_is_kept_is_an_error_that_says_so(registry, monkeypatch):
@@ -204,17 +243,38 @@ def test_an_expert_is_committed_once_although_its_file_was_left(registry):
     path = registry.waiting.paths()[0]
     commit(registry, expert)
     head = registry.head()
-    registry.paths.trained.mkdir(exist_ok=True)
     path.write_bytes(left)
-    assert resume_expert(registry, registry.waiting.open(path), command="resume") is None
+    assert resume_expert(registry, registry.waiting.open(path), command="resume") == head
     assert registry.head() == head
     assert registry.waiting.paths() == []
+
+
+def test_an_expert_whose_session_was_collected_is_committed_again(registry):
+    """Its file is all that there is of it."""
+    expert = made_expert("cars")
+    left = keep_expert(registry, expert)
+    content = left.path.read_bytes()
+    gone = commit(registry, expert).session
+    before = decoded(registry, gone)
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    left.path.write_bytes(content)
+    found = resume_expert(registry, registry.waiting.open(left.path), command="resume")
+    assert found == gone  # a rollback can still be undone
+    collect(registry, None, undo=False)
+    assert gone.id in registry.history().collected
+    left.path.write_bytes(content)
+    done = resume_expert(registry, registry.waiting.open(left.path), command="resume")
+    assert isinstance(done, Commit)
+    assert registry.head() == done.session
+    assert decoded(registry, done.session) == before
+    assert registry.waiting.paths() == []
+    assert verify(registry).problems == ()
 
 
 def test_resume_of_several_commits_them_oldest_first(registry):
     for task in ("cars", "digits"):
         keep_expert(registry, made_expert(task))
-    assert [summary.task for summary in resume(registry, None)] == ["cars", "digits"]
+    assert [done.task for done in resume(registry, None)] == ["cars", "digits"]
     assert [e.name for e in registry.head().entries] == ["birds", "cars", "digits"]
 
 
@@ -238,12 +298,12 @@ def test_a_name_taken_meanwhile_is_refused_until_it_is_free(registry, waiting):
         resume_expert(registry, waiting, command="resume")
     assert waiting.path.exists()
     forget(registry, "cars", "forget")
-    assert resume_expert(registry, waiting, command="resume") is not None
+    assert isinstance(resume_expert(registry, waiting, command="resume"), Commit)
 
 
 def test_a_damaged_kept_expert_is_an_error_and_stays(registry, waiting):
     flip(waiting.path, -1)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=f"trained expert {waiting.path} cannot be used: "):
         resume_expert(registry, registry.waiting.open(waiting.path), command="resume")
     assert waiting.path.exists()
     assert [p.object for p in verify(registry).problems] == [f"trained/{waiting.path.name}"]

@@ -1,12 +1,14 @@
 """Learn: plan, train, keep the expert, unify, commit; nothing on disk before it is trained."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_registries import flip
+from made_registries import flip, made_expert, made_registry
 from safetensors.torch import save_file
 
 from condu_cli.backbone.catalog import load_base
@@ -18,10 +20,13 @@ from condu_cli.errors import (
     HeadMovedError,
     IntegrityError,
     NoRegistryError,
+    PartialError,
     UsageError,
 )
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.waiting import WaitingExperts
 from condu_cli.workflows import committing, learning
+from condu_cli.workflows.committing import keep_expert
 from condu_cli.workflows.learning import Learner, LearnRequest, resume
 from condu_cli.workflows.moving_head import roll_back
 from condu_cli.workflows.opening import open_if_there, refuse_existing
@@ -261,7 +266,9 @@ def test_the_kept_expert_is_committed_by_resume_on_what_is_head_now(registry_pat
             other_commits(learn, registry_path, warm, others),
             iterations=2,
         )
-    (summary,) = resume(registry, "third")
+    (done,) = resume(registry, "third")
+    summary = done.summary
+    assert (done.task, done.session) == ("third", registry.head())
     head = registry.head()
     assert (head.id, head.parent) == (summary.session, others[0])
     assert [entry.name for entry in head.entries] == ["warm", "plants", "other", "third"]
@@ -333,9 +340,9 @@ def waiting(registry_path, warm, learn, monkeypatch):
 
 def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, learned):
     assert waiting.head() == Registry.open(learned).head()
-    (summary,) = resume(waiting, None)
-    assert summary.task == "third"
-    assert waiting.head().id == summary.session
+    (done,) = resume(waiting, None)
+    assert done.task == done.summary.task == "third"
+    assert waiting.head().id == done.summary.session
 
 
 def test_a_waiting_expert_is_not_trained_again_by_mistake(waiting, warm):
@@ -363,7 +370,105 @@ def test_what_waits_stays_while_training_again_fails(waiting, warm, learn):
     assert len(waiting.waiting.paths()) == 1
 
 
+def test_a_damaged_expert_of_another_task_is_in_nobodys_way(waiting, warm, learn):
+    (path,) = waiting.waiting.paths()
+    path.write_bytes(path.read_bytes()[:10])
+    summary = learn(waiting.path, "fourth", warm, iterations=1)
+    assert waiting.head().id == summary.session
+    assert waiting.waiting.paths() == [path]
+
+
+def test_an_expert_of_another_task_may_go_at_any_time(waiting, warm, learn, monkeypatch):
+    """Another process commits it after this one has listed what waits."""
+    listed = WaitingExperts.paths
+
+    def listed_and_gone(*args):
+        found = listed(*args)
+        for path in waiting.paths.trained.iterdir():
+            if path.name.startswith("third."):
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(WaitingExperts, "paths", listed_and_gone)
+    summary = learn(waiting.path, "fourth", warm, iterations=1)
+    assert waiting.head().id == summary.session
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+def test_an_expert_that_another_process_keeps_meanwhile_is_left(
+    registry_path, warm, learn, retrain
+):
+    registry, kept = Registry.open(registry_path), []
+
+    def keep(event):
+        if event.stage == "training" and event.done == 1:
+            kept.append(registry.waiting.save("third", {"x": np.zeros(3)}, {}).path)
+
+    learn(registry_path, "third", warm, keep, iterations=2, retrain=retrain)
+    assert registry.head().entries[-1].name == "third"
+    assert registry.waiting.paths() == kept
+
+
+# Several wait
+
+
+@pytest.fixture
+def several(tmp_path):
+    """A registry in which experts of a, a and b wait, in this order."""
+    registry = made_registry(tmp_path / "made", "birds")
+    for seconds, (task, seed) in enumerate([("a", 0), ("a", 1), ("b", 0)]):
+        path = keep_expert(registry, made_expert(task, seed)).path
+        os.utime(path, (seconds, seconds))
+    return registry
+
+
+def test_one_that_cannot_be_committed_does_not_keep_the_others_back(several):
+    second, told = several.waiting.paths("a")[1], []
+    with pytest.raises(PartialError, match="1 of 3 kept experts still wait: task 'a'") as caught:
+        resume(several, None, on_done=told.append)
+    assert caught.value.exit_code == 3
+    assert "condu forget a" in caught.value.hint
+    assert [entry.name for entry in several.head().entries] == ["birds", "a", "b"]
+    assert [(done.task, done.summary.tasks) for done in told] == [("a", 2), ("b", 3)]
+    assert several.waiting.paths() == [second]
+
+
+def test_where_none_can_be_committed_the_first_error_is_raised(several):
+    first, second, third = several.waiting.paths()
+    for path in (first, second, third):
+        flip(path, -1)
+    with pytest.raises(IntegrityError, match=f"trained expert {first} cannot be used"):
+        resume(several, None)
+    assert several.waiting.paths() == [first, second, third]
+
+
+def test_what_a_session_has_already_is_answered_with_it(several):
+    path = several.waiting.paths("b")[0]
+    content = path.read_bytes()
+    (done,) = resume(several, "b")
+    path.write_bytes(content)
+    (again,) = resume(several, "b")
+    assert (again.task, again.summary, again.session) == ("b", None, done.session)
+    assert several.waiting.paths("b") == []
+
+
 # What goes wrong
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_what_there_is_no_room_to_keep_is_not_trained(path, warm, learn, monkeypatch, room):
+    needed = 2 * 4 * new_config(load_base("tiny")).parameter_count
+    free = needed if room else needed - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    events = []
+    if room:
+        assert learn(path, "warm", warm, iterations=1).tasks == 1
+        return
+    with pytest.raises(ConduError, match=r"MB left; to keep and commit an expert takes") as caught:
+        learn(path, "warm", warm, events.append, iterations=1)
+    assert "condu gc" in caught.value.hint
+    assert events == []
+    assert not path.parent.exists()
 
 
 @pytest.mark.parametrize("stage", ["reading", "training", "prototypes"])
@@ -438,7 +543,7 @@ def test_a_damaged_session_keeps_the_expert_until_it_is_whole_again(registry_pat
         learn(registry_path, "third", warm, iterations=1)
     assert "condu learn --task third --resume" in caught.value.hint
     path.write_bytes(sound)
-    assert resume(registry, "third")[0].tasks == 3
+    assert resume(registry, "third")[0].summary.tasks == 3
 
 
 # Whose base model?

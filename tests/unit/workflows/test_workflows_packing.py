@@ -10,7 +10,7 @@ from condu_cli.workflows import committing, packing
 from condu_cli.workflows.moving_head import roll_back
 from condu_cli.workflows.packing import Packed, pack_history, pack_session, repack, successor
 from condu_cli.workflows.removing import forget, rename
-from condu_cli.workflows.states import codec_for
+from condu_cli.workflows.states import codec_for, restore_files
 from condu_cli.workflows.verification import verify
 
 
@@ -218,11 +218,43 @@ def test_where_only_some_are_kept_it_is_the_next_of_those(registry):
     assert successor(history, first, {first.id}) is None
 
 
-def test_what_was_rolled_back_keeps_its_files_or_its_patch(forked):
-    digits, cars = forked.sessions()[1:3]
+def test_what_was_rolled_back_keeps_its_files_and_what_was_head_gets_a_new_patch(forked):
+    flags, digits, cars = forked.sessions()[:3]
     assert len(blob_bytes(forked, digits)) == 4
-    assert references(forked)[cars.id] == digits.id  # as before: it needs no other
+    assert references(forked)[cars.id] == flags.id
+    assert on_disk(forked) == set(forked.history().needed_blobs())
     assert verify(forked).problems == ()
+
+
+def test_a_session_is_not_packed_on_one_that_was_damaged_while_it_had_files(tmp_path):
+    registry = made_registry(tmp_path / "two", "birds", "cars")
+    second, first = registry.sessions()
+    before, old = decoded(registry, first), registry.packs()[first.id].patch
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    flip(registry.blobs.path(second.shared), -1)
+    third = learn(registry, "digits")
+    assert references(registry)[first.id] == third.id
+    assert decoded(registry, first) == before
+    assert blob_bytes(registry, first) == {}
+    assert not registry.blobs.exists(old)
+    assert [p.object for p in verify(registry).problems] == [f"blob {second.shared}"]
+
+
+def test_no_patch_is_made_on_a_damaged_session(tmp_path):
+    registry = made_registry(tmp_path / "two", "birds", "cars")
+    head, first = registry.sessions()
+    before = decoded(registry, first)
+    with registry.lock("test"):
+        restore_files(registry, codec_for(registry.config), first)
+        registry.record_files(first)
+    files = blob_bytes(registry, first)
+    flip(registry.blobs.path(head.shared), -1)
+    (warning,) = pack(registry).warnings
+    assert f"session {short_id(first.id)} keeps its files" in warning
+    assert head.shared in warning
+    assert references(registry) == {}
+    assert blob_bytes(registry, first) == files
+    assert decoded(registry, first) == before
 
 
 # Another reference
