@@ -434,12 +434,13 @@ def test_one_that_cannot_be_committed_does_not_keep_the_others_back(several):
 
 
 def test_where_none_can_be_committed_the_first_error_is_raised(several):
-    first, second, third = several.waiting.paths()
-    for path in (first, second, third):
+    paths = several.waiting.paths()
+    for seconds, path in enumerate(paths):
         flip(path, -1)
-    with pytest.raises(IntegrityError, match=f"trained expert {first} cannot be used"):
+        os.utime(path, (seconds, seconds))  # they come in the order of their times
+    with pytest.raises(IntegrityError, match=f"trained expert {paths[0]} cannot be used"):
         resume(several, None)
-    assert several.waiting.paths() == [first, second, third]
+    assert several.waiting.paths() == paths
 
 
 def test_what_a_session_has_already_is_answered_with_it(several):
