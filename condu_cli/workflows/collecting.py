@@ -17,7 +17,7 @@ from condu_cli.registry.leftovers import (
     taken_back_on_failure,
 )
 from condu_cli.registry.reachability import broken_references
-from condu_cli.workflows.packing import pack_history, repack, successor
+from condu_cli.workflows.packing import pack_history, release_files, repack, successor
 from condu_cli.workflows.states import codec_for
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def collect(
         history = registry.history()
         kept = {session.id for session in history.live} - {session.id for session in gone}
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
+        release_files(registry)
         removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
         # Newest first: the reference of an older session is in its new place by then.
         for session in history.live:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.workflows.packing import remove_spare_files
+from condu_cli.workflows.packing import release_files
 from condu_cli.workflows.states import check_state, codec_for, restore_files
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def roll_back(
         target = target_of(registry)
         _make_ready(registry, target)
         operation = registry.rollback(target, command)
-        remove_spare_files(registry)
+        release_files(registry)
         return operation
 
 
@@ -45,7 +45,7 @@ def undo_rollback(registry: Registry, command: str) -> Operation:
     with registry.lock(command), taken_back_on_failure(registry):
         _make_ready(registry, registry.undo_target())
         operation = registry.undo_rollback(command)
-        remove_spare_files(registry)
+        release_files(registry)
         return operation
 
 

@@ -17,6 +17,7 @@ from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.states import (
     check_state,
     codec_for,
+    comes_back,
     open_state,
     patch_of,
     patched_state,
@@ -24,7 +25,7 @@ from condu_cli.workflows.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Set
 
     from condu_cli.core.codec import Codec
     from condu_cli.registry.manifest import Pack, Session
@@ -94,8 +95,7 @@ def pack_history(
     codec = codec_for(registry.config)
     history = registry.history()
     wanted = None if only is None else set(only)
-    count = patch_bytes = 0
-    warnings = []
+    patch_bytes, packed, warnings = 0, set(), []
     # Nothing to gain: HEAD has files in any case. The patch of a session that is asked for is
     # made anew, since what it is on may have been damaged while the session had files.
     stored = {history.head, *(history.packs if wanted is None else ())}
@@ -106,14 +106,18 @@ def pack_history(
             continue
         on_session(session)
         try:
+            if session.id in history.packs:
+                registry.record_files(session)  # which it keeps, should the new patch fail
             size = pack_session(registry, codec, session, newer)
         except (InvalidStateError, ConduError) as exc:  # damaged, or no room for the patch
             warnings.append(f"session {short_id(session.id)} keeps its files: {exc}")
             continue
         if size is not None:
-            count, patch_bytes = count + 1, patch_bytes + size
-            _remove_old_patch(registry, history.packs.get(session.id))
-    return Packed(count, remove_spare_files(registry), patch_bytes, tuple(warnings))
+            packed.add(session.id)
+            patch_bytes += size
+        _remove_old_patch(registry, history.packs.get(session.id))
+    removed = release_files(registry, tried=packed)
+    return Packed(len(packed), removed, patch_bytes, tuple(warnings))
 
 
 def _remove_old_patch(registry: Registry, pack: Pack | None) -> None:
@@ -121,12 +125,26 @@ def _remove_old_patch(registry: Registry, pack: Pack | None) -> None:
         registry.blobs.remove(str(pack.patch))
 
 
-def remove_spare_files(registry: Registry) -> int:
+def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
     """Remove the files of packed sessions that nobody needs; answer with their bytes.
 
-    The caller holds the lock.
+    A session that was HEAD for a while has files beside its patch. What the patch is on may have
+    been damaged since it was made, so that it is tried again, unless it was `tried` just now; if
+    it fails the session keeps its files. The caller holds the lock.
     """
-    return sum(registry.blobs.remove(sha256) for sha256 in registry.history().spare_blobs())
+    codec, history = codec_for(registry.config), registry.history()
+    spare = {sha256 for sha256 in history.spare_blobs() if registry.blobs.exists(sha256)}
+    kept: set[str] = set()
+    for session in history.live:
+        beside = spare.intersection(session.state_blobs())
+        if session.id in tried or history.has_files(session) or not beside:
+            continue
+        if comes_back(registry, codec, session):
+            continue
+        kept |= beside
+        if all(map(registry.blobs.exists, session.state_blobs())):
+            registry.record_files(session)
+    return sum(map(registry.blobs.remove, spare - kept))
 
 
 def repack(registry: Registry, codec: Codec, session: Session, newer: Session | None) -> None:

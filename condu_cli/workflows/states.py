@@ -107,6 +107,15 @@ def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
             registry.blobs.put_again(sha256, header, tensors)
 
 
+def comes_back(registry: Registry, codec: Codec, session: Session) -> bool:
+    """Whether a packed session's patch gives it back, whatever files of its own there are."""
+    try:
+        _restored(registry, codec, session)
+    except IntegrityError:
+        return False
+    return True
+
+
 def patched_state(
     codec: Codec, session: Session, newer: EncodedState, patch: Tensors
 ) -> tuple[EncodedState, list[bytes]]:

@@ -54,6 +54,18 @@ def test_several_rollbacks_are_undone_one_by_one(registry):
         undo_rollback(registry, "undo")
 
 
+def test_what_head_leaves_keeps_its_files_if_its_patch_fails_by_now(registry):
+    third, second, _ = registry.sessions()
+    wanted = decoded(registry, second)
+    back(registry)
+    files = blob_bytes(registry, second)
+    flip(registry.blobs.path(third.shared), -1)
+    back(registry)
+    assert blob_bytes(registry, second) == files
+    assert second.id not in registry.packs()
+    assert decoded(registry, second) == wanted
+
+
 def test_the_files_of_the_session_that_head_leaves_go_if_it_is_packed(registry):
     back(registry)
     second = registry.head()

@@ -240,6 +240,23 @@ def test_a_session_is_not_packed_on_one_that_was_damaged_while_it_had_files(tmp_
     assert [p.object for p in verify(registry).problems] == [f"blob {second.shared}"]
 
 
+def test_what_was_head_keeps_its_files_if_its_new_patch_cannot_be_written(tmp_path, monkeypatch):
+    registry = made_registry(tmp_path / "two", "birds", "cars")
+    first = registry.sessions()[1]
+    before = decoded(registry, first)
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    files = blob_bytes(registry, first)
+
+    def full(*_):
+        raise ConduError("the disk is full")
+
+    monkeypatch.setattr(packing, "patch_of", full)
+    learn(registry, "digits")
+    assert blob_bytes(registry, first) == files
+    assert first.id not in registry.packs()
+    assert decoded(registry, first) == before
+
+
 def test_no_patch_is_made_on_a_damaged_session(tmp_path):
     registry = made_registry(tmp_path / "two", "birds", "cars")
     head, first = registry.sessions()
