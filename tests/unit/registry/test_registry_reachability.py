@@ -229,4 +229,6 @@ def test_head_and_every_tag_are_always_kept(before: History, keep: int | None) -
     assert kept >= set(before.tags.values())
     assert before.head is None or before.head in kept
     assert kept <= before.kept(keep) <= before.kept(None)
-    assert before.kept(keep) - kept <= before.undoable
+    brought_back = {s for end in before.undoable for s in before.line(end)[:keep]}
+    assert before.kept(keep) - kept <= brought_back
+    assert before.undoable - set(before.collected) <= before.kept(keep)
