@@ -18,18 +18,8 @@ from datetime import date
 from pathlib import Path
 
 from command_line import condu
-from single_experts import add_expert, learn_alone
+from single_experts import TASKS, add_expert, learn_alone
 
-TASKS = [
-    "eurosat",
-    "oxford_pets",
-    "caltech101",
-    "dtd",
-    "cifar10",
-    "mnist",
-    "scene15",
-    "stanford_cars",
-]
 CHOICES = (
     ("global", "float32"),
     ("tensor", "float32"),

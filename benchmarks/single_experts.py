@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from condu_cli.workflows.committing import Commit, TrainedExpert
 
 EMBEDDED = ("digits", "shapes")
+TASKS = [
+    "eurosat",
+    "oxford_pets",
+    "caltech101",
+    "dtd",
+    "cifar10",
+    "mnist",
+    "scene15",
+    "stanford_cars",
+]
 
 
 def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:

@@ -148,7 +148,7 @@ class BlobStore:
                     for piece in _pieces(sha256, header, tensors):
                         file.write(piece)
                 flush_file(draft)
-                if _sha256_of(draft) != sha256:
+                if file_sha256(draft) != sha256:
                     raise _damaged(sha256, "it does not come back from its patch")
                 self._move_into_place([draft], [BlobRef(sha256, draft.stat().st_size)])
         finally:
@@ -211,7 +211,7 @@ class BlobStore:
         path = self.path(sha256)
         _refuse_link(sha256, path)
         try:
-            actual = _sha256_of(path)
+            actual = file_sha256(path)
         except OSError as error:
             raise _unreadable(sha256, error) from error
         if actual != sha256:
@@ -265,7 +265,7 @@ class BlobStore:
             path = self.path(ref.sha256)
             # A sound blob is kept: others may be reading it. One that was damaged from outside
             # is replaced by the sound copy at hand.
-            if not (self.exists(ref.sha256) and _sha256_of(path) == ref.sha256):
+            if not (self.exists(ref.sha256) and file_sha256(path) == ref.sha256):
                 _require_folder(path.parent)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draft.replace(path)
@@ -304,7 +304,7 @@ def _new_draft(tmp: Path) -> Path:
 
 def _flushed(draft: Path) -> BlobRef:
     with ThreadPoolExecutor(1) as pool:  # the processor hashes while the disk writes
-        sha256 = pool.submit(_sha256_of, draft)
+        sha256 = pool.submit(file_sha256, draft)
         flush_file(draft)
         return BlobRef(sha256.result(), draft.stat().st_size)
 
@@ -335,7 +335,8 @@ def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
             future.result()
 
 
-def _sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes, read piece by piece; raise OSError if that is not possible."""
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:

@@ -13,7 +13,7 @@ from condu_cli.core.codec import ExpertTarget
 from condu_cli.core.layout import InvalidStateError
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.prediction import expert_image_size
-from condu_cli.workflows.states import damaged_session, open_state
+from condu_cli.workflows.states import damaged_session, has_files, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +162,7 @@ def _identity(base: BaseIdentity) -> dict[str, Any]:
 def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEncoder:
     """The expert that predict would ask; an older session may lie on the disk as a patch."""
     registry, codec = workspace.registry, workspace.codec
-    if all(registry.blobs.exists(sha256) for sha256 in session.state_blobs()):
+    if has_files(registry, session):
         return workspace.expert(session, entry)
     state = open_state(registry, codec, session)
     expert = workspace.base.expert_copy()

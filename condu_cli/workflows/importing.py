@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from condu_cli.data.folders import LabelledPictures, Sample, class_list, read_fo
 from condu_cli.data.loading import PictureSet
 from condu_cli.data.tasks import templates_for
 from condu_cli.errors import ConduError, DataError, UsageError
+from condu_cli.registry.blobs import file_sha256
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.committing import (
     TrainedExpert,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.base import DualEncoder
     from condu_cli.registry.manifest import RegistryConfig
-
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Importer:
             image_size=_settle_image_size(request, note, self._base),
             data=data,
             expert=expert,
-            weights_sha256=_sha256(request.weights),
+            weights_sha256=file_sha256(request.weights),
             creates_registry=self._registry is None,
             warnings=(*expert.warnings, *_routing_warnings(request.task, data)),
         )
@@ -355,11 +353,3 @@ def _record(plan: ImportPlan) -> dict[str, Any]:
         record |= {"train_images": len(data.train), "test_images": len(data.test)}
         record["split"] = data.split
     return record
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

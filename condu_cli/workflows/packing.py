@@ -18,6 +18,7 @@ from condu_cli.workflows.states import (
     check_state,
     codec_for,
     comes_back,
+    has_files,
     open_state,
     patch_of,
     patched_state,
@@ -53,7 +54,7 @@ def pack_session(registry: Registry, codec: Codec, session: Session, newer: Sess
         IntegrityError: one of the two is damaged.
 
     """
-    if registry.history().has_files(newer):
+    if has_files(registry, newer):
         check_state(registry, newer)  # or the patch would be on something that nobody has
     if set(session.state_blobs()) <= set(newer.state_blobs()):
         registry.record_pack(session, newer, None)
@@ -142,7 +143,7 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
         if comes_back(registry, codec, session):
             continue
         kept |= beside
-        if all(map(registry.blobs.exists, session.state_blobs())):
+        if has_files(registry, session):
             registry.record_files(session)
     return sum(map(registry.blobs.remove, spare - kept))
 

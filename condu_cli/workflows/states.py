@@ -62,9 +62,14 @@ def open_state(registry: Registry, codec: Codec, session: Session | None) -> Enc
     """
     if session is None or not session.entries:
         return codec.empty()
-    if all(registry.blobs.exists(sha256) for sha256 in session.state_blobs()):
+    if has_files(registry, session):
         return state_of(session, [registry.blobs.open(s) for s in session.state_blobs()])
     return _from_patches(registry, codec, session)
+
+
+def has_files(registry: Registry, session: Session) -> bool:
+    """Whether all blobs of a session's experts are there as files."""
+    return all(registry.blobs.exists(sha256) for sha256 in session.state_blobs())
 
 
 def state_of(session: Session, tensors: Sequence[Tensors]) -> EncodedState:
@@ -97,7 +102,7 @@ def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
         IntegrityError: they cannot be had back.
 
     """
-    if all(registry.blobs.exists(sha256) for sha256 in session.state_blobs()):
+    if has_files(registry, session):
         return
     state, headers = _restored(registry, codec, session)
     for sha256, header, tensors in zip(
@@ -196,8 +201,7 @@ def _restored(
                 "restore condu.sqlite from a backup",
             )
         chain.append(reference)
-        has_files = all(blobs.exists(sha256) for sha256 in reference.state_blobs())
-        at = None if has_files else packs.get(reference.id)
+        at = None if has_files(registry, reference) else packs.get(reference.id)
     newest = chain[-1]
     state = state_of(newest, [blobs.open(sha256) for sha256 in newest.state_blobs()])
     headers = [blobs.open(sha256).header for sha256 in newest.state_blobs()]

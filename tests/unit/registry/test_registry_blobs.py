@@ -206,13 +206,13 @@ def test_the_bytes_are_hashed_while_they_are_flushed(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meeting = threading.Barrier(2)
-    sha256_of = blobs_module._sha256_of
+    sha256_of = blobs_module.file_sha256
 
     def hash_beside(path: Path) -> str:
         meeting.wait(30)
         return sha256_of(path)
 
-    monkeypatch.setattr(blobs_module, "_sha256_of", hash_beside)
+    monkeypatch.setattr(blobs_module, "file_sha256", hash_beside)
     monkeypatch.setattr(blobs_module, "flush_file", lambda path: meeting.wait(30))
     ref = store.put(TENSORS)
     assert ref.sha256 == sha256_of(store.path(ref.sha256))
@@ -268,7 +268,7 @@ def test_an_error_while_hashing_is_reported_like_one_of_the_disk(
     def fail(_: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(blobs_module, "_sha256_of", fail)
+    monkeypatch.setattr(blobs_module, "file_sha256", fail)
     with pytest.raises(ConduError, match=f"cannot write a blob under .*{os.strerror(errno.EIO)}"):
         store.put(TENSORS)
     assert files_in(paths.root) == []
