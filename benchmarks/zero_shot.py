@@ -30,7 +30,7 @@ def main() -> None:
     for name in names:
         data = read_folder(options.data / name)
         candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in data.class_names]
-        pictures = LazyPictures([sample.path for sample in data.test])
+        pictures = LazyPictures([sample.picture for sample in data.test])
         size = base.preprocessing.image_size
         predicted = logits_of(base, candidates, pictures, range(len(pictures)), size)
         labels = [sample.label for sample in data.test]

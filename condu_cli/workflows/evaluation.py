@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import accuracy
-from condu_cli.data.folders import read_folder, read_split
 from condu_cli.data.loading import LazyPictures
-from condu_cli.data.tasks import locate_data
+from condu_cli.data.tasks import open_split, split_seed_of
 from condu_cli.errors import DataError
 from condu_cli.workflows.prediction import (
     DEFAULT_ROUTER,
@@ -32,7 +31,7 @@ from condu_cli.workflows.progress import ProgressCallback, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.data.folders import Sample
+    from condu_cli.data.labelled import Sample
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.prediction import Prediction
@@ -41,10 +40,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What to evaluate; `data` None means where the task was learned from."""
+    """What to evaluate; `data` and `data_root` None mean where the task was learned from."""
 
     task: str
     data: Path | None = None
+    data_root: Path | None = None
+    download: bool = False
     class_names: Path | None = None
     split: str = "test"
     label_space: str = "own"
@@ -84,7 +85,7 @@ def evaluate(
     """
     entry = session.entry(request.task)
     samples, labels = _samples(workspace.registry, entry, request)
-    pictures = LazyPictures([sample.path for sample in samples])
+    pictures = LazyPictures([sample.picture for sample in samples])
     own = request.label_space == "own"
     options = PredictOptions(
         task=request.task if own else None, experts=request.experts, router=request.router
@@ -132,15 +133,16 @@ def _samples(
     registry: Registry, entry: TaskEntry, request: EvaluateRequest
 ) -> tuple[Sequence[Sample], np.ndarray]:
     """The split's pictures with labels in the task's class order."""
-    learned_from = learned_from_folder(registry, entry)
-    root = request.data or learned_from or locate_data(entry.name, None)
-    if learned_from is not None and root.resolve() == learned_from:
-        # The same reading as when it was learned, so that no training picture counts as test.
-        data = read_folder(root, request.class_names)
-        folders, names = data.folders, data.class_names
-        samples = data.test if request.split == "test" else data.train
-    else:
-        folders, names, samples = read_split(root, request.split, request.class_names)
+    folders, names, samples, root = open_split(
+        entry.name,
+        request.data,
+        request.data_root,
+        request.class_names,
+        split=request.split,
+        learned_from=learned_from_folder(registry, entry),
+        split_seed=split_seed_of(str(entry.expert.training.get("split", ""))),
+        download=request.download,
+    )
     if not samples:
         raise DataError(f"{root}: no {request.split} pictures", "Try --split train")
     index = _class_indices(entry, folders, names, root)
@@ -148,12 +150,12 @@ def _samples(
 
 
 def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
-    """The folder that a task was learned from, if it is still there.
+    """The folder or file that a task was learned from, if it is still there.
 
     The first registries kept it in the training record.
     """
     recorded = registry.folder_of(entry) or entry.expert.training.get("data")
-    return Path(recorded) if recorded and Path(recorded).is_dir() else None
+    return Path(recorded) if recorded and Path(recorded).exists() else None
 
 
 def _class_indices(

@@ -1,55 +1,164 @@
-"""Prototypes of a new task: one pass of the base model over its training pictures."""
+"""Prototypes of a new task: one pass over its training pictures, which reads and checks them too.
+
+The base model sees every picture whole and without augmentation, in the same pass in which the
+pictures are decoded, checked and kept for the training.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections import defaultdict
 from typing import TYPE_CHECKING
+
+import torch
 
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
-from condu_cli.data.loading import PictureSet
 from condu_cli.data.transforms import evaluation_transform
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
     from condu_cli.backbone.base import DualEncoder
-    from condu_cli.data.folders import LabelledPictures
+    from condu_cli.data.labelled import Sample
+    from condu_cli.data.loading import PictureSet
+    from condu_cli.data.transforms import Transform
 
 BATCH = 64
 
 
 def build_task_prototypes(
     base: DualEncoder,
-    data: LabelledPictures,
+    pictures: PictureSet,
+    class_names: Sequence[str],
     templates: Sequence[str],
+    *,
+    per_class: int | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Prototypes:
     """Text, image and pooled prototypes of a task's classes, without augmentation.
 
+    Scans `pictures`: afterwards it holds the readable ones only, in memory where they fit.
+    `per_class`: the base model sees at most so many pictures of each class, those first in the
+    order of a hash of their names; all of them are read and checked.
     Source: ConDU (arXiv 2503.10705), prototypes; all features from the base model.
 
     Raises:
-        DataError: there are no training pictures, or one cannot be read.
+        DataError: there are no training pictures, too many cannot be read, or all of a class.
+        UsageError: `per_class` is below 1.
 
     """
+    if per_class is not None and per_class < 1:
+        raise UsageError(
+            f"--prototype-images {per_class}: at least one picture per class is needed", "Try 100"
+        )
+    text = text_features(base, class_names, templates).cpu().numpy()
     prep = base.preprocessing
     transform = evaluation_transform(
         prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
     )
-    text = text_features(base, data.class_names, templates).cpu().numpy()
-    pictures = PictureSet(data.train)
+    return _with_images(base, text, pictures, _Pass(pictures, transform, per_class, on_progress))
+
+
+def _with_images(
+    base: DualEncoder, text: NDArray[np.float32], pictures: PictureSet, seen: _Pass
+) -> Prototypes:
     builder: PrototypeBuilder | None = None
-    done = 0
-    for pixels, labels in pictures.batches(BATCH, transform):
+    for samples, pixels in seen.batches():
         features = image_features(base, pixels)
         if builder is None:
             builder = PrototypeBuilder(text, features.pooled.shape[1])
+        labels = torch.tensor([sample.label for sample in samples])
         builder.add(features.image.numpy(), features.pooled.numpy(), labels.numpy())
-        done += len(labels)
-        on_progress(Progress("prototypes", done, len(pictures)))
     if builder is None:
         raise DataError("there are no training pictures", "Check --data")
     return builder.build()
+
+
+class _Pass:
+    """One scan of all pictures, and those among them that the base model is shown."""
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        transform: Transform,
+        per_class: int | None,
+        on_progress: ProgressCallback,
+    ) -> None:
+        self._pictures = pictures
+        self._transform = transform
+        self._per_class = per_class
+        self._on_progress = on_progress
+
+    def batches(self) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Samples and their pictures (B, 3, S, S)."""
+        total = len(self._pictures)
+
+        def on_done(done: int) -> None:
+            self._on_progress(Progress("prototypes", done, total))
+
+        scan = self._pictures.scan(self._transform, BATCH, on_done)
+        if self._per_class is None:
+            yield from scan
+        else:
+            yield from self._chosen(scan, self._per_class)
+
+    def _chosen(
+        self, scan: Iterator[tuple[list[Sample], Tensor]], per_class: int
+    ) -> Iterator[tuple[list[Sample], Tensor]]:
+        """The first of every class in the order of a hash, in full batches.
+
+        Who is first is known for sure only when all are read: for those that turned out to be
+        unreadable others step in, which are decoded once more.
+        """
+        expected = set(first_of_each_class(self._pictures.samples, per_class))
+        shown: set[Sample] = set()
+        waiting: list[tuple[Sample, Tensor]] = []
+        for samples, pixels in scan:
+            # Copies: a row of a batch would keep all of the batch in memory.
+            waiting += [
+                (s, p.clone()) for s, p in zip(samples, pixels, strict=True) if s in expected
+            ]
+            while len(waiting) >= BATCH:
+                yield _stacked(waiting[:BATCH])
+                shown.update(sample for sample, _ in waiting[:BATCH])
+                waiting = waiting[BATCH:]
+        if waiting:
+            yield _stacked(waiting)
+            shown.update(sample for sample, _ in waiting)
+        readable = self._pictures.samples
+        wanted = set(first_of_each_class(readable, per_class)) - shown
+        missing = [index for index, sample in enumerate(readable) if sample in wanted]
+        for start in range(0, len(missing), BATCH):
+            indices = missing[start : start + BATCH]
+            pixels = self._pictures.whole(indices, self._transform)
+            yield [readable[index] for index in indices], pixels
+
+
+def _stacked(pairs: Sequence[tuple[Sample, Tensor]]) -> tuple[list[Sample], Tensor]:
+    return [sample for sample, _ in pairs], torch.stack([pixels for _, pixels in pairs])
+
+
+def first_of_each_class(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The `count` samples of each class that come first in the order of a hash of their names."""
+    by_label: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_label[sample.label].append(sample)
+    return [
+        sample
+        for label in sorted(by_label)
+        for sample in sorted(by_label[label], key=_rank)[:count]
+    ]
+
+
+def _rank(sample: Sample) -> str:
+    # Without its folder, so that a data set that moves keeps its prototypes.
+    return hashlib.sha256(os.fsencode(sample.picture.name)).hexdigest()

@@ -24,7 +24,7 @@ def test_mini_reaches_its_known_zero_shot_accuracy(data: Path, name: str, expect
     pictures = read_folder(data / name)
     candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in pictures.class_names]
     samples = pictures.test
-    lazily = LazyPictures([sample.path for sample in samples])
+    lazily = LazyPictures([sample.picture for sample in samples])
     size = base.preprocessing.image_size
     predicted = logits_of(base, candidates, lazily, range(len(lazily)), size).argmax(axis=1)
     right = sum(int(p) == sample.label for p, sample in zip(predicted, samples, strict=True))

@@ -60,7 +60,7 @@ def test_shapes_are_eighty_of_each_class(shapes):
 def test_pictures_are_64_pixels_square_and_one_in_four_is_for_testing(task, request):
     root = request.getfixturevalue(task)
     data = read_folder(root)
-    with Image.open(data.train[0].path) as image:
+    with Image.open(data.train[0].picture) as image:
         assert image.size == (64, 64)
     share = len(data.test) / (len(data.train) + len(data.test))
     assert share == pytest.approx(0.25, abs=0.001)

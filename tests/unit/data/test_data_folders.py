@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from condu_cli.data.folders import few_shot, read_class_names, read_folder
+from condu_cli.data.class_names import read_class_names
+from condu_cli.data.draws import few_shot
+from condu_cli.data.folders import read_folder
 from condu_cli.errors import DataError
 
 
@@ -23,7 +25,7 @@ def many(root: Path, prefix: str, count: int) -> Path:
 
 
 def paths(samples) -> list[Path]:
-    return [sample.path for sample in samples]
+    return [sample.picture for sample in samples]
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
 def test_the_test_folder_may_be_called(tmp_path, name):
     touch(tmp_path, "train/a/1.png", "train/b/2.png", f"{name}/b/3.png")
     data = read_folder(tmp_path)
-    assert [(sample.path.parent.parent.name, sample.label) for sample in data.test] == [(name, 1)]
+    assert [(s.picture.parent.parent.name, s.label) for s in data.test] == [(name, 1)]
 
 
 def test_a_train_folder_without_a_test_folder_is_split(tmp_path):
@@ -63,7 +65,7 @@ def test_labels_follow_the_folders_in_alphabetical_order(plain):
     data = read_folder(plain)
     assert data.folders == ("big_dog", "cat")
     assert data.class_names == ("big dog", "cat")
-    assert {(s.path.parent.name, s.label) for s in data.train + data.test} == {
+    assert {(s.picture.parent.name, s.label) for s in data.train + data.test} == {
         ("big_dog", 0),
         ("cat", 1),
     }
@@ -99,9 +101,9 @@ def test_another_seed_gives_another_split(plain):
 
 
 def test_the_split_of_a_class_does_not_depend_on_the_other_classes(plain):
-    before = {s.path for s in read_folder(plain).test if s.path.parent.name == "cat"}
+    before = {s.picture for s in read_folder(plain).test if s.picture.parent.name == "cat"}
     many(plain, "aardvark", 3)
-    assert {s.path for s in read_folder(plain).test if s.path.parent.name == "cat"} == before
+    assert {s.picture for s in read_folder(plain).test if s.picture.parent.name == "cat"} == before
 
 
 def test_a_class_with_one_picture_trains_on_it(tmp_path):
@@ -252,13 +254,57 @@ def test_no_shots_are_refused(plain):
 
 def test_a_picture_added_later_moves_hardly_any_other_to_the_other_side(tmp_path, make_pictures):
     root = make_pictures(tmp_path / "flat", ("blue", "red"), 20, 16)
-    before = {sample.path for sample in read_folder(root).test}
+    before = {sample.picture for sample in read_folder(root).test}
     make_pictures(tmp_path / "more", ("blue",), 1, 16)
     (tmp_path / "more" / "blue" / "00.png").rename(root / "blue" / "new.png")
-    after = {sample.path for sample in read_folder(root).test}
+    after = {sample.picture for sample in read_folder(root).test}
     assert len(before - after) <= 1
 
 
 def test_a_class_of_trains_is_no_split(tmp_path, make_pictures):
     root = make_pictures(tmp_path / "vehicles", ("car", "train"), 5, 16)
     assert read_folder(root).class_names == ("car", "train")
+
+
+# What is reported
+
+
+def test_files_that_are_no_pictures_are_counted_and_named(plain):
+    touch(plain, "cat/notes.txt", "cat/deep/Thumbs.db", "stray.png", "readme.md", ".hidden.png")
+    data = read_folder(plain)
+    assert data.ignored == 3
+    assert {Path(name).name for name in data.ignored_names} == {
+        "notes.txt",
+        "Thumbs.db",
+        "stray.png",
+    }
+    assert len(data.train) + len(data.test) == 20
+
+
+def test_pictures_beside_train_and_test_are_counted(tmp_path):
+    touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "a.png", "train/b.png")
+    assert read_folder(tmp_path).ignored == 2
+
+
+def test_only_the_first_of_many_are_named(plain):
+    touch(plain, *(f"cat/{i}.txt" for i in range(50)))
+    data = read_folder(plain)
+    assert (data.ignored, len(data.ignored_names)) == (50, 10)
+
+
+def test_classes_without_pictures_are_named(plain):
+    touch(plain, "notes/readme.txt")
+    (plain / "empty").mkdir()
+    assert read_folder(plain).empty_classes == ("empty", "notes")
+
+
+def test_classes_that_differ_only_in_case_are_pointed_out(tmp_path):
+    touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/Cat/1.png")
+    with pytest.raises(DataError, match="test has 1 classes that train lacks: Cat") as caught:
+        read_folder(tmp_path)
+    assert "'cat', which differs only in upper and lower case" in caught.value.hint
+
+
+def test_folders_with_the_same_name_in_words_are_refused(tmp_path):
+    with pytest.raises(DataError, match="two classes are called 'big dog'"):
+        read_folder(touch(tmp_path, "big_dog/1.png", "big dog/1.png"))

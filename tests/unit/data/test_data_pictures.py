@@ -1,13 +1,17 @@
 """Opening one picture: every kind of file becomes RGB, or one clear error."""
 
+import os
+import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from condu_cli.data import pictures
-from condu_cli.data.pictures import list_pictures, open_picture
+from condu_cli.data.pictures import StoredPicture, list_pictures, open_picture, picture_name
 from condu_cli.errors import DataError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -164,3 +168,143 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert list_pictures(tmp_path) == [tmp_path / "seen.png"]
+
+
+# Odd kinds of pixels
+
+
+def test_black_and_white_of_one_bit(tmp_path):
+    assert pixels(saved(tmp_path, two("1", 0, 1))) == [(0,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 127, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 32000.0, 65535.0], [0, 125, 255]),
+        ([-10.0, 0.0, 10.0], [0, 127, 255]),
+        ([0.0, 1e5, 2e5], [0, 127, 255]),
+        ([5e5, 5e5, 5e5], [0, 0, 0]),
+        ([float("nan"), float("inf"), 1.0], [0, 255, 255]),
+    ],
+)
+def test_floating_point_grey_is_scaled_by_the_first_range_that_holds_it(tmp_path, values, expected):
+    picture = Image.fromarray(np.array([values], dtype=np.float32))
+    assert picture.mode == "F"
+    assert pixels(saved(tmp_path, picture, "float.tif")) == [(v,) * 3 for v in expected]
+
+
+def test_32_bit_grey_is_scaled_likewise(tmp_path):
+    picture = Image.fromarray(np.array([[-100, 0, 100]], dtype=np.int32))
+    assert pixels(saved(tmp_path, picture, "int.tif")) == [(0,) * 3, (127,) * 3, (255,) * 3]
+
+
+def test_a_picture_with_damaged_exif_data_is_read_as_it_lies(tmp_path):
+    path = saved(tmp_path, two("RGB", RED, GREEN), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
+    assert pixels(path) == [RED, GREEN]
+
+
+def test_a_png_that_is_called_jpg_is_a_picture(tmp_path):
+    path = saved(tmp_path, two("RGB", RED, GREEN)).rename(tmp_path / "wrong.jpg")
+    assert pixels(path) == [RED, GREEN]
+
+
+# What stands in the way
+
+
+def test_a_link_to_itself_is_an_error(tmp_path):
+    path = tmp_path / "loop.png"
+    path.symlink_to(path)
+    with pytest.raises(DataError, match=r"loop\.png: cannot be read"):
+        open_picture(path)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="is a device or a pipe"):
+        open_picture(path)
+
+
+def test_a_file_without_the_right_to_read_it_is_an_error(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (2, 2)))
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pictures.Image, "open", forbidden)
+    with pytest.raises(DataError, match="permission denied"):
+        open_picture(path)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels and holds none of them."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = [
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, data)
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("side", [10_001, 50_000])
+def test_a_huge_picture_is_refused_without_room_being_made_for_it(tmp_path, monkeypatch, side):
+    path = tmp_path / "huge.png"
+    path.write_bytes(png_header(side, side))
+    monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("room was made"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match="pixels is over the limit of 100,000,000"):
+        open_picture(path)
+
+
+def test_a_jpeg_above_the_limit_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (200, 100), RED), "big.jpg")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 50 * 25)
+    image = open_picture(path)
+    assert image.size == (50, 25)
+    assert image.getpixel((20, 10))[0] > 240
+
+
+def test_a_jpeg_above_pillows_own_limit_is_reduced_too(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (200, 100), RED), "big.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 50 * 25)
+    assert open_picture(path).size == (50, 25)
+
+
+@pytest.mark.parametrize(("limit", "progressive"), [(50 * 25, True), (10, False)])
+def test_a_jpeg_that_cannot_be_reduced_so_far_is_refused(tmp_path, monkeypatch, limit, progressive):
+    picture = Image.new("RGB", (200, 100), RED)
+    path = saved(tmp_path, picture, "big.jpg", progressive=progressive)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", limit)
+    with pytest.raises(DataError, match="200x100 pixels is over the limit"):
+        open_picture(path)
+
+
+# Pictures in a store
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """A store of one-pixel pictures; number 3 is broken."""
+
+    def picture(self, index: int) -> Image.Image:
+        if index == 3:
+            raise OSError("the drawer is stuck")
+        return Image.new("LA", (1, 1), (index, 255))
+
+
+def test_a_picture_in_a_store_is_opened_like_a_file():
+    image = open_picture(StoredPicture("drawer[7]", Drawer(), 7))
+    assert (image.mode, image.getpixel((0, 0))) == ("RGB", (7, 7, 7))
+
+
+def test_an_error_names_the_picture_in_its_store():
+    with pytest.raises(DataError, match=r"drawer\[3\]: cannot be read \(the drawer is stuck\)"):
+        open_picture(StoredPicture("drawer[3]", Drawer(), 3))
+
+
+def test_pictures_are_called_by_their_path_or_their_name_in_the_store():
+    assert picture_name(Path("a/b.png")) == str(Path("a/b.png"))
+    assert picture_name(StoredPicture("train[1]", Drawer(), 1)) == "train[1]"

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
-from condu_cli.data.transforms import evaluation_transform, training_transform
+from condu_cli.data.transforms import (
+    evaluation_transform,
+    seeded_training_transform,
+)
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 HALF = (0.5, 0.5, 0.5)
@@ -53,23 +58,39 @@ def test_evaluation_is_the_same_every_time():
     assert torch.equal(transform(picture), transform(picture))
 
 
-def test_training_crops_at_random_from_torchs_generator():
-    transform = training_transform(16, ZERO, ONE)
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_evaluation_is_torchvisions_pipeline_to_the_last_bit(mode):
+    noise = np.random.default_rng(0).integers(0, 256, (61, 97, 3), dtype=np.uint8)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    resize = transforms.Resize(32 if mode == "shortest" else (32, 32), InterpolationMode.BICUBIC)
+    theirs = transforms.Compose(
+        [
+            resize,
+            transforms.CenterCrop(32),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float32),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    picture = Image.fromarray(noise)
+    mine = evaluation_transform(32, mean, std, resize_mode=mode)(picture)
+    assert torch.equal(mine, theirs(picture))
+    assert mine.is_contiguous()
+
+
+def test_a_seeded_crop_depends_on_its_seed_alone():
+    transform = seeded_training_transform(16, ZERO, ONE)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        first, second = transform(picture), transform(picture)
-        torch.manual_seed(1)
-        again = transform(picture)
-    assert first.shape == (3, 16, 16)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, second)
+    first = transform(picture, 1)
+    before = torch.get_rng_state()
+    assert not torch.equal(transform(picture, 2), first)
+    assert torch.equal(transform(picture, 1), first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (first.shape, first.dtype) == ((3, 16, 16), torch.float32)
 
 
-def test_training_never_mirrors():
-    transform = training_transform(16, ZERO, ONE)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        crops = [transform(halves(64, 64)) for _ in range(20)]
+def test_a_seeded_crop_never_mirrors():
+    transform = seeded_training_transform(16, ZERO, ONE)
+    crops = [transform(halves(64, 64), seed) for seed in range(20)]
     assert all(crop[0, 8, 0] < 0.1 and crop[0, 8, -1] > 0.9 for crop in crops)

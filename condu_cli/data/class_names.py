@@ -1,0 +1,100 @@
+"""Class names in words: from a file, or made of the names of folders and labels."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CLASS_NAMES_FILE = "classes.json"
+
+
+def class_names_for(
+    folders: Sequence[str], given: Path | None, beside: Path, what: str = "class folders"
+) -> tuple[str, ...]:
+    """Names for class folders or labels, in their order.
+
+    From the file given, else from `classes.json` in the folder `beside`, else the folders' own
+    names with spaces for underscores.
+
+    Raises:
+        DataError: the file cannot be read, does not fit the folders, or names two the same.
+
+    """
+    file = given or beside / CLASS_NAMES_FILE
+    if given is None and not file.is_file():
+        return _distinct(beside, tuple(name.replace("_", " ") for name in folders))
+    names = read_class_names(file)
+    if isinstance(names, dict):
+        missing = [name for name in folders if name not in names]
+        if missing:
+            raise DataError(
+                f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
+                "Map every class folder to its name in words",
+            )
+        return _distinct(file, tuple(names[name] for name in folders))
+    if len(names) != len(folders):
+        raise DataError(
+            f"{file}: {len(names)} class names for {len(folders)} {what}",
+            "Give one name per folder, in the folders' alphabetical order",
+        )
+    return _distinct(file, tuple(names))
+
+
+def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Folders and class names of a task whose pictures are not at hand, in the task's order.
+
+    A JSON object gives both, in the folders' alphabetical order, as `read_folder` would find
+    them; a list gives names, which then stand for the folders as well.
+
+    Raises:
+        DataError: the file cannot be read, or holds fewer than two names or one name twice.
+
+    """
+    names = read_class_names(file)
+    folders = tuple(sorted(names)) if isinstance(names, dict) else tuple(names)
+    resolved = tuple(names[f] for f in folders) if isinstance(names, dict) else folders
+    if len(resolved) < 2:
+        raise DataError(
+            f"{file}: a classifier needs two or more classes, not {len(resolved)}",
+            "Give one name per class",
+        )
+    return folders, _distinct(file, resolved)
+
+
+def read_class_names(file: Path) -> dict[str, str] | list[str]:
+    """Read class names: a JSON object (folder to name), a JSON list, or one name per line.
+
+    Raises:
+        DataError: the file is missing, or holds something else.
+
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{file}: class names cannot be read ({exc})", "Check the path") from exc
+    if file.suffix.lower() != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise DataError(f"{file}: not valid JSON ({exc})", "Check the file") from exc
+    values = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(
+            f"{file}: class names must be a JSON object or list of strings",
+            'For instance {"sealake": "sea or lake"}',
+        )
+    return names  # type: ignore[no-any-return]
+
+
+def _distinct(source: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{source}: two classes are called '{twice}'", "Names must differ")
+    return names

@@ -1,0 +1,152 @@
+"""Labelled pictures, whatever they were read from: classes, class names and the two splits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from condu_cli.data.class_names import class_names_for
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from condu_cli.data.pictures import Picture
+
+TEST_SHARE = 0.2
+SPLIT_SEED = 42
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+"""What the test split may be called; the first of them that is there is taken."""
+NAMED_IGNORED = 10
+"""So many of the files that were ignored are kept by name."""
+
+ByClass: TypeAlias = "Mapping[str, Sequence[Picture]]"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture."""
+
+    picture: Picture
+    label: int
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """A data set: class names in words, the training and the test pictures.
+
+    `folders`: what the classes are called in the source, folders or labels. `ignored` counts
+    files and rows that are no labelled pictures; `ignored_names` names the first of them.
+    `empty_classes`: classes of the source without any picture. `spare`: by label, the training
+    pictures that a draw left out, in the order in which they step in for unreadable ones.
+    """
+
+    folders: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    split: str
+    """How train and test came apart: `folders`, a column's name, or `random 80/20, seed N`."""
+    ignored: int = 0
+    ignored_names: tuple[str, ...] = ()
+    empty_classes: tuple[str, ...] = ()
+    spare: Mapping[int, tuple[Sample, ...]] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader found: pictures by class, the classes in the order of their labels.
+
+    `test` None: the source has no test split. `beside`: the folder in which `classes.json` may
+    lie. `kind` is what holds a class there, `hint` what a source should look like.
+    """
+
+    source: Path
+    beside: Path
+    train: ByClass
+    test: ByClass | None
+    hint: str
+    split: str = "folders"
+    kind: str = "class folders"
+    ignored: tuple[str, ...] = ()
+    empty_classes: tuple[str, ...] = ()
+
+
+def labelled(found: Found, class_names: Path | None, split_seed: int) -> LabelledPictures:
+    """Check the classes, split where the source has no test split, and number the classes.
+
+    Raises:
+        DataError: fewer than two classes, test classes that are not in training, or class
+            names that do not match the classes.
+
+    """
+    _check_classes(found)
+    train, test, split = found.train, found.test, found.split
+    if test is None:
+        train, test = split_pictures(train, split_seed)
+        split = f"random 80/20, seed {split_seed}"
+    folders = tuple(train)
+    return LabelledPictures(
+        folders=folders,
+        class_names=class_names_for(folders, class_names, found.beside, found.kind),
+        train=samples_of(train, folders),
+        test=samples_of(test, folders),
+        split=split,
+        ignored=len(found.ignored),
+        ignored_names=found.ignored[:NAMED_IGNORED],
+        empty_classes=found.empty_classes,
+    )
+
+
+def _check_classes(found: Found) -> None:
+    extra = [name for name in found.test or () if name not in found.train]
+    if extra and found.train:
+        same = {name.casefold(): name for name in found.train}.get(extra[0].casefold())
+        raise DataError(
+            f"{found.source}: test has {len(extra)} classes that train lacks: "
+            f"{', '.join(extra[:3])}",
+            f"Train has '{same}', which differs only in upper and lower case"
+            if same
+            else "Training and test folders must hold the same classes",
+        )
+    if not found.train:
+        raise DataError(f"{found.source}: no pictures to train on", found.hint)
+    if len(found.train) < 2:
+        raise DataError(
+            f"{found.source}: only one class ({next(iter(found.train))}); "
+            "a classifier needs two or more",
+            found.hint,
+        )
+
+
+def split_pictures(
+    by_class: ByClass, seed: int
+) -> tuple[dict[str, list[Picture]], dict[str, list[Picture]]]:
+    """Per class, so that every class keeps pictures on both sides where it has two or more."""
+    train: dict[str, list[Picture]] = {}
+    test: dict[str, list[Picture]] = {}
+    for name, pictures in by_class.items():
+        # In the order of a hash of each name, so that a picture added or removed later moves
+        # hardly any other to the other side.
+        ranked = sorted(pictures, key=lambda picture: _rank(seed, name, picture))
+        count = max(round(len(ranked) * TEST_SHARE), 1) if len(ranked) > 1 else 0
+        chosen = set(ranked[:count])
+        train[name] = [picture for picture in pictures if picture not in chosen]
+        test[name] = [picture for picture in pictures if picture in chosen]
+    return train, test
+
+
+def _rank(seed: int, class_name: str, picture: Picture) -> str:
+    return hashlib.sha256(os.fsencode(f"{seed}:{class_name}:{picture.name}")).hexdigest()
+
+
+def samples_of(by_class: ByClass, folders: Sequence[str]) -> tuple[Sample, ...]:
+    """All the pictures, class by class in the order of `folders`."""
+    return tuple(
+        Sample(picture, label)
+        for label, name in enumerate(folders)
+        for picture in by_class.get(name, [])
+    )

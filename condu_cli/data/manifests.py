@@ -1,0 +1,236 @@
+"""A data set as a file of paths and labels: CSV, TSV or JSON Lines.
+
+    path,label,split
+    photos/1.jpg,cat,train
+
+One row per picture. Paths are relative to the file's folder, or absolute. Labels are words or
+numbers. The split is optional: without it 80/20 by a seed, as for folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.data.labelled import TEST_FOLDERS, Found
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
+LABEL_COLUMNS = ("label", "class", "category")
+SPLIT_COLUMNS = ("split", "set", "subset")
+TRAIN_NAMES = ("train", "training")
+HEADER_HINT = "Expected a header such as path,label or path,label,split"
+JSON_HINT = 'Expected one JSON object per line, such as {"path": "1.jpg", "label": "cat"}'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: where it stands, the picture as written, its label and its split, if it says."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+
+
+@dataclass
+class Manifest:
+    """The pictures that a manifest lists by split and class, classes in the labels' order."""
+
+    file: Path
+    rows: list[Row]
+    ignored: list[str] = field(default_factory=list)
+
+    def pictures(self, splits: Sequence[str] | None) -> dict[str, list[Path]]:
+        """Pictures by class of the rows in these splits; None: of all rows."""
+        rows = [row for row in self.rows if splits is None or row.split in splits]
+        labels = sorted({row.label for row in rows}, key=_label_order(rows))
+        by_class: dict[str, list[Path]] = {label: [] for label in labels}
+        for row in rows:
+            by_class[row.label].append(self.file.parent / row.path)
+        return by_class
+
+    def test_name(self) -> str | None:
+        """What the test split is called, if there is one."""
+        there = {row.split for row in self.rows}
+        return next((name for name in TEST_FOLDERS if name in there), None)
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file's suffix is a manifest's."""
+    return path.suffix.lower() in _READERS
+
+
+def find_in_manifest(file: Path) -> Found:
+    """The pictures that a manifest lists; none of them is opened, nor looked for.
+
+    Raises:
+        DataError: the file cannot be read, naming the line, or lists no pictures.
+
+    """
+    manifest = read_manifest(file)
+    test = manifest.test_name()
+    train_there = any(row.split in TRAIN_NAMES for row in manifest.rows)
+    has_splits = train_there and test is not None
+    others = [] if test is None else [name for name in TEST_FOLDERS if name != test]
+    unused = [
+        f"{file}, line {r.line}: split '{r.split}'" for r in manifest.rows if r.split in others
+    ]
+    return Found(
+        source=file,
+        beside=file.parent,
+        train=manifest.pictures(TRAIN_NAMES if train_there else None),
+        test=manifest.pictures((test or "",)) if has_splits else None,
+        hint="List more pictures, each with its label",
+        split="as listed",
+        kind="labels",
+        ignored=(*manifest.ignored, *(unused if has_splits else ())),
+    )
+
+
+def split_in_manifest(file: Path, split: str) -> dict[str, list[Path]]:
+    """The pictures of one split by class, or all of them where no row says that split."""
+    manifest = read_manifest(file)
+    test = manifest.test_name()
+    names = TRAIN_NAMES if split == "train" else (test if split == "test" and test else split,)
+    return manifest.pictures(names) or manifest.pictures(None)
+
+
+def read_manifest(file: Path) -> Manifest:
+    """All the rows of a manifest, each picture once.
+
+    Raises:
+        DataError: the file cannot be read or lists nothing, a row lacks its picture or label,
+            or one picture is listed with two labels or in two splits; naming file and line.
+
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"{file}: cannot be read ({exc})", "It must be text in UTF-8") from exc
+    manifest = Manifest(file, [])
+    first: dict[str, Row] = {}
+    for row in _READERS[file.suffix.lower()](file, text):
+        before = first.setdefault(row.path, row)
+        if before is row:
+            manifest.rows.append(row)
+        elif (before.label, before.split) == (row.label, row.split):
+            manifest.ignored.append(f"{file}, line {row.line}: {row.path} once more")
+        else:
+            raise DataError(
+                f"{file}, line {row.line}: {row.path} stands in line {before.line} already, "
+                "with another label or split",
+                "List every picture once",
+            )
+    if not manifest.rows:
+        raise DataError(f"{file}: lists no pictures", HEADER_HINT)
+    return manifest
+
+
+def _rows_of_table(file: Path, text: str) -> Iterator[Row]:
+    header: list[str] | None = None
+    columns: dict[str, int] = {}
+    for line, fields in _fields(file, text):
+        if not any(value.strip() for value in fields):
+            continue
+        if header is None:
+            header = [name.strip().casefold() for name in fields]
+            columns = _columns(file, header)
+            continue
+        if len(fields) != len(header):
+            raise DataError(
+                f"{file}, line {line}: {len(fields)} columns, the header has {len(header)}",
+                'A value with a comma in it needs quotes: "a,b.jpg"',
+            )
+        yield _row(file, line, {role: fields[place] for role, place in columns.items()})
+
+
+def _fields(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and values; Excel writes semicolons where the comma is a decimal sign."""
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    if delimiter == "," and "," not in head and ";" in head:
+        delimiter = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for fields in reader:
+            yield reader.line_num, fields
+    except csv.Error as exc:
+        raise DataError(
+            f"{file}, line {reader.line_num}: not a valid row ({exc})", "Check its quotes"
+        ) from exc
+
+
+def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
+    columns: dict[str, int] = {}
+    for role, names in _ROLES.items():
+        found = next((name for name in names if name in header), None)
+        if found is not None:
+            columns[role] = header.index(found)
+        elif role != "split":
+            raise DataError(f"{file}: the header has no column '{role}'", HEADER_HINT)
+    return columns
+
+
+def _rows_of_json_lines(file: Path, text: str) -> Iterator[Row]:
+    # By line feeds only: JSON strings may hold the other characters that end a line.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            values = json.loads(content)
+        except (json.JSONDecodeError, RecursionError) as exc:
+            raise DataError(f"{file}, line {line}: not valid JSON ({exc})", JSON_HINT) from exc
+        if not isinstance(values, dict):
+            raise DataError(f"{file}, line {line}: not a JSON object", JSON_HINT)
+        yield _row(file, line, _values(file, line, values))
+
+
+def _values(file: Path, line: int, values: Mapping[str, Any]) -> dict[str, str]:
+    by_name = {name.strip().casefold(): value for name, value in values.items()}
+    texts: dict[str, str] = {}
+    for role, names in _ROLES.items():
+        value = next((by_name[name] for name in names if by_name.get(name) is not None), None)
+        if value is None:
+            continue
+        number = role == "label" and isinstance(value, int) and not isinstance(value, bool)
+        if not isinstance(value, str) and not number:
+            raise DataError(f"{file}, line {line}: the {role} is no text", JSON_HINT)
+        texts[role] = str(value)
+    return texts
+
+
+def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
+    texts = {role: value.strip() for role, value in values.items()}
+    for role in ("path", "label"):
+        if not texts.get(role):
+            raise DataError(f"{file}, line {line}: no {role}", "Every row needs a path and a label")
+    split = texts["split"].casefold() if "split" in texts else None
+    if split is not None and split not in (*TRAIN_NAMES, *TEST_FOLDERS):
+        raise DataError(
+            f"{file}, line {line}: unknown split '{texts['split']}'",
+            f"Known: {', '.join((*TRAIN_NAMES, *TEST_FOLDERS))}",
+        )
+    return Row(line, texts["path"], texts["label"], split)
+
+
+def _label_order(rows: Sequence[Row]) -> Callable[[str], Any]:
+    """Numbers by their value, so that a list of class names fits them; words alphabetically."""
+    numbers = all(row.label.isascii() and row.label.isdigit() for row in rows)
+    return (lambda label: (int(label), label)) if numbers else (lambda label: label)
+
+
+_ROLES = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS, "split": SPLIT_COLUMNS}
+_READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".csv": _rows_of_table,
+    ".tsv": _rows_of_table,
+    ".jsonl": _rows_of_json_lines,
+    ".ndjson": _rows_of_json_lines,
+}

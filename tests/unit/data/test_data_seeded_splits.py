@@ -1,0 +1,67 @@
+"""The index files of the splits that the paper's code draws at random."""
+
+import json
+
+import numpy as np
+import pytest
+
+from condu_cli.data.catalogue import known_tasks
+from condu_cli.data.seeded_splits import (
+    ORDERS,
+    draw_split,
+    read_split_file,
+    split_file,
+    split_record,
+)
+from condu_cli.errors import DataError
+
+
+@pytest.mark.parametrize("task", ORDERS)
+def test_the_index_is_what_the_installed_torch_draws(task):
+    count = known_tasks()[task].images
+    np.testing.assert_array_equal(read_split_file(split_file(task)), draw_split(count))
+
+
+@pytest.mark.parametrize("task", ORDERS)
+def test_the_index_counts_what_the_catalogue_says(task):
+    public = known_tasks()[task].public
+    is_train = read_split_file(split_file(task))
+    assert is_train.sum() == public.train_images == int(0.8 * len(is_train))
+    assert (~is_train).sum() == public.test_images
+    assert len(is_train) == known_tasks()[task].images
+
+
+def test_the_tasks_with_an_index_are_those_whose_split_says_so():
+    named = {n for n, t in known_tasks().items() if t.public and "index file" in t.public.split}
+    assert named == set(ORDERS)
+
+
+def test_one_bit_per_picture_lowest_first(tmp_path):
+    is_train = np.array([True, False, False, True, True, False, False, False, True])
+    record = split_record("sun397", is_train)
+    assert record["bits"] == "GQE="  # 0b00011001, 0b00000001
+    assert (record["count"], record["train"]) == (9, 4)
+    file = tmp_path / "index.json"
+    file.write_text(json.dumps(record))
+    np.testing.assert_array_equal(read_split_file(file), is_train)
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": "GQI="}, {"count": 17}, {"sha256": "0" * 64}], ids=lambda c: next(iter(c))
+)
+def test_a_damaged_index_is_an_error(tmp_path, change):
+    file = tmp_path / "index.json"
+    record = split_record("sun397", np.array([True, False] * 5))
+    file.write_text(json.dumps({**record, **change}))
+    with pytest.raises(DataError, match="damaged"):
+        read_split_file(file)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"bits": "?", "count": 1, "sha256": ""}'])
+def test_something_else_is_no_index(tmp_path, text):
+    file = tmp_path / "index.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match="no index file"):
+        read_split_file(file)
+    with pytest.raises(DataError, match="no index file"):
+        read_split_file(tmp_path / "nowhere.json")
