@@ -15,10 +15,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from condu_cli.backbone.lora import (
+    WEIGHT,
+    Factors,
+    adaptable_layers,
+    chosen_layers,
+    inject,
+    injected_name,
+    matching,
+)
+from condu_cli.backbone.prompts import encode_prompts
 from condu_cli.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from condu_cli.backbone.lora_spec import LoraDefaults, LoraSpec
 
 TRAIN_CHOICES = ("whole", "image", "text")
 """What of a model may be trained: both towers, or one of them."""
@@ -50,16 +62,6 @@ class BaseInfo:
     image_size: int
 
 
-@dataclass(frozen=True)
-class TrainingDefaults:
-    """Recipe values that belong to the base model; a learning run may override each."""
-
-    learning_rate: float
-    iterations: int
-    image_size: int
-    batch_size: int = 32
-
-
 class DualEncoder(nn.Module, ABC):
     """An image tower and a text tower that meet in one embedding space of width E.
 
@@ -69,13 +71,23 @@ class DualEncoder(nn.Module, ABC):
 
     info: BaseInfo
     preprocessing: Preprocessing
-    training_defaults: TrainingDefaults
+    training_size: int
+    """Side in pixels of the pictures that experts are trained on and asked about."""
+    recipe_family: str
+    """Whose recipes fit: a key of train/recipes.json."""
+    fast_in_bfloat16: bool
+    """Whether training in bfloat16 is faster where the hardware has it, and as good."""
+    lora_defaults: LoraDefaults
     logit_scale_value: float
     """Multiplies cosine similarities before softmax; frozen."""
     image_tower: str
     """How the names of the image tower's parameters begin; all others are the text tower's."""
     _restriction: tuple[str, ...] | None = None
     """The names that `restricted_to` chose."""
+    _factors: Factors | None = None
+    """What `with_lora` trains; no part of the module, so that weights and hash stay the model's."""
+    _injected = False
+    """Whether PEFT's layers hold the factors: a copy that `training_copy` made."""
 
     def train(self, mode: bool = True) -> DualEncoder:
         """Stay in evaluation mode whatever `mode` says."""
@@ -97,6 +109,13 @@ class DualEncoder(nn.Module, ABC):
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Tokens of N texts to unit text features (N, E)."""
 
+    def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
+        """How many token positions each of N texts needs (N,) int64; None: all there are.
+
+        Where it answers with numbers, `encode_tokens` takes tokens that are cut to them.
+        """
+        return None
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Images (B, 3, H, W) to unit image features (B, E)."""
         return self.project_images(self.pool_images(pixels))
@@ -104,7 +123,7 @@ class DualEncoder(nn.Module, ABC):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts to unit text features (N, E)."""
         tokens = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
-        return self.encode_tokens(tokens)
+        return encode_prompts(self, tokens)
 
     def prepare_pixels(self, pixels: Tensor) -> Tensor:
         """Move a batch to the model's device in the memory layout that its tower prefers."""
@@ -128,12 +147,24 @@ class DualEncoder(nn.Module, ABC):
         """One line that loads a file of `library_model`'s state dict without this object."""
 
     @abstractmethod
-    def tunable_parameters(self) -> dict[str, nn.Parameter]:
-        """Name to parameter: everything that fine-tuning could change, both towers.
+    def model_parameters(self) -> dict[str, nn.Parameter]:
+        """Name to parameter: the model's own weights that fine-tuning could change, both towers.
 
         Every parameter but the frozen `logit_scale`, in the order that a registry writes down.
-        A parameter-efficient method would answer with its own factors here.
         """
+
+    def tunable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name to parameter: everything that the registry's method could change, both towers.
+
+        The model's own weights, or the factors of `with_lora` in their place.
+        """
+        factors = self._factors
+        if factors is None:
+            return self.model_parameters()
+        if self._injected:
+            model = self.library_model
+            return {n: model.get_parameter(injected_name(n)) for n in factors.trained()}
+        return {name: factors.tensors[name] for name in factors.trained()}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Name to parameter: what fine-tuning does change, in the order of the registry.
@@ -144,6 +175,11 @@ class DualEncoder(nn.Module, ABC):
         if self._restriction is None:
             return tunable
         return {name: tunable[name] for name in self._restriction}
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether fine-tuning changes the text tower."""
+        return not all(n.startswith(self.image_tower) for n in self.trainable_parameters())
 
     def tower_parameters(self, train: str) -> list[str]:
         """Names of the tunable parameters of both towers (`whole`), or of one of them.
@@ -157,9 +193,75 @@ class DualEncoder(nn.Module, ABC):
                 f"--train {train}: no part of a model is called that",
                 f"Choose one of {', '.join(TRAIN_CHOICES)}",
             )
+        return self._in_towers(self.tunable_parameters(), train)
+
+    def _in_towers(self, names: Iterable[str], train: str) -> list[str]:
+        """Those of the names that belong to both towers, or to one of them."""
         parts = {True: ("whole", "image"), False: ("whole", "text")}
-        names = self.tunable_parameters()
         return [name for name in names if train in parts[name.startswith(self.image_tower)]]
+
+    def lora_targets(self, train: str, patterns: Sequence[str] = ()) -> tuple[str, ...]:
+        """Names of the layers that get LoRA factors, in the order of the model.
+
+        `patterns`: globs over the names of layers; without any, the model's own choice.
+
+        Raises:
+            UsageError: a pattern fits no layer of that tower, or the model has no choice for it.
+
+        """
+        layers = self._in_towers(adaptable_layers(self.library_model), train)
+        if patterns:
+            return tuple(chosen_layers(layers, patterns))
+        found = matching(layers, self.lora_defaults.targets)
+        for tower in ("image", "text") if train == "whole" else (train,):
+            if not self._in_towers(found, tower):
+                raise UsageError(
+                    f"{self.info.id}: condu knows no MLP layers of its {tower} tower (it knows "
+                    "those of vision transformers and of ConvNeXt)",
+                    "Name the layers, --lora-targets GLOB, or train one tower, --train "
+                    + ("text" if tower == "image" else "image"),
+                )
+        return tuple(found)
+
+    def with_lora(self, spec: LoraSpec) -> DualEncoder:
+        """Return the same model with LoRA factors to train in the place of its weights.
+
+        Weights, identity and hash are shared with this model, which stays as it is. The factors
+        are those that every expert of a registry starts from; with them the model is this one.
+
+        Raises:
+            BaseModelError: a target is not a layer that can have factors.
+
+        """
+        known = set(adaptable_layers(self.library_model))
+        unknown = [layer for layer in spec.targets if layer not in known]
+        if unknown:
+            raise BaseModelError(
+                f"base model {self.info.id} has no layer called '{unknown[0]}' for LoRA factors",
+                "Run condu doctor: the registry may have been made with other library versions",
+            )
+        adapted = copy.copy(self)
+        adapted._restriction = None
+        adapted._factors = Factors.initial(spec, self._layer_weights(spec))
+        return adapted
+
+    def _layer_weights(self, spec: LoraSpec) -> dict[str, Tensor]:
+        model = self.library_model
+        return {layer: model.get_parameter(layer + WEIGHT).detach() for layer in spec.targets}
+
+    @property
+    def factors(self) -> Factors | None:
+        """The factors of `with_lora`, None where the model's own weights are trained."""
+        return self._factors
+
+    def merge_factors(self) -> None:
+        """Make an expert's weights follow its factors, after somebody has written those.
+
+        Nothing to do where the weights themselves are trained, or where PEFT's layers add the
+        factors at every call.
+        """
+        if self._factors is not None and not self._injected:
+            self._factors.merge(self._layer_weights(self._factors.spec))
 
     def restricted_to(self, names: Sequence[str]) -> DualEncoder:
         """Return the same model with only those parameters trainable, in that order.
@@ -185,9 +287,26 @@ class DualEncoder(nn.Module, ABC):
         return restricted
 
     def expert_copy(self) -> DualEncoder:
-        """Return an independent copy to be trained, or to be filled with an expert's weights."""
+        """Return an independent copy to be filled with an expert's weights, then asked.
+
+        It consists of the library's own modules, whatever the method. Whoever writes to what
+        `weights_of` gives calls `put_weights` after it.
+        """
         expert = copy.deepcopy(self)
         expert._freeze()
+        return expert
+
+    def training_copy(self) -> DualEncoder:
+        """Return an independent copy to be trained, starting as the base model.
+
+        With LoRA it has PEFT's layers; its trainable parameters have the same names and order
+        as this model's.
+        """
+        expert = self.expert_copy()
+        if expert._factors is not None:
+            inject(expert.library_model, expert._factors)
+            expert._injected = True
+            expert._freeze()
         return expert
 
     def _freeze(self) -> None:

@@ -73,12 +73,12 @@ def write_checkpoint(
             mode = _mode_of_new_files(folder)
             save_file(tensors, draft, {METADATA_KEY: note})
             draft.chmod(mode)  # safetensors leaves 0600 whatever the umask
-            _flush(draft)
+            flush(draft)
             refuse_target(path, overwrite=overwrite)  # writing takes a while
             draft.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        _flush(path.parent)
+        flush(path.parent)
     except (OSError, SafetensorError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConduError(
@@ -153,7 +153,7 @@ def _mode_of_new_files(folder: Path) -> int:
     return mode
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Return once a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
         return

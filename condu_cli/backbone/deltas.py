@@ -29,12 +29,16 @@ def weights_of(model: DualEncoder) -> dict[str, Any]:
 
 
 def put_weights(model: DualEncoder, weights: dict[str, Any]) -> None:
-    """Write what `weights_of` gave back to the parameters, where they are not the same memory."""
-    if model.device.type in IN_PLACE:
-        return
-    with torch.no_grad():
-        for name, parameter in model.trainable_parameters().items():
-            parameter.copy_(torch.from_numpy(weights[name]))
+    """Make an expert be what was written to the arrays that `weights_of` gave.
+
+    To be called after every writing: parameters that are not the same memory are written back,
+    and LoRA factors are merged into the weights that answer.
+    """
+    if model.device.type not in IN_PLACE:
+        with torch.no_grad():
+            for name, parameter in model.trainable_parameters().items():
+                parameter.copy_(torch.from_numpy(weights[name]))
+    model.merge_factors()
 
 
 def delta_of(base: DualEncoder, expert: DualEncoder) -> dict[str, Any]:

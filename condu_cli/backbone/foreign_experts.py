@@ -67,9 +67,9 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
     moved = norm = 0.0
     rounded, furthest = 0, 0.0
     for name, parameter in base.trainable_parameters().items():
-        pristine = _float32(parameter)
-        wanted = _finite(name, _float32(weights[name]), checkpoint)
-        delta[name] = _finite(name, exact_delta(pristine, wanted), checkpoint)
+        pristine = float32_array(parameter)
+        wanted = finite(name, float32_array(weights[name]), checkpoint)
+        delta[name] = finite(name, exact_delta(pristine, wanted), checkpoint)
         off = np.abs(pristine + delta[name] - wanted)
         rounded += int(np.count_nonzero(off))
         furthest = max(furthest, float(off.max(initial=0.0)))
@@ -113,8 +113,8 @@ def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
 
 def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """The checkpoint's tensors under the base model's names, after every check but of values."""
-    _check_note(base, checkpoint)
-    weights = _with_known_names(base, checkpoint.weights)
+    check_note(base, checkpoint)
+    weights = with_known_names(base, checkpoint.weights)
     _check_names(base, weights, checkpoint)
     for name, parameter in base.tunable_parameters().items():
         if name in weights:
@@ -123,15 +123,20 @@ def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, 
     return weights
 
 
-def _float32(tensor: Tensor) -> NDArray[np.float32]:
+def float32_array(tensor: Tensor) -> NDArray[np.float32]:
     """A row-major copy or view on the CPU, whatever the dtype and memory format were."""
     plain = tensor.detach().to("cpu", torch.float32).contiguous()
     array: NDArray[np.float32] = plain.numpy()
     return array
 
 
-def _check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
-    """Compare what condu noted on export with the base model; other files say nothing."""
+def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
+    """Compare what condu noted on export with the base model; other files say nothing.
+
+    Raises:
+        BaseModelError: the note names another base model.
+
+    """
     note, info = checkpoint.metadata, base.info
     if not note:
         return
@@ -154,7 +159,7 @@ def _bare(architecture: str) -> str:
     return architecture.removesuffix("-quickgelu")
 
 
-def _with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Take wrappers' prefixes off until names of the base model appear."""
     wanted = base.tunable_parameters().keys()
     found = dict(weights)
@@ -180,13 +185,13 @@ def _check_names(base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: C
         raise _other_base(
             checkpoint,
             f"lacks {len(missing):,} of {len(expected):,} parameters of base model "
-            f"{base.info.id}: {_some(missing)}",
+            f"{base.info.id}: {some(missing)}",
         )
     if unexpected:
         raise _other_base(
             checkpoint,
             f"has {len(unexpected):,} parameters that base model {base.info.id} has not: "
-            f"{_some(unexpected)}",
+            f"{some(unexpected)}",
         )
 
 
@@ -226,7 +231,7 @@ def _check_untrained(
     if changed:
         raise UsageError(
             f"{checkpoint.path}: changes {len(changed):,} parameters that this registry does not "
-            f"train: {_some(changed)}",
+            f"train: {some(changed)}",
             "Import it into a registry that trains the whole model: --registry PATH",
         )
 
@@ -237,7 +242,8 @@ def _differs(parameter: Tensor, tensor: Tensor) -> bool:
     return tensor.shape != ours.shape or not torch.equal(ours, tensor.detach().to("cpu"))
 
 
-def _finite(name: str, values: NDArray[np.float32], checkpoint: Checkpoint) -> NDArray[np.float32]:
+def finite(name: str, values: NDArray[np.float32], checkpoint: Checkpoint) -> NDArray[np.float32]:
+    """Return the values; raise DataError for NaN and infinity."""
     if not np.isfinite(values).all():
         raise DataError(
             f"{checkpoint.path}: {name} holds NaN or infinity as float32",
@@ -269,7 +275,7 @@ def _kept_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str
     ]
     if not changed:
         return []
-    return [f"the base model's own values are kept for {len(changed):,} tensors: {_some(changed)}"]
+    return [f"the base model's own values are kept for {len(changed):,} tensors: {some(changed)}"]
 
 
 def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> BaseModelError:
@@ -280,6 +286,7 @@ def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> Ba
     )
 
 
-def _some(names: Iterable[str], limit: int = 3) -> str:
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few names, as a message lists them."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")

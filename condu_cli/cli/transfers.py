@@ -1,6 +1,7 @@
 """`condu export` and `import`: models and registries that come from or go to somewhere else."""
 
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from condu_cli.workflows.archiving import ArchiveSummary
     from condu_cli.workflows.exporting import ExportSummary
     from condu_cli.workflows.importing import ImportPlan, ImportRequest, ImportSummary
+
+
+class ExportFormat(str, Enum):
+    """How an expert is written."""
+
+    checkpoint = "checkpoint"
+    peft = "peft"
+
 
 KIND = "Write -o FILE with --task NAME for one expert, --base for the base model, or neither"
 
@@ -43,9 +52,18 @@ def export(
             metavar="ID", help="The task as of this session. Default: HEAD.", show_default=False
         ),
     ] = None,
+    form: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            "--format",
+            help="Of a LoRA expert: the merged checkpoint (default), or PEFT's two files in a "
+            "folder.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> "ExportSummary | None":
-    """Write an expert, the base model, or the whole registry to one file.
+    """Write an expert, the base model, or the whole registry.
 
     What is written holds no paths of this machine.
     """
@@ -55,20 +73,23 @@ def export(
         raise UsageError("--task and --base exclude each other", KIND)
     if session is not None and task is None:
         raise UsageError("--session belongs to --task", KIND)
+    if form is not None and task is None:
+        raise UsageError("--format belongs to --task", KIND)
     if task is None and not base:
         _export_registry(run, output, overwrite=force)
         return None
-    summary = _export_model(run, task, session, output, overwrite=force)
+    peft = form is ExportFormat.peft
+    summary = _export_model(run, task, session, output, peft=peft, overwrite=force)
     run.out.document(asdict(summary), lambda out: _print_export(out, summary))
     return summary
 
 
 def _export_model(
-    run: Run, task: str | None, session: str | None, output: Path, *, overwrite: bool
+    run: Run, task: str | None, session: str | None, output: Path, *, peft: bool, overwrite: bool
 ) -> "ExportSummary":
     """One expert, or the base model where no task is named."""
     from condu_cli.errors import NotFoundError
-    from condu_cli.workflows.exporting import export_base, export_expert
+    from condu_cli.workflows.exporting import export_adapter, export_base, export_expert
     from condu_cli.workflows.workspace import Workspace
 
     registry = run.open_registry()
@@ -78,7 +99,8 @@ def _export_model(
     found = workspace.head() if session is None else registry.resolve(session)
     if found is None:
         raise NotFoundError(f"there are no tasks before the first session ({session})", "condu log")
-    return export_expert(workspace, found, task, output, overwrite=overwrite)
+    write = export_adapter if peft else export_expert
+    return write(workspace, found, task, output, overwrite=overwrite)
 
 
 def _export_registry(run: Run, output: Path, *, overwrite: bool) -> None:
@@ -133,7 +155,8 @@ def import_(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Checkpoint (.safetensors, .pt, .pth, .bin) fine-tuned from the base model.",
+            help="Checkpoint (.safetensors, .pt, .pth, .bin) fine-tuned from the base model, or "
+            "for a LoRA registry the folder of a PEFT adapter.",
             show_default=False,
         ),
     ] = None,

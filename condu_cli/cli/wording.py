@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session
+    from condu_cli.workflows.paradigms import MethodSummary
 
 
 def size(count: float) -> str:
@@ -40,6 +41,20 @@ def when(iso: str) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def method_line(summary: "MethodSummary") -> str:
+    """A registry's paradigm in a few words, with the number of parameters that it trains."""
+    millions = summary.parameters / 1e6
+    count = f"{millions:.1f} M" if millions >= 0.1 else f"{summary.parameters:,}"
+    trained = f"{count} trainable parameters"
+    if summary.rank is None:
+        return f"{summary.method} fine-tuning, {trained}"
+    kept = ", A frozen" if summary.freeze_a else ""
+    return (
+        f"LoRA of rank {summary.rank}, alpha {summary.alpha:g}{kept} in {summary.layers} layers, "
+        f"{trained}"
+    )
 
 
 def session_name(session_id: str | None) -> str:

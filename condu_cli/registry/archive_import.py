@@ -238,6 +238,7 @@ def _check_values(registry: Registry, history: History) -> None:
     texts: list[object] = [base.id, base.architecture, base.pretrained, base.activation]
     texts += [config.method, config.codec, registry.created_at]
     texts += [parameter.name for parameter in config.parameters]
+    texts += _texts_in(config.method_options)
     if not (is_sha256(base.weights_sha256) and _is_count(base.image_size)):
         raise ArchiveError("its base model is not described as it should be")
     if not all(_is_count(size) for p in config.parameters for size in p.shape):
@@ -250,6 +251,19 @@ def _check_values(registry: Registry, history: History) -> None:
         texts += _texts(session)
     if not all(_is_plain(text) for text in texts):
         raise ArchiveError("a text in it has characters that are no text")
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def _texts(session: Session) -> Iterator[object]:

@@ -19,6 +19,8 @@ from condu_cli.registry.names import is_sha256, validate_task_name
 MANIFEST_FORMAT = 1
 SESSION_KINDS = ("learn", "import", "forget", "rename")
 SHORT_ID_LENGTH = 12
+MODEL_PARAMETERS = "model_parameters"
+"""The entry of `method_options` that counts the parameters of the model itself."""
 
 
 def canonical_json(value: Any) -> str:
@@ -66,6 +68,8 @@ class RegistryConfig:
     """What is fixed when a registry is created.
 
     The order of `parameters` is the order in which every delta and mask is flattened.
+    `method_options` is what the fine-tuning method has settled, as JSON; full fine-tuning has
+    nothing to settle.
     """
 
     base: BaseIdentity
@@ -73,9 +77,11 @@ class RegistryConfig:
     codec: str
     codec_options: Mapping[str, Any]
     parameters: tuple[ParameterShape, ...]
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _set(self, "codec_options", plain_record(self.codec_options))
+        _set(self, "method_options", plain_record(self.method_options))
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) != len(names):
             raise ValueError("two parameters have the same name")
@@ -85,15 +91,31 @@ class RegistryConfig:
         """The method's d: how many numbers a delta has."""
         return sum(parameter.size for parameter in self.parameters)
 
+    @property
+    def model_parameter_count(self) -> int:
+        """How many numbers a fully fine-tuned checkpoint of the same towers has.
+
+        A method that trains something else than the model's own weights notes it.
+        """
+        noted = self.method_options.get(MODEL_PARAMETERS)
+        if isinstance(noted, int) and not isinstance(noted, bool) and noted > 0:
+            return noted
+        return self.parameter_count
+
     def fingerprint(self) -> str:
-        """Return the sha256 of the canonical JSON of all this."""
-        record = {
+        """Return the sha256 of the canonical JSON of all this.
+
+        Without options of the method it is what it was before there were any.
+        """
+        record: dict[str, Any] = {
             "base": asdict(self.base),
             "method": self.method,
             "codec": self.codec,
             "codec_options": self.codec_options,
             "parameters": [[p.name, list(p.shape)] for p in self.parameters],
         }
+        if self.method_options:
+            record["method_options"] = self.method_options
         return hashlib.sha256(canonical_json(record).encode()).hexdigest()
 
 

@@ -13,7 +13,16 @@ the table anew, too high a price for one more word.
 import json
 from typing import Any, ClassVar
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import (
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -84,6 +93,7 @@ class RegistryRow(Base):
     base_weights_sha256: Mapped[str]
     base_image_size: Mapped[int]
     method: Mapped[str]
+    method_options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     codec: Mapped[str]
     codec_options: Mapped[dict[str, Any]]
     parameters: Mapped[list[Any]]

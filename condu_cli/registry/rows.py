@@ -53,6 +53,7 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
             base_weights_sha256=base.weights_sha256,
             base_image_size=base.image_size,
             method=config.method,
+            method_options=dict(config.method_options),
             codec=config.codec,
             codec_options=dict(config.codec_options),
             parameters=[[p.name, list(p.shape)] for p in config.parameters],
@@ -80,9 +81,13 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     )
     try:
         parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
-        config = RegistryConfig(base, row.method, row.codec, row.codec_options, parameters)
+        config = RegistryConfig(
+            base, row.method, row.codec, row.codec_options, parameters, row.method_options
+        )
         require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
         sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
+        # An empty list would make the same fingerprint as the empty record that it is not.
+        sound = sound and isinstance(row.method_options, dict)
     except _NONSENSE as error:
         raise _altered_config() from error
     if not sound:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
+from condu_cli.backbone.adapters import refuse_folder, write_adapter
 from condu_cli.backbone.checkpoints import refuse_target, write_checkpoint
 from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.backbone.open_clip_models import is_checkpoint
 from condu_cli.core.codec import ExpertTarget
 from condu_cli.core.layout import InvalidStateError
 from condu_cli.errors import DataError, UsageError
+from condu_cli.workflows.paradigms import LORA
 from condu_cli.workflows.prediction import expert_image_size
 from condu_cli.workflows.states import damaged_session, has_files, open_state
 
@@ -82,6 +85,39 @@ def export_expert(
     workspace.registry.require_live(session)
     expert = _expert(workspace, session, entry)
     return _export(expert, expert_note(workspace, session, entry), path, overwrite=overwrite)
+
+
+def export_adapter(
+    workspace: Workspace, session: Session, task: str, folder: Path, *, overwrite: bool = False
+) -> ExportSummary:
+    """Write the LoRA factors of a task's expert as PEFT's two files.
+
+    Raises:
+        NotFoundError: the session has no such task, or was collected.
+        UsageError: the registry's experts are no LoRA, or the folder cannot be used.
+        IntegrityError: the session is damaged.
+
+    """
+    entry = session.entry(task)
+    config = workspace.registry.config
+    if config.method != LORA:
+        raise UsageError(
+            f"the experts of this registry are fully fine-tuned ({config.method}); PEFT's files "
+            "hold LoRA factors",
+            "Leave --format out for an ordinary checkpoint, or start a registry with condu init "
+            "--method lora",
+        )
+    refuse_folder(folder, overwrite=overwrite)
+    workspace.registry.require_live(session)
+    expert = _expert(workspace, session, entry)
+    note = expert_note(workspace, session, entry)
+    write_adapter(expert, folder, asdict(note), overwrite=overwrite)
+    return _summary(
+        note,
+        folder,
+        sum(path.stat().st_size for path in folder.iterdir()),
+        f"peft.PeftModel.from_pretrained(model, {json.dumps(str(folder), ensure_ascii=False)})",
+    )
 
 
 def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) -> ExportSummary:
@@ -178,15 +214,19 @@ def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEnc
 
 def _export(model: DualEncoder, note: ExportNote, path: Path, *, overwrite: bool) -> ExportSummary:
     write_checkpoint(model, path, asdict(note), overwrite=overwrite)
+    return _summary(note, path, path.stat().st_size, model.how_to_load(str(path)))
+
+
+def _summary(note: ExportNote, path: Path, size: int, load: str) -> ExportSummary:
     return ExportSummary(
         path=str(path),
-        bytes=path.stat().st_size,
+        bytes=size,
         kind=note.kind,
         task=note.task,
         session=note.session,
         base=note.base,
         architecture=note.architecture,
-        load=model.how_to_load(str(path)),
+        load=load,
     )
 
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from condu_cli._version import __version__
+from condu_cli.backbone.adapters import WEIGHTS, Adapter, adapter_delta, is_adapter, read_adapter
 from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
-from condu_cli.backbone.checkpoints import read_checkpoint
+from condu_cli.backbone.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.foreign_experts import ForeignExpert, expert_delta
 from condu_cli.backbone.open_clip_models import HUB_PREFIX, is_checkpoint
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
-from condu_cli.data.folders import LabelledPictures, Sample, class_list, read_folder
-from condu_cli.data.loading import PictureSet
+from condu_cli.data.class_names import class_list
+from condu_cli.data.loading import PictureSet, ReadingRules
+from condu_cli.data.sources import read_source
 from condu_cli.data.tasks import templates_for
 from condu_cli.errors import ConduError, DataError, UsageError
 from condu_cli.registry.blobs import file_sha256
@@ -31,7 +33,8 @@ from condu_cli.workflows.committing import (
 )
 from condu_cli.workflows.exporting import ExportNote, read_note
 from condu_cli.workflows.opening import join_or_create, open_if_there
-from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.paradigms import FULL, LORA
+from condu_cli.workflows.progress import ProgressCallback, silent
 from condu_cli.workflows.prototyping import build_task_prototypes
 from condu_cli.workflows.workspace import Workspace, new_config
 
@@ -40,12 +43,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.backbone.base import DualEncoder
+    from condu_cli.data.labelled import LabelledPictures, Sample
     from condu_cli.registry.manifest import RegistryConfig
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import; what is left out comes from condu's own note in the file, if it has one."""
+    """What to import; what is left out comes from condu's own note in the file, if it has one.
+
+    `weights`: a checkpoint's file, or the folder of a PEFT adapter.
+    """
 
     task: str
     weights: Path
@@ -112,19 +119,23 @@ class Importer:
         """Read the checkpoint, find its delta, and settle classes and prompts.
 
         Raises:
-            UsageError: class names are missing, or options contradict the file or the registry.
+            UsageError: class names are missing, options contradict the file or the registry, or
+                a checkpoint goes with LoRA experts, or an adapter with fully fine-tuned ones.
             DataError: the file is no checkpoint, or classes and pictures do not fit.
             BaseModelError: it was not fine-tuned from the registry's base model.
 
         """
         request = self._request
-        checkpoint = read_checkpoint(request.weights)
+        method = FULL if self._registry is None else self._registry.config.method
+        _refuse_other_method(request.weights, method)
+        found = _read(request.weights)
+        checkpoint = found.checkpoint if isinstance(found, Adapter) else found
         note = read_note(request.weights, checkpoint.metadata)
         templates = templates_for(request.task, request.templates or _noted_templates(note))
         data = _read_data(request, note)
         folders, classes = _classes(request, note, data)
         self._base = self._load_base(note)
-        expert = expert_delta(self._base, checkpoint)
+        expert = _delta(self._base, found)
         self._check_usable(expert)
         return ImportPlan(
             request=request,
@@ -135,7 +146,7 @@ class Importer:
             image_size=_settle_image_size(request, note, self._base),
             data=data,
             expert=expert,
-            weights_sha256=file_sha256(request.weights),
+            weights_sha256=file_sha256(checkpoint.path),
             creates_registry=self._registry is None,
             warnings=(*expert.warnings, *_routing_warnings(request.task, data)),
         )
@@ -215,9 +226,40 @@ class Importer:
         data = plan.data
         if data is None:
             return text_prototypes(self._base, plan.classes, plan.templates)
-        pictures = PictureSet(data.train)
-        pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
-        return build_task_prototypes(self._base, data, plan.templates, on_progress)
+        # Nothing is trained on them: no picture is kept in memory.
+        rules = ReadingRules(class_names=plan.classes, keep=False)
+        return build_task_prototypes(
+            self._base,
+            PictureSet(data.train, rules=rules),
+            plan.classes,
+            plan.templates,
+            on_progress=on_progress,
+        )
+
+
+def _refuse_other_method(path: Path, method: str) -> None:
+    """Tell apart what cannot be unified, before anything is read."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file", "Check the path")
+    if method == LORA and not is_adapter(path):
+        raise UsageError(
+            f"{path}: is a checkpoint of whole weights, but the registry holds LoRA experts",
+            f"Import a PEFT adapter's folder (adapter_config.json, {WEIGHTS}), or name a registry "
+            "of --method full: --registry PATH",
+        )
+    if method != LORA and is_adapter(path):
+        raise UsageError(
+            f"{path}: is a PEFT adapter, but the registry holds fully fine-tuned experts",
+            "Make a registry for it first: condu init --method lora --rank N --registry PATH",
+        )
+
+
+def _read(path: Path) -> Checkpoint | Adapter:
+    return read_adapter(path) if is_adapter(path) else read_checkpoint(path)
+
+
+def _delta(base: DualEncoder, found: Checkpoint | Adapter) -> ForeignExpert:
+    return adapter_delta(base, found) if isinstance(found, Adapter) else expert_delta(base, found)
 
 
 def text_prototypes(
@@ -256,7 +298,7 @@ def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictu
     """The pictures, labelled by the file's own classes where nobody gave class names."""
     if request.data is None:
         return None
-    data = read_folder(request.data, request.class_names)
+    data = read_source(request.data, request.class_names)
     if request.class_names is not None or note is None or not note.classes:
         return data
     return _labelled_as_noted(request, note, data)

@@ -33,11 +33,13 @@ class FileSize:
 
 @dataclass(frozen=True)
 class StorageReport:
-    """All figures in bytes. `base_bytes` is the base model's trainable parameters in float32.
+    """All figures in bytes.
 
+    `base_bytes` is what full fine-tuning of the registry's towers would change of the base model,
+    in float32, also where the registry trains LoRA factors; `parameters` counts what it trains.
     The base model is not copied into the registry, so `total_bytes` does not include it.
-    `trained_bytes`: experts that wait to be committed. `individual_ft_bytes`: one full float32
-    checkpoint per task, the folder this replaces.
+    `trained_bytes`: experts that wait to be committed; `run_bytes`: unfinished trainings.
+    `individual_ft_bytes`: one full float32 checkpoint per task, the folder this replaces.
     """
 
     total_bytes: int
@@ -48,6 +50,7 @@ class StorageReport:
     history_bytes: int
     metadata_bytes: int
     trained_bytes: int
+    run_bytes: int
     individual_ft_bytes: int
     parameters: int
     tasks: tuple[TaskSizes, ...]
@@ -57,7 +60,7 @@ class StorageReport:
 def report(registry: Registry) -> StorageReport:
     """Measure a registry; the six categories add up to `total_bytes`."""
     sizes = measure(registry)
-    base_bytes = registry.config.parameter_count * FLOAT_BYTES
+    base_bytes = registry.config.model_parameter_count * FLOAT_BYTES
     return StorageReport(
         total_bytes=sizes.total_bytes,
         base_bytes=base_bytes,
@@ -67,6 +70,7 @@ def report(registry: Registry) -> StorageReport:
         history_bytes=sizes.history_bytes,
         metadata_bytes=sizes.metadata_bytes,
         trained_bytes=sizes.trained_bytes,
+        run_bytes=sizes.run_bytes,
         individual_ft_bytes=base_bytes * len(sizes.tasks),
         parameters=registry.config.parameter_count,
         tasks=sizes.tasks,

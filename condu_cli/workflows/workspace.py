@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.catalog import load_recorded_base
 from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.core.codec import Codec, ConduCodec, ExpertTarget
 from condu_cli.core.layout import InvalidStateError
 from condu_cli.core.prototypes import Prototypes
-from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError
+from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError, UsageError
 from condu_cli.registry.manifest import (
     BaseIdentity,
     ParameterShape,
     RegistryConfig,
     Session,
     TaskEntry,
+)
+from condu_cli.workflows.paradigms import (
+    FULL,
+    LORA,
+    METHODS,
+    LoraRequest,
+    adapted,
+    adapted_as_recorded,
+    lora_record,
 )
 from condu_cli.workflows.pinning import PinnedSession, pin_head
 from condu_cli.workflows.states import codec_for, damaged_session
@@ -128,9 +137,17 @@ def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
     """The base model, of which only the registry's parameters are trained.
 
     Raises:
-        BaseModelError: it has no such parameters, or of other shapes.
+        BaseModelError: it has no such parameters, or of other shapes, or the LoRA factors start
+            from another initialisation than the registry's.
+        IntegrityError: this program does not know the registry's method.
 
     """
+    if config.method not in METHODS:
+        raise IntegrityError(
+            f"the registry's method cannot be used: {config.method!r} is unknown", "Upgrade condu"
+        )
+    if config.method == LORA:
+        base = adapted_as_recorded(base, config.method_options)
     model = base.restricted_to([parameter.name for parameter in config.parameters])
     shapes = {name: tuple(p.shape) for name, p in model.trainable_parameters().items()}
     for parameter in config.parameters:
@@ -145,21 +162,38 @@ def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
 
 def new_config(
     base: DualEncoder,
-    method: str = "full",
+    method: str = FULL,
     codec_options: Mapping[str, str] | None = None,
     train: str = "whole",
+    lora: LoraRequest | None = None,
 ) -> RegistryConfig:
     """Describe a new registry for a base model: its parameters, method and codec.
 
-    `train`: whole, image or text, the tower whose parameters are trained. Options of the codec
-    that are not given get their defaults.
+    `method`: full or lora; `lora`, what `lora_options` gives, belongs to the latter alone, and
+    what it leaves open is the base model's choice. `train`: whole, image or text, the tower whose
+    parameters are trained. Options of the codec that are not given get their defaults.
+
+    Raises:
+        UsageError: a method, tower or layer that there is not, or LoRA options without LoRA.
+
     """
+    if method not in METHODS or (method == FULL and lora is not None):
+        raise UsageError(
+            f"--method {method}: " + ("has no options" if lora else "there is no such method"),
+            f"Choose one of {', '.join(METHODS)}",
+        )
+    options: dict[str, Any] = {}
+    if method == LORA:
+        model = adapted(base, lora or LoraRequest(), train)
+        options = lora_record(base, model, train)
+        base = model
     base = base.restricted_to(base.tower_parameters(train))
     parameters = base.trainable_parameters()
     shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
     return RegistryConfig(
         base=BaseIdentity(**asdict(base.info)),
         method=method,
+        method_options=options,
         codec=ConduCodec.name,
         codec_options={**ConduCodec.defaults, **(codec_options or {})},
         parameters=shapes,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ TABLES = {
         "codec_options",
         "parameters",
         "fingerprint",
+        "method_options",
     ],
     "blobs": ["sha256", "size", "kind"],
     "sessions": ["id", "ordinal", "parent", "kind", "task", "created_at", "shared", "note"],
@@ -134,7 +136,7 @@ def test_the_tables_and_their_columns(registry: Registry) -> None:
         for table in tables
     }
     assert found == TABLES
-    assert query(registry, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert query(registry, "SELECT version_num FROM alembic_version") == [("0003",)]
     assert query(registry, "SELECT format FROM registry") == [(1,)]
 
 
@@ -142,6 +144,15 @@ def test_the_fingerprint_is_of_all_that_is_fixed(registry: Registry) -> None:
     fingerprint = hashlib.sha256(FINGERPRINTED.encode()).hexdigest()
     assert CONFIG.fingerprint() == fingerprint
     assert query(registry, "SELECT fingerprint FROM registry") == [(fingerprint,)]
+
+
+def test_options_of_the_method_enter_the_fingerprint() -> None:
+    options = {"seed": 0, "rank": 4}
+    text = FINGERPRINTED.replace(
+        '"method":"full",', '"method":"lora","method_options":{"rank":4,"seed":0},'
+    )
+    config = replace(CONFIG, method="lora", method_options=options)
+    assert config.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_notes_beside_the_manifests(registry: Registry) -> None:

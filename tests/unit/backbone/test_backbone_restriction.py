@@ -8,7 +8,7 @@ from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import PictureSet
 from condu_cli.errors import BaseModelError, UsageError
-from condu_cli.train.finetune import finetune
+from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.recipe import Recipe
 
 
@@ -86,9 +86,9 @@ def test_gradients_reach_the_trainable_parameters_of_a_copy_only(image):
 def test_fine_tuning_changes_that_tower_and_nothing_else(tiny, train, tmp_path, make_pictures):
     data = read_folder(make_pictures(tmp_path / "colours", ("blue", "red"), 5, 16))
     restricted = tiny.restricted_to(tiny.tower_parameters(train))
-    expert = restricted.expert_copy()
+    expert = restricted.training_copy()
     recipe = Recipe(3, 3e-3, image_size=32, batch_size=4)
-    finetune(expert, PictureSet(data.train), data.class_names, recipe)
+    finetune(expert, TrainingData(PictureSet(data.train), data.class_names), recipe)
     delta = delta_of(restricted, expert)
     assert list(delta) == tiny.tower_parameters(train)
     assert any(values.any() for values in delta.values())

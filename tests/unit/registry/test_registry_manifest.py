@@ -39,6 +39,22 @@ def test_d_is_the_number_of_trainable_numbers(config: RegistryConfig) -> None:
     assert ParameterShape("empty", (0, 7)).size == 0
 
 
+def test_options_of_the_method_are_part_of_the_fingerprint(config: RegistryConfig) -> None:
+    other = dataclasses.replace(config, method_options={"rank": 4})
+    assert other.fingerprint() != config.fingerprint()
+    empty = dataclasses.replace(config, method_options={})
+    assert empty.fingerprint() == config.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("noted", "count"), [({}, 16), ({"model_parameters": 99}, 99), ({"model_parameters": True}, 16)]
+)
+def test_a_whole_checkpoint_has_the_parameters_that_the_method_notes(
+    config: RegistryConfig, noted: dict[str, Any], count: int
+) -> None:
+    assert dataclasses.replace(config, method_options=noted).model_parameter_count == count
+
+
 def test_parameters_have_different_names(config: RegistryConfig) -> None:
     with pytest.raises(ValueError, match="same name"):
         dataclasses.replace(config, parameters=config.parameters * 2)

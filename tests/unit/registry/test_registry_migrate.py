@@ -23,8 +23,8 @@ NEXT = '''"""A later schema."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade():
@@ -45,10 +45,10 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -
     """The program of the future, with one migration more; returns that migration's file."""
     scripts = tmp_path / "100% later"
     shutil.copytree(migrate.migrations_folder(), scripts)
-    script = scripts / "versions" / "0003_next.py"
+    script = scripts / "versions" / "0004_next.py"
     script.write_text(NEXT)
     monkeypatch.setattr(migrate, "migrations_folder", lambda: scripts)
-    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0003")
+    monkeypatch.setattr(migrate, "SCHEMA_REVISION", "0004")
     return script
 
 
@@ -120,7 +120,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
     told: list[str] = []
     again = Registry.open(registry.path, notify=told.append)
     assert again.config == registry.config
-    assert migrate.current_revision(registry.paths.database) == "0003"
+    assert migrate.current_revision(registry.paths.database) == "0004"
     assert execute(registry, "SELECT count(*) FROM moods") == [(0,)]
     assert execute(registry, "SELECT written_by FROM registry") == [(__version__,)]
 
@@ -128,7 +128,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
     assert backup.suffix == ".sqlite"
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
-            ("0002",)
+            ("0003",)
         ]
         assert connection.execute("SELECT written_by FROM registry").fetchall() == [("0.0.1",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -136,7 +136,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
 
     (line,) = told
     assert "\n" not in line
-    assert "0002 to 0003" in line
+    assert "0003 to 0004" in line
     assert str(backup) in line
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -155,7 +155,7 @@ def test_a_failing_migration_leaves_the_database_as_it_was(registry: Registry, l
     later.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')  # noqa: S608
     with pytest.raises(IntegrityError, match="no such table: nowhere"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
     tables = execute(registry, "SELECT name FROM sqlite_master WHERE name = 'moods'")
     assert tables == []
     assert not any(row[1] == "note" for row in execute(registry, "PRAGMA table_info(blobs)"))
@@ -165,7 +165,7 @@ def test_a_migration_that_orphans_rows_is_refused(registry: Registry, later: Pat
     later.write_text(NEXT + "    op.get_bind().exec_driver_sql('UPDATE head SET session = 1')\n")  # noqa: S608
     with pytest.raises(IntegrityError, match="1 rows without their parent"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
     assert execute(registry, "SELECT session FROM head") == [(None,)]
 
 
@@ -180,7 +180,7 @@ def test_a_migration_waits_for_the_lock(
         )
         with pytest.raises(LockedError, match="condu learn"):
             migrate.ensure_current(registry.paths)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
 
 
 @pytest.mark.usefixtures("later")
@@ -193,7 +193,7 @@ def test_without_a_backup_there_is_no_migration(
     monkeypatch.setattr(migrate, "flush_file", full)
     with pytest.raises(ConduError, match="No space left on device"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
     assert list(registry.paths.backups.iterdir()) == []
 
 
@@ -210,7 +210,7 @@ def test_a_file_in_the_place_of_the_backups_prevents_the_migration(registry: Reg
     registry.paths.backups.write_text("mine")
     with pytest.raises(ConduError, match="cannot back the database up"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
 
 
 @pytest.mark.parametrize("error", ["ValueError('x')", "TypeError('x')", "RecursionError('x')"])
@@ -220,7 +220,7 @@ def test_a_migration_that_stumbles_over_a_row_is_an_integrity_error(
     later.write_text(NEXT + f"    raise {error}\n")
     with pytest.raises(IntegrityError, match=r"condu.sqlite cannot be migrated: .*\(x\)"):
         Registry.open(registry.path)
-    assert migrate.current_revision(registry.paths.database) == "0002"
+    assert migrate.current_revision(registry.paths.database) == "0003"
 
 
 def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registry) -> None:
@@ -230,7 +230,7 @@ def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registr
         Registry.open(registry.path)
     assert refused.value.exit_code == 12
     assert "schema 0042, written by condu 9.8.7" in refused.value.message
-    assert f"condu {__version__} knows schemas up to 0002" in refused.value.message
+    assert f"condu {__version__} knows schemas up to 0003" in refused.value.message
     assert refused.value.hint == "upgrade: `pip install --upgrade 'condu>=9.8.7'`"
 
 

@@ -290,8 +290,8 @@ def test_an_altered_row_is_noticed_when_its_session_is_read(
         assert "condu rollback" in altered.value.hint
 
 
-@pytest.mark.parametrize("column", ["parameters", "codec_options"])
-@pytest.mark.parametrize("text", ["not json", "7", "[[1]]"])
+@pytest.mark.parametrize("column", ["parameters", "codec_options", "method_options"])
+@pytest.mark.parametrize("text", ["not json", "7", "[[1]]", "[]"])
 def test_a_damaged_description_of_the_registry_is_noticed(
     registry: Registry, column: str, text: str
 ) -> None:

@@ -1,0 +1,52 @@
+"""LoRA registries of `tiny` with made-up experts: the real factors, no training, no PEFT."""
+
+import numpy as np
+
+from condu_cli.backbone.catalog import load_base
+from condu_cli.core.prototypes import Prototypes
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.committing import TrainedExpert, commit_expert, new_run
+from condu_cli.workflows.paradigms import LoraRequest
+from condu_cli.workflows.workspace import new_config
+
+CLASSES = ("blue", "red")
+
+
+def lora_config(train="whole", **values):
+    options = {"rescaler": "global"}
+    return new_config(load_base("tiny"), "lora", options, train, LoraRequest(**values))
+
+
+def made_delta(config, seed, scale=0.05):
+    random = np.random.default_rng(seed)
+    return {
+        p.name: random.normal(scale=scale, size=p.shape).astype(np.float32)
+        for p in config.parameters
+    }
+
+
+def commit(registry, task, seed):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    head = registry.head()
+    trained = TrainedExpert(
+        task=task,
+        kind="learn",
+        delta=made_delta(registry.config, seed),
+        prototypes=Prototypes(normal(2, 16), normal(2, 16), normal(2, 32), np.array([5, 5])),
+        classes=CLASSES,
+        templates=("a photo of a {}.",),
+        training={"run": new_run(), "recipe": {"image_size": 32}},
+    )
+    parent = None if head is None else head.id
+    return commit_expert(registry, trained, parent=parent, command=f"learn --task {task}")
+
+
+def made_registry(path, *tasks, **values):
+    registry = Registry.create(path, lora_config(**values))
+    for seed, task in enumerate(tasks):
+        commit(registry, task, seed)
+    return registry

@@ -1,0 +1,131 @@
+"""LoRA on the command line: chosen at `init`, named by `show`, exported for PEFT."""
+
+import json
+
+import pytest
+from lora_registries import commit, made_registry
+
+from condu_cli.backbone.catalog import load_base
+from condu_cli.registry.repository import Registry
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """A LoRA registry in the default place with one task, `warm`."""
+    return made_registry(tmp_path / "registry", "warm")
+
+
+def test_init_says_the_method_the_rank_and_how_much_is_trained(condu):
+    ran = condu("init", "--base", "tiny", "--method", "lora", "--rank", 3)
+    assert ran.code == 0, ran.err
+    line = "base model tiny, LoRA of rank 3, alpha 3 in 4 layers, 1,440 trainable parameters"
+    assert line in ran.out
+
+
+def test_init_says_that_all_is_fine_tuned(condu):
+    ran = condu("init", "--base", "tiny", "--dry-run")
+    assert "base model tiny, full fine-tuning, 0.8 M trainable parameters" in ran.out
+
+
+def test_init_keeps_every_option(condu, tmp_path):
+    ran = condu(
+        "init", "--base", "tiny", "--method", "lora", "--alpha", 8, "--freeze-a", "--lora-seed", 5,
+        "--lora-targets", "*.c_fc", "--lora-targets", "transformer.*.c_proj", "--train", "text",
+        "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    options = found["method_options"]
+    assert found["method"] == "lora"
+    assert (options["rank"], options["alpha"]) == (4, 8.0)
+    assert (options["freeze_a"], options["seed"]) == (True, 5)
+    assert options["targets"] == [
+        "transformer.resblocks.0.mlp.c_fc",
+        "transformer.resblocks.0.mlp.c_proj",
+    ]
+    assert Registry.open(tmp_path / "registry").config.method_options == options
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--rank", 4),
+        ("--alpha", 4),
+        ("--freeze-a",),
+        ("--lora-targets", "*"),
+        ("--lora-seed", 0),
+    ],
+)
+def test_an_option_of_lora_without_lora_is_refused(condu, tmp_path, option):
+    ran = condu("init", "--base", "tiny", *option)
+    assert ran.code == 2
+    assert f"{option[0]} belongs to LoRA, and --method is full" in ran.err
+    assert "--method lora" in ran.err
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_pattern_without_a_layer_names_some_that_there_are(condu):
+    ran = condu("init", "--base", "tiny", "--method", "lora", "--lora-targets", "*.gate")
+    assert ran.code == 2
+    assert "'*.gate'" in ran.err
+    assert "visual.transformer.resblocks.0.mlp.c_fc" in ran.err
+
+
+@pytest.mark.usefixtures("lora")
+def test_show_names_the_method_of_a_task(condu):
+    assert "LoRA of rank 4, alpha 4 in 4 layers, 1,920 trainable" in condu("show", "warm").out
+    assert json.loads(condu("show", "warm", "--json").out)["method"] == {
+        "method": "lora",
+        "parameters": 1920,
+        "rank": 4,
+        "alpha": 4.0,
+        "freeze_a": False,
+        "layers": 4,
+    }
+
+
+@pytest.mark.usefixtures("lora")
+def test_the_storage_report_compares_with_whole_checkpoints(condu):
+    full = sum(p.numel() for p in load_base("tiny").model_parameters().values())
+    found = json.loads(condu("storage-report", "--json").out)
+    assert found["individual_ft_bytes"] == found["base_bytes"] == 4 * full
+    assert found["parameters"] == 1920
+
+
+def test_an_adapter_is_exported_and_imported(condu, lora, tmp_path):
+    folder = tmp_path / "adapter"
+    ran = condu("export", "--task", "warm", "--format", "peft", "-o", folder)
+    assert ran.code == 0, ran.err
+    assert f'peft.PeftModel.from_pretrained(model, "{folder}")' in ran.out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert condu("export", "--task", "warm", "--format", "peft", "-o", folder).code == 2
+    ran = condu("import", "--task", "again", "--weights", folder, "--json")
+    assert ran.code == 0, ran.err
+    assert [task["task"] for task in json.loads(condu("ls", "--json").out)] == ["warm", "again"]
+
+
+@pytest.mark.usefixtures("lora")
+def test_the_default_format_is_a_checkpoint_that_a_lora_registry_refuses(condu, tmp_path):
+    file = tmp_path / "warm.safetensors"
+    assert condu("export", "--task", "warm", "-o", file).code == 0
+    ran = condu("import", "--task", "again", "--weights", file)
+    assert ran.code == 2
+    assert "the registry holds LoRA experts" in ran.err
+
+
+def test_a_full_registry_exports_no_adapter(condu, tmp_path):
+    condu("init", "--base", "tiny")
+    commit(Registry.open(tmp_path / "registry"), "warm", 0)
+    ran = condu("export", "--task", "warm", "--format", "peft", "-o", tmp_path / "adapter")
+    assert ran.code == 2
+    assert "fully fine-tuned" in ran.err
+
+
+@pytest.mark.parametrize("options", [(), ("--base",)])
+def test_a_format_belongs_to_one_expert(condu, lora, tmp_path, options):
+    ran = condu("export", *options, "--format", "peft", "-o", tmp_path / "adapter")
+    assert ran.code == 2
+    assert "--format belongs to --task" in ran.err
