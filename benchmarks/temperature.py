@@ -18,8 +18,9 @@ from condu_cli.backbone.mini import Mini
 from condu_cli.data.folders import LabelledPictures, read_folder
 from condu_cli.data.loading import LazyPictures, PictureSet
 from condu_cli.data.tasks import DEFAULT_TEMPLATES
-from condu_cli.train.finetune import finetune
-from condu_cli.workflows.learning import LearnRequest, settle_recipe
+from condu_cli.train.finetune import TrainingData, finetune
+from condu_cli.train.presets import preset_for
+from condu_cli.workflows.planning import LearnRequest, settle_recipe
 from condu_cli.workflows.prediction import Candidate, logits_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:
     candidates = [Candidate(name, None, DEFAULT_TEMPLATES) for name in data.class_names]
-    pictures = LazyPictures([sample.path for sample in data.test])
+    pictures = LazyPictures([sample.picture for sample in data.test])
     predicted = logits_of(model, candidates, pictures, range(len(pictures)), size).argmax(axis=1)
     labels = [sample.label for sample in data.test]
     return sum(int(p) == y for p, y in zip(predicted, labels, strict=True)) / len(labels)
@@ -42,8 +43,11 @@ def main() -> None:
     options = parser.parse_args()
     data = read_folder(options.data)
     base = Mini()
-    request = LearnRequest(task="benchmark", iterations=options.iterations)
-    recipe = settle_recipe(request, base, DEFAULT_TEMPLATES)
+    request = LearnRequest("benchmark", overrides={"iterations": options.iterations})
+    preset = preset_for(base.recipe_family, "full", "benchmark")
+    recipe = settle_recipe(
+        request, base, "full", preset, DEFAULT_TEMPLATES, pictures=len(data.train)
+    )
     print(
         f"{date.today()}, {platform.machine()}, {options.data.name}, {recipe.iterations} iterations"
     )
@@ -57,7 +61,7 @@ def main() -> None:
         expert.temperature = temperature
         started = time.perf_counter()
         pictures = PictureSet.for_training(data.train, recipe.image_size)
-        finetune(expert, pictures, data.class_names, recipe)
+        finetune(expert, TrainingData(pictures, data.class_names), recipe)
         seconds = time.perf_counter() - started
         learned = accuracy(expert, data, recipe.image_size)
         first = first or (zero_shot, learned)

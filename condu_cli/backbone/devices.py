@@ -27,3 +27,21 @@ def resolve_device(name: str) -> str:
     if count and (not index or (index.isdigit() and int(index) < count)):
         return name
     raise UsageError(f"there is no device '{name}' here", "Use --device auto or --device cpu")
+
+
+def check_devices(name: str, count: int) -> str:
+    """The kind of device that `count` processes would use one each of: cpu, cuda or mps.
+
+    Raises:
+        UsageError: there are not so many of it.
+
+    """
+    kind = resolve_device(name).partition(":")[0]
+    if kind == "cuda" and count > torch.cuda.device_count():
+        raise UsageError(
+            f"--devices {count}: there are {torch.cuda.device_count()} GPUs here",
+            "Use fewer, or --device cpu",
+        )
+    if kind == "mps":
+        raise UsageError("there is only one GPU of this kind", "Leave --devices out")
+    return kind

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing, TrainingDefaults
+from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing
 from condu_cli.backbone.embedded_weights import (
     IMAGE_WEIGHTS,
     TEXT_CONFIG,
     TEXT_TOKENIZER,
     TEXT_WEIGHTS,
 )
+from condu_cli.backbone.lora_spec import LoraDefaults
 from condu_cli.errors import BaseModelError
 
 if TYPE_CHECKING:
@@ -34,12 +35,29 @@ BASE_TEMPERATURE, EXPERT_TEMPERATURE = 1.0, 3.0
 """Of the softmax over ImageNet classes. Zero-shot is best at 1, but a saturated softmax passes
 hardly any gradient: experts are trained and read at 3 (docs/base-models.md has the figures)."""
 MAX_TOKENS = 128
+LORA_DEFAULTS = LoraDefaults(
+    rank=16,
+    alpha=16.0,
+    targets=(
+        "text.encoder.layer.?.intermediate.dense",
+        "text.encoder.layer.?.output.dense",
+        "image.blocks.*.conv_pw",
+        "image.blocks.*.conv_pwl",
+        "image.conv_head",
+        "image.classifier",
+    ),
+)
+"""MiniLM's MLP layers, and what is closest to them in an EfficientNet: all 1x1 convolutions, which
+hold nearly all of its weights, and the classifier. Most of them have fewer than 200 channels on
+one side, where rank 64 would not be low any more."""
 
 
 class Mini(DualEncoder):
     """EfficientNet-lite0 and MiniLM in one space of width E = 384; pooled width P = 1280."""
 
     image_tower = "image."
+    recipe_family = "mini"
+    fast_in_bfloat16 = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,9 +71,8 @@ class Mini(DualEncoder):
             std=(128 / 255,) * 3,
             fixed_size=False,
         )
-        self.training_defaults = TrainingDefaults(
-            learning_rate=2e-4, iterations=130, image_size=128
-        )
+        self.training_size = 128
+        self.lora_defaults = LORA_DEFAULTS
         self.logit_scale_value = LOGIT_SCALE
         self.temperature = BASE_TEMPERATURE
         self.train(False)
@@ -102,6 +119,10 @@ class Mini(DualEncoder):
             "attention_mask": torch.tensor([item.attention_mask for item in encoded]),
         }
 
+    def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """What the attention mask lets through (N,)."""
+        return tokens["attention_mask"].sum(dim=1)
+
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Mean of the last hidden states over real tokens, unit length (N, 384)."""
         hidden = self.text(**tokens).last_hidden_state.float()
@@ -128,7 +149,7 @@ class Mini(DualEncoder):
         """Only condu loads it: no other library joins these two towers."""
         return f"condu import --task NAME --weights {shlex.quote(path)}"
 
-    def tunable_parameters(self) -> dict[str, nn.Parameter]:
+    def model_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers, image first; the class embeddings are a buffer and stay fixed."""
         return dict(self.named_parameters())
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing, TrainingDefaults
+from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing
+from condu_cli.backbone.lora_spec import LoraDefaults
 from condu_cli.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 REASON_LENGTH = 240
 """Characters of a foreign error that are shown."""
 TWO_WAYS_OUT = "Pass a local checkpoint (--base {name}:/path/to/weights.safetensors) or --base mini"
+
+
+MLP_LAYERS = ("*.mlp.c_fc", "*.mlp.c_proj", "*.mlp.fc1", "*.mlp.fc2")
+"""The MLP layers of open_clip's transformers, and of the towers that it takes from timm."""
+LORA_RANK = 64
+"""ConDU's released code: rank 64 on the MLP layers of both towers."""
+TINY_LORA_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -41,16 +49,18 @@ class OpenClipModel(DualEncoder):
     """A dual encoder around an open_clip model."""
 
     image_tower = "visual."
+    recipe_family = "clip"
+    fast_in_bfloat16 = True
 
     def __init__(self, base_id: str, spec: OpenClipSpec, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.clip = model
         self._tokenizer = tokenizer
         self.preprocessing = _preprocessing(model.visual)
-        self.training_defaults = TrainingDefaults(
-            learning_rate=1e-5, iterations=1000, image_size=self.preprocessing.image_size
-        )
+        self.training_size = self.preprocessing.image_size
+        self.lora_defaults = _lora_defaults(spec.architecture)
         self.logit_scale_value = float(model.logit_scale.detach().exp())
+        self._is_cuttable = _has_causal_text(model)
         size = self.preprocessing.image_size
         activation = _activation(model)
         self.seal(BaseInfo(base_id, spec.architecture, spec.pretrained, activation, "", size))
@@ -79,7 +89,15 @@ class OpenClipModel(DualEncoder):
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Token ids to unit text features (N, E)."""
-        return functional.normalize(_first(self.clip.encode_text(tokens["ids"])).float(), dim=-1)
+        ids = tokens["ids"]
+        clip = self.clip
+        whole = not self._is_cuttable or ids.shape[1] == clip.context_length
+        features = _first(clip.encode_text(ids)) if whole else _encode_short(clip, ids)
+        return functional.normalize(features.float(), dim=-1)
+
+    def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
+        """Up to each text's end, whose token has the highest id (N,); None for other towers."""
+        return tokens["ids"].argmax(dim=-1) + 1 if self._is_cuttable else None
 
     @property
     def library_model(self) -> nn.Module:
@@ -104,7 +122,7 @@ class OpenClipModel(DualEncoder):
         given = "".join(f", {key}={value!r}" for key, value in options.items())
         return f'open_clip.create_model_and_transforms("{name}", pretrained={file}{given})'
 
-    def tunable_parameters(self) -> dict[str, nn.Parameter]:
+    def model_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers under open_clip's own names, without the logit scale and bias."""
         frozen = {"logit_scale", "logit_bias"}
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
@@ -221,6 +239,11 @@ def _preprocessing(visual: Any) -> Preprocessing:
     )
 
 
+def _lora_defaults(architecture: str) -> LoraDefaults:
+    rank = TINY_LORA_RANK if architecture == TINY_ARCHITECTURE else LORA_RANK
+    return LoraDefaults(rank, float(rank), MLP_LAYERS)
+
+
 def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str, Any]]:
     """The name under which open_clip builds that activation, and an option where none does."""
     import open_clip
@@ -253,6 +276,33 @@ def _activation(model: Any) -> str:
 
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
     return "quick_gelu" if quick else "gelu"
+
+
+def _has_causal_text(model: Any) -> bool:
+    """Whether a text's features are those at its end and nothing behind it can change them."""
+    import open_clip
+
+    causal = getattr(model, "attn_mask", None) is not None
+    return (
+        isinstance(model, open_clip.CLIP)
+        and causal
+        and getattr(model, "text_pool_type", "") == "argmax"
+    )
+
+
+def _encode_short(clip: Any, ids: Tensor) -> Tensor:
+    """`clip.encode_text` for token ids (N, L) with L below the context length: (N, E).
+
+    open_clip adds the positional embedding and the mask of the whole context, whatever L is.
+    """
+    length = ids.shape[1]
+    dtype = clip.transformer.get_cast_dtype()
+    x = clip.token_embedding(ids).to(dtype) + clip.positional_embedding[:length].to(dtype)
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))  # (N, L, W)
+    pooled: Tensor = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
+    if isinstance(clip.text_projection, nn.Linear):
+        return clip.text_projection(pooled)  # type: ignore[no-any-return]
+    return pooled if clip.text_projection is None else pooled @ clip.text_projection
 
 
 def _has_separate_projection(visual: Any) -> bool:

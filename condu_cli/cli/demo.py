@@ -83,7 +83,7 @@ class Tour:
             "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
             f"learn --task digits {_as_options(DIGITS)}",
         )
-        learning.learn(self._run, task="digits", **DIGITS)
+        learning.learn(self._run, task=["digits"], **DIGITS)
         self._step(
             "How good is it on digits that it has not seen, and how good was the base model?",
             "evaluate --task digits --zero-shot",
@@ -97,7 +97,7 @@ class Tour:
             "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
             f"learn --task shapes {_as_options(SHAPES)}",
         )
-        learning.learn(self._run, task="shapes", **SHAPES)
+        learning.learn(self._run, task=["shapes"], **SHAPES)
 
     def _predict(self, digit: Path, shape: Path) -> None:
         self._step(

@@ -1,17 +1,36 @@
-"""`condu learn`: a new task, or one that was trained and is not committed yet."""
+"""`condu learn`: new tasks, or what was interrupted."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from condu_cli.cli.options import ClassNamesOption, DataOption, DeviceOption
-from condu_cli.cli.output import Output
+from condu_cli.cli import learning_options as options
+from condu_cli.cli.options import (
+    AlphaOption,
+    ClassNamesOption,
+    DataRootOption,
+    DeviceOption,
+    DownloadOption,
+    FreezeAOption,
+    LoraSeedOption,
+    LoraTargetsOption,
+    RankOption,
+)
+from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.registries import Method, Train
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import duration, percent, plural
+from condu_cli.cli.wording import duration, percent, plural, size
 
 if TYPE_CHECKING:
-    from condu_cli.workflows.learning import LearnPlan, LearnSummary
+    from condu_cli.workflows.estimating import Estimate
+    from condu_cli.workflows.learning import LearnSummary, Machine, RegistryRequest
+    from condu_cli.workflows.planning import LearnPlan, LearnRequest
+
+NAMED = 10
+"""So many unreadable pictures are named on the screen."""
 
 
 def register(app: typer.Typer) -> None:
@@ -21,137 +40,243 @@ def register(app: typer.Typer) -> None:
 
 def learn(
     run: Run,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the new task.", show_default=False),
-    ] = None,
-    data: DataOption = None,
+    task: options.TaskOption = None,
+    data: options.LearnDataOption = None,
+    data_root: DataRootOption = None,
+    download: DownloadOption = False,
     class_names: ClassNamesOption = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help="Prompt template, {} stands for the class; may be repeated. The first trains.",
-            show_default=False,
-        ),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Train on N pictures per class.", show_default=False),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Training steps. Default: the base model's.",
-            show_default=False,
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=0.0,
-            help="Peak learning rate. Default: the base model's.",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Pictures per step.", show_default=False),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PIXELS",
-            min=16,
-            help="Training resolution, for base models that accept more than one.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
+    template: options.TemplateOption = None,
+    shots: options.ShotsOption = None,
+    limit: options.LimitOption = None,
+    max_unreadable: options.MaxUnreadableOption = None,
+    prototype_images: options.PrototypeImagesOption = None,
+    workers: options.WorkersOption = None,
+    iterations: options.IterationsOption = None,
+    epochs: options.EpochsOption = None,
+    lr: options.LearningRateOption = None,
+    batch_size: options.BatchSizeOption = None,
+    accumulation: options.AccumulationOption = None,
+    warmup: options.WarmupOption = None,
+    weight_decay: options.WeightDecayOption = None,
+    clip_norm: options.ClipNormOption = None,
+    label_smoothing: options.LabelSmoothingOption = None,
+    precision: options.PrecisionOption = None,
+    image_size: options.ImageSizeOption = None,
+    validate_every: options.ValidateEveryOption = None,
+    validation_share: options.ValidationShareOption = None,
+    keep: options.KeepOption = None,
+    patience: options.PatienceOption = None,
+    seed: options.SeedOption = 0,
     device: DeviceOption = "auto",
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="Base model of a registry that does not exist yet. Default: mini.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Commit trained experts that were kept because a commit failed."
-        ),
-    ] = False,
-    retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train anew although a trained expert is kept.")
-    ] = False,
-) -> "LearnSummary | None":
-    """Fine-tune an expert for a task, unify it with all others, commit a new session."""
-    from condu_cli.backbone.devices import resolve_device
-    from condu_cli.errors import UsageError
-    from condu_cli.workflows.learning import Learner, LearnRequest
+    devices: options.DevicesOption = 1,
+    save_every: options.SaveEveryOption = None,
+    resume: options.ResumeOption = False,
+    retrain: options.RetrainOption = False,
+    base: options.NewBaseOption = None,
+    method: options.NewMethodOption = None,
+    train: options.NewTrainOption = None,
+    rank: RankOption = None,
+    alpha: AlphaOption = None,
+    lora_targets: LoraTargetsOption = None,
+    freeze_a: FreezeAOption = False,
+    lora_seed: LoraSeedOption = None,
+) -> "list[LearnSummary]":
+    """Fine-tune an expert for a task, unify it with all others, commit a new session.
 
-    if resume:
-        given = (data, class_names, template, shots, iterations, lr, batch_size, image_size, base)
-        if retrain or any(value is not None for value in given):
-            raise UsageError(
-                "--resume commits what was trained already; only --task goes with it",
-                "Leave the other options out",
+    Without any option of the recipe, the preset of the base model and the task is followed;
+    `condu tasks NAME` shows it.
+    """
+    if devices > 1 and not _is_launched():
+        raise typer.Exit(_launch(devices, device))
+    overrides = {
+        "iterations": iterations,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "batch_size": batch_size,
+        "accumulation": accumulation,
+        "warmup_iterations": warmup,
+        "weight_decay": weight_decay,
+        "clip_norm": clip_norm,
+        "label_smoothing": label_smoothing,
+        "precision": precision and precision.value,
+        "image_size": image_size,
+        "validate_every": validate_every,
+        "validation_share": validation_share,
+        "keep": keep and keep.value,
+        "patience": patience,
+    }
+    pictures = {
+        "data": data,
+        "data_root": data_root,
+        "class_names": class_names,
+        "templates": tuple(template or ()),
+        "shots": shots,
+        "limit": limit,
+        "max_unreadable": max_unreadable,
+        "prototype_images": prototype_images,
+        "workers": workers,
+    }
+    wanted = _wanted(base, method, train, (rank, alpha, lora_targets, freeze_a, lora_seed))
+    given = _Given(pictures, overrides, wanted, seed=seed, download=download, retrain=retrain)
+    with _machine(device, save_every or 0) as machine:
+        # Process 0 of a team speaks for all.
+        run = run if machine.team.rank == 0 else replace(run, out=Output(Mode.SILENT))
+        if resume:
+            given.refuse_beside_resume()
+            return _resume(run, task or [], machine)
+        return _learn(run, given.requests(task or []), wanted, machine, retrain=retrain)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says, by what it is about; None and () are not given."""
+
+    pictures: dict[str, Any]
+    overrides: dict[str, Any]
+    wanted: "RegistryRequest"
+    seed: int
+    download: bool
+    retrain: bool
+
+    def requests(self, tasks: Sequence[str]) -> "list[LearnRequest]":
+        """One request per task."""
+        from condu_cli.errors import UsageError
+        from condu_cli.workflows.planning import LearnRequest
+
+        if not tasks:
+            raise UsageError("the new task needs a name", "condu learn --task NAME --data DIR")
+        if len(set(tasks)) != len(tasks):
+            raise UsageError("a task is named twice", "Name every task once")
+        single = [n for n in ("data", "class_names", "templates") if self.pictures[n]]
+        if len(tasks) > 1 and single:
+            option = (
+                "--template" if single[0] == "templates" else "--" + single[0].replace("_", "-")
             )
-        _resume(run, task)
-        return None
-    if task is None:
-        raise UsageError("the new task needs a name", "condu learn --task NAME --data DIR")
-    request = LearnRequest(
-        task=task,
-        data=data,
-        class_names=class_names,
-        templates=tuple(template or ()),
-        shots=shots,
-        iterations=iterations,
-        learning_rate=lr,
-        batch_size=batch_size,
-        image_size=image_size,
-        seed=seed,
-        device=resolve_device(device),
-        base=base,
-        retrain=retrain,
-    )
-    learner = Learner(run.registry_path, request)
-    plan = learner.plan()
+            raise UsageError(
+                f"{option} belongs to one task, and {len(tasks)} are named",
+                "Put each task's pictures in a folder of its name below --data-root",
+            )
+        overrides = {name: value for name, value in self.overrides.items() if value is not None}
+        return [
+            LearnRequest(
+                task=task,
+                **self.pictures,
+                download=self.download,
+                overrides=overrides,
+                seed=self.seed,
+            )
+            for task in tasks
+        ]
+
+    def refuse_beside_resume(self) -> None:
+        """Everything about a training was settled when it began."""
+        from condu_cli.errors import UsageError
+
+        given = [*self.pictures.values(), *self.overrides.values(), *asdict(self.wanted).values()]
+        said = any(value not in (None, ()) for value in given)  # 0 says something too
+        if self.retrain or self.seed or self.download or said:
+            raise UsageError(
+                "--resume goes on with what was begun; of the options only --task, --device, "
+                "--devices and --save-every go with it",
+                "Leave the others out",
+            )
+
+
+def _wanted(
+    base: str | None,
+    method: Method | None,
+    train: Train | None,
+    lora: tuple[int | None, float | None, list[str] | None, bool, int | None],
+) -> "RegistryRequest":
+    from condu_cli.workflows.learning import RegistryRequest
+    from condu_cli.workflows.paradigms import LORA, lora_options
+
+    rank, alpha, targets, freeze_a, lora_seed = lora
+    asked = bool(targets or freeze_a) or any(v is not None for v in (rank, alpha, lora_seed))
+    # LoRA's options say the method as well.
+    name = method.value if method is not None else (LORA if asked else None)
+    request = None
+    if asked and name is not None:
+        request = lora_options(
+            name,
+            rank=rank,
+            alpha=alpha,
+            targets=targets or (),
+            freeze_a=freeze_a,
+            seed=lora_seed,
+        )
+    return RegistryRequest(base, name, train and train.value, request)
+
+
+def _is_launched() -> bool:
+    from condu_cli.train.launching import launched_processes
+
+    return launched_processes() > 1
+
+
+def _launch(devices: int, device: str) -> int:
+    """Start this command again in several processes; answer with their exit code."""
+    import sys
+
+    from condu_cli.backbone.devices import check_devices
+    from condu_cli.train.launching import launch, without_option
+
+    kind = check_devices(device, devices)
+    return launch(without_option(sys.argv[1:], "--devices"), devices, cpu=kind == "cpu")
+
+
+@contextmanager
+def _machine(device: str, save_every: int) -> "Iterator[Machine]":
+    """The device and the team of this run, for as long as it lasts."""
+    from condu_cli.backbone.devices import resolve_device
+    from condu_cli.train.team import make_team
+    from condu_cli.workflows.learning import Machine
+
+    resolved = resolve_device(device)
+    team = make_team(resolved)
+    try:
+        yield Machine(team.device or resolved, team, save_every)
+    finally:
+        team.end()
+
+
+def _learn(
+    run: Run,
+    requests: "Sequence[LearnRequest]",
+    wanted: "RegistryRequest",
+    machine: "Machine",
+    *,
+    retrain: bool,
+) -> "list[LearnSummary]":
+    """Check all the tasks before the first is trained; then train one after another."""
+    from condu_cli.workflows.learning import Learner
+
+    path = run.registry_path
+    learners = [Learner(path, r, wanted, machine, retrain=retrain) for r in requests]
+    plans = [learner.plan() for learner in learners]
     if run.settings.dry_run:
-        run.out.document(_plan_record(plan), lambda out: _print_plan(out, plan))
-        return None
-    _note_plan(run.out, plan)
-    with run.out.progress(json_events=True) as on_progress:
-        summary = learner.run(plan, on_progress)
-    _report(run.out, summary)
-    return summary
+        for learner, plan in zip(learners, plans, strict=True):
+            _show_plan(run.out, learner.estimate(plan), plan)
+        return []
+    summaries = []
+    for learner, plan in zip(learners, plans, strict=True):
+        _note_plan(run.out, plan)
+        with run.out.progress(json_events=True) as on_progress:
+            summary = learner.run(plan, on_progress)
+        if summary is not None:
+            _report(run.out, summary)
+            summaries.append(summary)
+    return summaries
 
 
-def _report(out: Output, summary: "LearnSummary") -> None:
-    for warning in summary.warnings:
-        out.warning(warning)
-    out.document(asdict(summary), lambda o: _print_summary(o, summary))
-
-
-def _resume(run: Run, task: str | None) -> None:
+def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSummary]":
     from condu_cli.registry.manifest import short_id
-    from condu_cli.workflows.learning import Resumed, resume
+    from condu_cli.workflows.resuming import Resumed, resume
 
     registry = run.open_registry()
     if run.settings.dry_run:
-        waiting = [w for w in registry.waiting.all() if task in (None, w.task)]
-        records = [{"task": w.task, "bytes": w.size, "at": w.record.get("at")} for w in waiting]
-        run.out.document(
-            {"dry_run": True, "waiting": records},
-            lambda out: out.text("Would commit: " + (", ".join(w.task for w in waiting) or "none")),
-        )
-        return
+        _show_kept(run.out, registry, tasks)
+        return []
 
     def report(done: Resumed) -> None:
         if done.summary is not None:
@@ -162,8 +287,26 @@ def _resume(run: Run, task: str | None) -> None:
         text = f"{done.task} was committed already, in session {short_id(session)}"
         run.out.document(record, lambda out: out.text(text))
 
-    with run.out.progress(json_events=True) as on_progress:
-        resume(registry, task, on_progress, report)
+    found: list[Resumed] = []
+    every: list[str | None] = [*tasks] or [None]
+    for task in every:
+        with run.out.progress(json_events=True) as on_progress:
+            found += resume(registry, task, on_progress, report, machine)
+    return [done.summary for done in found if done.summary is not None]
+
+
+def _show_kept(out: Output, registry: Any, tasks: Sequence[str]) -> None:
+    def records(files: Any) -> list[dict[str, Any]]:
+        listed = [f for f in files.all() if not tasks or f.task in tasks]
+        return [{"task": f.task, "bytes": f.size, "at": f.record.get("at")} for f in listed]
+
+    waiting, runs = records(registry.waiting), records(registry.runs)
+
+    def human(o: Output) -> None:
+        o.text("Would commit: " + (", ".join(r["task"] for r in waiting) or "none"))
+        o.text("Would go on training: " + (", ".join(r["task"] for r in runs) or "none"))
+
+    out.document({"dry_run": True, "waiting": waiting, "unfinished": runs}, human)
 
 
 def _note_plan(out: Output, plan: "LearnPlan") -> None:
@@ -172,14 +315,35 @@ def _note_plan(out: Output, plan: "LearnPlan") -> None:
         f"Learning {plan.request.task} from {plural(len(data.train), 'picture')} of "
         f"{plural(len(data.class_names), 'class').replace('classs', 'classes')}: "
         f"base {plan.base_id}, {recipe.iterations} iterations of {recipe.batch_size} at "
-        f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed}"
+        f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed} "
+        f"(preset: {plan.preset.name})"
     )
+    if data.ignored:
+        names = ", ".join(data.ignored_names[:3])
+        out.note(f"{plural(data.ignored, 'file')} that are no pictures of a class: {names} …")
+    if data.empty_classes:
+        out.warning(f"no pictures of: {', '.join(data.empty_classes)}; they are left out")
 
 
-def _print_plan(out: Output, plan: "LearnPlan") -> None:
-    for name, value in _plan_record(plan).items():
-        out.text(f"{name:18} {value}")
-    out.note("Nothing was trained or written (--dry-run).")
+def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:
+    record = {**_plan_record(plan), "estimate": asdict(found)}
+    out.document(record, lambda o: _print_plan(o, record, found))
+
+
+def _print_plan(out: Output, record: dict[str, Any], found: "Estimate") -> None:
+    for name, value in record.items():
+        if name not in ("estimate", "recipe"):
+            out.text(f"{name:18} {value}")
+    for name, value in record["recipe"].items():
+        out.text(f"  {name:18} {value}")
+    out.text(
+        f"about {duration(found.reading_seconds)} to read the pictures and "
+        f"{duration(found.train_seconds)} to train ({duration(found.seconds_per_iteration)} an "
+        "iteration, measured)"
+    )
+    if found.memory_bytes is not None:
+        out.text(f"about {size(found.memory_bytes)} of memory")
+    out.note("Nothing was written (--dry-run).")
 
 
 def _plan_record(plan: "LearnPlan") -> dict[str, Any]:
@@ -190,12 +354,28 @@ def _plan_record(plan: "LearnPlan") -> dict[str, Any]:
         "data": str(plan.data_root),
         "split": plan.data.split,
         "train_images": len(plan.data.train),
+        "validation_images": len(plan.validation),
         "test_images": len(plan.data.test),
         "classes": len(plan.data.class_names),
         "templates": list(plan.templates),
+        "preset": plan.preset.name,
+        "overridden": list(plan.overridden),
         "recipe": plan.recipe.as_record(),
         "creates_registry": plan.creates_registry,
     }
+
+
+def _report(out: Output, summary: "LearnSummary") -> None:
+    for warning in summary.warnings:
+        out.warning(warning)
+    if summary.unreadable:
+        named = "; ".join(summary.unreadable[:NAMED])
+        more = f"; and {len(summary.unreadable) - NAMED} more (--json names all)"
+        out.warning(
+            f"{plural(len(summary.unreadable), 'picture')} could not be read and left out: {named}"
+            + (more if len(summary.unreadable) > NAMED else "")
+        )
+    out.document(asdict(summary), lambda o: _print_summary(o, summary))
 
 
 def _print_summary(out: Output, summary: "LearnSummary") -> None:
@@ -208,13 +388,15 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
         else ""
     )
     loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
+    measured = summary.validation_accuracy
+    validation = "" if measured is None else f", {percent(measured)} right of those held out"
     out.text(
         f"Learned {summary.task} in session {short_id(summary.session)}: loss "
-        f"{loss} after {summary.iterations} iterations; the registry holds "
+        f"{loss} after {summary.iterations} iterations{validation}; the registry holds "
         f"{plural(summary.tasks, 'task')}"
     )
     out.text(
-        f"training {duration(summary.train_seconds)}, prototypes "
+        f"training {duration(summary.train_seconds)}, reading and prototypes "
         f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "
         f"{duration(summary.commit_seconds)}{share}, keeping the expert "
         f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"

@@ -27,6 +27,19 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        help="Folder below which the data sets lie; see condu tasks. Default: $CONDU_DATA.",
+        show_default=False,
+    ),
+]
+DownloadOption = Annotated[
+    bool,
+    typer.Option("--download", help="Download a public data set that is not there, if possible."),
+]
 ClassNamesOption = Annotated[
     Path | None,
     typer.Option(
@@ -34,6 +47,40 @@ ClassNamesOption = Annotated[
         metavar="FILE",
         help="Class names in words: JSON (folder to name, or a list) or one per line. "
         "Default: classes.json in DIR, else the folders' names.",
+        show_default=False,
+    ),
+]
+RankOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="LoRA's rank. Default: the base model's own.", show_default=False
+    ),
+]
+AlphaOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="LoRA adds X / rank times B A. Default: the rank.", show_default=False
+    ),
+]
+LoraTargetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora-targets",
+        metavar="GLOB",
+        help="Layers that get factors, by name; may be repeated. Default: MLP layers.",
+        show_default=False,
+    ),
+]
+FreezeAOption = Annotated[
+    bool, typer.Option("--freeze-a", help="Train LoRA's B factors alone; A stays as drawn.")
+]
+LoraSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--lora-seed",
+        metavar="N",
+        min=0,
+        help="Seed of LoRA's A factors, the same for all tasks. Default: 0.",
         show_default=False,
     ),
 ]

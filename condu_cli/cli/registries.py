@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from condu_cli.cli.options import (
+    AlphaOption,
+    FreezeAOption,
+    LoraSeedOption,
+    LoraTargetsOption,
+    RankOption,
+)
 from condu_cli.cli.output import Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import size
+from condu_cli.cli.wording import method_line, size
 
 if TYPE_CHECKING:
     from condu_cli.workflows.storage import StorageReport
 
 
 class Method(str, Enum):
-    """How experts are fine-tuned; LoRA will join it."""
+    """How experts are fine-tuned: the weights themselves, or LoRA factors beside them."""
 
     full = "full"
+    lora = "lora"
 
 
 class Train(str, Enum):
@@ -61,7 +69,14 @@ def init(
     base: Annotated[
         str, typer.Option(metavar="ID", help="Base model, see `condu bases`.")
     ] = "mini",
-    method: Annotated[Method, typer.Option(help="Fine-tuning method.")] = Method.full,
+    method: Annotated[
+        Method, typer.Option(help="Fine-tune all weights, or LoRA factors of some layers.")
+    ] = Method.full,
+    rank: RankOption = None,
+    alpha: AlphaOption = None,
+    lora_targets: LoraTargetsOption = None,
+    freeze_a: FreezeAOption = False,
+    lora_seed: LoraSeedOption = None,
     train: Annotated[
         Train, typer.Option(help="Train both towers, or one of them and leave the other as it is.")
     ] = Train.whole,
@@ -82,25 +97,35 @@ def init(
 ) -> None:
     """Create an empty registry for one base model.
 
-    The storage type and the rescalers are the registry's for good; docs/fusion.md has what each
-    costs and gains.
+    The method, the storage type and the rescalers are the registry's for good; docs/method.md and
+    docs/fusion.md have what each costs and gains.
     """
     from condu_cli.backbone.catalog import load_base
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.opening import refuse_existing
+    from condu_cli.workflows.paradigms import lora_options, summary_of
     from condu_cli.workflows.workspace import new_config
 
     path = run.registry_path
     options = _codec_options(dtype, rescaler, compat)
+    lora = lora_options(
+        method.value,
+        rank=rank,
+        alpha=alpha,
+        targets=lora_targets or (),
+        freeze_a=freeze_a,
+        seed=lora_seed,
+    )
     refuse_existing(path)
     model = load_base(base)
-    config = new_config(model, method.value, options, train.value)
+    config = new_config(model, method.value, options, train.value, lora)
     if not run.settings.dry_run:
         Registry.create(path, config)
     data = {
         "registry": str(path),
         "base": asdict(model.info),
         "method": method.value,
+        "method_options": dict(config.method_options),
         "codec": config.codec,
         "codec_options": dict(config.codec_options),
         "parameters": config.parameter_count,
@@ -109,9 +134,8 @@ def init(
 
     def human(out: Output) -> None:
         verb = "Would create" if run.settings.dry_run else "Created"
-        millions = config.parameter_count / 1e6
         out.text(f"{verb} a registry at {path}")
-        out.text(f"base model {base}, {millions:.1f} M trainable parameters")
+        out.text(f"base model {base}, {method_line(summary_of(config))}")
         chosen = config.codec_options
         out.text(f"unified delta in {chosen['dtype']}, rescalers: {chosen['rescaler']}")
         out.hint("condu learn --task NAME --data DIR teaches it a task")
@@ -158,6 +182,7 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
             _row("prototypes", found.prototype_bytes),
             _row("history (older sessions)", found.history_bytes),
             _row("trained, not committed", found.trained_bytes),
+            _row("unfinished trainings", found.run_bytes),
             _row("database and other files", found.metadata_bytes),
             _row(f"total ({len(found.files)} files)", found.total_bytes),
         ],

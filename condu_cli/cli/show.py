@@ -6,7 +6,7 @@ import typer
 
 from condu_cli.cli.output import Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import percent, session_name, when
+from condu_cli.cli.wording import method_line, percent, session_name, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session, TaskEntry
@@ -29,6 +29,7 @@ def show(
     from dataclasses import asdict
 
     from condu_cli.workflows.comparing import task_history
+    from condu_cli.workflows.paradigms import summary_of
 
     registry = run.open_registry()
     head = registry.head()
@@ -40,11 +41,12 @@ def show(
         record = {
             **entry.to_json(),
             "folder": folder,
+            "method": summary_of(registry.config)._asdict(),
             "history": [asdict(moment) for moment in moments],
         }
 
         def human(out: Output) -> None:
-            _print_task(out, entry, folder)
+            _print_task(out, entry, folder, method_line(summary_of(registry.config)))
             _print_moments(out, moments)
 
         run.out.document(record, human)
@@ -86,7 +88,7 @@ def _print_moments(out: Output, moments: "list[TaskMoment]") -> None:
     out.table(columns, rows, title="history, newest first")
 
 
-def _print_task(out: Output, entry: "TaskEntry", folder: str | None) -> None:
+def _print_task(out: Output, entry: "TaskEntry", folder: str | None, method: str) -> None:
     training = dict(entry.expert.training)
     recipe = training.get("recipe", {})
     lines = {
@@ -95,6 +97,8 @@ def _print_task(out: Output, entry: "TaskEntry", folder: str | None) -> None:
         "classes": f"{len(entry.expert.classes)}: {_some(entry.expert.classes)}",
         "templates": _some(entry.expert.templates),
         "pictures": _pictures(training, folder),
+        "method": method,
+        "preset": _preset(training.get("preset")),
         "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
         "final loss": _loss(training.get("final_loss")),
         "rescaler": f"{entry.rescaler:.6f}",
@@ -114,6 +118,14 @@ def _pictures(training: dict[str, Any], folder: str | None) -> str:
     learned = f"{count} from {where} ({training.get('split', '?')})" if count else "none"
     imported = training.get("imported_from")
     return f"{learned}; imported from {imported}" if imported else learned
+
+
+def _preset(record: dict[str, Any] | None) -> str:
+    """What the recipe began with, and which of its values were given instead."""
+    if not record:
+        return "-"
+    given = ", ".join(record.get("overridden", ()))
+    return str(record.get("name", "-")) + (f"; given: {given}" if given else "")
 
 
 def _loss(value: float | None) -> str:

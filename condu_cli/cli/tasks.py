@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +10,9 @@ import typer
 from condu_cli.cli.options import (
     ClassNamesOption,
     DataOption,
+    DataRootOption,
     DeviceOption,
+    DownloadOption,
     ExpertsOption,
     RouterName,
     RouterOption,
@@ -19,6 +22,8 @@ from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent, size
 
 if TYPE_CHECKING:
+    from condu_cli.data.catalogue import KnownTask
+    from condu_cli.registry.repository import Registry
     from condu_cli.workflows.evaluation import Evaluation
     from condu_cli.workflows.removing import Removal
 
@@ -46,37 +51,161 @@ def register(app: typer.Typer) -> None:
     command(app, changes=True)(rename)
 
 
-def tasks(run: Run) -> None:
-    """List the tasks that condu knows by name, and where their pictures would come from."""
-    from condu_cli.data.tasks import DATA_VARIABLE, data_root, known_tasks
+def tasks(
+    run: Run,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="TASK", help="Show everything about one task.", show_default=False),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """List the tasks that condu knows by name, and whether their pictures are there."""
+    from condu_cli.data.catalogue import DATA_VARIABLE, known_tasks
+    from condu_cli.data.catalogue import data_root as default_root
+    from condu_cli.errors import NotFoundError
 
-    root = data_root()
-    records: list[dict[str, Any]] = []
-    for task in known_tasks().values():
-        folder = None if root is None or not (root / task.name).is_dir() else root / task.name
-        source = "embedded" if task.embedded else (str(folder) if folder else None)
-        records.append(
-            {
-                "task": task.name,
-                "title": task.title,
-                "classes": task.classes,
-                "templates": len(task.templates),
-                "template": task.templates[0],
-                "data": source,
-            }
-        )
+    known = known_tasks()
+    root = data_root if data_root is not None else default_root()
+    if name is not None:
+        if name not in known:
+            raise NotFoundError(
+                f"condu knows no task '{name}' by name",
+                f"It knows {', '.join(known)}; any other takes --data DIR",
+            )
+        record = {**_task_record(known[name], root), **_task_details(known[name])}
+        run.out.document(record, lambda out: _print_task(out, record))
+        return
+    records = [_task_record(task, root) for task in known.values()]
 
     def human(out: Output) -> None:
-        rows = [
-            [r["task"], r["title"], str(r["classes"]), r["template"], r["data"] or "--data DIR"]
-            for r in records
-        ]
-        out.table(["task", "title", ">classes", "first template", "pictures"], rows)
-        where = f"below {root}" if root else f"in one folder per task; name it in {DATA_VARIABLE}"
+        columns = ["task", "title", ">classes", ">pictures", ">size", "licence", "folder", "state"]
+        out.table(columns, [_task_row(record) for record in records])
+        where = f"below {root}" if root else f"below --data-root DIR or {DATA_VARIABLE}"
         out.note(f"Public data sets are looked for {where}.")
-        out.hint("any other name works too: condu learn --task NAME --data DIR")
+        out.hint("condu tasks TASK says what to put where; any other name takes --data DIR")
 
     run.out.document(records, human)
+
+
+def _task_record(task: "KnownTask", root: Path | None) -> dict[str, Any]:
+    """What `tasks` says of each: `path` is where it is looked for, `data` where it was found."""
+    from condu_cli.data.catalogue import plain_folder, where
+
+    record: dict[str, Any] = {
+        "task": task.name,
+        "title": task.title,
+        "classes": task.classes,
+        "templates": len(task.templates),
+        "template": task.templates[0],
+        "data": None,
+        "images": task.images,
+        "bytes": None,
+        "licence": task.licence,
+        "url": None,
+        "folder": None,
+        "path": None,
+        "state": "not there",
+        "downloadable": False,
+        "needs": [],
+    }
+    public = task.public
+    if public is not None:
+        root_text = "DIR" if root is None else str(root)
+        record |= {
+            "bytes": public.bytes,
+            "url": public.url,
+            "folder": public.folder,
+            "downloadable": public.downloadable,
+            "needs": [text.replace("{root}", root_text) for text in public.needs],
+        }
+        if root is not None:
+            place = where(task.name, root)
+            record |= {"path": str(place.path), "state": place.state.value}
+    plain = None if root is None else plain_folder(task.name, root)
+    if record["state"] == "there":
+        record["data"] = record["path"]
+    elif plain is not None:
+        record |= {"data": str(plain), "path": str(plain), "folder": plain.name, "state": "there"}
+    elif task.embedded:
+        record |= {"data": "embedded", "state": "embedded"}
+    return record
+
+
+def _task_row(record: dict[str, Any]) -> list[str]:
+    return [
+        record["task"],
+        record["title"],
+        str(record["classes"]),
+        f"{record['images']:,}",
+        size(record["bytes"]) if record["bytes"] else "-",
+        record["licence"],
+        record["folder"] or "-",
+        record["state"],
+    ]
+
+
+def _task_details(task: "KnownTask") -> dict[str, Any]:
+    """What `tasks TASK` says beyond the list."""
+    from condu_cli.train.presets import presets_of
+
+    public = task.public
+    names = None if public is None else public.class_names
+    recipe = None if public is None else public.paper_recipe
+    return {
+        "all_templates": list(task.templates),
+        "class_names": None if names is None else list(names),
+        "split": None if public is None else public.split,
+        "train_images": None if public is None else public.train_images,
+        "test_images": None if public is None else public.test_images,
+        "torchvision": None if public is None else public.torchvision,
+        "paper_recipe": None if recipe is None else asdict(recipe),
+        "presets": [asdict(preset) for preset in presets_of(task.name, task.classes)],
+    }
+
+
+def _print_task(out: Output, record: dict[str, Any]) -> None:
+    lines = [
+        ("task", record["task"]),
+        ("title", record["title"]),
+        ("classes", str(record["classes"])),
+        ("pictures", f"{record['images']:,}"),
+        ("licence", record["licence"]),
+    ]
+    if record["url"]:
+        lines += _public_lines(record)
+    lines += [("where", record["path"] or record["folder"] or "-"), ("state", record["state"])]
+    lines += [("put", text) for text in record["needs"]]
+    lines += [("template", text) for text in record["all_templates"]]
+    lines += [("recipe", _preset_line(preset)) for preset in record["presets"]]
+    if record["class_names"]:
+        lines.append(("class names", ", ".join(record["class_names"])))
+    for label, text in lines:
+        out.text(f"{label:<14}{text}")
+    if record["downloadable"] and record["state"] == "not there":
+        out.hint(f"condu learn --task {record['task']} --data-root DIR --download fetches it")
+
+
+def _preset_line(preset: dict[str, Any]) -> str:
+    values = ", ".join(f"{name} {value:g}" for name, value in preset["values"].items())
+    return f"{preset['name']}: {values}".replace("_", " ")
+
+
+def _public_lines(record: dict[str, Any]) -> list[tuple[str, str]]:
+    used = f"{record['train_images']:,} to train, {record['test_images']:,} to test"
+    download = "by condu" if record["downloadable"] else "by hand"
+    lines = [
+        ("home", record["url"]),
+        ("download", f"about {size(record['bytes'])}, {download}"),
+        ("split", f"{record['split']}: {used}"),
+    ]
+    recipe = record["paper_recipe"]
+    if recipe:
+        rates = (
+            f"{recipe['lr_full']:g} full, {recipe['lr_lora']:g} LoRA, "
+            f"{recipe['lr_lora_5shot']:g} LoRA with 5 shots"
+        )
+        lines.append(("paper's rates", rates))
+    return lines
 
 
 def ls(run: Run) -> None:
@@ -100,6 +229,7 @@ def ls(run: Run) -> None:
     ]
 
     def human(out: Output) -> None:
+        _note_kept(out, registry)
         if not records:
             out.text("no tasks yet")
             out.hint("condu learn --task NAME --data DIR teaches one")
@@ -120,6 +250,14 @@ def ls(run: Run) -> None:
         out.table(names, rows)
 
     run.out.document(records, human)
+
+
+def _note_kept(out: Output, registry: "Registry") -> None:
+    """Mention what is trained, or half trained, and no task yet."""
+    for files, state in ((registry.waiting, "trained, not committed"), (registry.runs, "begun")):
+        names = sorted({file.task for file in files.all()})
+        if names:
+            out.note(f"{state}: {', '.join(names)} (condu learn --resume goes on)")
 
 
 def forget(
@@ -194,6 +332,8 @@ def evaluate(
         ),
     ] = None,
     data: DataOption = None,
+    data_root: DataRootOption = None,
+    download: DownloadOption = False,
     class_names: ClassNamesOption = None,
     split: Annotated[Split, typer.Option(help="Which pictures.")] = Split.test,
     label_space: Annotated[
@@ -226,6 +366,8 @@ def evaluate(
         request = EvaluateRequest(
             task=name,
             data=data,
+            data_root=data_root,
+            download=download,
             class_names=class_names,
             split=split.value,
             label_space=label_space.value,

@@ -24,6 +24,7 @@ This folder is a condu registry: one base model's experts for many image tasks.
   blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
   backups/       the database as it was before each migration
   trained/       experts that are trained and not committed yet: `condu learn --resume`
+  runs/          trainings that were interrupted: `condu learn --resume` goes on with them
   tmp/           files being written
   lock           held by the process that writes
 

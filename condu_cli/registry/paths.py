@@ -39,13 +39,19 @@ class RegistryPaths:
         return self.root / "trained"
 
     @property
+    def runs(self) -> Path:
+        """Trainings that are not finished yet; made when there is one."""
+        return self.root / "runs"
+
+    @property
     def own(self) -> tuple[Path, ...]:
         """Everything that a registry may hold at its top."""
         holder = self.lock.with_name(self.lock.name + ".holder")
         ends = ("-wal", "-shm", "-journal")
         log = [self.database.with_name(self.database.name + end) for end in ends]
         return (
-            *(self.database, *log, self.blobs, self.backups, self.tmp, self.trained),
+            *(self.database, *log, self.blobs, self.backups, self.tmp),
+            *(self.trained, self.runs),
             *(self.lock, holder, self.readme),
         )
 

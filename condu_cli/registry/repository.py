@@ -39,8 +39,8 @@ from condu_cli.registry.models import SessionRow
 from condu_cli.registry.paths import RegistryPaths
 from condu_cli.registry.reachability import History
 from condu_cli.registry.revisions import match_start, parse_revision, validate_new_tag
+from condu_cli.registry.task_files import TaskFiles
 from condu_cli.registry.undo import rollback_to_undo, undoable_sessions
-from condu_cli.registry.waiting import WaitingExperts
 
 
 class Registry:
@@ -49,7 +49,8 @@ class Registry:
     def __init__(self, paths: RegistryPaths) -> None:
         self.paths = paths
         self.blobs = BlobStore(paths)
-        self.waiting = WaitingExperts(paths)
+        self.waiting = TaskFiles(paths, paths.trained, "trained expert")
+        self.runs = TaskFiles(paths, paths.runs, "unfinished training")
         self.on_wait: Callable[[str], None] | None = None
         self._lock = RegistryLock(paths.lock)
         self._engine = make_engine(paths.database)

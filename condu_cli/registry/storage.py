@@ -16,6 +16,7 @@ PROTOTYPE = "prototype"
 HISTORY = "history"
 METADATA = "metadata"
 TRAINED = "trained"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class StorageSizes:
 
     unified, mask and prototype are what HEAD needs; history is what only other sessions or
     nobody needs (patches, and blobs half written, included); trained are experts that wait to be
-    committed; metadata is all the rest. `categories` maps
-    each file, relative to the registry, to the category it is counted in, `file_bytes` to its
-    size.
+    committed, runs are trainings that are not finished; metadata is all the rest. `categories`
+    maps each file, relative to the registry, to the category it is counted in, `file_bytes` to
+    its size.
     """
 
     unified_bytes: int
@@ -47,6 +48,7 @@ class StorageSizes:
     history_bytes: int
     metadata_bytes: int
     trained_bytes: int
+    run_bytes: int
     total_bytes: int
     tasks: tuple[TaskSizes, ...]
     categories: Mapping[Path, str]
@@ -75,6 +77,7 @@ def measure(registry: Registry) -> StorageSizes:
         history_bytes=total(HISTORY),
         metadata_bytes=total(METADATA),
         trained_bytes=total(TRAINED),
+        run_bytes=total(RUN),
         total_bytes=sum(sizes.values()),
         tasks=_task_sizes(registry, head, sizes),
         categories=categories,
@@ -94,6 +97,8 @@ def _category(paths: RegistryPaths, path: Path, needed: Mapping[str, str]) -> st
         return HISTORY
     if paths.trained in path.parents:
         return TRAINED
+    if paths.runs in path.parents:
+        return RUN
     # A file is a blob by its place and its name, so that nothing else passes for one.
     if path.parent.parent == paths.blobs and is_sha256(path.name):
         return needed.get(path.name, HISTORY)

@@ -1,8 +1,9 @@
-"""Experts that are trained and wait to be committed: written first, removed when HEAD has them.
+"""What a task has on the disk before HEAD has it: unfinished trainings, and trained experts.
 
-Training takes hours and a commit a second, but the commit is what can fail: a full disk, another
-writer, a lost connection. So an expert is on the disk before the lock is even asked for, as one
-safetensors file `trained/TASK.SHA256.safetensors`, named by its content as blobs are.
+Training takes hours and a commit a second, but both can fail: a power cut, a full disk, another
+writer. So a training writes itself down while it runs, and its expert is on the disk before the
+lock is even asked for: each as one safetensors file `TASK.SHA256.safetensors`, named by its
+content as blobs are, in a folder of its own. The files go when HEAD has what they were for.
 """
 
 import re
@@ -25,8 +26,8 @@ _NAME = re.compile(r"(?P<task>.+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
-class WaitingExpert:
-    """One expert on the disk; `record` is the JSON that was stored with its arrays."""
+class TaskFile:
+    """One of them on the disk; `record` is the JSON that was stored with its arrays."""
 
     task: str
     path: Path
@@ -39,44 +40,46 @@ class WaitingExpert:
         return self.arrays.metadata
 
 
-class WaitingExperts:
-    """The experts in a registry's folder `trained`."""
+class TaskFiles:
+    """One of a registry's folders of such files; `what` names in words what it holds."""
 
-    def __init__(self, paths: RegistryPaths) -> None:
+    def __init__(self, paths: RegistryPaths, folder: Path, what: str) -> None:
         self._paths = paths
+        self._folder = folder
+        self._what = what
 
     def save(
         self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
-    ) -> WaitingExpert:
-        """Write an expert durably; raise ConduError if that is not possible."""
+    ) -> TaskFile:
+        """Write a file durably; raise ConduError if that is not possible."""
         validate_task_name(task)
-        with _described_errors(self._paths.trained):
-            self._paths.trained.mkdir(exist_ok=True)  # never removed: others may be writing to it
+        with _described_errors(self._folder, self._what):
+            self._folder.mkdir(exist_ok=True)  # never removed: others may be writing to it
             flush_folder(self._paths.root)  # or a power cut takes the new folder along
             path = write_durably(
                 self._paths.tmp,
                 arrays,
                 {METADATA_KEY: canonical_json(dict(record))},
-                lambda sha256: self._paths.trained / f"{task}.{sha256}.safetensors",
+                lambda sha256: self._folder / f"{task}.{sha256}.safetensors",
             )
         return self.open(path)
 
     def paths(self, task: str | None = None) -> list[Path]:
-        """Return the files of the experts that wait, or of one task's, the oldest first."""
+        """Return the files of all tasks, or of one, the oldest first."""
         found = []
-        for path in self._paths.trained.glob("*"):
+        for path in self._folder.glob("*"):
             match = _named(path)
             if match and task in (None, match["task"]):
                 with suppress(FileNotFoundError):  # committed since the listing
                     found.append((path.lstat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 
-    def all(self) -> list[WaitingExpert]:
-        """Open all experts that wait, the oldest first; raise IntegrityError for a damaged one."""
+    def all(self) -> list[TaskFile]:
+        """Open all of them, the oldest first; raise IntegrityError for a damaged one."""
         found = (self._open_if_there(path) for path in self.paths())
         return [expert for expert in found if expert is not None]
 
-    def _open_if_there(self, path: Path) -> WaitingExpert | None:
+    def _open_if_there(self, path: Path) -> TaskFile | None:
         try:
             return self.open(path)
         except IntegrityError:
@@ -85,27 +88,26 @@ class WaitingExperts:
             return None
 
     def remove(self, path: Path) -> None:
-        """Remove an expert's file: it is committed, or another takes its place."""
+        """Remove a file: HEAD has what it was for, or another takes its place."""
         path.unlink(missing_ok=True)
 
-    def open(self, path: Path) -> WaitingExpert:
-        """Open one expert's file; raise IntegrityError if it is not one, or not there any more."""
+    def open(self, path: Path) -> TaskFile:
+        """Open one file; raise IntegrityError if it is not one, or not there any more."""
         match = _named(path)
         if match is None:
-            raise IntegrityError(f"{path} is not a trained expert", "remove it")
+            raise IntegrityError(f"{path} is no {self._what}", "remove it")
         try:
             reader = BlobReader(path, match["sha256"])
         except IntegrityError as error:
-            raise damaged_expert(path, error.message) from error
-        return WaitingExpert(match["task"], path, reader.size, reader)
+            raise self.damaged(path, error.message) from error
+        return TaskFile(match["task"], path, reader.size, reader)
 
-
-def damaged_expert(path: Path, reason: str) -> IntegrityError:
-    """Name the file of a trained expert that cannot be used."""
-    return IntegrityError(
-        f"the trained expert {path} cannot be used: {reason}",
-        "restore the file from a backup, or remove it and train again",
-    )
+    def damaged(self, path: Path, reason: str) -> IntegrityError:
+        """Name a file that cannot be used."""
+        return IntegrityError(
+            f"the {self._what} {path} cannot be used: {reason}",
+            "restore the file from a backup, or remove it and train again",
+        )
 
 
 def _named(path: Path) -> re.Match[str] | None:
@@ -114,11 +116,11 @@ def _named(path: Path) -> re.Match[str] | None:
 
 
 @contextmanager
-def _described_errors(folder: Path) -> Iterator[None]:
+def _described_errors(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ConduError(
-            f"cannot keep the trained expert under {folder}: {error.strerror or error}",
+            f"cannot keep the {what} under {folder}: {error.strerror or error}",
             "free some space or correct the permissions, then run the command again",
         ) from error

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
-from condu_cli.backbone.classifiers import fill_template
-from condu_cli.data.transforms import training_transform
-from condu_cli.errors import DataError
+from condu_cli.data.transforms import evaluation_transform, seeded_training_transform
+from condu_cli.errors import DataError, UsageError
+from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
+from condu_cli.train.run_state import History, RunState, capture, restore
+from condu_cli.train.sampling import Sampler
+from condu_cli.train.team import SOLO, Team, sum_gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from torch import Tensor
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 LOSS_WINDOW = 10
 """The final loss is the mean over this many last iterations."""
+VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -34,103 +39,254 @@ class Step:
     iterations: int
     loss: float
     images_per_second: float
+    accuracy: float | None = None
+    """Of the last measurement on the pictures held out, if there was one."""
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Losses of a finished run; time in seconds."""
+    """What a run came to; time in seconds, over all its parts where it was interrupted.
+
+    `iterations` is how many were run, `kept_iteration` after which one the expert is as it is.
+    """
 
     final_loss: float
     train_seconds: float
+    iterations: int
+    kept_iteration: int
+    validation: tuple[dict[str, float], ...] = ()
+    stopped_early: bool = False
+
+
+class TrainingInterruptedError(Exception):
+    """Somebody asked to stop; `state` goes on from after the last finished iteration."""
+
+    def __init__(self, state: RunState) -> None:
+        super().__init__("training was interrupted")
+        self.state = state
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run tells and asks whoever started it.
+
+    `save` gets the run's state after every `save_every_seconds` and every `save_every`
+    iterations; `stop_requested` is asked after every iteration.
+    """
+
+    on_step: Callable[[Step], None] = lambda _: None
+    stop_requested: Callable[[], bool] = lambda: False
+    save: Callable[[RunState], None] | None = None
+    save_every: int = 0
+    save_every_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The pictures to train on, those held out to measure on, and the classes of both."""
+
+    pictures: PictureSet
+    class_names: Sequence[str]
+    validation: PictureSet | None = None
 
 
 def finetune(
     model: DualEncoder,
-    pictures: PictureSet,
-    class_names: Sequence[str],
+    data: TrainingData,
     recipe: Recipe,
-    on_step: Callable[[Step], None] | None = None,
+    hooks: Hooks | None = None,
+    *,
+    start: RunState | None = None,
+    team: Team = SOLO,
 ) -> FinetuneResult:
-    """Train both towers in place with cross entropy over the task's class prompts.
+    """Train the model's trainable parameters in place, by cross entropy over class prompts.
 
-    The class prompts are encoded again at every iteration, because the text tower learns too.
-    Two runs with the same recipe, pictures and machine give the same weights; the caller's
-    random state is left alone.
+    The class prompts are encoded again at every iteration if the text tower learns too. Two runs
+    with the same recipe, pictures and machine give the same weights, also where one of them was
+    interrupted and goes on from `start`.
 
     Raises:
         DataError: the loss is no longer a number (the learning rate is too high).
+        UsageError: more processes than pictures in a batch.
+        TrainingInterruptedError: a hook asked to stop.
+        IntegrityError: `start` belongs to other parameters.
 
     """
-    started = time.perf_counter()
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        losses = list(_iterate(model, pictures, class_names, recipe, on_step, started))
-    tail = losses[-LOSS_WINDOW:]
-    return FinetuneResult(sum(tail) / max(1, len(tail)), time.perf_counter() - started)
+    return _Run(model, data, recipe, hooks or Hooks(), team).run(start)
 
 
-def _iterate(
-    model: DualEncoder,
-    pictures: PictureSet,
-    class_names: Sequence[str],
-    recipe: Recipe,
-    on_step: Callable[[Step], None] | None,
-    started: float,
-) -> Iterator[float]:
-    prep = model.preprocessing
-    transform = training_transform(recipe.image_size, prep.mean, prep.std, prep.interpolation)
-    prompts = [fill_template(recipe.template, name) for name in class_names]
-    tokens = {name: t.to(model.device) for name, t in model.tokenize(prompts).items()}
-    optimizer = torch.optim.AdamW(
-        list(model.trainable_parameters().values()),
-        lr=recipe.learning_rate,
-        betas=(recipe.beta1, recipe.beta2),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    batches = shuffled_batches(len(pictures), recipe.batch_size, recipe.seed)
-    seen = 0
-    for iteration in range(recipe.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(recipe, iteration)
-        pixels, labels = pictures.batch(next(batches), transform)
-        logits = _logits(model, pixels, tokens)
-        loss = functional.cross_entropy(
-            logits, labels.to(logits.device), label_smoothing=recipe.label_smoothing
+class _Run:
+    def __init__(
+        self, model: DualEncoder, data: TrainingData, recipe: Recipe, hooks: Hooks, team: Team
+    ) -> None:
+        self._model, self._data, self._recipe = model, data, recipe
+        self._hooks, self._team = hooks, team
+        self._named = model.trainable_parameters()
+        self._parameters = list(self._named.values())
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=recipe.learning_rate,
+            betas=(recipe.beta1, recipe.beta2),
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        value = loss.item()
-        if not torch.isfinite(loss):
+        self._sampler = Sampler(len(data.pictures), recipe.batch_size, recipe.seed)
+        self._parts = _parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
+        self._best: dict[str, Tensor] = {}
+        self._history = History()
+
+    def run(self, start: RunState | None) -> FinetuneResult:
+        if start is not None:
+            self._history = restore(start, self._named, self._optimizer, self._best)
+        self._objective = Objective(self._model, self._data.class_names, self._recipe, self._team)
+        self._began = time.perf_counter() - self._history.seconds
+        self._saved_at = time.perf_counter()
+        self._seen = 0
+        done = self._history.iteration
+        with closing(self._batches(done)) as batches:
+            for iteration in range(done, self._recipe.iterations):
+                self._iterate(iteration, islice(batches, self._parts))
+                if self._is_over():
+                    break
+                self._keep_or_stop()
+        return self._result()
+
+    def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Pictures and labels of this process, part after part."""
+        prep = self._model.preprocessing
+        transform = seeded_training_transform(
+            self._recipe.image_size, prep.mean, prep.std, prep.interpolation
+        )
+        plan = self._sampler.parts(
+            start, self._recipe.iterations, self._parts, self._team.rank, self._team.size
+        )
+        yield from self._data.pictures.training_batches(plan, transform)
+
+    def _iterate(self, iteration: int, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+        began = time.perf_counter()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(self._recipe, iteration)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._objective.accumulate(parts, self._sampler.batch_size).item()
+        if not loss - loss == 0:  # infinite, or not a number
             raise DataError(
-                f"training diverged at iteration {iteration + 1}: the loss is {value}",
-                f"Lower the learning rate (it was --lr {recipe.learning_rate:g})",
+                f"training diverged at iteration {iteration + 1}: the loss is {loss}",
+                f"Lower the learning rate (it was --lr {self._recipe.learning_rate:g})",
             )
-        seen += len(labels)
-        if on_step is not None:
-            speed = seen / (time.perf_counter() - started)
-            on_step(Step(iteration + 1, recipe.iterations, value, speed))
-        yield value
+        sum_gradients(self._team, self._parameters)
+        if self._recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)
+        self._optimizer.step()
+        self._note(loss, time.perf_counter() - began)
+
+    def _note(self, loss: float, seconds: float) -> None:
+        history = self._history
+        history.iteration += 1
+        history.losses = [*history.losses, loss][-LOSS_WINDOW:]
+        self._seen += self._sampler.batch_size
+        self._measure_if_due()
+        history.seconds = time.perf_counter() - self._began
+        measured = history.validation
+        speed = self._sampler.batch_size / max(seconds, 1e-9)
+        self._hooks.on_step(
+            Step(
+                history.iteration,
+                self._recipe.iterations,
+                loss,
+                speed,
+                measured[-1]["accuracy"] if measured else None,
+            )
+        )
+
+    def _measure_if_due(self) -> None:
+        """Measure on the pictures held out, after every so many iterations and after the last."""
+        every, history = self._recipe.validate_every, self._history
+        last = history.iteration == self._recipe.iterations
+        if self._data.validation is None or not every or (history.iteration % every and not last):
+            return
+        accuracy = self._accuracy(self._data.validation)
+        history.validation.append({"iteration": history.iteration, "accuracy": accuracy})
+        if accuracy > history.best_accuracy:
+            history.best_accuracy, history.best_iteration = accuracy, history.iteration
+            history.measured_since_best = 0
+            if self._recipe.keep == "best":
+                self._best = {name: p.detach().clone() for name, p in self._named.items()}
+        else:
+            history.measured_since_best += 1
+
+    def _accuracy(self, held_out: PictureSet) -> float:
+        """Share of the pictures held out that are given their own class."""
+        prep = self._model.preprocessing
+        transform = evaluation_transform(
+            self._recipe.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+        )
+        mine = range(self._team.rank, len(held_out), self._team.size)
+        batches = (
+            held_out.batch(list(mine[i : i + VALIDATION_BATCH]), transform)
+            for i in range(0, len(mine), VALIDATION_BATCH)
+        )
+        return self._objective.count_right(batches) / len(held_out)
+
+    def _is_over(self) -> bool:
+        """Whether the last iteration is done, or enough measurements were no better."""
+        patience = self._recipe.patience
+        tired = bool(patience) and self._history.measured_since_best >= patience
+        return tired or self._history.iteration == self._recipe.iterations
+
+    def _keep_or_stop(self) -> None:
+        """Write the run down when it is time, and stop when somebody asks for it."""
+        stop, due = self._agreed(self._hooks.stop_requested(), self._is_save_due())
+        if stop:
+            raise TrainingInterruptedError(self._state())
+        if due:
+            if self._hooks.save is not None:
+                self._hooks.save(self._state())
+            self._saved_at = time.perf_counter()
+
+    def _is_save_due(self) -> bool:
+        every = self._hooks.save_every
+        if every:
+            return self._history.iteration % every == 0
+        return time.perf_counter() - self._saved_at >= self._hooks.save_every_seconds
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """What anybody of the team wants, everybody does, in the same iteration."""
+        if self._team.size == 1:
+            return list(wishes)
+        return [bool(n) for n in self._team.sum(torch.tensor(wishes, dtype=torch.float32))]
+
+    def _state(self) -> RunState:
+        return capture(self._named, self._optimizer, self._best, self._history)
+
+    def _result(self) -> FinetuneResult:
+        history = self._history
+        kept = history.iteration
+        if self._best:
+            kept = history.best_iteration
+            with torch.no_grad():
+                for name, parameter in self._named.items():
+                    parameter.copy_(self._best[name])
+        losses = history.losses
+        return FinetuneResult(
+            final_loss=sum(losses) / max(1, len(losses)),
+            train_seconds=time.perf_counter() - self._began,
+            iterations=history.iteration,
+            kept_iteration=kept,
+            validation=tuple(history.validation),
+            stopped_early=history.iteration < self._recipe.iterations,
+        )
 
 
-def _logits(model: DualEncoder, pixels: Tensor, tokens: dict[str, Tensor]) -> Tensor:
-    """Scaled cosines of a batch with all the class prompts (B, C)."""
-    images = model.encode_images(model.prepare_pixels(pixels))  # (B, E)
-    texts = model.encode_tokens(tokens)  # (C, E)
-    return model.logit_scale_value * images @ texts.T
+def _parts_of(batch_size: int, accumulation: int, processes: int) -> int:
+    """Into how many parts each process cuts its share of a batch.
 
+    Raises:
+        UsageError: a process would be left without pictures.
 
-def shuffled_batches(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of indices; every epoch is a new seeded permutation.
-
-    A batch may span two epochs, so that all batches have the same size.
     """
-    generator = torch.Generator().manual_seed(seed)
-    waiting: list[int] = []
-    size = min(batch_size, count)
-    while True:
-        while len(waiting) < size:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        yield waiting[:size]
-        waiting = waiting[size:]
+    if batch_size < processes:
+        raise UsageError(
+            f"a batch of {batch_size} pictures cannot be shared by {processes} processes",
+            "Raise --batch-size, or use fewer --devices",
+        )
+    return max(1, min(accumulation, batch_size // processes))

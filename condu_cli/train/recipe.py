@@ -6,27 +6,43 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+KEEP_CHOICES = ("last", "best")
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """AdamW with warm-up and cosine decay, as in ConDU's released training loop.
 
     `image_size` in pixels; `learning_rate` is the peak; `template` is the one prompt template
-    used in training (the others only in evaluation).
+    used in training (the others only in evaluation). `batch_size` counts the pictures of an
+    iteration over all processes; `accumulation` cuts them into parts that are run one after
+    another, which saves memory and changes nothing else. `clip_norm` is the largest norm of the
+    whole gradient, 0 for none. `precision` is what the towers compute in; weights and optimizer
+    stay float32. With `validate_every` above 0, `validation_share` of the training pictures are
+    held out and measured after every so many iterations; `keep` then says which weights become
+    the expert, and the run ends after `patience` measurements without a better one (0: never).
     """
 
     iterations: int
     learning_rate: float
     image_size: int
     batch_size: int = 32
+    accumulation: int = 1
     warmup_iterations: int = 0
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
+    clip_norm: float = 0.0
     label_smoothing: float = 0.2
     template: str = "a photo of a {}."
     seed: int = 0
     method: str = "full"
+    precision: str = "float32"
+    validate_every: int = 0
+    validation_share: float = 0.0
+    keep: str = "last"
+    patience: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """The recipe as plain JSON values, for a session's training record."""

@@ -19,7 +19,6 @@ from condu_cli.errors import (
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
-from condu_cli.registry.waiting import damaged_expert
 from condu_cli.workflows.packing import pack_parent
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.states import check_state, codec_for, damaged_session, open_state
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from condu_cli.core.codec import Codec, EncodedState
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
-    from condu_cli.registry.waiting import WaitingExpert
+    from condu_cli.registry.task_files import TaskFile
 
 
 LOCK_SECONDS = 600.0
@@ -145,7 +144,7 @@ def commit_expert(
 
 def resume_expert(
     registry: Registry,
-    waiting: WaitingExpert,
+    waiting: TaskFile,
     *,
     command: str,
     trained: TrainedExpert | None = None,
@@ -175,7 +174,7 @@ def resume_expert(
         )
 
 
-def keep_expert(registry: Registry, trained: TrainedExpert) -> WaitingExpert:
+def keep_expert(registry: Registry, trained: TrainedExpert) -> TaskFile:
     """Write a trained expert to the registry's folder of those that wait to be committed."""
     arrays = {DELTA + name: values for name, values in trained.delta.items()}
     arrays = {name: _host(values) for name, values in arrays.items()}
@@ -192,7 +191,7 @@ def keep_expert(registry: Registry, trained: TrainedExpert) -> WaitingExpert:
     return registry.waiting.save(trained.task, arrays, plain_record(record))
 
 
-def load_expert(registry: Registry, waiting: WaitingExpert) -> TrainedExpert:
+def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
     """Read a kept expert back.
 
     Raises:
@@ -203,7 +202,7 @@ def load_expert(registry: Registry, waiting: WaitingExpert) -> TrainedExpert:
         waiting.arrays.verify()
         record = waiting.record
     except IntegrityError as exc:
-        raise damaged_expert(waiting.path, exc.message) from exc
+        raise registry.waiting.damaged(waiting.path, exc.message) from exc
     arrays = waiting.arrays
     if record.get("fingerprint") != registry.config.fingerprint():
         raise IntegrityError(
@@ -250,7 +249,7 @@ def _kept_hint(task: str, exc: ConduError | None) -> str:
 
 def _commit_waiting(
     registry: Registry,
-    waiting: WaitingExpert,
+    waiting: TaskFile,
     trained: TrainedExpert,
     parent: str | None,
     command: str,

@@ -5,86 +5,103 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
 from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
 from condu_cli.backbone.deltas import delta_of
-from condu_cli.data.folders import few_shot, read_folder
-from condu_cli.data.loading import PictureSet
-from condu_cli.data.tasks import locate_data, templates_for
-from condu_cli.errors import ConduError, NotFoundError, PartialError, UsageError
+from condu_cli.errors import DataError, InterruptedByUserError, UsageError
 from condu_cli.registry.names import validate_task_name
-from condu_cli.train.finetune import FinetuneResult, Step, finetune
-from condu_cli.train.recipe import Recipe
+from condu_cli.train.finetune import (
+    FinetuneResult,
+    Hooks,
+    Step,
+    TrainingInterruptedError,
+    finetune,
+)
+from condu_cli.train.stopping import StopRequest
+from condu_cli.train.team import SOLO, Team
 from condu_cli.workflows.committing import (
     Commit,
     TrainedExpert,
     check_delta,
     commit_expert,
-    load_expert,
     new_run,
     refuse_known_task,
-    resume_expert,
 )
-from condu_cli.workflows.opening import join_or_create, open_if_there, require_space
+from condu_cli.workflows.estimating import Estimate, estimate
+from condu_cli.workflows.opening import (
+    join_or_create,
+    open_if_there,
+    require_same_kind,
+    require_space,
+)
+from condu_cli.workflows.paradigms import FULL
+from condu_cli.workflows.planning import (
+    DrawnPictures,
+    LearnPlan,
+    LearnRequest,
+    draw_pictures,
+    plan_training,
+)
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
-from condu_cli.workflows.prototyping import build_task_prototypes
+from condu_cli.workflows.reading import Read, read_pictures
 from condu_cli.workflows.states import codec_for
+from condu_cli.workflows.unfinished import (
+    Unfinished,
+    check_same_data,
+    data_fingerprint,
+    remove_unfinished,
+    save_unfinished,
+)
 from condu_cli.workflows.workspace import Workspace, new_config, trained_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from condu_cli.backbone.base import DualEncoder
-    from condu_cli.data.folders import LabelledPictures
-    from condu_cli.registry.manifest import RegistryConfig, Session
-    from condu_cli.registry.repository import Registry
-
-WARMUP_SHARE = 0.1
+    from condu_cli.core.prototypes import Prototypes
+    from condu_cli.train.run_state import RunState
+    from condu_cli.workflows.paradigms import LoraRequest
 
 
 @dataclass(frozen=True)
-class LearnRequest:
-    """What to learn, and which values of the recipe to override."""
+class RegistryRequest:
+    """What registry to create where there is none; None leaves a choice to the defaults.
 
-    task: str
-    data: Path | None = None
-    class_names: Path | None = None
-    templates: tuple[str, ...] = ()
-    shots: int | None = None
-    iterations: int | None = None
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    image_size: int | None = None
-    seed: int = 0
-    device: str = "cpu"
+    Where there is one, whatever is given must be what it is.
+    """
+
     base: str | None = None
-    retrain: bool = False
+    method: str | None = None
+    train: str | None = None
+    lora: LoraRequest | None = None
 
 
 @dataclass(frozen=True)
-class LearnPlan:
-    """Everything that is settled before training starts."""
+class Machine:
+    """Where a training runs and how often it writes itself down.
 
-    request: LearnRequest
-    data_root: Path
-    data: LabelledPictures
-    templates: tuple[str, ...]
-    recipe: Recipe
-    base_id: str
-    creates_registry: bool
+    `save_every` counts iterations; 0: by the clock.
+    """
+
+    device: str = "cpu"
+    team: Team = SOLO
+    save_every: int = 0
 
 
 @dataclass(frozen=True)
 class LearnSummary:
     """What a finished `learn` reports; times in seconds. An imported expert has no loss.
 
-    `keep_seconds` is writing the trained expert down before the commit, `pack_seconds` storing
-    the session before as a patch after it.
+    `prototype_seconds` is reading the pictures and building the prototypes from them,
+    `keep_seconds` writing the trained expert down before the commit, `pack_seconds` storing the
+    session before as a patch after it. `validation_accuracy` is that of the weights that were
+    kept, None where nothing was held out; `unreadable` says of every picture that was left out
+    what is wrong with it.
     """
 
     session: str
@@ -100,30 +117,61 @@ class LearnSummary:
     images: int
     classes: int
     tasks: int
+    unreadable: tuple[str, ...] = ()
+    validation_accuracy: float | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
 class Learner:
-    """One run of `learn`: `plan` settles and checks everything, `run` trains and commits."""
+    """One run of `learn`: `plan` settles and checks everything, `run` trains and commits.
 
-    def __init__(self, registry_path: Path, request: LearnRequest) -> None:
+    `resumed`: a training that was interrupted, to be taken up where it stopped.
+    """
+
+    def __init__(
+        self,
+        registry_path: Path,
+        request: LearnRequest,
+        wanted: RegistryRequest | None = None,
+        machine: Machine | None = None,
+        *,
+        retrain: bool = False,
+        resumed: Unfinished | None = None,
+    ) -> None:
         validate_task_name(request.task)
         self._path = registry_path
         self._request = request
+        self._wanted = wanted or RegistryRequest()
+        self._machine = machine or Machine()
+        self._resumed = resumed
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
         refuse_known_task(self._parent, request.task)
-        waiting = [] if self._registry is None else self._registry.waiting.paths(request.task)
-        if waiting and not request.retrain:
+        self._replaced = self._left_over(retrain=retrain)
+
+    def _left_over(self, *, retrain: bool) -> list[Path]:
+        """Files of earlier trainings of the task, which this one replaces."""
+        task, registry = self._request.task, self._registry
+        if registry is None or self._resumed is not None:
+            return []
+        waiting, runs = registry.waiting.paths(task), registry.runs.paths(task)
+        if waiting and not retrain:
             raise UsageError(
-                f"an expert of '{request.task}' was trained already and waits to be committed",
-                f"condu learn --task {request.task} --resume commits it; --retrain trains another "
-                "in its place",
+                f"an expert of '{task}' was trained already and waits to be committed",
+                f"condu learn --task {task} --resume commits it; --retrain trains another in its "
+                "place",
             )
-        self._replaced = waiting
+        if runs and not retrain:
+            raise UsageError(
+                f"a training of '{task}' was interrupted and is kept",
+                f"condu learn --task {task} --resume goes on with it; --retrain begins anew",
+            )
+        return [*waiting, *runs]
 
     def plan(self) -> LearnPlan:
         """Read the data set's layout, load the base model and settle the recipe.
+
+        In this order: a mistake in the data set is named before anything large is loaded.
 
         Raises:
             DataError: no usable pictures or class names.
@@ -131,82 +179,144 @@ class Learner:
             UsageError: the task is known already, or a value makes no sense.
 
         """
-        request = self._request
-        templates = templates_for(request.task, request.templates)
-        root = locate_data(request.task, request.data)
-        data = read_folder(root, request.class_names)
-        if request.shots is not None:
-            data = few_shot(data, request.shots, request.seed)
+        self._refuse_other_kind()
+        drawn = self._draw()
         self._base = self._load_base()
-        return LearnPlan(
-            request=request,
-            data_root=root,
-            data=data,
-            templates=templates,
-            recipe=settle_recipe(request, self._base, templates),
-            base_id=self._base.info.id,
+        plan = plan_training(
+            self._request,
+            drawn,
+            self._base,
+            self._config.method,
             creates_registry=self._registry is None,
         )
+        return plan if self._resumed is None else plan.with_recipe(self._resumed.recipe)
 
-    def run(self, plan: LearnPlan, on_progress: ProgressCallback = silent) -> LearnSummary:
-        """Train, build prototypes, unify and commit; until the commit nothing is written.
+    @property
+    def base(self) -> DualEncoder:
+        """The base model with the registry's trainable parameters, once `plan` has loaded it."""
+        return self._base
+
+    def run(self, plan: LearnPlan, on_progress: ProgressCallback = silent) -> LearnSummary | None:
+        """Read, train, unify and commit; None in every process of a team but the first.
 
         Raises:
             DataError: pictures that cannot be read, or training that diverges.
             LockedError: another process is committing.
+            InterruptedByUserError: somebody pressed Ctrl-C; the training is kept.
 
         """
-        config = self._registry.config if self._registry else new_config(self._base)
-        require_space(self._path, config)
-        pictures = PictureSet.for_training(plan.data.train, plan.recipe.image_size)
-        pictures.check(lambda done: on_progress(Progress("reading", done, len(pictures))))
-        # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
-        threading.Thread(target=codec_for(config).prepare, daemon=True).start()
-        expert = self._base.expert_copy()
-        result = finetune(
-            expert,
-            pictures,
-            plan.data.class_names,
-            plan.recipe,
-            lambda step: on_progress(_step_progress(step)),
+        self._start()
+        require_space(self._path, self._config)
+        started = time.perf_counter()
+        read = read_pictures(
+            plan, self._base, self._machine.team, on_progress, prototypes=self._resumed is None
         )
+        reading_seconds = time.perf_counter() - started
+        run = _OneTraining(self, plan, read)
+        # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
+        threading.Thread(target=codec_for(self._config).prepare, daemon=True).start()
+        expert = self._base.training_copy()
+        result = run.finetune(expert, on_progress)
+        if self._machine.team.rank:
+            return None
         delta = delta_of(self._base, expert)
         del expert
-        check_delta(config, delta)
-        started = time.perf_counter()
-        prototypes = build_task_prototypes(self._base, plan.data, plan.templates, on_progress)
-        prototype_seconds = time.perf_counter() - started
+        check_delta(self._config, delta)
         trained = TrainedExpert(
             task=plan.request.task,
             kind="learn",
             delta=delta,
-            prototypes=prototypes,
+            prototypes=run.prototypes,
             classes=plan.data.class_names,
             templates=plan.templates,
-            training=_training_record(plan, result, prototype_seconds),
+            training=_training_record(plan, read, result, run.mark, reading_seconds, self._machine),
             folder=str(plan.data_root.resolve()),
         )
-        commit = self._commit(config, trained, on_progress)
-        return _summary(trained, commit)
+        summary = summarise(trained, self._commit(trained, on_progress))
+        return replace(summary, unreadable=read.unreadable)
+
+    def estimate(self, plan: LearnPlan) -> Estimate:
+        """Measure what a plan would take, by doing a little of it."""
+        return estimate(plan, self._base)
+
+    def _start(self) -> None:
+        """Build on what is HEAD now: an earlier task of the same command may have moved it."""
+        if self._registry is None:
+            self._registry = open_if_there(self._path)
+            if self._registry is not None:
+                require_same_kind(self._registry, self._config)
+        self._parent = None if self._registry is None else self._registry.head()
+        refuse_known_task(self._parent, self._request.task)
+
+    def _draw(self) -> DrawnPictures:
+        """Find the pictures; where they have to be fetched, process 0 does it for all."""
+        team, fetches = self._machine.team, self._request.download
+        if fetches and team.rank:
+            team.share(None)
+        drawn = draw_pictures(self._request)
+        if fetches and not team.rank:
+            team.share(None)
+        return drawn
 
     def _load_base(self) -> DualEncoder:
-        request = self._request
+        wanted, device = self._wanted, self._machine.device
         if self._registry is None:
-            base = load_base(request.base or DEFAULT_BASE, request.device)
-            return trained_part(base, new_config(base))
-        recorded = self._registry.config.base.id
-        if request.base is not None and canonical_base_id(request.base) != recorded:
-            raise UsageError(
-                f"the registry at {self._path} belongs to base model {recorded}, "
-                f"not {request.base}",
-                "Leave --base out, or name another --registry",
+            base = load_base(wanted.base or DEFAULT_BASE, device)
+            self._config = new_config(
+                base, wanted.method or FULL, train=wanted.train or "whole", lora=wanted.lora
             )
-        return Workspace(self._registry, request.device).base
+            return trained_part(base, self._config)
+        self._config = self._registry.config
+        base = Workspace(self._registry, device).base
+        self._refuse_other_parameters()
+        return base
 
-    def _commit(
-        self, config: RegistryConfig, trained: TrainedExpert, on_progress: ProgressCallback
-    ) -> Commit:
-        registry = self._registry or join_or_create(self._path, config, "learn")
+    def _refuse_other_kind(self) -> None:
+        """Refuse a base model or method that is not the registry's."""
+        if self._registry is None:
+            return
+        wanted, config = self._wanted, self._registry.config
+        if wanted.base is not None and canonical_base_id(wanted.base) != config.base.id:
+            raise self._other("base model", config.base.id, wanted.base, "--base")
+        if wanted.method is not None and wanted.method != config.method:
+            raise self._other("method", config.method, wanted.method, "--method")
+
+    def _refuse_other_parameters(self) -> None:
+        """Refuse a tower or LoRA's options that are not the registry's."""
+        wanted = self._wanted
+        if wanted.train is None and wanted.lora is None:
+            return
+        fresh = load_base(self._config.base.id, self._machine.device)
+        asked = new_config(
+            fresh, self._config.method, train=wanted.train or "whole", lora=wanted.lora
+        )
+        same = asked.parameters == self._config.parameters
+        if not same or (wanted.lora and asked.method_options != self._config.method_options):
+            raise UsageError(
+                f"the registry at {self._path} trains other parameters than you ask for",
+                "Leave --train and the LoRA options out (condu show says what it trains), or name "
+                "another --registry",
+            )
+
+    def _other(self, what: str, recorded: str, given: str, option: str) -> UsageError:
+        return UsageError(
+            f"the registry at {self._path} belongs to {what} {recorded}, not {given}",
+            f"Leave {option} out, or name another --registry",
+        )
+
+    def keep_run(self, unfinished: Unfinished) -> None:
+        """Write a training down in the registry, which is created if need be."""
+        if self._registry is None:
+            self._registry = join_or_create(self._path, self._config, "learn")
+        save_unfinished(self._registry, unfinished)
+
+    def drop_run(self) -> None:
+        """Remove what the task's training has written down."""
+        if self._registry is not None:
+            remove_unfinished(self._registry, self._request.task)
+
+    def _commit(self, trained: TrainedExpert, on_progress: ProgressCallback) -> Commit:
+        registry = self._registry or join_or_create(self._path, self._config, "learn")
         commit = commit_expert(
             registry,
             trained,
@@ -214,130 +324,117 @@ class Learner:
             command=f"learn --task {trained.task}",
             on_progress=on_progress,
         )
+        self._registry = registry
         for path in self._replaced:
-            registry.waiting.remove(path)
+            path.unlink(missing_ok=True)
+        self.drop_run()
         return commit
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """A kept expert that is committed: its summary, or the session that had it before."""
+class _OneTraining:
+    """The training itself, and what of it is written down while it runs."""
 
-    task: str
-    summary: LearnSummary | None
-    session: Session
-
-
-def resume(
-    registry: Registry,
-    task: str | None,
-    on_progress: ProgressCallback = silent,
-    on_done: Callable[[Resumed], None] = lambda _: None,
-) -> list[Resumed]:
-    """Commit the trained experts that wait, or those of one task, on whatever HEAD is.
-
-    `on_done` hears of each at once. One that cannot be committed does not keep the others back.
-
-    Raises:
-        NotFoundError: none waits.
-        PartialError: some could not be committed; they still wait.
-        ConduError: what kept the only one, or the first of them all, from being committed.
-
-    """
-    paths = registry.waiting.paths(task)
-    if not paths:
-        of_task = "" if task is None else f" of task '{task}'"
-        raise NotFoundError(
-            f"no trained expert{of_task} waits to be committed in {registry.path}",
-            "Train one: condu learn --task NAME --data DIR",
+    def __init__(self, learner: Learner, plan: LearnPlan, read: Read) -> None:
+        self._learner, self._plan, self._read = learner, plan, read
+        self._resumed = learner._resumed
+        self.mark = new_run() if self._resumed is None else self._resumed.run
+        validation = read.data.validation
+        self._data = data_fingerprint(
+            read.data.pictures.samples, () if validation is None else validation.samples, plan
         )
-    found: list[Resumed] = []
-    errors: list[ConduError] = []
-    for path in paths:
-        done = _resumed(registry, path, on_progress)
-        if isinstance(done, ConduError):
-            if path.exists():  # else somebody else has committed it meanwhile
-                errors.append(done)
-        else:
-            found.append(done)
-            on_done(done)
-    if errors and not found:
-        raise errors[0]
-    if errors:
-        raise PartialError(
-            f"{len(errors)} of {len(paths)} kept experts still wait: {errors[0].message}",
-            errors[0].hint,
+        if self._resumed is not None:
+            check_same_data(self._resumed, self._data)
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """Those of the pictures just read, or of the training that is taken up."""
+        built = self._read.prototypes
+        if built is None:
+            assert self._resumed is not None  # noqa: S101 - process 0 built them, then or now
+            return self._resumed.prototypes
+        return built
+
+    def finetune(self, expert: DualEncoder, on_progress: ProgressCallback) -> FinetuneResult:
+        machine = self._learner._machine
+        with StopRequest(patient=machine.team.size > 1) as stop:
+            hooks = Hooks(
+                on_step=lambda step: on_progress(_step_progress(step)),
+                stop_requested=stop,
+                save=self._save if machine.team.rank == 0 else None,
+                save_every=machine.save_every,
+            )
+            try:
+                return finetune(
+                    expert,
+                    self._read.data,
+                    self._plan.recipe,
+                    hooks,
+                    start=None if self._resumed is None else self._resumed.state,
+                    team=machine.team,
+                )
+            except TrainingInterruptedError as exc:
+                if machine.team.rank == 0:
+                    self._save(exc.state)
+                # A launcher ends all the others soon after the first has left.
+                machine.team.share(None)
+                raise self._interrupted(exc.state) from None
+            except DataError:
+                self._learner.drop_run()  # going on would end the same way
+                raise
+
+    def _save(self, state: RunState) -> None:
+        self._learner.keep_run(
+            Unfinished(
+                task=self._plan.request.task,
+                run=self.mark,
+                request=self._plan.request,
+                recipe=self._plan.recipe,
+                data=self._data,
+                prototypes=self.prototypes,
+                state=state,
+            )
         )
-    return found
 
-
-def _resumed(registry: Registry, path: Path, on_progress: ProgressCallback) -> Resumed | ConduError:
-    try:
-        expert = registry.waiting.open(path)
-        trained = load_expert(registry, expert)
-        done = resume_expert(
-            registry,
-            expert,
-            trained=trained,
-            command=f"learn --task {expert.task} --resume",
-            on_progress=on_progress,
+    def _interrupted(self, state: RunState) -> InterruptedByUserError:
+        task, recipe = self._plan.request.task, self._plan.recipe
+        return InterruptedByUserError(
+            f"the training of '{task}' stopped after iteration {state.history['iteration']} of "
+            f"{recipe.iterations} and is kept",
+            f"condu learn --task {task} --resume goes on from there",
         )
-    except ConduError as exc:
-        return exc
-    if isinstance(done, Commit):
-        return Resumed(expert.task, _summary(trained, done), done.session)
-    return Resumed(expert.task, None, done)
-
-
-def settle_recipe(request: LearnRequest, base: DualEncoder, templates: Sequence[str]) -> Recipe:
-    """The base model's recipe with the request's overrides.
-
-    Training uses the first template only, as ConDU's released code does.
-
-    Raises:
-        UsageError: a value out of range, or another image size for a fixed-size tower.
-
-    """
-    defaults = base.training_defaults
-    iterations = request.iterations or defaults.iterations
-    size = request.image_size or defaults.image_size
-    if request.learning_rate is not None and not request.learning_rate > 0:
-        raise UsageError(
-            f"--lr {request.learning_rate:g}: the learning rate must be above 0",
-            f"Leave it out for the base model's {defaults.learning_rate:g}",
-        )
-    if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
-        raise UsageError(
-            f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",
-            "Leave --image-size out",
-        )
-    return Recipe(
-        iterations=iterations,
-        learning_rate=request.learning_rate or defaults.learning_rate,
-        image_size=size,
-        batch_size=request.batch_size or defaults.batch_size,
-        warmup_iterations=round(iterations * WARMUP_SHARE),
-        template=templates[0],
-        seed=request.seed,
-    )
 
 
 def _training_record(
-    plan: LearnPlan, result: FinetuneResult, prototype_seconds: float
+    plan: LearnPlan,
+    read: Read,
+    result: FinetuneResult,
+    mark: str,
+    reading_seconds: float,
+    machine: Machine,
 ) -> dict[str, Any]:
     """What is remembered of a training; it travels with the registry, so no path is in it."""
     return {
-        "run": new_run(),
+        "run": mark,
         "recipe": plan.recipe.as_record(),
+        "preset": {"name": plan.preset.name, "overridden": list(plan.overridden)},
         "split": plan.data.split,
         "folders": list(plan.data.folders),
         "shots": plan.request.shots,
-        "train_images": len(plan.data.train),
+        "limit": plan.request.limit,
+        "train_images": len(read.data.pictures),
+        "validation_images": len(read.data.validation) if read.data.validation else 0,
         "test_images": len(plan.data.test),
+        "unreadable_images": len(read.unreadable),
+        "prototype_images": plan.request.prototype_images,
+        "iterations_run": result.iterations,
+        "kept_iteration": result.kept_iteration,
+        "stopped_early": result.stopped_early,
+        "validation": [dict(measured) for measured in result.validation],
         "final_loss": result.final_loss,
         "train_seconds": round(result.train_seconds, 3),
-        "prototype_seconds": round(prototype_seconds, 3),
-        "device": plan.request.device,
+        "prototype_seconds": round(reading_seconds, 3),
+        "device": machine.device,
+        "processes": machine.team.size,
         "versions": {
             "condu": __version__,
             "python": platform.python_version(),
@@ -347,12 +444,14 @@ def _training_record(
     }
 
 
-def _summary(trained: TrainedExpert, commit: Commit) -> LearnSummary:
+def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
+    """What a commit of a trained expert came to."""
     training = trained.training
+    recipe = training.get("recipe", {})
     return LearnSummary(
         session=commit.session.id,
         task=trained.task,
-        iterations=training.get("recipe", {}).get("iterations", 0),
+        iterations=training.get("iterations_run", recipe.get("iterations", 0)),
         final_loss=training.get("final_loss"),
         train_seconds=training.get("train_seconds", 0.0),
         prototype_seconds=training.get("prototype_seconds", 0.0),
@@ -363,14 +462,20 @@ def _summary(trained: TrainedExpert, commit: Commit) -> LearnSummary:
         images=training.get("train_images", 0),
         classes=len(trained.classes),
         tasks=len(commit.session.entries),
+        validation_accuracy=_kept_accuracy(training),
         warnings=commit.warnings,
     )
 
 
+def _kept_accuracy(training: Mapping[str, Any]) -> float | None:
+    """The measurement of the iteration whose weights became the expert."""
+    kept = training.get("kept_iteration")
+    measured = [v["accuracy"] for v in training.get("validation", ()) if v["iteration"] == kept]
+    return measured[-1] if measured else None
+
+
 def _step_progress(step: Step) -> Progress:
-    return Progress(
-        "training",
-        step.iteration,
-        step.iterations,
-        {"loss": step.loss, "images_per_second": step.images_per_second},
-    )
+    figures = {"loss": step.loss, "images_per_second": step.images_per_second}
+    if step.accuracy is not None:
+        figures["validation_accuracy"] = step.accuracy
+    return Progress("training", step.iteration, step.iterations, figures)

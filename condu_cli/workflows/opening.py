@@ -45,12 +45,23 @@ def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry
         if not RegistryPaths(path).database.exists():
             raise
     registry = Registry.open(path)
+    require_same_kind(registry, config)
+    return registry
+
+
+def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
+    """Refuse a registry that somebody else has created meanwhile, and differently.
+
+    Raises:
+        BaseModelError: it belongs to another base model or method.
+
+    """
     if registry.config.fingerprint() != config.fingerprint():
         raise BaseModelError(
-            f"a registry of base model {registry.config.base.id} was created at {path} meanwhile",
+            f"a registry of base model {registry.config.base.id} was created at {registry.path} "
+            "meanwhile, with other options",
             "Name another folder with --registry",
         )
-    return registry
 
 
 def require_space(path: Path, config: RegistryConfig) -> None:

@@ -90,7 +90,16 @@ SHOWN_TASK = {
     "l1_norm": float,
     "drift": (float, type(None)),
     "folder": TEXT_OR_NULL,
+    "method": dict,
     "history": list,
+}
+METHOD = {
+    "method": str,
+    "parameters": int,
+    "rank": (int, type(None)),
+    "alpha": (float, type(None)),
+    "freeze_a": (bool, type(None)),
+    "layers": (int, type(None)),
 }
 MOMENT = {
     "session": str,
@@ -114,6 +123,7 @@ STORAGE = {
             "history_bytes",
             "metadata_bytes",
             "trained_bytes",
+            "run_bytes",
             "individual_ft_bytes",
         ),
         int,
@@ -358,6 +368,7 @@ def made(tmp_path, condu_here):
 def test_show_of_a_task_has_its_history_newest_first(condu_here, log):
     (shown,) = documents(condu_here("show", "shapes"))
     assert_fields(shown, SHOWN_TASK)
+    assert_fields(shown["method"], METHOD)
     assert [moment["session"] for moment in shown["history"]] == [s["session"] for s in log]
     for moment in shown["history"]:
         assert_fields(moment, MOMENT)

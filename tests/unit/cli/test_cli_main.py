@@ -398,18 +398,6 @@ def test_an_empty_registry_says_what_comes_first(condu):
         assert "condu learn --task NAME" in ran.err
 
 
-def test_the_known_tasks_are_listed_with_their_pictures(condu, tmp_path, monkeypatch):
-    (tmp_path / "data" / "dtd").mkdir(parents=True)
-    monkeypatch.setenv("CONDU_DATA", str(tmp_path / "data"))
-    (listed,) = records(condu("tasks", "--json").out)
-    where = {record["task"]: record["data"] for record in listed}
-    assert len(where) == 13
-    assert where["dtd"] == str(tmp_path / "data" / "dtd")
-    assert where["shapes"] == "embedded"
-    assert where["mnist"] is None
-    assert str(tmp_path / "data") in condu("tasks").err
-
-
 # Damage
 
 

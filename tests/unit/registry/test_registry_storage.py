@@ -33,6 +33,7 @@ def assert_every_byte_is_counted_once(registry: Registry) -> None:
         + sizes.history_bytes
         + sizes.metadata_bytes
         + sizes.trained_bytes
+        + sizes.run_bytes
     )
     assert set(sizes.categories) == files_under(registry.path)
 

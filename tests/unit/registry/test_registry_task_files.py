@@ -9,7 +9,7 @@ import pytest
 from condu_cli.errors import ConduError, IntegrityError, UsageError
 from condu_cli.registry import blobs as blobs_module
 from condu_cli.registry.paths import RegistryPaths
-from condu_cli.registry.waiting import WaitingExperts
+from condu_cli.registry.task_files import TaskFiles
 
 ARRAYS = {"delta/w": np.arange(6, dtype=np.float32).reshape(2, 3), "prototypes/n": np.ones(2)}
 RECORD = {"kind": "learn", "training": {"run": "0123", "loss": 0.5}, "folder": None}
@@ -23,15 +23,15 @@ def paths(tmp_path: Path) -> RegistryPaths:
 
 
 @pytest.fixture
-def waiting(paths: RegistryPaths) -> WaitingExperts:
-    return WaitingExperts(paths)
+def waiting(paths: RegistryPaths) -> TaskFiles:
+    return TaskFiles(paths, paths.trained, "trained expert")
 
 
 def age(path: Path, seconds: int) -> None:
     os.utime(path, (seconds, seconds))
 
 
-def test_what_was_saved_is_read_back(waiting: WaitingExperts) -> None:
+def test_what_was_saved_is_read_back(waiting: TaskFiles) -> None:
     saved = waiting.save("pets", ARRAYS, RECORD)
     (found,) = waiting.all()
     assert (found.task, found.record, found.path) == ("pets", RECORD, saved.path)
@@ -42,9 +42,7 @@ def test_what_was_saved_is_read_back(waiting: WaitingExperts) -> None:
     found.arrays.verify()
 
 
-def test_it_is_named_by_its_task_and_its_content(
-    waiting: WaitingExperts, paths: RegistryPaths
-) -> None:
+def test_it_is_named_by_its_task_and_its_content(waiting: TaskFiles, paths: RegistryPaths) -> None:
     path = waiting.save("pets.v2", ARRAYS, RECORD).path
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert path == paths.trained / f"pets.v2.{sha256}.safetensors"
@@ -53,28 +51,26 @@ def test_it_is_named_by_its_task_and_its_content(
     assert list(paths.tmp.iterdir()) == []
 
 
-def test_nobody_waits_before_the_first(waiting: WaitingExperts, paths: RegistryPaths) -> None:
+def test_nobody_waits_before_the_first(waiting: TaskFiles, paths: RegistryPaths) -> None:
     assert waiting.all() == waiting.paths() == []
     assert not paths.trained.exists()
 
 
-def test_the_oldest_comes_first(waiting: WaitingExperts) -> None:
+def test_the_oldest_comes_first(waiting: TaskFiles) -> None:
     saved = [waiting.save("pets", ARRAYS, {"n": n}) for n in range(4)]
     for seconds, expert in zip((30, 10, 40, 20), saved, strict=True):
         age(expert.path, seconds)
     assert [expert.record["n"] for expert in waiting.all()] == [1, 3, 0, 2]
 
 
-def test_those_of_one_task_are_told_apart(waiting: WaitingExperts) -> None:
+def test_those_of_one_task_are_told_apart(waiting: TaskFiles) -> None:
     for task in ("a", "a.b", "b"):
         waiting.save(task, ARRAYS, RECORD)
     assert [waiting.open(path).task for path in waiting.paths("a")] == ["a"]
     assert waiting.paths("c") == []
 
 
-def test_the_folder_stays_when_the_last_has_gone(
-    waiting: WaitingExperts, paths: RegistryPaths
-) -> None:
+def test_the_folder_stays_when_the_last_has_gone(waiting: TaskFiles, paths: RegistryPaths) -> None:
     first, second = (waiting.save(task, ARRAYS, RECORD).path for task in "ab")
     waiting.remove(first)
     assert [expert.task for expert in waiting.all()] == ["b"]
@@ -85,14 +81,14 @@ def test_the_folder_stays_when_the_last_has_gone(
 
 
 def test_the_last_may_go_while_another_is_written(
-    waiting: WaitingExperts, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+    waiting: TaskFiles, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process commits the last one after this one has looked for the folder."""
     last, write = waiting.save("a", ARRAYS, RECORD).path, blobs_module.write_tensor_file
 
     def written(*args: object) -> None:
         write(*args)  # type: ignore[arg-type]
-        WaitingExperts(paths).remove(last)
+        TaskFiles(paths, paths.trained, "trained expert").remove(last)
 
     monkeypatch.setattr(blobs_module, "write_tensor_file", written)
     waiting.save("b", ARRAYS, RECORD).arrays.verify()
@@ -100,7 +96,7 @@ def test_the_last_may_go_while_another_is_written(
 
 
 def test_one_that_goes_while_they_are_listed_or_opened_is_left_out(
-    waiting: WaitingExperts, monkeypatch: pytest.MonkeyPatch
+    waiting: TaskFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, stays = (waiting.save(task, ARRAYS, RECORD).path for task in "ab")
     listed = waiting.paths()
@@ -115,7 +111,7 @@ def test_one_that_goes_while_they_are_listed_or_opened_is_left_out(
 
 @pytest.mark.parametrize("task", ["../etc", "", "-x", "a/b"])
 def test_a_name_that_no_task_has_is_written_nowhere(
-    waiting: WaitingExperts, paths: RegistryPaths, task: str
+    waiting: TaskFiles, paths: RegistryPaths, task: str
 ) -> None:
     with pytest.raises(UsageError):
         waiting.save(task, ARRAYS, RECORD)
@@ -128,16 +124,16 @@ def test_a_name_that_no_task_has_is_written_nowhere(
     + [f"{task}.{'a' * 64}.safetensors" for task in ("-x", "a b", "\x1b[2J", "ä")],
 )
 def test_a_file_of_another_name_is_no_expert(
-    waiting: WaitingExperts, paths: RegistryPaths, name: str
+    waiting: TaskFiles, paths: RegistryPaths, name: str
 ) -> None:
     paths.trained.mkdir()
     (paths.trained / name).write_text("mine")
     assert waiting.paths() == []
-    with pytest.raises(IntegrityError, match="not a trained expert"):
+    with pytest.raises(IntegrityError, match="no trained expert"):
         waiting.open(paths.trained / name)
 
 
-def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: WaitingExperts) -> None:
+def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: TaskFiles) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -148,7 +144,7 @@ def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: WaitingExperts) -
 
 
 @pytest.mark.parametrize("kept", [0, 10, -1])
-def test_one_that_is_cut_short_is_an_integrity_error(waiting: WaitingExperts, kept: int) -> None:
+def test_one_that_is_cut_short_is_an_integrity_error(waiting: TaskFiles, kept: int) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(IntegrityError, match=r"cannot be used: .*damaged") as caught:
@@ -157,7 +153,7 @@ def test_one_that_is_cut_short_is_an_integrity_error(waiting: WaitingExperts, ke
     assert waiting.paths("pets") == [path]  # which opens nothing
 
 
-def test_a_link_is_not_followed(waiting: WaitingExperts, tmp_path: Path) -> None:
+def test_a_link_is_not_followed(waiting: TaskFiles, tmp_path: Path) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -166,7 +162,7 @@ def test_a_link_is_not_followed(waiting: WaitingExperts, tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_nothing_and_names_the_folder(
-    waiting: WaitingExperts, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
+    waiting: TaskFiles, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -178,6 +174,6 @@ def test_a_full_disk_leaves_nothing_and_names_the_folder(
     assert [path for path in paths.root.rglob("*") if path.is_file()] == []
 
 
-def test_missing_folders_are_made(waiting: WaitingExperts, paths: RegistryPaths) -> None:
+def test_missing_folders_are_made(waiting: TaskFiles, paths: RegistryPaths) -> None:
     paths.tmp.rmdir()
     waiting.save("pets", ARRAYS, RECORD).arrays.verify()

@@ -11,9 +11,16 @@ from condu_cli.backbone.base import weights_sha256
 from condu_cli.backbone.catalog import load_base
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import PictureSet
-from condu_cli.errors import DataError
-from condu_cli.train.finetune import LOSS_WINDOW, finetune, shuffled_batches
+from condu_cli.errors import DataError, IntegrityError, UsageError
+from condu_cli.train.finetune import (
+    LOSS_WINDOW,
+    Hooks,
+    TrainingData,
+    TrainingInterruptedError,
+    finetune,
+)
 from condu_cli.train.recipe import Recipe
+from condu_cli.train.run_state import RunState
 
 RECIPE = Recipe(30, 3e-3, image_size=32, batch_size=8, warmup_iterations=3)
 SHORT = replace(RECIPE, iterations=3)
@@ -26,45 +33,11 @@ def pictures(tmp_path_factory, make_pictures):
     return PictureSet(read_folder(root).train)
 
 
-def train(pictures, recipe=SHORT, on_step=None):
-    expert = load_base("tiny").expert_copy()
-    result = finetune(expert, pictures, NAMES, recipe, on_step)
+def train(pictures, recipe=SHORT, on_step=lambda _: None, validation=None):
+    expert = load_base("tiny").training_copy()
+    data = TrainingData(pictures, NAMES, validation)
+    result = finetune(expert, data, recipe, Hooks(on_step=on_step))
     return expert, result
-
-
-# Batches
-
-
-@pytest.mark.parametrize(("count", "size"), [(10, 5), (10, 3), (7, 7), (5, 4)])
-def test_every_epoch_covers_every_index_once(count, size):
-    batches = shuffled_batches(count, size, seed=0)
-    order = []
-    while len(order) < 3 * count:
-        order += next(batches)
-    for epoch in range(3):
-        assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
-
-
-def test_epochs_are_shuffled_differently():
-    batches = shuffled_batches(50, 50, seed=0)
-    assert next(batches) != next(batches)
-
-
-def test_all_batches_have_the_same_size():
-    batches = shuffled_batches(10, 4, seed=0)
-    assert {len(next(batches)) for _ in range(20)} == {4}
-
-
-def test_a_batch_is_no_larger_than_the_data_set():
-    assert sorted(next(shuffled_batches(3, 32, seed=0))) == [0, 1, 2]
-
-
-def test_the_order_belongs_to_the_seed():
-    def first(seed):
-        return next(shuffled_batches(50, 20, seed))
-
-    assert first(1) == first(1)
-    assert first(1) != first(2)
 
 
 # Training
@@ -151,3 +124,138 @@ def test_training_that_diverges_is_an_error_that_names_the_learning_rate(picture
     with pytest.raises(DataError, match="diverged at iteration") as caught:
         train(pictures, replace(RECIPE, learning_rate=float("inf"), warmup_iterations=0))
     assert "--lr inf" in caught.value.hint
+
+
+# Parts of a batch
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 50])
+def test_a_batch_in_parts_gives_the_same_losses(pictures, parts):
+    losses: dict[int, list[float]] = {1: [], parts: []}
+    for accumulation, found in losses.items():
+        recipe = replace(SHORT, accumulation=accumulation)
+        train(pictures, recipe, lambda step, found=found: found.append(step.loss))
+    assert losses[parts] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_the_gradient_is_cut_to_the_norm(pictures):
+    still, _ = train(pictures, replace(SHORT, clip_norm=1e-12, weight_decay=0.0))
+    # AdamW divides by the gradient's size: only what is below its epsilon hardly moves.
+    moved = [
+        float((p - q).detach().abs().max())
+        for p, q in zip(
+            still.trainable_parameters().values(),
+            load_base("tiny").trainable_parameters().values(),
+            strict=True,
+        )
+    ]
+    assert max(moved) < 1e-5
+
+
+def test_weight_decay_pulls_weights_to_zero(pictures):
+    free, _ = train(pictures)
+    held, _ = train(pictures, replace(SHORT, weight_decay=1.0))
+    assert held.clip.visual.proj.norm() < free.clip.visual.proj.norm()
+
+
+def test_bfloat16_keeps_weights_in_float32_and_comes_close(pictures):
+    full, half = (
+        train(pictures, replace(SHORT, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    assert half[1].final_loss == pytest.approx(full[1].final_loss, abs=0.05)
+    assert {p.dtype for p in half[0].parameters()} == {torch.float32}
+
+
+# Measuring
+
+
+def test_the_run_measures_itself_on_what_was_held_out(pictures):
+    _, result = train(pictures, replace(RECIPE, validate_every=10), validation=pictures)
+    assert [measured["iteration"] for measured in result.validation] == [10, 20, 30]
+    assert result.validation[-1]["accuracy"] > 0.9
+    assert result.kept_iteration == 30
+
+
+def test_the_best_weights_are_kept_where_that_is_asked_for(pictures):
+    # The learning rate is so high that the best measurement is not the last.
+    recipe = replace(
+        RECIPE, learning_rate=0.3, warmup_iterations=0, validate_every=1, keep="best", seed=3
+    )
+    expert, result = train(pictures, recipe, validation=pictures)
+    best = max(result.validation, key=lambda measured: measured["accuracy"])
+    assert result.kept_iteration == best["iteration"] < 30
+    cut, _ = train(pictures, replace(recipe, patience=30 - best["iteration"]), validation=pictures)
+    assert weights_sha256(cut) == weights_sha256(expert)
+    assert weights_sha256(train(pictures, replace(recipe, keep="last"))[0]) != weights_sha256(cut)
+
+
+def test_a_run_that_gets_no_better_ends_early(pictures):
+    recipe = replace(RECIPE, learning_rate=1e-12, validate_every=2, patience=3)
+    _, result = train(pictures, recipe, validation=pictures)
+    assert result.stopped_early
+    assert result.iterations == 8  # the first measurement is the best, three are no better
+
+
+# Going on after an interruption
+
+
+def interrupted(pictures, recipe, after, validation=None) -> RunState:
+    """The state of a run that was stopped after so many iterations."""
+    expert = load_base("tiny").training_copy()
+    done = []
+    hooks = Hooks(on_step=done.append, stop_requested=lambda: len(done) == after)
+    with pytest.raises(TrainingInterruptedError) as stopped:
+        finetune(expert, TrainingData(pictures, NAMES, validation), recipe, hooks)
+    return stopped.value.state
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_what_goes_on_ends_with_the_same_weights_bit_for_bit(pictures, after, keep):
+    recipe = replace(
+        RECIPE, iterations=10, accumulation=2, clip_norm=1.0, validate_every=3, keep=keep
+    )
+    whole, expected = train(pictures, recipe, validation=pictures)
+    state = interrupted(pictures, recipe, after, pictures)
+    assert state.history["iteration"] == after
+
+    resumed = load_base("tiny").training_copy()
+    result = finetune(resumed, TrainingData(pictures, NAMES, pictures), recipe, start=state)
+
+    assert weights_sha256(resumed) == weights_sha256(whole)
+    assert result.final_loss == expected.final_loss
+    assert result.validation == expected.validation
+
+
+def test_a_state_does_not_change_when_the_run_goes_on(pictures):
+    saved: list[RunState] = []
+    hooks = Hooks(save=saved.append, save_every=1)
+    expert = load_base("tiny").training_copy()
+    finetune(expert, TrainingData(pictures, NAMES), SHORT, hooks)
+    assert [state.history["iteration"] for state in saved] == [1, 2]  # the last is the result
+    first, second = (state.arrays["weight/visual.proj"] for state in saved)
+    assert not np.array_equal(first, second)
+    assert first.dtype == np.float32
+
+
+def test_a_state_of_other_parameters_is_refused(pictures):
+    state = interrupted(pictures, SHORT, 1)
+    arrays = {name: values for name, values in state.arrays.items() if "visual.proj" not in name}
+    with pytest.raises(IntegrityError, match="other parameters"):
+        finetune(
+            load_base("tiny").training_copy(),
+            TrainingData(pictures, NAMES),
+            SHORT,
+            start=RunState(arrays, state.history),
+        )
+
+
+def test_more_processes_than_pictures_in_a_batch_are_refused(pictures):
+    class Crowd:
+        rank, size, device = 0, 9, ""
+
+    with pytest.raises(UsageError, match="cannot be shared by 9 processes"):
+        finetune(
+            load_base("tiny").training_copy(), TrainingData(pictures, NAMES), SHORT, team=Crowd()
+        )

@@ -1,12 +1,15 @@
 """A small real registry: `tiny` with two tasks of coloured squares, learned once and copied."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.learning import Learner, LearnRequest
+from condu_cli.train.recipe import Recipe
+from condu_cli.workflows.learning import Learner, Machine, RegistryRequest
+from condu_cli.workflows.planning import LearnRequest
 from condu_cli.workflows.workspace import Workspace
 
 ITERATIONS = 40
@@ -32,11 +35,28 @@ def plants(tmp_path_factory, make_pictures) -> Path:
     return make_pictures(root, ("grass", "wheat"), 10, 16, seed=1, first_colour=2)
 
 
+RECIPE_VALUES = {f.name for f in fields(Recipe)} - {"seed", "template", "method"} | {"epochs"}
+REGISTRY_VALUES = {field.name for field in fields(RegistryRequest)}
+
+
+def learner(path: Path, task: str, data: Path, *, machine=None, retrain=False, **values) -> Learner:
+    """A learner from values of the recipe, the registry and the request, told apart by name."""
+    overrides = {n: values.pop(n) for n in RECIPE_VALUES & values.keys()}
+    wanted = {n: values.pop(n) for n in REGISTRY_VALUES & values.keys()}
+    request = LearnRequest(task=task, data=data, overrides=overrides, **values)
+    return Learner(path, request, RegistryRequest(**wanted), machine or Machine(), retrain=retrain)
+
+
 def learn(path: Path, task: str, data: Path, on_progress=lambda _: None, **values):
     """Run one `learn` from plan to commit."""
-    values = {"iterations": ITERATIONS, "learning_rate": LEARNING_RATE, "base": "tiny", **values}
-    learner = Learner(path, LearnRequest(task=task, data=data, **values))
-    return learner.run(learner.plan(), on_progress)
+    defaults = {"iterations": ITERATIONS, "learning_rate": LEARNING_RATE, "base": "tiny"}
+    one = learner(path, task, data, **{**defaults, "precision": "float32", **values})
+    return one.run(one.plan(), on_progress)
+
+
+@pytest.fixture(name="learner")
+def learner_fixture():
+    return learner
 
 
 @pytest.fixture(name="learn")

@@ -25,9 +25,9 @@ from condu_cli.workflows.committing import (
     new_run,
     resume_expert,
 )
-from condu_cli.workflows.learning import resume
 from condu_cli.workflows.moving_head import roll_back
 from condu_cli.workflows.removing import forget
+from condu_cli.workflows.resuming import resume
 from condu_cli.workflows.verification import verify
 
 
@@ -201,12 +201,12 @@ def test_an_expert_that_another_process_has_resumed_is_not_said_to_be_kept(regis
 
 
 def test_a_full_disk_while_the_expert_is_kept_is_an_error_that_says_so(registry, monkeypatch):
-    from condu_cli.registry import waiting
+    from condu_cli.registry import task_files
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(waiting, "write_durably", full)
+    monkeypatch.setattr(task_files, "write_durably", full)
     with pytest.raises(ConduError, match=r"cannot keep the trained expert.*No space left"):
         commit(registry, made_expert("cars"))
 

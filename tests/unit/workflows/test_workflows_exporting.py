@@ -66,9 +66,9 @@ def test_open_clip_gives_the_same_features_as_condu(workspace, target):
     ids = expert.tokenize(["a photo of a cat."])["ids"]
     model.eval()
     assert torch.equal(model.encode_image(pixels, normalize=True), expert.encode_images(pixels))
-    assert torch.equal(
-        model.encode_text(ids, normalize=True), expert.encode_texts(["a photo of a cat."])
-    )
+    # The whole context there, the prompt's length here: the same but for rounding.
+    texts = expert.encode_texts(["a photo of a cat."])
+    assert torch.allclose(model.encode_text(ids, normalize=True), texts, atol=1e-6)
 
 
 def test_the_note_says_what_an_import_needs(workspace, target):

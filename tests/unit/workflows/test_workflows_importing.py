@@ -290,7 +290,7 @@ def test_pictures_of_some_noted_classes_are_enough(path, exported, make_pictures
     data = make_pictures(tmp_path / "few", ("red", "blue"), 2, 16)
     plan = plan_of(path, exported, data=data)
     assert plan.classes == ("blue", "red")
-    assert {(s.label, s.path.parent.name) for s in plan.data.train} == {(0, "blue"), (1, "red")}
+    assert {(s.label, s.picture.parent.name) for s in plan.data.train} == {(0, "blue"), (1, "red")}
 
 
 def test_noted_classes_are_matched_by_their_folders_too(

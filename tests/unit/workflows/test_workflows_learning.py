@@ -24,12 +24,14 @@ from condu_cli.errors import (
     UsageError,
 )
 from condu_cli.registry.repository import Registry
-from condu_cli.registry.waiting import WaitingExperts
+from condu_cli.registry.task_files import TaskFiles
 from condu_cli.workflows import committing, learning
 from condu_cli.workflows.committing import keep_expert
-from condu_cli.workflows.learning import Learner, LearnRequest, resume
+from condu_cli.workflows.learning import Learner
 from condu_cli.workflows.moving_head import roll_back
 from condu_cli.workflows.opening import open_if_there, refuse_existing
+from condu_cli.workflows.planning import LearnRequest
+from condu_cli.workflows.resuming import resume
 from condu_cli.workflows.workspace import Workspace, new_config
 
 
@@ -39,15 +41,19 @@ def path(tmp_path):
     return tmp_path / "new" / "registry"
 
 
-def planned(path, data, **values):
-    values = {"task": "warm", "base": "tiny", **values}
-    return Learner(path, LearnRequest(data=data, **values)).plan()
+@pytest.fixture
+def planned(learner):
+    def plan(path, data, **values):
+        values = {"task": "warm", "base": "tiny", **values}
+        return learner(path, values.pop("task"), data, **values).plan()
+
+    return plan
 
 
 # The plan
 
 
-def test_a_plan_settles_everything_and_writes_nothing(path, warm):
+def test_a_plan_settles_everything_and_writes_nothing(path, warm, planned):
     plan = planned(path, warm, iterations=20, seed=3, templates=("a {} square.", "{}"))
     assert plan.creates_registry is True
     assert plan.base_id == "tiny"
@@ -60,27 +66,70 @@ def test_a_plan_settles_everything_and_writes_nothing(path, warm):
     assert not path.parent.exists()
 
 
-def test_what_is_not_given_comes_from_the_base_model(path, warm):
-    recipe, defaults = planned(path, warm).recipe, load_base("tiny").training_defaults
-    assert recipe.iterations == defaults.iterations
-    assert recipe.learning_rate == defaults.learning_rate
-    assert recipe.batch_size == defaults.batch_size
-    assert recipe.image_size == defaults.image_size == 32
+def test_what_is_not_given_comes_from_the_preset(path, warm, planned):
+    plan = planned(path, warm)
+    assert plan.preset.name == "clip, full"
+    assert plan.overridden == ()
+    assert plan.recipe.iterations == plan.preset.values["iterations"] == 1000
+    assert plan.recipe.learning_rate == plan.preset.values["learning_rate"] == 1e-5
+    assert plan.recipe.batch_size == 32
+    assert plan.recipe.image_size == 32
+    assert plan.recipe.validate_every == 0
 
 
-def test_shots_reduce_the_training_pictures_only(path, warm):
+def test_what_is_given_is_told_apart_from_the_preset(path, warm, planned):
+    plan = planned(path, warm, learning_rate=0.1, weight_decay=0.2)
+    assert plan.overridden == ("learning_rate", "weight_decay")
+    assert plan.recipe.weight_decay == 0.2
+
+
+def test_epochs_are_passes_over_the_pictures(path, warm, planned):
+    assert planned(path, warm, epochs=3, batch_size=8).recipe.iterations == 6  # of 16 pictures
+    assert planned(path, warm, epochs=0.1).recipe.iterations == 1
+    assert planned(path, warm, epochs=2, batch_size=100).recipe.iterations == 2
+    with pytest.raises(UsageError, match="--epochs and --iterations"):
+        planned(path, warm, epochs=1, iterations=1)
+
+
+@pytest.mark.parametrize(
+    "values", [{"validate_every": 2}, {"keep": "best"}, {"patience": 2}, {"validation_share": 0.25}]
+)
+def test_whatever_needs_a_measurement_holds_pictures_out(path, warm, planned, values):
+    plan = planned(path, warm, iterations=20, **values)
+    held_out = 4 if "validation_share" in values else 2
+    assert (len(plan.data.train), len(plan.validation)) == (16 - held_out, held_out)
+    assert plan.recipe.validate_every == 2
+    assert plan.recipe.validation_share == values.get("validation_share", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0.0}, "must be above 0"),
+        ({"label_smoothing": 1.0}, "from 0 to below 1"),
+        ({"validation_share": 1.0}, "from 0 to below 1"),
+        ({"precision": "float8"}, "no such format"),
+        ({"limit": 1}, "fewer pictures than classes"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(path, warm, planned, values, message):
+    with pytest.raises(UsageError, match=message):
+        planned(path, warm, **values)
+
+
+def test_shots_reduce_the_training_pictures_only(path, warm, planned):
     plan = planned(path, warm, shots=2)
     assert (len(plan.data.train), len(plan.data.test)) == (4, 4)
 
 
-def test_a_fixed_size_tower_takes_no_other_image_size(path, warm):
+def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):
     assert planned(path, warm, image_size=32).recipe.image_size == 32
     with pytest.raises(UsageError, match="takes pictures of 32 pixels only"):
         planned(path, warm, image_size=64)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan")])
-def test_the_learning_rate_must_be_positive(path, warm, rate):
+def test_the_learning_rate_must_be_positive(path, warm, rate, planned):
     with pytest.raises(UsageError, match="learning rate must be above 0"):
         planned(path, warm, learning_rate=rate)
 
@@ -164,9 +213,9 @@ def test_prototypes_come_from_the_base_model_and_count_the_training_pictures(
 def test_progress_passes_through_all_stages(path, warm, learn):
     events = []
     learn(path, "warm", warm, events.append, iterations=3)
-    assert list(dict.fromkeys(e.stage for e in events)) == ["reading", "training", "prototypes"]
+    assert list(dict.fromkeys(e.stage for e in events)) == ["prototypes", "training"]
     last = {e.stage: (e.done, e.total) for e in events}
-    assert last == {"reading": (16, 16), "training": (3, 3), "prototypes": (16, 16)}
+    assert last == {"prototypes": (16, 16), "training": (3, 3)}
     assert all("loss" in e.figures for e in events if e.stage == "training")
 
 
@@ -205,11 +254,11 @@ def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants,
     assert Registry.open(registry_path).head().id == summary.session
 
 
-def test_the_registrys_base_model_needs_no_naming(registry_path, warm):
+def test_the_registrys_base_model_needs_no_naming(registry_path, warm, planned):
     assert planned(registry_path, warm, task="third", base=None).base_id == "tiny"
 
 
-def test_another_base_model_than_the_registrys_is_refused(registry_path, warm):
+def test_another_base_model_than_the_registrys_is_refused(registry_path, warm, planned):
     with pytest.raises(UsageError, match="belongs to base model tiny, not mini"):
         planned(registry_path, warm, task="third", base="mini")
 
@@ -380,7 +429,7 @@ def test_a_damaged_expert_of_another_task_is_in_nobodys_way(waiting, warm, learn
 
 def test_an_expert_of_another_task_may_go_at_any_time(waiting, warm, learn, monkeypatch):
     """Another process commits it after this one has listed what waits."""
-    listed = WaitingExperts.paths
+    listed = TaskFiles.paths
 
     def listed_and_gone(*args):
         found = listed(*args)
@@ -389,7 +438,7 @@ def test_an_expert_of_another_task_may_go_at_any_time(waiting, warm, learn, monk
                 path.unlink()
         return found
 
-    monkeypatch.setattr(WaitingExperts, "paths", listed_and_gone)
+    monkeypatch.setattr(TaskFiles, "paths", listed_and_gone)
     summary = learn(waiting.path, "fourth", warm, iterations=1)
     assert waiting.head().id == summary.session
 
@@ -472,7 +521,7 @@ def test_what_there_is_no_room_to_keep_is_not_trained(path, warm, learn, monkeyp
     assert not path.parent.exists()
 
 
-@pytest.mark.parametrize("stage", ["reading", "training", "prototypes"])
+@pytest.mark.parametrize("stage", ["training", "prototypes"])
 def test_an_interruption_leaves_no_registry(path, warm, learn, stage):
     def interrupt(event):
         if event.stage == stage:
@@ -497,14 +546,29 @@ def test_an_interruption_leaves_an_existing_registry_as_it_was(registry_path, wa
     assert (Registry.open(registry_path).head(), blobs()) == before
 
 
-def test_a_broken_picture_is_found_before_training(path, make_pictures, tmp_path, learn):
+def test_unreadable_pictures_are_left_out_and_named(path, make_pictures, tmp_path, learn):
+    data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
+    broken = sorted((data / "train").rglob("*3.png")) or sorted(data.rglob("*3.png"))
+    for picture in broken:
+        picture.write_text("no picture")
+    summary = learn(path, "broken", data, iterations=2)
+    training = Registry.open(path).head().entry("broken").expert.training
+    assert len(summary.unreadable) == training["unreadable_images"] > 0
+    assert all("3.png: not a picture" in reason for reason in summary.unreadable)
+    assert summary.images == training["train_images"] == 16 - len(summary.unreadable)
+
+
+def test_too_many_unreadable_pictures_are_found_before_training(
+    path, make_pictures, tmp_path, learn
+):
     data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
     for picture in data.rglob("*3.png"):
         picture.write_text("no picture")
     events = []
-    with pytest.raises(DataError, match=r"of 16 pictures cannot be read"):
-        learn(path, "broken", data, events.append)
-    assert {event.stage for event in events} == {"reading"}
+    with pytest.raises(DataError, match=r"of 16 pictures cannot be read") as caught:
+        learn(path, "broken", data, events.append, max_unreadable=0)
+    assert "--max-unreadable" in caught.value.hint
+    assert {event.stage for event in events} == {"prototypes"}
     assert not path.parent.exists()
 
 
@@ -558,13 +622,15 @@ def foreign(tmp_path):
     return Registry.create(tmp_path / "foreign", other)
 
 
-def test_other_weights_than_the_registrys_are_an_error(foreign, warm):
+def test_other_weights_than_the_registrys_are_an_error(foreign, warm, planned):
     with pytest.raises(BaseModelError, match="with weights 000000") as caught:
         planned(foreign.path, warm)
     assert caught.value.exit_code == 13
 
 
-def test_condu_base_may_name_the_same_weights_elsewhere(registry_path, tmp_path, monkeypatch, warm):
+def test_condu_base_may_name_the_same_weights_elsewhere(
+    registry_path, tmp_path, monkeypatch, warm, planned
+):
     state = load_base("tiny").clip.state_dict()
     save_file(state, tmp_path / "moved.safetensors")
     monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{tmp_path / 'moved.safetensors'}")

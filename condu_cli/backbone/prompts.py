@@ -1,0 +1,72 @@
+"""Encoding many prompts at the cost of the words that they have, not of the longest context.
+
+A text tower's time grows with the number of token positions. A prompt of nine tokens needs nine:
+what stands behind its end changes nothing in a causal tower, and is masked out in the others. So
+prompts are encoded in a few groups of similar length, each cut to its longest. The features are
+those of the full context but for rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from condu_cli.backbone.base import DualEncoder
+
+GROUP_COST = 128
+"""What one more call of the tower costs, in token positions: a group must save more than that."""
+
+
+def encode_prompts(model: DualEncoder, tokens: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of N texts, as `tokenize` gives them, to unit text features (N, E)."""
+    lengths = model.token_lengths(tokens)
+    if lengths is None:
+        return model.encode_tokens(tokens)
+    groups = length_groups(lengths.tolist())
+    parts = [model.encode_tokens(_cut(tokens, rows, length)) for rows, length in groups]
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([row for rows, _ in groups for row in rows], device=parts[0].device)
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _cut(tokens: Mapping[str, Tensor], rows: Sequence[int], length: int) -> dict[str, Tensor]:
+    """Some rows of the tokens, their first `length` positions."""
+    first = next(iter(tokens.values()))
+    if len(rows) == len(first):
+        return {name: tensor[:, :length] for name, tensor in tokens.items()}
+    index = torch.tensor(rows, device=first.device)
+    return {name: tensor[index, :length] for name, tensor in tokens.items()}
+
+
+def length_groups(lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+    """Rows in groups of similar length, each with its longest; the cheapest such partition.
+
+    The cost of a group is its rows times its longest length, plus `GROUP_COST`. One group keeps
+    the rows in their order.
+    """
+    distinct = sorted(set(lengths))
+    counts = [lengths.count(length) for length in distinct]
+    # best[i]: the least cost of the i shortest lengths, and where their last group begins.
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(distinct) + 1):
+        options = [
+            (best[begin][0] + sum(counts[begin:end]) * distinct[end - 1] + GROUP_COST, begin)
+            for begin in range(end)
+        ]
+        best.append(min(options))
+    groups: list[tuple[list[int], int]] = []
+    end = len(distinct)
+    while end:
+        begin = best[end][1]
+        members = set(distinct[begin:end])
+        rows = [row for row, length in enumerate(lengths) if length in members]
+        groups.append((rows, distinct[end - 1]))
+        end = begin
+    return groups

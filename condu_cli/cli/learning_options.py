@@ -1,0 +1,226 @@
+"""The options of `condu learn`, in the groups in which its help shows them."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from condu_cli.cli.registries import Method, Train
+
+PICTURES, RECIPE, RUNNING, REGISTRY = "Pictures", "Recipe", "Running", "A registry not there yet"
+"""Headings of the help."""
+
+
+class Keep(str, Enum):
+    """Which weights become the expert."""
+
+    last = "last"
+    best = "best"
+
+
+class Precision(str, Enum):
+    """What the towers compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def _option(panel: str, help_text: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(
+        *names, help=help_text, rich_help_panel=panel, show_default=False, **settings
+    )
+
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task", metavar="NAME", help="The new task; may be repeated.", show_default=False
+    ),
+]
+
+# Pictures
+LearnDataOption = Annotated[
+    Path | None,
+    _option(
+        PICTURES,
+        "A folder of pictures (train/CLASS and test/CLASS, or CLASS alone), a .csv, .tsv or "
+        ".jsonl of paths and labels, or a saved Hugging Face data set.",
+        "--data",
+        metavar="PATH",
+    ),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    _option(
+        PICTURES,
+        "Prompt template, {} stands for the class; may be repeated. The first trains.",
+        "--template",
+        metavar="TEXT",
+    ),
+]
+ShotsOption = Annotated[
+    int | None, _option(PICTURES, "Train on N pictures per class.", "--shots", metavar="N", min=1)
+]
+LimitOption = Annotated[
+    int | None,
+    _option(PICTURES, "Train on N pictures in all, of every class alike.", "--limit", metavar="N"),
+]
+MaxUnreadableOption = Annotated[
+    int | None,
+    _option(
+        PICTURES,
+        "So many pictures that cannot be read are left out. Default: 10, or 5 % if that is more.",
+        "--max-unreadable",
+        metavar="N",
+        min=0,
+    ),
+]
+PrototypeImagesOption = Annotated[
+    int | None,
+    _option(
+        PICTURES,
+        "Build each class's prototype from N pictures instead of all.",
+        "--prototype-images",
+        metavar="N",
+        min=1,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    _option(
+        PICTURES,
+        "Processes that decode pictures. Default: as many as pay off.",
+        "--workers",
+        metavar="N",
+        min=0,
+    ),
+]
+
+# Recipe
+IterationsOption = Annotated[
+    int | None, _option(RECIPE, "Training steps.", "--iterations", metavar="N", min=1)
+]
+EpochsOption = Annotated[
+    float | None,
+    _option(RECIPE, "Passes over the pictures, instead of steps.", "--epochs", metavar="X"),
+]
+LearningRateOption = Annotated[
+    float | None, _option(RECIPE, "Peak learning rate.", "--lr", metavar="X", min=0.0)
+]
+BatchSizeOption = Annotated[
+    int | None,
+    _option(RECIPE, "Pictures per step, over all processes.", "--batch-size", metavar="N", min=1),
+]
+AccumulationOption = Annotated[
+    int | None,
+    _option(
+        RECIPE,
+        "Run a step's pictures in N parts one after another: the same, in less memory.",
+        "--accumulation",
+        metavar="N",
+        min=1,
+    ),
+]
+WarmupOption = Annotated[
+    int | None,
+    _option(RECIPE, "Steps over which the learning rate rises.", "--warmup", metavar="N", min=0),
+]
+WeightDecayOption = Annotated[
+    float | None, _option(RECIPE, "AdamW's weight decay.", "--weight-decay", metavar="X", min=0.0)
+]
+ClipNormOption = Annotated[
+    float | None,
+    _option(RECIPE, "Largest norm of the gradient; 0: any.", "--clip-norm", metavar="X", min=0.0),
+]
+LabelSmoothingOption = Annotated[
+    float | None,
+    _option(RECIPE, "Share of the label that is spread out.", "--label-smoothing", metavar="X"),
+]
+PrecisionOption = Annotated[
+    Precision | None,
+    _option(RECIPE, "What the towers compute in. Default: what is fast and safe.", "--precision"),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    _option(
+        RECIPE,
+        "Training resolution in pixels, for base models that accept more than one.",
+        "--image-size",
+        metavar="N",
+        min=16,
+    ),
+]
+ValidateEveryOption = Annotated[
+    int | None,
+    _option(
+        RECIPE,
+        "Measure on pictures held out, every N steps.",
+        "--validate-every",
+        metavar="N",
+        min=1,
+    ),
+]
+ValidationShareOption = Annotated[
+    float | None,
+    _option(
+        RECIPE,
+        "Share of the training pictures that is held out. Default: 0.1 if anything is measured.",
+        "--validation-share",
+        metavar="X",
+        min=0.0,
+    ),
+]
+KeepOption = Annotated[
+    Keep | None,
+    _option(RECIPE, "The expert is the last step's, or the best one measured.", "--keep"),
+]
+PatienceOption = Annotated[
+    int | None,
+    _option(
+        RECIPE, "Stop after N measurements without a better one.", "--patience", metavar="N", min=1
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=RECIPE)
+]
+
+# Running
+DevicesOption = Annotated[
+    int, _option(RUNNING, "Train in N processes, one per GPU.", "--devices", metavar="N", min=1)
+]
+SaveEveryOption = Annotated[
+    int | None,
+    _option(
+        RUNNING,
+        "Write the training down every N steps. Default: every ten minutes.",
+        "--save-every",
+        metavar="N",
+        min=1,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    _option(
+        RUNNING,
+        "Go on with trainings that were interrupted, and commit trained experts that were kept.",
+        "--resume",
+    ),
+]
+RetrainOption = Annotated[
+    bool,
+    _option(RUNNING, "Train anew although something is kept of the task.", "--retrain"),
+]
+
+# A registry that does not exist yet
+NewBaseOption = Annotated[
+    str | None, _option(REGISTRY, "Base model. Default: mini.", "--base", metavar="ID")
+]
+NewMethodOption = Annotated[
+    Method | None,
+    _option(REGISTRY, "Fine-tune all weights, or LoRA factors of some layers.", "--method"),
+]
+NewTrainOption = Annotated[
+    Train | None, _option(REGISTRY, "Train both towers, or one of them.", "--train")
+]

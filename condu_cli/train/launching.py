@@ -1,0 +1,138 @@
+"""Start the processes of a team on this machine: what `--devices N` does.
+
+`accelerate launch` does the same and also spans machines; this one needs no configuration and
+ends with the exit code of the process that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import FrameType
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 30.0
+"""How long the others may take to end once one has failed."""
+
+
+def launched_processes() -> int:
+    """How many processes a launcher has started this program in; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The command line without an option and its value, written with a space or with `=`."""
+    kept: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if argument == name:
+            next(given, None)
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
+
+
+def launch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
+    """Run `condu ARGUMENTS` in that many processes together; answer with their exit code.
+
+    Process 0 speaks for all. What the others say on stderr is shown where one of them failed and
+    process 0 did not.
+    """
+    command = [sys.executable, "-m", "condu_cli", *arguments]
+    port = _free_port()
+    outputs = [tempfile.TemporaryFile() for _ in range(processes - 1)]  # noqa: SIM115
+    try:
+        running = [
+            _start(command, _environment(rank, processes, port, cpu=cpu), output)
+            for rank, output in enumerate([None, *outputs])
+        ]
+        codes = _wait(running)
+        if not codes[0] and any(codes):
+            _show(outputs, codes)
+        return next((code for code in codes if code), 0)
+    finally:
+        for output in outputs:
+            output.close()
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    """Start one process; with `output` it has no stdout, and its stderr goes there."""
+    if output is None:
+        return subprocess.Popen(command, env=environment)  # noqa: S603 - this very program
+    return subprocess.Popen(  # noqa: S603 - this very program
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=output
+    )
+
+
+def _environment(rank: int, processes: int, port: int, *, cpu: bool) -> dict[str, str]:
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    own = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    if cpu:
+        own["ACCELERATE_USE_CPU"] = "true"
+    # More threads than cores slow all of them down several times over.
+    return {"OMP_NUM_THREADS": threads, **os.environ, **own}
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait for all of them, who decide what Ctrl-C and SIGTERM mean.
+
+    Ctrl-C reaches them by itself; SIGTERM, which only this process gets, is passed on.
+    """
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
+    try:
+        while all(process.poll() in (None, 0) for process in running):
+            if all(process.poll() == 0 for process in running):
+                break
+            time.sleep(POLL_SECONDS)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(p.poll() is None for p in running) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        codes = [process.poll() for process in running]
+        for process in running:
+            process.kill()
+            process.wait()
+        # Who was killed here failed because of another.
+        return [code or 0 for code in codes]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(outputs: Sequence[IO[bytes]], codes: Sequence[int]) -> None:
+    for output, code in zip(outputs, codes[1:], strict=True):
+        if code:
+            output.seek(0)
+            sys.stderr.write(output.read().decode(errors="replace"))
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,129 @@
+"""The loss of an iteration and its gradient: cross entropy over the task's class prompts.
+
+The authors' loop encodes every class prompt at the full context for every batch, with gradients.
+The mathematics here is the same, the work is less: prompts are cut to their length, equal ones
+are encoded once, and the text tower runs once per iteration, whatever parts the batch is cut
+into. For that the gradient goes through the text features in two steps: the parts add up
+dL/d(features), and one backward pass carries it into the text tower (the chain rule).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from condu_cli.backbone.classifiers import fill_template
+from condu_cli.backbone.prompts import encode_prompts
+from condu_cli.train.team import SOLO, Team
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.train.recipe import Recipe
+
+AUTOCAST = {"bfloat16": torch.bfloat16}
+
+
+class Objective:
+    """Scaled cosines of pictures with class prompts, their loss, and its gradient."""
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        class_names: Sequence[str],
+        recipe: Recipe,
+        team: Team = SOLO,
+    ) -> None:
+        self._model = model
+        self._recipe = recipe
+        self._team = team
+        prompts = [fill_template(recipe.template, name) for name in class_names]
+        unique = list(dict.fromkeys(prompts))
+        self._count = len(unique)
+        # Each process encodes its share of the prompts, and learns the others' features.
+        self._mine = torch.arange(team.rank, self._count, team.size, device=model.device)
+        mine = [unique[index] for index in self._mine.tolist()]
+        self._tokens = {
+            name: tensor.to(model.device) for name, tensor in model.tokenize(mine or [""]).items()
+        }
+        self._rows = torch.tensor([unique.index(p) for p in prompts], device=model.device)
+        self._frozen_texts = None if model.trains_text else self._encode_once()
+
+    def accumulate(self, parts: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Tensor:
+        """Add the gradient of an iteration to the parameters; answer with its mean loss ().
+
+        `parts` are pictures (B, 3, S, S) and labels (B,) of this process; `batch_size` counts
+        the pictures of all parts of all processes, by which every sum is divided. Losses and
+        text features are exchanged here, the parameters' gradients are not.
+        """
+        own = self._own_features() if self._frozen_texts is None else None
+        texts = self._frozen_texts if own is None else self._gather(own.detach()).requires_grad_()
+        assert texts is not None  # noqa: S101 - the tower is frozen, or it was just run
+        total = torch.zeros((), device=self._model.device)
+        for pixels, labels in parts:
+            loss = self._loss(pixels, labels, texts) / batch_size
+            if loss.requires_grad:  # only pictures and no trained image tower: nothing to do
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if own is not None and texts.grad is not None:
+            gradient = self._team.sum(texts.grad)[self._mine]
+            if len(gradient):
+                own.backward(gradient)  # type: ignore[no-untyped-call]
+        return self._team.sum(total)
+
+    @torch.inference_mode()
+    def count_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """How many pictures, of all processes, the model as it is now gives their own class."""
+        texts = self._frozen_texts
+        texts = self._gather(self._own_features()) if texts is None else texts
+        right = torch.zeros((), device=texts.device)
+        for pixels, labels in batches:
+            found = self._logits(pixels, texts).argmax(dim=-1)
+            right += (found == labels.to(found.device)).sum()
+        return int(self._team.sum(right))
+
+    def _loss(self, pixels: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
+        """Sum of the pictures' losses ()."""
+        return functional.cross_entropy(
+            self._logits(pixels, texts),
+            labels.to(texts.device),
+            label_smoothing=self._recipe.label_smoothing,
+            reduction="sum",
+        )
+
+    def _logits(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Scaled cosines of a batch with all the class prompts (B, C), float32."""
+        model = self._model
+        with self._autocast():
+            images = model.encode_images(model.prepare_pixels(pixels))  # (B, E)
+        return model.logit_scale_value * images.float() @ texts[self._rows].T
+
+    def _own_features(self) -> Tensor:
+        """Features of this process's share of the unique prompts (M, E), with gradients."""
+        with self._autocast():
+            return encode_prompts(self._model, self._tokens).float()[: len(self._mine)]
+
+    def _gather(self, own: Tensor) -> Tensor:
+        """Features of all unique prompts (U, E) from everybody's share."""
+        if self._team.size == 1:
+            return own
+        every = torch.zeros(self._count, own.shape[1], device=own.device)
+        every[self._mine] = own
+        return self._team.sum(every)
+
+    @torch.no_grad()
+    def _encode_once(self) -> Tensor:
+        """All the features (U, E), where training does not change them."""
+        return self._gather(self._own_features())
+
+    def _autocast(self) -> Any:
+        dtype = AUTOCAST.get(self._recipe.precision)
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self._model.device.type, dtype=dtype)

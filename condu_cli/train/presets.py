@@ -1,0 +1,80 @@
+"""Recipes to begin with: the paper's for CLIP, measured ones for `mini`.
+
+A preset belongs to a kind of base model, a method, and where the paper has one a data set.
+`condu learn --task NAME` with no option follows it; every value can be overridden alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from condu_cli.data.catalogue import public_set
+
+FEW_SHOTS = 16
+"""Up to so many pictures per class count as few; the usual protocols stop there."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Recipe values by the names of `Recipe`'s fields, and where they come from.
+
+    `warmup_share` is the share of the iterations that warms up.
+    """
+
+    name: str
+    source: str
+    values: dict[str, Any] = field(default_factory=dict)
+    warmup_share: float = 0.1
+
+
+def preset_for(
+    family: str, method: str, task: str, *, classes: int = 10, shots: int | None = None
+) -> Preset:
+    """The preset of a kind of base model (`clip` or `mini`), a method and a task.
+
+    `task` may be any name: only the paper's data sets have values of their own.
+
+    Raises:
+        KeyError: no such family or method.
+
+    """
+    entry = dict(_recipes()[family][method])
+    few = shots is not None and shots <= FEW_SHOTS
+    few_values = entry.pop("few_shot")
+    entry |= few_values if few else {}
+    name = f"{family}, {method}" + (", few shots" if few else "")
+    rate = _paper_rate(task, method, few=few) if family == "clip" else None
+    if rate is not None:
+        entry["learning_rate"] = rate
+        name = f"{name}, {task}"
+    per_class = entry.pop("iterations_per_class", 0)
+    entry["iterations"] = max(entry["iterations"], round(per_class * classes))
+    return Preset(name, entry.pop("source"), warmup_share=entry.pop("warmup_share"), values=entry)
+
+
+def presets_of(task: str, classes: int) -> list[Preset]:
+    """Every preset that a task could be learned with, few shots left out."""
+    pairs = [(family, method) for family, methods in _recipes().items() for method in methods]
+    return [preset_for(family, method, task, classes=classes) for family, method in pairs]
+
+
+@cache
+def _recipes() -> dict[str, dict[str, dict[str, Any]]]:
+    text = (files("condu_cli.train") / "recipes.json").read_text("utf-8")
+    recipes: dict[str, dict[str, dict[str, Any]]] = json.loads(text)
+    return recipes
+
+
+def _paper_rate(task: str, method: str, *, few: bool) -> float | None:
+    """The peak learning rate that the authors give for one of their data sets."""
+    public = public_set(task)
+    rates = None if public is None else public.paper_recipe
+    if rates is None:
+        return None
+    if method == "full":
+        return rates.lr_full
+    return rates.lr_lora_5shot if few else rates.lr_lora

@@ -1,0 +1,49 @@
+"""Ctrl-C while training: finish the iteration, so that what is kept is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+"""Ctrl-C, and what a cluster sends before it takes a machine back."""
+
+
+class StopRequest:
+    """While it is entered, the first signal is remembered; a second one interrupts at once.
+
+    `patient`: a second one does not. A launcher passes on what its processes get anyway.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.requested = False
+        self._patient = patient
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self.requested
+
+    def __enter__(self) -> StopRequest:
+        # Python allows handlers in the main thread only; elsewhere nobody presses Ctrl-C.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and not self._patient:
+            raise KeyboardInterrupt
+        self.requested = True

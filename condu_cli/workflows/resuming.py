@@ -1,0 +1,133 @@
+"""Go on with what was interrupted: commit trained experts, finish trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condu_cli.errors import ConduError, InterruptedByUserError, NotFoundError, PartialError
+from condu_cli.workflows.committing import Commit, load_expert, resume_expert
+from condu_cli.workflows.learning import Learner, LearnSummary, Machine, summarise
+from condu_cli.workflows.progress import ProgressCallback, silent
+from condu_cli.workflows.unfinished import load_unfinished, remove_unfinished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A kept expert that is committed: its summary, or the session that had it before."""
+
+    task: str
+    summary: LearnSummary | None
+    session: Session
+
+
+def resume(
+    registry: Registry,
+    task: str | None,
+    on_progress: ProgressCallback = silent,
+    on_done: Callable[[Resumed], None] = lambda _: None,
+    machine: Machine | None = None,
+) -> list[Resumed]:
+    """Commit the trained experts that wait, then finish the trainings that were interrupted.
+
+    All of them, or those of one task. Experts are committed on whatever HEAD is. `on_done` hears
+    of each at once. One that fails does not keep the others back.
+
+    Raises:
+        NotFoundError: there is nothing to go on with.
+        PartialError: some could not be committed or finished; they are still kept.
+        ConduError: what kept the only one, or the first of them all, from being committed.
+        InterruptedByUserError: somebody pressed Ctrl-C again.
+
+    """
+    found: list[Resumed] = []
+    errors: list[ConduError] = []
+    count = 0
+    machine = machine or Machine()
+    for done in _all(registry, task, on_progress, machine):
+        count += 1
+        if isinstance(done, ConduError):
+            errors.append(done)
+        elif done is not None:
+            found.append(done)
+            on_done(done)
+    if not count and machine.team.rank == 0:
+        raise _nothing(registry, task)
+    if errors and not found:
+        raise errors[0]
+    if errors:
+        raise PartialError(
+            f"{len(errors)} of {count} kept experts still wait: {errors[0].message}",
+            errors[0].hint,
+        )
+    return found
+
+
+def _all(
+    registry: Registry, task: str | None, on_progress: ProgressCallback, machine: Machine
+) -> Iterator[Resumed | ConduError | None]:
+    team = machine.team
+    for path in registry.waiting.paths(task) if team.rank == 0 else ():
+        done = _commit_waiting(registry, path, on_progress)
+        # Where the file is gone, somebody else has committed it meanwhile.
+        yield None if isinstance(done, ConduError) and not path.exists() else done
+    for path in team.share(registry.runs.paths(task)):
+        if team.share(path.exists()):  # else its expert was just committed
+            yield _finish(registry, path, on_progress, machine)
+
+
+def _commit_waiting(
+    registry: Registry, path: Path, on_progress: ProgressCallback
+) -> Resumed | ConduError:
+    try:
+        expert = registry.waiting.open(path)
+        trained = load_expert(registry, expert)
+        done = resume_expert(
+            registry,
+            expert,
+            trained=trained,
+            command=f"learn --task {expert.task} --resume",
+            on_progress=on_progress,
+        )
+    except ConduError as exc:
+        return exc
+    remove_unfinished(registry, expert.task)
+    if isinstance(done, Commit):
+        return Resumed(expert.task, summarise(trained, done), done.session)
+    return Resumed(expert.task, None, done)
+
+
+def _finish(
+    registry: Registry, path: Path, on_progress: ProgressCallback, machine: Machine
+) -> Resumed | ConduError | None:
+    try:
+        unfinished = load_unfinished(registry, registry.runs.open(path))
+        known = machine.team.share(registry.session_of_run(unfinished.run))
+        if known is not None:  # committed, and stopped before this file could go
+            remove_unfinished(registry, unfinished.task, [path])
+            return Resumed(unfinished.task, None, known)
+        learner = Learner(registry.path, unfinished.request, None, machine, resumed=unfinished)
+        summary = learner.run(learner.plan(), on_progress)
+    except InterruptedByUserError:
+        raise
+    except ConduError as exc:
+        return exc
+    if summary is None:  # another process of the team has committed it
+        return None
+    return Resumed(unfinished.task, summary, registry.session(summary.session))
+
+
+def _nothing(registry: Registry, task: str | None) -> NotFoundError:
+    of_task = "" if task is None else f" of task '{task}'"
+    return NotFoundError(
+        f"no trained expert{of_task} waits to be committed in {registry.path}, and no training "
+        "was interrupted",
+        "Train one: condu learn --task NAME --data DIR",
+    )

@@ -1,0 +1,146 @@
+"""Trainings that are not finished: written down while they run, and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.core.layout import InvalidStateError
+from condu_cli.core.prototypes import Prototypes
+from condu_cli.data.pictures import picture_name
+from condu_cli.errors import DataError, IntegrityError
+from condu_cli.registry.clock import utc_now
+from condu_cli.registry.manifest import canonical_json, plain_record
+from condu_cli.train.recipe import Recipe
+from condu_cli.train.run_state import RunState
+from condu_cli.workflows.planning import LearnRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from condu_cli.data.labelled import Sample
+    from condu_cli.registry.repository import Registry
+    from condu_cli.registry.task_files import TaskFile
+    from condu_cli.workflows.planning import LearnPlan
+
+STATE, PROTOTYPES = "state/", "prototypes/"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A training between two iterations, with all that it was started with.
+
+    `run` is the mark by which its expert will be known; `data` names pictures, labels and
+    classes by a hash.
+    """
+
+    task: str
+    run: str
+    request: LearnRequest
+    recipe: Recipe
+    data: str
+    prototypes: Prototypes
+    state: RunState
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations are done."""
+        return int(self.state.history["iteration"])
+
+
+def save_unfinished(registry: Registry, unfinished: Unfinished) -> None:
+    """Write a training down in the place of what it wrote before.
+
+    Raises:
+        ConduError: there is no room.
+
+    """
+    arrays = {STATE + name: values for name, values in unfinished.state.arrays.items()}
+    prototypes = unfinished.prototypes.to_arrays()
+    arrays |= {PROTOTYPES + name: values for name, values in prototypes.items()}
+    record = {
+        "run": unfinished.run,
+        "request": unfinished.request.as_record(),
+        "recipe": unfinished.recipe.as_record(),
+        "data": unfinished.data,
+        "history": dict(unfinished.state.history),
+        "fingerprint": registry.config.fingerprint(),
+        "at": utc_now(),
+    }
+    before = registry.runs.paths(unfinished.task)
+    saved = registry.runs.save(unfinished.task, arrays, plain_record(record))
+    for path in before:
+        if path != saved.path:
+            registry.runs.remove(path)
+
+
+def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
+    """Read a training back.
+
+    Raises:
+        IntegrityError: the file is damaged, or belongs to another base model or registry.
+
+    """
+    try:
+        file.arrays.verify()
+        record = file.record
+    except IntegrityError as exc:
+        raise registry.runs.damaged(file.path, exc.message) from exc
+    if record.get("fingerprint") != registry.config.fingerprint():
+        raise registry.runs.damaged(file.path, "it belongs to a registry of another base model")
+    try:
+        return Unfinished(
+            task=file.task,
+            run=str(record["run"]),
+            request=LearnRequest.from_record(record["request"]),
+            recipe=Recipe(**record["recipe"]),
+            data=str(record["data"]),
+            prototypes=Prototypes.from_arrays(_under(PROTOTYPES, file.arrays)),
+            state=RunState(_under(STATE, file.arrays), dict(record["history"])),
+        )
+    except (InvalidStateError, KeyError, TypeError) as exc:
+        raise registry.runs.damaged(file.path, f"it holds no training: {exc}") from exc
+
+
+def remove_unfinished(registry: Registry, task: str, paths: Sequence[Path] | None = None) -> None:
+    """Remove what a task's trainings have written down, or only those files."""
+    for path in registry.runs.paths(task) if paths is None else paths:
+        registry.runs.remove(path)
+
+
+def data_fingerprint(
+    samples: Sequence[Sample], validation: Sequence[Sample], plan: LearnPlan
+) -> str:
+    """Name the pictures, their labels and their order by a hash; of their bytes only the names.
+
+    Where the pictures lie does not matter: a disk may be mounted elsewhere.
+    """
+    root = str(plan.data_root)
+    listed = [
+        [[picture_name(s.picture).removeprefix(root), s.label] for s in part]
+        for part in (samples, validation)
+    ]
+    names = list(plan.data.class_names)
+    return hashlib.sha256(
+        canonical_json({"pictures": listed, "classes": names}).encode()
+    ).hexdigest()
+
+
+def check_same_data(unfinished: Unfinished, found: str) -> None:
+    """Refuse to go on with other pictures than the training began with.
+
+    Raises:
+        DataError: pictures, labels or classes have changed.
+
+    """
+    if unfinished.data != found:
+        raise DataError(
+            f"the pictures of '{unfinished.task}' are not those that its training began with",
+            f"Put them back, or begin anew: condu learn --task {unfinished.task} --retrain",
+        )
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}

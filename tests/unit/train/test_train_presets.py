@@ -1,0 +1,61 @@
+"""Recipes to begin with."""
+
+import json
+from importlib.resources import files
+
+import pytest
+
+from condu_cli.train.presets import FEW_SHOTS, preset_for
+from condu_cli.train.recipe import Recipe
+
+FAMILIES = ("clip", "mini")
+METHODS = ("full", "lora")
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "shots", "rate"),
+    [
+        ("eurosat", "full", None, 1e-5),
+        ("aircraft", "full", None, 5e-5),
+        ("mnist", "full", 5, 5e-5),
+        ("eurosat", "lora", None, 1.5e-4),
+        ("flowers", "lora", None, 1e-5),
+        ("aircraft", "lora", 5, 3e-3),
+        ("sun397", "lora", 5, 2e-3),
+    ],
+)
+def test_the_papers_data_sets_have_its_learning_rates_with_clip(task, method, shots, rate):
+    assert preset_for("clip", method, task, shots=shots).values["learning_rate"] == rate
+
+
+def test_few_shots_train_half_as_long_with_clip():
+    assert preset_for("clip", "full", "eurosat").values["iterations"] == 1000
+    assert preset_for("clip", "full", "eurosat", shots=5).values["iterations"] == 500
+    assert preset_for("clip", "full", "eurosat", shots=FEW_SHOTS + 1).values["iterations"] == 1000
+
+
+def test_both_warm_up_over_a_hundred_iterations():
+    for shots in (None, 5):
+        preset = preset_for("clip", "full", "anything", shots=shots)
+        assert preset.warmup_share * preset.values["iterations"] == 100
+
+
+def test_a_task_of_anybodys_name_gets_the_base_models_preset():
+    assert preset_for("clip", "full", "my-cats").values["learning_rate"] == 1e-5
+    assert preset_for("clip", "full", "my-cats").name == "clip, full"
+    assert preset_for("clip", "full", "eurosat").name == "clip, full, eurosat"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shots", [None, 5])
+def test_every_preset_makes_a_recipe_and_names_its_source(family, method, shots):
+    preset = preset_for(family, method, "eurosat", classes=397, shots=shots)
+    Recipe(**preset.values, image_size=32)
+    assert preset.source
+
+
+def test_the_file_holds_no_other_recipes():
+    document = json.loads((files("condu_cli.train") / "recipes.json").read_text("utf-8"))
+    assert sorted(document) == sorted(FAMILIES)
+    assert all(sorted(methods) == sorted(METHODS) for methods in document.values())

@@ -1,0 +1,215 @@
+"""Trainings that are interrupted: written down, shown, and taken up where they stopped."""
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from condu_cli.errors import (
+    DataError,
+    IntegrityError,
+    InterruptedByUserError,
+    NotFoundError,
+    UsageError,
+)
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.learning import Machine
+from condu_cli.workflows.resuming import resume
+from condu_cli.workflows.unfinished import load_unfinished
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a registry could be, and is not yet."""
+    return tmp_path / "registry"
+
+
+def ctrl_c_after(iteration):
+    """A progress callback that presses Ctrl-C when so many iterations are done."""
+
+    def on_progress(event):
+        if event.stage == "training" and event.done == iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_progress
+
+
+@pytest.fixture
+def stopped(path, warm, learn):
+    """A registry with a training that was stopped after 4 of 10 iterations."""
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
+    return Registry.open(path)
+
+
+def delta(registry, task):
+    """What the session holds of the one task that was learned."""
+    head = registry.head()
+    return dict(registry.blobs.open(head.shared)), head.entry(task).rescaler
+
+
+def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(path, warm, learn):
+    with pytest.raises(InterruptedByUserError) as caught:
+        learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
+    assert caught.value.exit_code == 130
+    assert "stopped after iteration 4 of 10 and is kept" in caught.value.message
+    assert caught.value.hint == "condu learn --task warm --resume goes on from there"
+    registry = Registry.open(path)
+    assert registry.head() is None
+    (file,) = registry.runs.all()
+    assert load_unfinished(registry, file).iteration == 4
+
+
+def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, tmp_path, warm, learn):
+    learn(tmp_path / "straight", "warm", warm, iterations=10)
+    (done,) = resume(stopped, "warm")
+    assert stopped.head() == done.session
+    assert stopped.runs.paths() == []
+    assert stopped.waiting.paths() == []
+
+    straight = Registry.open(tmp_path / "straight")
+    (ours, rescaler), (theirs, other) = delta(stopped, "warm"), delta(straight, "warm")
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert rescaler == other
+    assert done.session.entry("warm").expert.prototypes == (
+        straight.head().entry("warm").expert.prototypes
+    )
+    trainings = [r.head().entry("warm").expert.training for r in (stopped, straight)]
+    assert trainings[0]["final_loss"] == trainings[1]["final_loss"]
+    assert trainings[0]["recipe"] == trainings[1]["recipe"]
+
+
+def test_it_may_be_interrupted_again(stopped, tmp_path, warm, learn):
+    with pytest.raises(InterruptedByUserError, match="after iteration 7 of 10"):
+        resume(stopped, "warm", ctrl_c_after(7))
+    (file,) = stopped.runs.all()
+    assert load_unfinished(stopped, file).iteration == 7
+    resume(stopped, None)
+    learn(tmp_path / "straight", "warm", warm, iterations=10)
+    ours, theirs = delta(stopped, "warm")[0], delta(Registry.open(tmp_path / "straight"), "warm")[0]
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_nothing(path, warm, learn):
+    def twice(event):
+        if event.stage == "training" and event.done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(path, "warm", warm, twice, iterations=10)
+    assert not path.exists()
+
+
+def test_a_training_writes_itself_down_while_it_runs(path, warm, learn):
+    seen = []
+
+    def on_progress(event):
+        if event.stage == "training" and path.exists():
+            registry = Registry.open(path)
+            seen.extend(load_unfinished(registry, file).iteration for file in registry.runs.all())
+
+    learn(path, "warm", warm, on_progress, iterations=7, machine=Machine(save_every=3))
+    assert seen == [3, 3, 3, 6]
+    assert Registry.open(path).runs.paths() == []
+
+
+def test_a_task_with_an_unfinished_training_is_not_begun_anew_by_mistake(stopped, warm, learner):
+    with pytest.raises(UsageError, match="was interrupted and is kept") as caught:
+        learner(stopped.path, "warm", warm)
+    assert "--resume" in caught.value.hint
+    assert "--retrain" in caught.value.hint
+    learner(stopped.path, "other", warm)
+
+
+def test_it_is_begun_anew_on_purpose(stopped, warm, learn):
+    learn(stopped.path, "warm", warm, iterations=2, retrain=True)
+    assert stopped.head().entry("warm").expert.training["recipe"]["iterations"] == 2
+    assert stopped.runs.paths() == []
+
+
+def test_other_pictures_than_it_began_with_are_refused(path, warm, learn, tmp_path, make_pictures):
+    data = shutil.copytree(warm, tmp_path / "data")
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", data, ctrl_c_after(4), iterations=10)
+    next(data.rglob("*.png")).unlink()
+    registry = Registry.open(path)
+    with pytest.raises(DataError, match="not those that its training began with") as caught:
+        resume(registry, "warm")
+    assert "--retrain" in caught.value.hint
+    assert len(registry.runs.paths()) == 1
+
+
+def test_a_damaged_file_is_named_and_left(stopped):
+    (path,) = stopped.runs.paths()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"unfinished training .* cannot be used"):
+        resume(stopped, "warm")
+    assert path.exists()
+
+
+def test_a_training_of_another_registry_is_refused(stopped, tmp_path, learn, plants):
+    other = tmp_path / "other"
+    learn(other, "plants", plants, iterations=1, train="image")
+    (path,) = stopped.runs.paths()
+    registry = Registry.open(other)
+    registry.paths.runs.mkdir()
+    shutil.copy(path, registry.paths.runs)
+    with pytest.raises(IntegrityError, match="another base model"):
+        resume(registry, "warm")
+
+
+def test_what_its_commit_left_behind_is_answered_with_the_session(stopped):
+    (path,) = stopped.runs.paths()
+    content = path.read_bytes()
+    (done,) = resume(stopped, "warm")
+    path.write_bytes(content)
+    (again,) = resume(stopped, "warm")
+    assert (again.summary, again.session) == (None, done.session)
+    assert stopped.runs.paths() == []
+
+
+def test_where_there_is_nothing_to_go_on_with_that_is_said(stopped):
+    with pytest.raises(NotFoundError, match="no training was interrupted"):
+        resume(stopped, "other")
+
+
+def test_training_that_diverges_leaves_nothing_to_go_on_with(path, warm, learn):
+    with pytest.raises(DataError, match="diverged"):
+        learn(
+            path,
+            "warm",
+            warm,
+            iterations=20,
+            learning_rate=1e30,
+            warmup_iterations=0,
+            machine=Machine(save_every=1),
+        )
+    assert not path.exists() or Registry.open(path).runs.paths() == []
+
+
+def test_few_shots_and_a_validation_go_on_with_the_same_pictures(path, warm, learn, tmp_path):
+    values = {"iterations": 10, "shots": 4, "keep": "best", "validation_share": 0.25, "seed": 3}
+    learn(tmp_path / "straight", "warm", warm, **values)
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", warm, ctrl_c_after(5), **values)
+    (done,) = resume(Registry.open(path), None)
+    straight = Registry.open(tmp_path / "straight").head().entry("warm").expert.training
+    training = done.session.entry("warm").expert.training
+    assert training["validation"] == straight["validation"]
+    assert training["kept_iteration"] == straight["kept_iteration"]
+    assert done.summary.validation_accuracy is not None
+
+
+def test_the_request_is_read_back_as_it_was(stopped):
+    (file,) = stopped.runs.all()
+    unfinished = load_unfinished(stopped, file)
+    again = replace(unfinished.request)
+    assert again.from_record(again.as_record()) == again
+    assert again.data.is_absolute()
