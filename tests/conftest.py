@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 COLOURS = ((40, 60, 220), (220, 40, 40), (40, 190, 60), (230, 200, 40), (150, 40, 180))
@@ -35,6 +35,14 @@ class RunCondu(Protocol):
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all subprocesses of a test session: embedded pictures are written once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(cache_folder: Path) -> Iterator[None]:
+    """No test reads or writes the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache_folder))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ the same shape: two towers, one space, zero-shot classification by cosine.
 from __future__ import annotations
 
 import json
+import platform
 import shlex
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +21,17 @@ from torch.nn import functional
 from condu_cli.backbone.base import BaseInfo, DualEncoder, Preprocessing
 from condu_cli.backbone.embedded_weights import (
     IMAGE_WEIGHTS,
+    MINI_FILES,
     TEXT_CONFIG,
     TEXT_TOKENIZER,
     TEXT_WEIGHTS,
 )
 from condu_cli.backbone.lora_spec import LoraDefaults
+from condu_cli.backbone.user_cache import UserCache
 from condu_cli.errors import BaseModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 IMAGENET_TEMPLATE = "a photo of a {}."
 LOGIT_SCALE = 15.0
@@ -78,7 +82,7 @@ class Mini(DualEncoder):
         self.train(False)
         # Not persistent: it follows from the weights, and its last bits from the machine, so that
         # it must not enter the hash by which a registry knows its base model.
-        embeddings = self._imagenet_class_embeddings()
+        embeddings = _kept_embeddings(self._imagenet_class_embeddings)
         self.register_buffer("class_embeddings", embeddings, persistent=False)
         self.seal(BaseInfo("mini", "efficientnet_lite0+minilm_l6", "mini", "relu6+gelu", "", 224))
 
@@ -195,3 +199,26 @@ def _load_tokenizer() -> Any:
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106 - a token, no secret
     return tokenizer
+
+
+def _kept_embeddings(compute: Callable[[], Tensor]) -> Tensor:
+    """What `compute` gives (1000, E) float32, from this user's cache where it was left before.
+
+    They take longer to compute than one picture's answer. They are no part of what condu ships:
+    their last bits differ between machines, and an expert must be asked with those that it was
+    trained with. So the cache knows them by all that those bits depend on.
+    """
+    depends_on = [
+        *(file.sha256 for file in MINI_FILES),
+        IMAGENET_TEMPLATE,
+        *(f"{name} {version(name)}" for name in ("torch", "timm", "transformers", "tokenizers")),
+        f"{platform.node()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        f"{torch.get_num_threads()} threads, {torch.get_float32_matmul_precision()}",
+    ]
+    cache = UserCache("class-embeddings")
+    arrays = cache.load(depends_on)
+    if arrays is None:
+        arrays = {"embeddings": compute().numpy()}
+        cache.save(depends_on, arrays)
+    # A copy: torch's own memory is aligned, and kernels may round differently where it is not.
+    return torch.from_numpy(arrays["embeddings"]).clone()

@@ -303,24 +303,26 @@ def _show_kept(out: Output, registry: Any, tasks: Sequence[str]) -> None:
     waiting, runs = records(registry.waiting), records(registry.runs)
 
     def human(o: Output) -> None:
-        o.text("Would commit: " + (", ".join(r["task"] for r in waiting) or "none"))
-        o.text("Would go on training: " + (", ".join(r["task"] for r in runs) or "none"))
+        for verb, kept in (("commit", waiting), ("go on training", runs)):
+            if kept or not (waiting or runs):
+                o.text(f"Would {verb}: " + (", ".join(r["task"] for r in kept) or "none"))
 
     out.document({"dry_run": True, "waiting": waiting, "unfinished": runs}, human)
 
 
 def _note_plan(out: Output, plan: "LearnPlan") -> None:
     recipe, data = plan.recipe, plan.data
+    held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
     out.note(
-        f"Learning {plan.request.task} from {plural(len(data.train), 'picture')} of "
+        f"Learning {plan.request.task} from {plural(len(data.train), 'picture')}{held_out} of "
         f"{plural(len(data.class_names), 'class').replace('classs', 'classes')}: "
         f"base {plan.base_id}, {recipe.iterations} iterations of {recipe.batch_size} at "
         f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed} "
         f"(preset: {plan.preset.name})"
     )
     if data.ignored:
-        names = ", ".join(data.ignored_names[:3])
-        out.note(f"{plural(data.ignored, 'file')} that are no pictures of a class: {names} …")
+        names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
+        out.note(f"Left out as no pictures of a class: {plural(data.ignored, 'file')}: {names}")
     if data.empty_classes:
         out.warning(f"no pictures of: {', '.join(data.empty_classes)}; they are left out")
 

@@ -50,16 +50,26 @@ ClassNamesOption = Annotated[
         show_default=False,
     ),
 ]
+LORA = "LoRA"
+"""Heading of its options in the help."""
+
 RankOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="LoRA's rank. Default: the base model's own.", show_default=False
+        metavar="N",
+        min=1,
+        help="LoRA's rank. Default: the base model's own.",
+        show_default=False,
+        rich_help_panel=LORA,
     ),
 ]
 AlphaOption = Annotated[
     float | None,
     typer.Option(
-        metavar="X", help="LoRA adds X / rank times B A. Default: the rank.", show_default=False
+        metavar="X",
+        help="LoRA adds X / rank times B A. Default: the rank.",
+        show_default=False,
+        rich_help_panel=LORA,
     ),
 ]
 LoraTargetsOption = Annotated[
@@ -69,10 +79,14 @@ LoraTargetsOption = Annotated[
         metavar="GLOB",
         help="Layers that get factors, by name; may be repeated. Default: MLP layers.",
         show_default=False,
+        rich_help_panel=LORA,
     ),
 ]
 FreezeAOption = Annotated[
-    bool, typer.Option("--freeze-a", help="Train LoRA's B factors alone; A stays as drawn.")
+    bool,
+    typer.Option(
+        "--freeze-a", help="Train LoRA's B factors alone; A stays as drawn.", rich_help_panel=LORA
+    ),
 ]
 LoraSeedOption = Annotated[
     int | None,
@@ -82,5 +96,6 @@ LoraSeedOption = Annotated[
         min=0,
         help="Seed of LoRA's A factors, the same for all tasks. Default: 0.",
         show_default=False,
+        rich_help_panel=LORA,
     ),
 ]

@@ -11,19 +11,19 @@ import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from condu_cli.backbone.classifiers import text_features
-from condu_cli.backbone.features import image_features
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.transforms import evaluation_transform
 from condu_cli.errors import DataError, UsageError
+from condu_cli.workflows.base_features import BaseFeatures, Seen
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -65,19 +65,20 @@ def build_task_prototypes(
     transform = evaluation_transform(
         prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
     )
-    return _with_images(base, text, pictures, _Pass(pictures, transform, per_class, on_progress))
+    shown = (
+        pictures.samples if per_class is None else first_of_each_class(pictures.samples, per_class)
+    )
+    features = BaseFeatures(base, shown)
+    seen = _Pass(pictures, transform, per_class, on_progress)
+    return _with_images(text, seen.through(features))
 
 
-def _with_images(
-    base: DualEncoder, text: NDArray[np.float32], pictures: PictureSet, seen: _Pass
-) -> Prototypes:
+def _with_images(text: NDArray[np.float32], batches: Iterator[Seen]) -> Prototypes:
     builder: PrototypeBuilder | None = None
-    for samples, pixels in seen.batches():
-        features = image_features(base, pixels)
+    for seen in batches:
         if builder is None:
-            builder = PrototypeBuilder(text, features.pooled.shape[1])
-        labels = torch.tensor([sample.label for sample in samples])
-        builder.add(features.image.numpy(), features.pooled.numpy(), labels.numpy())
+            builder = PrototypeBuilder(text, seen.pooled.shape[1])
+        builder.add(seen.image, seen.pooled, np.array([s.label for s in seen.samples]))
     if builder is None:
         raise DataError("there are no training pictures", "Check --data")
     return builder.build()
@@ -98,14 +99,39 @@ class _Pass:
         self._per_class = per_class
         self._on_progress = on_progress
 
-    def batches(self) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Samples and their pictures (B, 3, S, S)."""
+    def through(self, features: BaseFeatures) -> Iterator[Seen]:
+        """Read everything; answer with the features of those that the base model is shown."""
+        if features.kept:
+            yield from self._kept(features)
+            return
+        for samples, pixels in self._batches():
+            yield features.compute(samples, pixels)
+        features.keep()
+
+    def _kept(self, features: BaseFeatures) -> Iterator[Seen]:
+        """Pictures whose features are known are read for the training alone."""
+        self._pictures.read(self._on_done())
+        readable = self._pictures.samples
+        chosen = list(
+            readable if self._per_class is None else first_of_each_class(readable, self._per_class)
+        )
+        known: set[Sample] = set()
+        for start in range(0, len(chosen), BATCH):
+            seen = features.known(chosen[start : start + BATCH])
+            known.update(seen.samples)
+            if seen.samples:
+                yield seen
+        # One that could not be read last time, or steps in for one that cannot be read now.
+        for samples, pixels in self._again([s for s in chosen if s not in known]):
+            yield features.compute(samples, pixels)
+
+    def _on_done(self) -> Callable[[int], None]:
         total = len(self._pictures)
+        return lambda done: self._on_progress(Progress("prototypes", done, total))
 
-        def on_done(done: int) -> None:
-            self._on_progress(Progress("prototypes", done, total))
-
-        scan = self._pictures.scan(self._transform, BATCH, on_done)
+    def _batches(self) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Samples and their pictures (B, 3, S, S)."""
+        scan = self._pictures.scan(self._transform, BATCH, self._on_done())
         if self._per_class is None:
             yield from scan
         else:
@@ -134,11 +160,17 @@ class _Pass:
         if waiting:
             yield _stacked(waiting)
             shown.update(sample for sample, _ in waiting)
+        yield from self._again(
+            [s for s in first_of_each_class(self._pictures.samples, per_class) if s not in shown]
+        )
+
+    def _again(self, missing: Sequence[Sample]) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Pictures that are decoded once more, (B, 3, S, S)."""
+        wanted = set(missing)
         readable = self._pictures.samples
-        wanted = set(first_of_each_class(readable, per_class)) - shown
-        missing = [index for index, sample in enumerate(readable) if sample in wanted]
-        for start in range(0, len(missing), BATCH):
-            indices = missing[start : start + BATCH]
+        rows = [index for index, sample in enumerate(readable) if sample in wanted]
+        for start in range(0, len(rows), BATCH):
+            indices = rows[start : start + BATCH]
             pixels = self._pictures.whole(indices, self._transform)
             yield [readable[index] for index in indices], pixels
 

@@ -137,7 +137,8 @@ def prepare(folder: Path, pictures: Path, make_pictures: Callable[..., Path]) ->
     make_pictures(folder / "pictures")
     make_pictures(folder / "one-class", ("blue",))
     make_pictures(folder / "broken")
-    (folder / "broken" / "red" / "bad.png").write_text("broken")
+    for number in range(20):  # more than are left out without being asked
+        (folder / "broken" / "red" / f"bad{number}.png").write_text("broken")
 
 
 def test_a_registry_path_that_is_a_file_is_refused(
@@ -165,9 +166,7 @@ def test_standard_input_is_a_list_of_paths_or_a_picture(learned: Condu, pictures
     assert done.stdout.count("[expert: colours") == 8
 
 
-def test_ctrl_c_during_training_leaves_no_registry(
-    condu: Condu, pictures: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_during_training_keeps_it(condu: Condu, pictures: Path, tmp_path: Path) -> None:
     registry = tmp_path / "interrupted"
     command = [sys.executable, "-m", "condu_cli", "learn", "--task", "colours", "--json"]
     options = ["--base", "tiny", "--iterations", "100000", "--registry", str(registry)]
@@ -188,7 +187,8 @@ def test_ctrl_c_during_training_leaves_no_registry(
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert '"code": 130' in errors
-    assert not registry.exists()
+    assert "--resume goes on from there" in errors
+    assert len(list((registry / "runs").iterdir())) == 1
 
 
 def test_a_second_writer_is_told_who_holds_the_lock(learned: Condu) -> None:

@@ -8,7 +8,7 @@ from condu_cli.data import decoding
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import PictureSet, ReadingRules
 from condu_cli.errors import DataError, UsageError
-from condu_cli.workflows import prototyping
+from condu_cli.workflows import base_features, prototyping
 from condu_cli.workflows.prototyping import build_task_prototypes, first_of_each_class
 
 NAMES = ("blue", "red")
@@ -75,12 +75,13 @@ def test_others_step_in_for_chosen_pictures_that_cannot_be_read(base, samples):
     assert np.allclose(prototypes.image, alone.image, atol=1e-6)
 
 
-def test_batches_are_full_whatever_is_chosen(base, samples, monkeypatch):
+def test_batches_are_full_whatever_is_chosen(base, samples, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is known yet
     monkeypatch.setattr(prototyping, "BATCH", 3)
     sizes = []
-    real = prototyping.image_features
+    real = base_features.image_features
     monkeypatch.setattr(
-        prototyping,
+        base_features,
         "image_features",
         lambda b, pixels: sizes.append(len(pixels)) or real(b, pixels),
     )

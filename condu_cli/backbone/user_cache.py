@@ -1,0 +1,92 @@
+"""Arrays that are worth keeping between runs, in the user's cache folder.
+
+Each file is named by a hash of everything that its content depends on, so that nothing is ever out
+of date; it may be removed at any time. A damaged file counts as absent, and a folder that cannot be
+written to is no error: whoever asks computes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
+
+from condu_cli import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+LIMIT_BYTES = 1 << 30
+"""Of each kind; the files that were used least recently go first."""
+DIGEST_BYTES = 32
+
+
+class UserCache:
+    """The files of one kind, such as `features`."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        from platformdirs import user_cache_path
+
+        return user_cache_path("condu") / self._kind
+
+    def load(self, depends_on: Sequence[str]) -> Arrays | None:
+        """What was saved for exactly this, None where nothing was."""
+        path = self._path(depends_on)
+        try:
+            stored = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        content = stored[DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != stored[:DIGEST_BYTES]:
+            return None
+        try:
+            arrays: Arrays = from_bytes(content)
+        except SafetensorError:
+            return None
+        return arrays
+
+    def save(self, depends_on: Sequence[str], arrays: Arrays) -> None:
+        """Keep arrays for the next time; make room among the older ones."""
+        content = to_bytes(dict(arrays))
+        if len(content) > LIMIT_BYTES:
+            return
+        path = self._path(depends_on)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside its place and renamed, so that nobody ever reads half of it.
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                draft = Path(folder, path.name)
+                draft.write_bytes(hashlib.sha256(content).digest() + content)
+                draft.replace(path)
+            self._make_room()
+
+    def _path(self, depends_on: Sequence[str]) -> Path:
+        text = "\n".join([f"condu {__version__}", *depends_on])
+        name = hashlib.sha256(os.fsencode(text)).hexdigest()
+        return self.folder / f"{name}.bin"
+
+    def _make_room(self) -> None:
+        files = [(path.stat(), path) for path in self.folder.glob("*.bin")]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if total <= LIMIT_BYTES:
+                return
+            path.unlink()
+            total -= stat.st_size
