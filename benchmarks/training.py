@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -26,14 +26,13 @@ from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from condu_cli.backbone.base import DualEncoder
 
     Batches = list[tuple[Tensor, Tensor]]
-    Loop = Callable[[DualEncoder, list[str], Batches, str], list[float]]
 
 LEARNING_RATE = 1e-5
 TEMPLATE = "a photo of a {}."
@@ -70,11 +69,13 @@ def main() -> None:
     for classes in given.classes:
         names = class_names(classes)
         batches = make_batches(given.steps, given.batch_size, size, classes)
-        theirs = run(base, names, batches, their_steps, "float32")
-        show(classes, "authors'", theirs, theirs)
-        for precision in given.precisions:
-            ours = run(base, names, batches, our_steps, precision)
-            show(classes, f"condu {precision}", ours, theirs)
+        loops = {"authors'": their_steps(base.expert_copy(), names, batches)} | {
+            f"condu {precision}": our_steps(base.training_copy(), names, batches, precision)
+            for precision in given.precisions
+        }
+        found = run(loops, given.steps)
+        for name, measured in found.items():
+            show(classes, name, measured, found["authors'"])
 
 
 def load(name: str) -> DualEncoder:
@@ -106,22 +107,20 @@ def make_batches(steps: int, batch_size: int, size: int, classes: int) -> Batche
     ]
 
 
-def run(
-    base: DualEncoder, names: list[str], batches: Batches, steps: Any, precision: str
-) -> Measured:
-    model = base.expert_copy()
-    seconds, losses = [], []
-    loop = steps(model, names, batches, precision)
-    for _ in batches:
-        started = time.perf_counter()
-        losses.append(next(loop))  # ends with .item(), which waits for the device
-        seconds.append(time.perf_counter() - started)
-    return Measured(seconds[1:], losses)
+def run(loops: dict[str, Iterator[float]], steps: int) -> dict[str, Measured]:
+    """Take a step of every loop in turn, so that a machine that slows down slows all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    losses: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(steps):
+        for name, loop in loops.items():
+            started = time.perf_counter()
+            losses[name].append(next(loop))  # ends with .item(), which waits for the device
+            seconds[name].append(time.perf_counter() - started)
+    return {name: Measured(seconds[name][1:], losses[name]) for name in loops}
 
 
-def their_steps(model: DualEncoder, names: list[str], batches: Batches, precision: str) -> Any:
+def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Iterator[float]:
     """The plain loop: all prompts at the full context, one graph, AdamW as it comes."""
-    assert precision == "float32"
     prompts = [TEMPLATE.format(name) for name in names]
     tokens = {name: tensor.to(model.device) for name, tensor in model.tokenize(prompts).items()}
     parameters = list(model.trainable_parameters().values())
@@ -138,7 +137,9 @@ def their_steps(model: DualEncoder, names: list[str], batches: Batches, precisio
         yield loss.item()
 
 
-def our_steps(model: DualEncoder, names: list[str], batches: Batches, precision: str) -> Any:
+def our_steps(
+    model: DualEncoder, names: list[str], batches: Batches, precision: str
+) -> Iterator[float]:
     """What condu's `finetune` does in an iteration, on batches that are there already."""
     recipe = Recipe(len(batches), LEARNING_RATE, 0, template=TEMPLATE, precision=precision)
     parameters = list(model.trainable_parameters().values())

@@ -76,7 +76,7 @@ class DualEncoder(nn.Module, ABC):
     recipe_family: str
     """Whose recipes fit: a key of train/recipes.json."""
     fast_in_bfloat16: bool
-    """Whether training in bfloat16 is faster where the hardware has it, and as good."""
+    """Whether a GPU that computes in bfloat16 should train it so."""
     lora_defaults: LoraDefaults
     logit_scale_value: float
     """Multiplies cosine similarities before softmax; frozen."""
