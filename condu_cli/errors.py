@@ -11,6 +11,7 @@ ConduError                     1   anything unexpected
 ├── BaseModelError            13   the base model cannot be had, or is not the registry's
 ├── IntegrityError            14   what lies on disk is not what was written
 ├── DataError                 15   the pictures, class names or folders of a data set
+│   └── DivergedError         15   training came to numbers that are none
 └── InterruptedByUserError   130   Ctrl-C
 
 A message is one line that says what is wrong; the hint names what to do next. This module
@@ -85,6 +86,10 @@ class DataError(ConduError):
     """A data set that cannot be read: pictures, class names or folder layout."""
 
     exit_code = 15
+
+
+class DivergedError(DataError):
+    """A training whose loss is no longer a number: to go on with it would end the same way."""
 
 
 class InterruptedByUserError(ConduError):

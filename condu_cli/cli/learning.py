@@ -249,6 +249,7 @@ def _learn(
     retrain: bool,
 ) -> "list[LearnSummary]":
     """Check all the tasks before the first is trained; then train one after another."""
+    from condu_cli.errors import ConduError, InterruptedByUserError, PartialError
     from condu_cli.workflows.learning import Learner
 
     path = run.registry_path
@@ -258,14 +259,29 @@ def _learn(
         for learner, plan in zip(learners, plans, strict=True):
             _show_plan(run.out, learner.estimate(plan), plan)
         return []
-    summaries = []
+    summaries: list[LearnSummary] = []
+    errors: list[ConduError] = []
     for learner, plan in zip(learners, plans, strict=True):
         _note_plan(run.out, plan)
-        with run.out.progress(json_events=True) as on_progress:
-            summary = learner.run(plan, on_progress)
+        try:
+            with run.out.progress(json_events=True) as on_progress:
+                summary = learner.run(plan, on_progress)
+        except InterruptedByUserError:
+            raise
+        except ConduError as exc:
+            if len(plans) == 1 or machine.team.size > 1:  # a team must not come apart
+                raise
+            run.out.warning(f"{plan.request.task} was not learned: {exc.message}")
+            errors.append(exc)
+            continue
         if summary is not None:
             _report(run.out, summary)
             summaries.append(summary)
+    if errors:
+        raise PartialError(
+            f"{len(errors)} of {len(plans)} tasks were not learned: {errors[0].message}",
+            errors[0].hint,
+        )
     return summaries
 
 

@@ -64,6 +64,11 @@ class TaskFiles:
             )
         return self.open(path)
 
+    def task_of(self, path: Path) -> str:
+        """Return the task that a file of this folder belongs to."""
+        match = _named(path)
+        return "" if match is None else match["task"]
+
     def paths(self, task: str | None = None) -> list[Path]:
         """Return the files of all tasks, or of one, the oldest first."""
         found = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from condu_cli.data.transforms import evaluation_transform, seeded_training_transform
-from condu_cli.errors import DataError, UsageError
+from condu_cli.errors import DivergedError, UsageError
 from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
 from condu_cli.train.run_state import History, RunState, capture, restore
@@ -106,7 +106,8 @@ def finetune(
     interrupted and goes on from `start`.
 
     Raises:
-        DataError: the loss is no longer a number (the learning rate is too high).
+        DivergedError: the loss is no longer a number (the learning rate is too high).
+        DataError: a picture cannot be read any more.
         UsageError: more processes than pictures in a batch.
         TrainingInterruptedError: a hook asked to stop.
         IntegrityError: `start` belongs to other parameters.
@@ -169,7 +170,7 @@ class _Run:
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.accumulate(parts, self._sampler.batch_size).item()
         if not loss - loss == 0:  # infinite, or not a number
-            raise DataError(
+            raise DivergedError(
                 f"training diverged at iteration {iteration + 1}: the loss is {loss}",
                 f"Lower the learning rate (it was --lr {self._recipe.learning_rate:g})",
             )

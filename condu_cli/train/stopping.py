@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
-"""Ctrl-C, and what a cluster sends before it takes a machine back."""
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Ctrl-C, what a cluster sends before it takes a machine back, and a terminal that is closed."""
 
 
 class StopRequest:
@@ -31,7 +31,10 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Python allows handlers in the main thread only; elsewhere nobody presses Ctrl-C.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+            known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+            # Who ignores a signal (`nohup`) goes on ignoring it.
+            heeded = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
         return self
 
     def __exit__(
@@ -40,8 +43,18 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._restore()
+
+    def release(self) -> None:
+        """From here on signals do what they did before; one that was asked for comes now."""
+        self._restore()
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested and not self._patient:

@@ -110,9 +110,7 @@ def sum_gradients(team: Team, parameters: Sequence[torch.nn.Parameter]) -> None:
     start = 0
     for parameter, gradient in zip(parameters, gradients, strict=True):
         count = gradient.numel()
-        parameter.grad = (
-            total[start : start + count]
-            .view_as(gradient)
-            .clone(memory_format=torch.preserve_format)
-        )
+        # In the parameter's own memory layout: fused optimizers go by position in memory.
+        summed = total[start : start + count].view(gradient.shape)
+        parameter.grad = torch.empty_like(parameter).copy_(summed)
         start += count

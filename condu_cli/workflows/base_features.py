@@ -1,8 +1,8 @@
 """What the base model sees in a task's pictures: computed once, and kept for the next time.
 
 A base model never changes, so that its features of a picture are the same whichever recipe, method
-or registry they are needed for. They are kept in the user's cache, by the pictures' paths, sizes
-and times of change.
+or registry they are needed for. They are kept in the user's cache, by the pictures' paths, inodes,
+sizes and times of change.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def _key(base: DualEncoder, samples: Sequence[Sample]) -> list[str] | None:
 
 def _state(sample: Sample) -> str:
     found = os.stat(_name(sample))
-    return f"{_name(sample)} {found.st_size} {found.st_mtime_ns}"
+    times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
+    return f"{_name(sample)} {found.st_ino} {found.st_size} {times}"
 
 
 def _name(sample: Sample) -> str:

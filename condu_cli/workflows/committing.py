@@ -24,7 +24,7 @@ from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.states import check_state, codec_for, damaged_session, open_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -113,11 +113,13 @@ def commit_expert(
     *,
     parent: str | None,
     command: str,
+    on_kept: Callable[[], None] = lambda: None,
     on_progress: ProgressCallback = silent,
 ) -> Commit:
     """Write the expert down, unify it with `parent` and make the result HEAD.
 
     `parent` is the id of what was HEAD when the training began, None for the empty state.
+    `on_kept` is called when the expert is on the disk.
 
     Raises:
         HeadMovedError: HEAD is another by now; the expert is kept for `learn --resume`.
@@ -130,6 +132,7 @@ def commit_expert(
     waiting = keep_expert(registry, trained)
     kept = time.perf_counter() - started
     try:
+        on_kept()
         return _commit_waiting(
             registry, waiting, trained, parent, command, kept_seconds=kept, on_progress=on_progress
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from condu_cli.backbone.features import image_features
-from condu_cli.data.loading import PictureSet
+from condu_cli.data.loading import PictureSet, ReadingRules
 from condu_cli.data.transforms import evaluation_transform
 from condu_cli.train.finetune import Hooks, TrainingData, finetune
 
@@ -47,7 +47,9 @@ def estimate(plan: LearnPlan, base: DualEncoder) -> Estimate:
 
     """
     sample = _spread(plan, max(TRIAL_PICTURES, plan.recipe.batch_size))
-    pictures = PictureSet.for_training(sample, plan.recipe.image_size)
+    # A few pictures say nothing about how many are broken, and may hold a class only once.
+    rules = ReadingRules(plan.request.workers, len(sample), every_class=False)
+    pictures = PictureSet.for_training(sample, plan.recipe.image_size, rules=rules)
     reading = _reading_seconds(pictures, base) / len(sample)
     step = _seconds_per_iteration(plan, base, pictures)
     chosen = len(plan.data.train)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from condu_cli._version import __version__
 from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
 from condu_cli.backbone.deltas import delta_of
-from condu_cli.errors import DataError, InterruptedByUserError, UsageError
+from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError, UsageError
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import (
     FinetuneResult,
@@ -53,13 +53,12 @@ from condu_cli.workflows.unfinished import (
     Unfinished,
     check_same_data,
     data_fingerprint,
-    remove_unfinished,
     save_unfinished,
 )
 from condu_cli.workflows.workspace import Workspace, new_config, trained_part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from condu_cli.backbone.base import DualEncoder
@@ -125,7 +124,7 @@ class LearnSummary:
 class Learner:
     """One run of `learn`: `plan` settles and checks everything, `run` trains and commits.
 
-    `resumed`: a training that was interrupted, to be taken up where it stopped.
+    `resumed`: a training that was interrupted, to be taken up where it stopped, and its file.
     """
 
     def __init__(
@@ -137,6 +136,7 @@ class Learner:
         *,
         retrain: bool = False,
         resumed: Unfinished | None = None,
+        resumed_from: Path | None = None,
     ) -> None:
         validate_task_name(request.task)
         self._path = registry_path
@@ -144,17 +144,20 @@ class Learner:
         self._wanted = wanted or RegistryRequest()
         self._machine = machine or Machine()
         self._resumed = resumed
+        self._own_file = resumed_from
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
         refuse_known_task(self._parent, request.task)
         self._replaced = self._left_over(retrain=retrain)
 
     def _left_over(self, *, retrain: bool) -> list[Path]:
-        """Files of earlier trainings of the task, which this one replaces."""
+        """Files of earlier trainings of the task, which go when this one is committed."""
         task, registry = self._request.task, self._registry
-        if registry is None or self._resumed is not None:
+        if registry is None:
             return []
         waiting, runs = registry.waiting.paths(task), registry.runs.paths(task)
+        if self._resumed is not None:
+            return [path for path in (*waiting, *runs) if path != self._own_file]
         if waiting and not retrain:
             raise UsageError(
                 f"an expert of '{task}' was trained already and waits to be committed",
@@ -216,24 +219,33 @@ class Learner:
         # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
         threading.Thread(target=codec_for(self._config).prepare, daemon=True).start()
         expert = self._base.training_copy()
-        result = run.finetune(expert, on_progress)
-        if self._machine.team.rank:
-            return None
-        delta = delta_of(self._base, expert)
-        del expert
-        check_delta(self._config, delta)
-        trained = TrainedExpert(
-            task=plan.request.task,
-            kind="learn",
-            delta=delta,
-            prototypes=run.prototypes,
-            classes=plan.data.class_names,
-            templates=plan.templates,
-            training=_training_record(plan, read, result, run.mark, reading_seconds, self._machine),
-            folder=str(plan.data_root.resolve()),
-        )
-        summary = summarise(trained, self._commit(trained, on_progress))
-        return replace(summary, unreadable=read.unreadable)
+        # Until the expert is on the disk, Ctrl-C only asks: an hour's work is in memory.
+        with StopRequest(patient=self._machine.team.size > 1) as stop:
+            result = run.finetune(expert, stop, on_progress)
+            if self._machine.team.rank:
+                self._machine.team.share(None)  # process 0 has committed
+                return None
+            delta = delta_of(self._base, expert)
+            del expert
+            check_delta(self._config, delta)
+            training = _training_record(
+                plan, read, result, run.mark, reading_seconds, self._machine
+            )
+            trained = TrainedExpert(
+                task=plan.request.task,
+                kind="learn",
+                delta=delta,
+                prototypes=run.prototypes,
+                classes=plan.data.class_names,
+                templates=plan.templates,
+                training=training,
+                folder=str(plan.data_root.resolve()),
+            )
+            commit = self._commit(trained, stop.release, on_progress)
+        self._machine.team.share(None)
+        summary = summarise(trained, commit)
+        warnings = (*summary.warnings, *run.warnings)
+        return replace(summary, unreadable=read.unreadable, warnings=warnings)
 
     def estimate(self, plan: LearnPlan) -> Estimate:
         """Measure what a plan would take, by doing a little of it."""
@@ -308,20 +320,23 @@ class Learner:
         """Write a training down in the registry, which is created if need be."""
         if self._registry is None:
             self._registry = join_or_create(self._path, self._config, "learn")
-        save_unfinished(self._registry, unfinished)
+        self._own_file = save_unfinished(self._registry, unfinished, self._own_file)
 
     def drop_run(self) -> None:
-        """Remove what the task's training has written down."""
-        if self._registry is not None:
-            remove_unfinished(self._registry, self._request.task)
+        """Remove what this training has written down."""
+        if self._registry is not None and self._own_file is not None:
+            self._registry.runs.remove(self._own_file)
 
-    def _commit(self, trained: TrainedExpert, on_progress: ProgressCallback) -> Commit:
+    def _commit(
+        self, trained: TrainedExpert, on_kept: Callable[[], None], on_progress: ProgressCallback
+    ) -> Commit:
         registry = self._registry or join_or_create(self._path, self._config, "learn")
         commit = commit_expert(
             registry,
             trained,
             parent=None if self._parent is None else self._parent.id,
             command=f"learn --task {trained.task}",
+            on_kept=on_kept,
             on_progress=on_progress,
         )
         self._registry = registry
@@ -338,6 +353,7 @@ class _OneTraining:
         self._learner, self._plan, self._read = learner, plan, read
         self._resumed = learner._resumed
         self.mark = new_run() if self._resumed is None else self._resumed.run
+        self.warnings: tuple[str, ...] = ()
         validation = read.data.validation
         self._data = data_fingerprint(
             read.data.pictures.samples, () if validation is None else validation.samples, plan
@@ -354,33 +370,42 @@ class _OneTraining:
             return self._resumed.prototypes
         return built
 
-    def finetune(self, expert: DualEncoder, on_progress: ProgressCallback) -> FinetuneResult:
+    def finetune(
+        self, expert: DualEncoder, stop: StopRequest, on_progress: ProgressCallback
+    ) -> FinetuneResult:
         machine = self._learner._machine
-        with StopRequest(patient=machine.team.size > 1) as stop:
-            hooks = Hooks(
-                on_step=lambda step: on_progress(_step_progress(step)),
-                stop_requested=stop,
-                save=self._save if machine.team.rank == 0 else None,
-                save_every=machine.save_every,
+        hooks = Hooks(
+            on_step=lambda step: on_progress(_step_progress(step)),
+            stop_requested=stop,
+            save=self._save_if_possible if machine.team.rank == 0 else None,
+            save_every=machine.save_every,
+        )
+        try:
+            return finetune(
+                expert,
+                self._read.data,
+                self._plan.recipe,
+                hooks,
+                start=None if self._resumed is None else self._resumed.state,
+                team=machine.team,
             )
-            try:
-                return finetune(
-                    expert,
-                    self._read.data,
-                    self._plan.recipe,
-                    hooks,
-                    start=None if self._resumed is None else self._resumed.state,
-                    team=machine.team,
-                )
-            except TrainingInterruptedError as exc:
-                if machine.team.rank == 0:
-                    self._save(exc.state)
-                # A launcher ends all the others soon after the first has left.
-                machine.team.share(None)
-                raise self._interrupted(exc.state) from None
-            except DataError:
+        except TrainingInterruptedError as exc:
+            if machine.team.rank == 0:
+                self._save(exc.state)
+            # A launcher ends all the others soon after the first has left.
+            machine.team.share(None)
+            raise self._interrupted(exc.state) from None
+        except DivergedError:
+            if machine.team.rank == 0:
                 self._learner.drop_run()  # going on would end the same way
-                raise
+            raise
+
+    def _save_if_possible(self, state: RunState) -> None:
+        """A full disk must not end a training that can go on."""
+        try:
+            self._save(state)
+        except ConduError as exc:
+            self.warnings = (f"the training could not be written down: {exc.message}",)
 
     def _save(self, state: RunState) -> None:
         self._learner.keep_run(

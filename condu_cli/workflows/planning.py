@@ -24,6 +24,7 @@ VALIDATION_SHARE = 0.1
 """Of the training pictures, held out where a validation is asked for without a share."""
 MEASUREMENTS = 10
 """How often a run measures itself where a validation is asked for without a number."""
+MOST_EPOCHS = 1_000_000
 PATHS = ("data", "data_root", "class_names")
 
 
@@ -127,6 +128,12 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
         data = limit_pictures(data, request.limit, request.seed)
     share = _validation_share(request.given)
     data, validation = hold_out(data, share, request.seed) if share else (data, ())
+    if share and not validation:
+        raise UsageError(
+            f"no picture can be held out of {len(data.train)} of {len(data.class_names)} classes, "
+            "since every class keeps one",
+            "Leave --keep, --patience and --validate-every out, or train on more pictures",
+        )
     return DrawnPictures(root, data, validation, templates)
 
 
@@ -219,8 +226,11 @@ def _check_values(given: Mapping[str, Any]) -> None:
     """Refuse what makes no sense whatever the base model."""
     if "epochs" in given and "iterations" in given:
         raise UsageError("--epochs and --iterations both say how long", "Leave one of the two out")
-    if not 0 < given.get("epochs", 1.0) < math.inf:
-        raise UsageError(f"--epochs {given['epochs']:g}: must be above 0", "Try --epochs 1")
+    if not 0 < given.get("epochs", 1.0) <= MOST_EPOCHS:
+        raise UsageError(
+            f"--epochs {given['epochs']:g}: must be above 0 and at most {MOST_EPOCHS:,}",
+            "Try --epochs 1",
+        )
     if not 0 <= given.get("label_smoothing", 0.0) < 1:
         raise UsageError(
             f"--label-smoothing {given['label_smoothing']:g}: must be from 0 to below 1",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from condu_cli.data.loading import PictureSet, ReadingRules
 from condu_cli.data.pictures import picture_name
+from condu_cli.errors import DataError
 from condu_cli.train.finetune import TrainingData
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.prototyping import build_task_prototypes
@@ -72,6 +73,13 @@ def read_pictures(
             pictures.read(lambda done: on_progress(Progress("reading", done, len(pictures))))
         if held_out is not None:
             held_out.read()
+            if not len(held_out):
+                raise DataError(
+                    f"none of the {len(plan.validation)} pictures held out can be read: "
+                    f"{held_out.unreadable[0].reason}",
+                    "Replace them, or measure nothing: leave --keep, --patience and "
+                    "--validate-every out",
+                )
     unreadable = [broken.reason for s in (pictures, held_out) if s for broken in s.unreadable]
     if team.size > 1:
         known = [*plan.data.train, *(s for left in plan.data.spare.values() for s in left)]

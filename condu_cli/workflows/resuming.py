@@ -9,7 +9,7 @@ from condu_cli.errors import ConduError, InterruptedByUserError, NotFoundError, 
 from condu_cli.workflows.committing import Commit, load_expert, resume_expert
 from condu_cli.workflows.learning import Learner, LearnSummary, Machine, summarise
 from condu_cli.workflows.progress import ProgressCallback, silent
-from condu_cli.workflows.unfinished import load_unfinished, remove_unfinished
+from condu_cli.workflows.unfinished import load_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,13 +74,26 @@ def _all(
     registry: Registry, task: str | None, on_progress: ProgressCallback, machine: Machine
 ) -> Iterator[Resumed | ConduError | None]:
     team = machine.team
+    runs = team.share(_latest_runs(registry, task))
+    begun = {name for name, _ in runs}
     for path in registry.waiting.paths(task) if team.rank == 0 else ():
+        if registry.waiting.task_of(path) in begun:
+            continue  # a later training takes its place
         done = _commit_waiting(registry, path, on_progress)
         # Where the file is gone, somebody else has committed it meanwhile.
         yield None if isinstance(done, ConduError) and not path.exists() else done
-    for path in team.share(registry.runs.paths(task)):
-        if team.share(path.exists()):  # else its expert was just committed
-            yield _finish(registry, path, on_progress, machine)
+    for _, path in runs:
+        yield _finish(registry, path, on_progress, machine)
+
+
+def _latest_runs(registry: Registry, task: str | None) -> list[tuple[str, Path]]:
+    """Tasks with the latest of their unfinished trainings, where no expert is later still."""
+    latest = {registry.runs.task_of(path): path for path in registry.runs.paths(task)}
+    for path in registry.waiting.paths(task):
+        run = latest.get(registry.waiting.task_of(path))
+        if run is not None and run.stat().st_mtime_ns < path.stat().st_mtime_ns:
+            del latest[registry.waiting.task_of(path)]
+    return sorted(latest.items())
 
 
 def _commit_waiting(
@@ -98,7 +111,8 @@ def _commit_waiting(
         )
     except ConduError as exc:
         return exc
-    remove_unfinished(registry, expert.task)
+    for run in registry.runs.paths(expert.task):  # none is later, or it would be finished instead
+        registry.runs.remove(run)
     if isinstance(done, Commit):
         return Resumed(expert.task, summarise(trained, done), done.session)
     return Resumed(expert.task, None, done)
@@ -111,13 +125,22 @@ def _finish(
         unfinished = load_unfinished(registry, registry.runs.open(path))
         known = machine.team.share(registry.session_of_run(unfinished.run))
         if known is not None:  # committed, and stopped before this file could go
-            remove_unfinished(registry, unfinished.task, [path])
+            registry.runs.remove(path)
             return Resumed(unfinished.task, None, known)
-        learner = Learner(registry.path, unfinished.request, None, machine, resumed=unfinished)
+        learner = Learner(
+            registry.path,
+            unfinished.request,
+            None,
+            machine,
+            resumed=unfinished,
+            resumed_from=path,
+        )
         summary = learner.run(learner.plan(), on_progress)
     except InterruptedByUserError:
         raise
     except ConduError as exc:
+        if machine.team.size > 1:  # the others do not know of it, and would wait for ever
+            raise
         return exc
     if summary is None:  # another process of the team has committed it
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.layout import InvalidStateError
@@ -18,7 +20,6 @@ from condu_cli.workflows.planning import LearnRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from condu_cli.data.labelled import Sample
     from condu_cli.registry.repository import Registry
@@ -50,8 +51,10 @@ class Unfinished:
         return int(self.state.history["iteration"])
 
 
-def save_unfinished(registry: Registry, unfinished: Unfinished) -> None:
-    """Write a training down in the place of what it wrote before.
+def save_unfinished(
+    registry: Registry, unfinished: Unfinished, replaces: Path | None = None
+) -> Path:
+    """Write a training down, in the place of what it wrote before, and say where.
 
     Raises:
         ConduError: there is no room.
@@ -69,11 +72,10 @@ def save_unfinished(registry: Registry, unfinished: Unfinished) -> None:
         "fingerprint": registry.config.fingerprint(),
         "at": utc_now(),
     }
-    before = registry.runs.paths(unfinished.task)
     saved = registry.runs.save(unfinished.task, arrays, plain_record(record))
-    for path in before:
-        if path != saved.path:
-            registry.runs.remove(path)
+    if replaces is not None and replaces != saved.path:
+        registry.runs.remove(replaces)
+    return saved.path
 
 
 def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
@@ -104,12 +106,6 @@ def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
         raise registry.runs.damaged(file.path, f"it holds no training: {exc}") from exc
 
 
-def remove_unfinished(registry: Registry, task: str, paths: Sequence[Path] | None = None) -> None:
-    """Remove what a task's trainings have written down, or only those files."""
-    for path in registry.runs.paths(task) if paths is None else paths:
-        registry.runs.remove(path)
-
-
 def data_fingerprint(
     samples: Sequence[Sample], validation: Sequence[Sample], plan: LearnPlan
 ) -> str:
@@ -117,15 +113,22 @@ def data_fingerprint(
 
     Where the pictures lie does not matter: a disk may be mounted elsewhere.
     """
-    root = str(plan.data_root)
+    root = plan.data_root if plan.data_root.is_dir() else plan.data_root.parent
     listed = [
-        [[picture_name(s.picture).removeprefix(root), s.label] for s in part]
+        [[_name_below(root, sample), sample.label] for sample in part]
         for part in (samples, validation)
     ]
     names = list(plan.data.class_names)
     return hashlib.sha256(
         canonical_json({"pictures": listed, "classes": names}).encode()
     ).hexdigest()
+
+
+def _name_below(root: Path, sample: Sample) -> str:
+    """A picture's name, for a file its path from the folder of the data set."""
+    if isinstance(sample.picture, Path):
+        return os.path.relpath(sample.picture, root)
+    return picture_name(sample.picture)
 
 
 def check_same_data(unfinished: Unfinished, found: str) -> None:

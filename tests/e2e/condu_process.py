@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from condu_cli.main import main
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of its JSON, events left out."""
+        assert self.returncode == 0, self.stderr
+        lines = [json.loads(line) for line in self.stdout.splitlines()]
+        return [line for line in lines if "event" not in line]
+
+
+def program_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The whole program without a new interpreter: importing torch is what takes long.
+
+    It runs in `folder`, on the registry `folder/registry`.
+    """
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONDU_REGISTRY", str(folder / "registry"))
+    monkeypatch.delenv("CONDU_DATA", raising=False)
+
+    def run(*arguments: object) -> Done:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Done(left.value.code, printed.out, printed.err)
+
+    return run
 
 
 class Condu:

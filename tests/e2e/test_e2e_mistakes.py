@@ -8,18 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-
-from condu_cli.main import main
+from condu_process import program_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from condu_process import Condu
+    from condu_process import Condu, Done
 
 QUICK = ("--iterations", "3")
 
@@ -45,32 +43,11 @@ def fingerprint(folder: Path) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a finished command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
 def in_this_process(
     learned: Condu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Run the whole program without a new interpreter: importing torch is what takes long."""
-    monkeypatch.chdir(learned.folder)
-    monkeypatch.setenv("CONDU_REGISTRY", str(learned.registry))
-    monkeypatch.delenv("CONDU_DATA", raising=False)
-
-    def run(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Done(left.value.code, printed.out, printed.err)
-
-    return run
+    return program_here(learned.folder, monkeypatch, capsys)
 
 
 def assert_refused(done: Done | subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from condu_process import program_here
 from PIL import Image
 
-from condu_cli.main import main
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.unfinished import load_unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from condu_process import Done
 
 ITERATIONS = 25
 RECIPE = (
@@ -313,39 +315,11 @@ def test_an_error_in_a_team_ends_all_of_it(
 # In this process
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a finished command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of its JSON, events left out."""
-        assert self.returncode == 0, self.stderr
-        lines = [json.loads(line) for line in self.stdout.splitlines()]
-        return [line for line in lines if "event" not in line]
-
-
 @pytest.fixture
 def program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    """The program in `tmp_path`, without a new interpreter: importing torch is what takes long."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONDU_REGISTRY", str(tmp_path / "registry"))
-    monkeypatch.delenv("CONDU_DATA", raising=False)
-
-    def run(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return Done(left.value.code, printed.out, printed.err)
-
-    return run
+) -> Callable[..., Done]:
+    return program_here(tmp_path, monkeypatch, capsys)
 
 
 # A messy folder

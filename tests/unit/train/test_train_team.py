@@ -176,3 +176,19 @@ def test_without_a_launcher_there_is_nobody_else(monkeypatch):
     sum_gradients(team, [parameter])
     assert parameter.grad is None
     assert (team.sum(torch.tensor(2.0)).item(), team.share("x")) == (2.0, "x")
+
+
+def test_summed_gradients_lie_in_memory_as_their_parameters_do():
+    # Fused optimizers pair numbers by their place in memory.
+    class Echo:
+        size = 2
+
+        def sum(self, tensor):
+            return tensor
+
+    layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    layer(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    expected = layer.weight.grad.clone()
+    sum_gradients(Echo(), list(layer.parameters()))
+    assert torch.equal(layer.weight.grad, expected)
+    assert layer.weight.grad.stride() == layer.weight.stride()

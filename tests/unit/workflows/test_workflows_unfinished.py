@@ -4,18 +4,25 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from condu_cli.data.draws import hold_out
+from condu_cli.data.folders import read_folder
+from condu_cli.data.loading import PictureSet
 from condu_cli.errors import (
+    ConduError,
     DataError,
     IntegrityError,
     InterruptedByUserError,
+    LockedError,
     NotFoundError,
     UsageError,
 )
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows import committing, learning
 from condu_cli.workflows.learning import Machine
 from condu_cli.workflows.resuming import resume
 from condu_cli.workflows.unfinished import load_unfinished
@@ -213,3 +220,119 @@ def test_the_request_is_read_back_as_it_was(stopped):
     again = replace(unfinished.request)
     assert again.from_record(again.as_record()) == again
     assert again.data.is_absolute()
+
+
+# What must not be lost
+
+
+def test_a_picture_that_cannot_be_read_for_a_moment_costs_nothing(stopped, monkeypatch):
+    def hiccup(*_):
+        raise DataError("the disk does not answer", "Try again")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureSet, "training_batches", hiccup)
+        with pytest.raises(DataError, match="does not answer"):
+            resume(stopped, "warm")
+    assert len(stopped.runs.paths()) == 1
+    resume(stopped, "warm")
+
+
+def test_a_retraining_that_fails_leaves_what_it_would_have_replaced(stopped, warm, learn):
+    before = stopped.runs.paths()
+    with pytest.raises(DataError, match="diverged"):
+        learn(stopped.path, "warm", warm, retrain=True, learning_rate=1e30, warmup_iterations=0)
+    assert stopped.runs.paths() == before
+    with pytest.raises(InterruptedByUserError):
+        learn(stopped.path, "warm", warm, ctrl_c_after(1), retrain=True)
+    assert stopped.runs.paths()[0] == before[0]
+    assert len(stopped.runs.paths()) == 2
+
+
+def test_the_latest_training_of_a_task_is_the_one_that_goes_on(stopped, warm, learn):
+    with pytest.raises(InterruptedByUserError):
+        learn(stopped.path, "warm", warm, ctrl_c_after(3), retrain=True, iterations=6)
+    (done,) = resume(stopped, "warm")
+    assert done.summary.iterations == 6
+    assert stopped.runs.paths() == []
+
+
+def test_a_retraining_takes_the_place_of_an_expert_that_waits(path, warm, learn, monkeypatch):
+    def locked(*_, **__):
+        raise LockedError("somebody else writes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "_commit_waiting", locked)
+        with pytest.raises(LockedError):
+            learn(path, "warm", warm, iterations=3)
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", warm, ctrl_c_after(4), retrain=True, iterations=6)
+    registry = Registry.open(path)
+    (done,) = resume(registry, None)
+    assert done.summary.iterations == 6
+    assert registry.waiting.paths() == registry.runs.paths() == []
+
+
+def test_an_expert_that_was_trained_later_is_committed(stopped, warm, learn, monkeypatch):
+    def locked(*_, **__):
+        raise LockedError("somebody else writes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "_commit_waiting", locked)
+        with pytest.raises(LockedError):
+            learn(stopped.path, "warm", warm, retrain=True, iterations=3)
+    (done,) = resume(stopped, None)
+    assert done.summary.iterations == 3
+    assert stopped.waiting.paths() == stopped.runs.paths() == []
+
+
+def test_a_list_by_a_relative_path_goes_on(path, warm, learn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(warm, "photos")
+    rows = [f"{p},{p.parent.name}" for p in sorted(Path("photos").rglob("*.png"))]
+    Path("list.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", Path("list.csv"), ctrl_c_after(4), iterations=10)
+    (done,) = resume(Registry.open(path), "warm")
+    assert done.summary.iterations == 10
+
+
+def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, monkeypatch):
+    def full(*_, **__):
+        raise ConduError("no space left on device")
+
+    monkeypatch.setattr(learning, "save_unfinished", full)
+    summary = learn(path, "warm", warm, iterations=4, machine=Machine(save_every=1))
+    assert summary.warnings == ("the training could not be written down: no space left on device",)
+
+
+def test_ctrl_c_after_the_last_iteration_waits_until_the_expert_is_kept(
+    path, warm, learn, monkeypatch
+):
+    keep = committing.keep_expert
+
+    def pressed(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return keep(*arguments)
+
+    monkeypatch.setattr(committing, "keep_expert", pressed)
+    with pytest.raises(InterruptedByUserError, match="while committing") as caught:
+        learn(path, "warm", warm, iterations=2)
+    assert "--resume" in caught.value.hint
+    monkeypatch.undo()
+    assert [done.task for done in resume(Registry.open(path), None)] == ["warm"]
+
+
+def test_pictures_held_out_that_cannot_be_read_are_said_before_training(
+    path, learn, tmp_path, make_pictures
+):
+    data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
+    (held_out,) = hold_out(read_folder(data), 0.07, 0)[1]
+    held_out.picture.write_text("broken")
+    with pytest.raises(DataError, match="held out can be read"):
+        learn(path, "x", data, iterations=2, validation_share=0.07, max_unreadable=1)
+
+
+def test_a_measurement_without_a_picture_to_spare_is_refused(path, warm, learn):
+    with pytest.raises(UsageError, match="no picture can be held out"):
+        learn(path, "x", warm, shots=1, keep="best")
