@@ -13,6 +13,11 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C, what a cluster sends before it takes a machine back, and a terminal that is closed."""
 
 
+def _is_left_running(number: signal.Signals) -> bool:
+    """Whether the terminal may close (`nohup`). A job in the background still heeds SIGINT."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
+
+
 class StopRequest:
     """While it is entered, the first signal is remembered; a second one interrupts at once.
 
@@ -32,9 +37,11 @@ class StopRequest:
         # Python allows handlers in the main thread only; elsewhere nobody presses Ctrl-C.
         if threading.current_thread() is threading.main_thread():
             known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-            # Who ignores a signal (`nohup`) goes on ignoring it.
-            heeded = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
+            self._before = {
+                number: signal.signal(number, self._on_signal)
+                for number in known
+                if not _is_left_running(number)
+            }
         return self
 
     def __exit__(

@@ -49,3 +49,27 @@ def test_another_thread_may_train_too():
     thread.start()
     thread.join()
     assert asked == [False]
+
+
+def test_a_job_in_the_background_heeds_a_signal_that_is_meant_for_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell leaves it to such a job
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_terminal_that_closes_stops_it_unless_it_was_left_running():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
