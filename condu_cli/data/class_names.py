@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 CLASS_NAMES_FILE = "classes.json"
@@ -31,19 +31,31 @@ def class_names_for(
         return _distinct(beside, tuple(name.replace("_", " ") for name in folders))
     names = read_class_names(file)
     if isinstance(names, dict):
-        missing = [name for name in folders if name not in names]
-        if missing:
-            raise DataError(
-                f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
-                "Map every class folder to its name in words",
-            )
-        return _distinct(file, tuple(names[name] for name in folders))
+        return _distinct(file, names_by_class(file, names, folders, "every class folder"))
     if len(names) != len(folders):
         raise DataError(
             f"{file}: {len(names)} class names for {len(folders)} {what}",
             "Give one name per folder, in the folders' alphabetical order",
         )
     return _distinct(file, tuple(names))
+
+
+def names_by_class(
+    file: Path, names: Mapping[str, str], classes: Sequence[str], what: str
+) -> tuple[str, ...]:
+    """Pick each class's name from what a file maps; `what` says which names it should map.
+
+    Raises:
+        DataError: it has no name for a class.
+
+    """
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise DataError(
+            f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
+            f"Map {what} to its name in words",
+        )
+    return tuple(names[name] for name in classes)
 
 
 def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from condu_cli.data.catalogue import State, public_set, where
-from condu_cli.data.class_names import read_class_names
+from condu_cli.data.class_names import names_by_class, read_class_names
 from condu_cli.data.labelled import LabelledPictures, Sample
 from condu_cli.data.pictures import StoredPicture, list_pictures
 from condu_cli.errors import ConduError, DataError
@@ -170,13 +170,8 @@ def _class_names(
 def _given_names(file: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     names = read_class_names(file)
     if isinstance(names, dict):
-        missing = [name for name in classes if name not in names]
-        if missing:
-            raise DataError(
-                f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
-                "Map the data set's own name of every class to its name in words",
-            )
-        names = [names[name] for name in classes]
+        what = "the data set's own name of every class"
+        names = list(names_by_class(file, names, classes, what))
     if len(names) != len(classes) or len(set(names)) != len(names):
         raise DataError(
             f"{file}: {len(set(names))} different class names for {len(classes)} classes",

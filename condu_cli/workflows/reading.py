@@ -72,20 +72,23 @@ def read_pictures(
         else:
             pictures.read(lambda done: on_progress(Progress("reading", done, len(pictures))))
         if held_out is not None:
-            held_out.read()
-            if not len(held_out):
-                raise DataError(
-                    f"none of the {len(plan.validation)} pictures held out can be read: "
-                    f"{held_out.unreadable[0].reason}",
-                    "Replace them, or measure nothing: leave --keep, --patience and "
-                    "--validate-every out",
-                )
+            _read_held_out(held_out)
     unreadable = [broken.reason for s in (pictures, held_out) if s for broken in s.unreadable]
     if team.size > 1:
         known = [*plan.data.train, *(s for left in plan.data.spare.values() for s in left)]
         pictures = _agree(team, pictures, known)
         held_out = None if held_out is None else _agree(team, held_out, plan.validation)
     return Read(TrainingData(pictures, names, held_out), built, tuple(unreadable))
+
+
+def _read_held_out(pictures: PictureSet) -> None:
+    pictures.read()
+    if not len(pictures):
+        broken = pictures.unreadable
+        raise DataError(
+            f"none of the {len(broken)} pictures held out can be read: {broken[0].reason}",
+            "Replace them, or measure nothing: leave --keep, --patience and --validate-every out",
+        )
 
 
 def _agree(team: Team, pictures: PictureSet, known: Sequence[Sample]) -> PictureSet:
