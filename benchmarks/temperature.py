@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.mini import Mini
+from condu_cli.data.catalogue import DEFAULT_TEMPLATES
 from condu_cli.data.folders import LabelledPictures, read_folder
 from condu_cli.data.loading import LazyPictures, PictureSet
-from condu_cli.data.tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.presets import preset_for
 from condu_cli.workflows.planning import LearnRequest, settle_recipe

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 1 << 30
 """Of each kind; the files that were used least recently go first."""
 DIGEST_BYTES = 32
+STALE_SECONDS = 3600.0
+"""Drafts older than this are nobody's."""
 
 
 class UserCache:
@@ -83,6 +87,10 @@ class UserCache:
         return self.folder / f"{name}.bin"
 
     def _make_room(self) -> None:
+        for draft in self.folder.glob("tmp*"):
+            # Left by a process that was killed; one of another process is seconds old.
+            if time.time() - draft.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(draft)
         files = [(path.stat(), path) for path in self.folder.glob("*.bin")]
         total = sum(stat.st_size for stat, _ in files)
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):

@@ -66,7 +66,7 @@ def learn(
     validation_share: options.ValidationShareOption = None,
     keep: options.KeepOption = None,
     patience: options.PatienceOption = None,
-    seed: options.SeedOption = 0,
+    seed: options.SeedOption = None,
     device: DeviceOption = "auto",
     devices: options.DevicesOption = 1,
     save_every: options.SaveEveryOption = None,
@@ -134,7 +134,7 @@ class _Given:
     pictures: dict[str, Any]
     overrides: dict[str, Any]
     wanted: "RegistryRequest"
-    seed: int
+    seed: int | None
     download: bool
     retrain: bool
 
@@ -163,7 +163,7 @@ class _Given:
                 **self.pictures,
                 download=self.download,
                 overrides=overrides,
-                seed=self.seed,
+                seed=self.seed or 0,
             )
             for task in tasks
         ]
@@ -172,9 +172,10 @@ class _Given:
         """Everything about a training was settled when it began."""
         from condu_cli.errors import UsageError
 
-        given = [*self.pictures.values(), *self.overrides.values(), *asdict(self.wanted).values()]
+        given = [self.seed, *self.pictures.values(), *self.overrides.values()]
+        given += asdict(self.wanted).values()
         said = any(value not in (None, ()) for value in given)  # 0 says something too
-        if self.retrain or self.seed or self.download or said:
+        if self.retrain or self.download or said:
             raise UsageError(
                 "--resume goes on with what was begun; of the options only --task, --device, "
                 "--devices and --save-every go with it",

@@ -183,7 +183,7 @@ PatienceOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=RECIPE)
+    int | None, _option(RECIPE, "Seed of everything random. Default: 0.", metavar="N")
 ]
 
 # Running

@@ -110,7 +110,7 @@ class _Tree:
 
 def _require_folder(root: Path) -> None:
     if not root.exists():
-        raise DataError(f"{root}: no such folder", "Check --data")
+        raise DataError(f"{root}: no such file or folder", "Check --data")
     if not root.is_dir():
         raise DataError(f"{root}: is a file, not a folder of pictures", LAYOUT_HINT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from condu_cli.data.class_names import class_names_for
@@ -12,7 +13,6 @@ from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from condu_cli.data.pictures import Picture
 
@@ -137,6 +137,38 @@ def split_pictures(
         train[name] = [picture for picture in pictures if picture not in chosen]
         test[name] = [picture for picture in pictures if picture in chosen]
     return train, test
+
+
+def split_samples(
+    samples: Sequence[Sample], folders: Sequence[str], seed: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Split as `labelled` does where the source has no test split: training and test samples."""
+    by_class: dict[str, list[Picture]] = {folder: [] for folder in folders}
+    for sample in samples:
+        by_class[folders[sample.label]].append(sample.picture)
+    train, test = split_pictures(by_class, seed)
+    return samples_of(train, folders), samples_of(test, folders)
+
+
+def fingerprint(samples: Sequence[Sample], folders: Sequence[str]) -> str:
+    """Hash of names, sizes and classes, by which the same pictures are known at another place.
+
+    The names of folders above the class are not in it. A picture that cannot be looked at
+    counts by its name, so that it costs nobody more than it has to.
+    """
+    lines = sorted(
+        f"{folders[sample.label]}/{sample.picture.name}:{_size(sample.picture)}"
+        for sample in samples
+    )
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+
+def _size(picture: Picture) -> int:
+    """Bytes of a picture's file, -1 where it has none or the file cannot be looked at."""
+    try:
+        return picture.stat().st_size if isinstance(picture, Path) else -1
+    except OSError:
+        return -1
 
 
 def _rank(seed: int, class_name: str, picture: Picture) -> str:

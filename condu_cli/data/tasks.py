@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.data.catalogue import (
     DATA_VARIABLE,
@@ -18,27 +19,39 @@ from condu_cli.data.catalogue import (
 )
 from condu_cli.data.embedded import EMBEDDED_TASKS, embedded_folder
 from condu_cli.data.known_sets import absent, read_known
-from condu_cli.data.labelled import SPLIT_SEED
+from condu_cli.data.labelled import SPLIT_SEED, fingerprint, split_samples
 from condu_cli.data.sources import read_source, read_source_split
 from condu_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from condu_cli.data.labelled import LabelledPictures, Sample
 
-__all__ = [
-    "DATA_VARIABLE",
-    "DEFAULT_TEMPLATES",
-    "data_root",
-    "find_data",
-    "known_tasks",
-    "locate_data",
-    "open_data",
-    "open_split",
-    "split_seed_of",
-    "templates_for",
-]
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """What a task was learned from: the place, and how the test pictures were told apart.
+
+    `held_out`: `fingerprint` of the test pictures, by which the same pictures are known again
+    at another place; None where nobody wrote it down.
+    """
+
+    place: Path | None = None
+    split_seed: int = SPLIT_SEED
+    held_out: str | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], place: Path | None) -> LearnedFrom:
+        """Read it from a training record; `place` is not in it, since records travel."""
+        found = re.search(r"seed (\d+)", str(record.get("split", "")))
+        seed = int(found.group(1)) if found else SPLIT_SEED
+        return cls(place, seed, record.get("test_fingerprint"))
+
+    def is_at(self, place: Path) -> bool:
+        """Whether this is the place that was learned from."""
+        return self.place is not None and place.resolve() == self.place.resolve()
 
 
 def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -90,30 +103,34 @@ def open_split(
     class_names: Path | None,
     *,
     split: str,
-    learned_from: Path | None = None,
-    split_seed: int = SPLIT_SEED,
+    learned: LearnedFrom | None = None,
     download: bool = False,
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...], Path]:
     """Read the pictures of one split to measure on: folders, class names, samples and place.
 
     They are looked for where the task was learned from, unless other pictures or another data
-    root are named. What the task was learned from, and a public data set, is read as in
-    learning, so that no training picture counts as a test picture.
+    root are named. What the task was learned from, wherever it lies by now, and a public data
+    set are read as in learning, so that no training picture counts as a test picture.
 
     Raises:
         DataError: no pictures, or class names that do not match.
         UsageError: there is no folder to download to.
 
     """
-    place = given if given is not None or data_root is not None else learned_from
+    learned = learned or LearnedFrom()
+    place = given if given is not None or data_root is not None else learned.place
     if place is None:
         place = find_data(task, data_root, download=download)
-    same = learned_from is not None and place.resolve() == learned_from.resolve()
-    if not same and known_set_at(place) is None:
-        return (*read_source_split(place, split, class_names), place)
-    data = _open(place, class_names, split_seed)
-    samples = data.test if split == "test" else data.train
-    return data.folders, data.class_names, samples, place
+    if known_set_at(place) is not None or learned.is_at(place):
+        data = _open(place, class_names, learned.split_seed)
+        samples = data.test if split == "test" else data.train
+        return data.folders, data.class_names, samples, place
+    folders, names, samples = read_source_split(place, split, class_names)
+    if learned.held_out is not None:
+        train, test = split_samples(samples, folders, learned.split_seed)
+        if fingerprint(test, folders) == learned.held_out:
+            samples = test if split == "test" else train
+    return folders, names, samples, place
 
 
 def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPictures:
@@ -122,12 +139,6 @@ def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPic
         task, root = known
         return read_known(task, root, class_names=class_names)
     return read_source(place, class_names, split_seed=split_seed)
-
-
-def split_seed_of(split: str) -> int:
-    """The seed that a record of how train and test came apart names, else the default."""
-    found = re.search(r"seed (\d+)", split)
-    return int(found.group(1)) if found else SPLIT_SEED
 
 
 def find_data(task: str, data_root: Path | None, *, download: bool = False) -> Path:
@@ -185,13 +196,3 @@ def _nowhere(task: str, root: Path | None) -> DataError:
 
 def _chosen_root(given: Path | None) -> Path | None:
     return given if given is not None else data_root()
-
-
-def locate_data(task: str, given: Path | None) -> Path:
-    """Where a task's pictures lie: the folder given, or what `find_data` finds.
-
-    Raises:
-        DataError: none is there.
-
-    """
-    return given if given is not None else find_data(task, None)

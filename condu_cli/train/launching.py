@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
 POLL_SECONDS = 0.2
@@ -50,16 +51,20 @@ def launch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
     command = [sys.executable, "-m", "condu_cli", *arguments]
     port = _free_port()
     outputs = [tempfile.TemporaryFile() for _ in range(processes - 1)]  # noqa: SIM115
+    running: list[subprocess.Popen[bytes]] = []
     try:
-        running = [
-            _start(command, _environment(rank, processes, port, cpu=cpu), output)
-            for rank, output in enumerate([None, *outputs])
-        ]
-        codes = _wait(running)
+        with _signals_left_to(running):
+            for rank, output in enumerate([None, *outputs]):
+                environment = _environment(rank, processes, port, cpu=cpu)
+                running.append(_start(command, environment, output))
+            codes = _wait(running)
         if not codes[0] and any(codes):
             _show(outputs, codes)
         return next((code for code in codes if code), 0)
     finally:
+        for process in running:  # none outlives this one, whatever happened
+            process.kill()
+            process.wait()
         for output in outputs:
             output.close()
 
@@ -91,37 +96,42 @@ def _environment(rank: int, processes: int, port: int, *, cpu: bool) -> dict[str
     return {"OMP_NUM_THREADS": threads, **os.environ, **own}
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Wait for all of them, who decide what Ctrl-C and SIGTERM mean.
+@contextmanager
+def _signals_left_to(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Leave what Ctrl-C and SIGTERM mean to the processes.
 
-    Ctrl-C reaches them by itself; SIGTERM, which only this process gets, is passed on.
+    Ctrl-C reaches them by itself; SIGTERM, which only this process gets, is passed on. In place
+    before the first process starts, so that none is left behind by a signal in between.
     """
 
     def pass_on(number: int, _: FrameType | None) -> None:
         for process in running:
             process.send_signal(number)
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-    }
+    def do_nothing(number: int, _: FrameType | None) -> None:
+        """A function, since a signal that is ignored here would be ignored in what starts here."""
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, do_nothing)
     try:
-        while all(process.poll() in (None, 0) for process in running):
-            if all(process.poll() == 0 for process in running):
-                break
-            time.sleep(POLL_SECONDS)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while any(p.poll() is None for p in running) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        codes = [process.poll() for process in running]
-        for process in running:
-            process.kill()
-            process.wait()
-        # Who was killed here failed because of another.
-        return [code or 0 for code in codes]
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait for all of them, or a little longer than for the first that fails."""
+    while all(process.poll() in (None, 0) for process in running):
+        if all(process.poll() == 0 for process in running):
+            break
+        time.sleep(POLL_SECONDS)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while any(p.poll() is None for p in running) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    # Who is still there is killed, and failed because of another.
+    return [process.poll() or 0 for process in running]
 
 
 def _show(outputs: Sequence[IO[bytes]], codes: Sequence[int]) -> None:

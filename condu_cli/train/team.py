@@ -72,7 +72,8 @@ class AcceleratedTeam:
         )
         self.rank = int(self._accelerator.process_index)
         self.size = int(self._accelerator.num_processes)
-        self.device = str(self._accelerator.device)
+        found = self._accelerator.device
+        self.device = found.type if found.type == "cpu" else str(found)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, on the tensor's device."""

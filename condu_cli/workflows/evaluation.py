@@ -17,7 +17,7 @@ import numpy as np
 
 from condu_cli.core.metrics import accuracy
 from condu_cli.data.loading import LazyPictures
-from condu_cli.data.tasks import open_split, split_seed_of
+from condu_cli.data.tasks import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.prediction import (
     DEFAULT_ROUTER,
@@ -139,8 +139,7 @@ def _samples(
         request.data_root,
         request.class_names,
         split=request.split,
-        learned_from=learned_from_folder(registry, entry),
-        split_seed=split_seed_of(str(entry.expert.training.get("split", ""))),
+        learned=LearnedFrom.of(entry.expert.training, learned_from_folder(registry, entry)),
         download=request.download,
     )
     if not samples:

@@ -18,6 +18,7 @@ from condu_cli.backbone.foreign_experts import ForeignExpert, expert_delta
 from condu_cli.backbone.open_clip_models import HUB_PREFIX, is_checkpoint
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.class_names import class_list
+from condu_cli.data.labelled import fingerprint
 from condu_cli.data.loading import PictureSet, ReadingRules
 from condu_cli.data.sources import read_source
 from condu_cli.data.tasks import templates_for
@@ -393,5 +394,6 @@ def _record(plan: ImportPlan) -> dict[str, Any]:
     }
     if data is not None:
         record |= {"train_images": len(data.train), "test_images": len(data.test)}
+        record["test_fingerprint"] = fingerprint(data.test, data.folders)
         record["split"] = data.split
     return record

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from condu_cli._version import __version__
 from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
 from condu_cli.backbone.deltas import delta_of
+from condu_cli.data.labelled import fingerprint
 from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError, UsageError
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import (
@@ -412,7 +413,7 @@ class _OneTraining:
             Unfinished(
                 task=self._plan.request.task,
                 run=self.mark,
-                request=self._plan.request,
+                request=replace(self._plan.request, templates=self._plan.templates),
                 recipe=self._plan.recipe,
                 data=self._data,
                 prototypes=self.prototypes,
@@ -449,6 +450,7 @@ def _training_record(
         "train_images": len(read.data.pictures),
         "validation_images": len(read.data.validation) if read.data.validation else 0,
         "test_images": len(plan.data.test),
+        "test_fingerprint": fingerprint(plan.data.test, plan.data.folders),
         "unreadable_images": len(read.unreadable),
         "prototype_images": plan.request.prototype_images,
         "iterations_run": result.iterations,

@@ -21,7 +21,7 @@ from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.metrics import softmax
 from condu_cli.core.routing import Query, rank, router_by_name
-from condu_cli.data.tasks import DEFAULT_TEMPLATES
+from condu_cli.data.catalogue import DEFAULT_TEMPLATES
 from condu_cli.data.transforms import evaluation_transform
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 

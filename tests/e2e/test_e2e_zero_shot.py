@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from condu_cli.backbone.catalog import load_base
+from condu_cli.data.catalogue import DEFAULT_TEMPLATES
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import LazyPictures
-from condu_cli.data.tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.prediction import Candidate, logits_of
 
 if TYPE_CHECKING:

@@ -62,3 +62,18 @@ def test_what_is_larger_than_the_whole_room_is_not_kept(cache, monkeypatch):
 def test_nothing_but_the_files_is_left(cache):
     cache.save(["a"], {"x": np.ones(1)})
     assert len(list(cache.folder.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_goes_once_it_is_old(cache):
+    import os
+
+    cache.save(["a"], {"x": np.ones(1)})
+    for name, modified in (("tmpold", 0), ("tmpnew", None)):
+        draft = cache.folder / name
+        draft.mkdir()
+        (draft / "half.bin").write_bytes(b"half")
+        if modified is not None:
+            os.utime(draft, (modified, modified))
+    cache.save(["b"], {"x": np.ones(1)})
+    assert not (cache.folder / "tmpold").exists()
+    assert (cache.folder / "tmpnew").exists()

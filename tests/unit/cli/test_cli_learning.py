@@ -201,7 +201,7 @@ def test_what_belongs_to_one_task_is_refused_beside_several(condu, option):
 
 
 BESIDE_RESUME = [
-    ("--seed", 1), ("--lr", 0.1), ("--iterations", 2), ("--warmup", 0), ("--label-smoothing", 0),
+    ("--seed", 0), ("--lr", 0.1), ("--iterations", 2), ("--warmup", 0), ("--label-smoothing", 0),
     ("--keep", "best"), ("--data", "."), ("--data-root", "."), ("--download",), ("--shots", 1),
     ("--template", "{}"), ("--max-unreadable", 0), ("--workers", 0), ("--retrain",),
     ("--base", "tiny"), ("--method", "full"), ("--train", "image"), ("--rank", 2),

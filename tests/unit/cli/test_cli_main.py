@@ -189,7 +189,7 @@ def test_csv_and_json_exclude_each_other(condu):
         (["predict", "gone.png"], 15, ["gone.png: no such file"]),
         (["learn", "--task", "warm"], 2, ["learned already"]),
         (["learn", "--task", "new"], 15, ["no pictures for task 'new'", "--data DIR"]),
-        (["learn", "--task", "new", "--data", "nowhere"], 15, ["nowhere: no such folder"]),
+        (["learn", "--task", "new", "--data", "nowhere"], 15, ["nowhere: no such file or folder"]),
         (["learn", "--task", "shapes", "--base", "mini"], 2, ["belongs to base model tiny"]),
         (["init", "--base", "tiny"], 2, ["already"]),
     ],

@@ -137,7 +137,7 @@ def test_pictures_of_a_class_may_lie_deeper(tmp_path):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         read_folder(tmp_path / "nowhere")
 
 

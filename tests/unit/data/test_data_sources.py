@@ -50,7 +50,7 @@ def test_class_names_stand_beside_a_list_or_are_given(tmp_path):
 
 @pytest.mark.parametrize("read", [read_source, lambda path: read_source_split(path, "test")])
 def test_nothing_there_is_an_error(tmp_path, read):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "nowhere.csv")
 
 

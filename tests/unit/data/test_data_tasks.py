@@ -6,18 +6,9 @@ import made_sets
 import pytest
 
 from condu_cli.data import downloading
-from condu_cli.data.tasks import (
-    DATA_VARIABLE,
-    DEFAULT_TEMPLATES,
-    data_root,
-    find_data,
-    known_tasks,
-    locate_data,
-    open_data,
-    open_split,
-    split_seed_of,
-    templates_for,
-)
+from condu_cli.data.catalogue import DATA_VARIABLE, DEFAULT_TEMPLATES, data_root, known_tasks
+from condu_cli.data.labelled import fingerprint
+from condu_cli.data.tasks import LearnedFrom, find_data, open_data, open_split, templates_for
 from condu_cli.errors import DataError, UsageError
 
 SIDES = ((0, "train"), (1, "test"))
@@ -48,17 +39,18 @@ def test_a_template_must_hold_the_class_once(template):
 # Where
 
 
-def test_a_folder_that_is_given_is_the_answer(tmp_path, monkeypatch):
+def test_a_folder_that_is_given_is_the_answer(tmp_path, monkeypatch, make_pictures):
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    (tmp_path / "dtd" / "banded").mkdir(parents=True)
-    assert locate_data("dtd", tmp_path / "mine") == tmp_path / "mine"
+    make_pictures(tmp_path / "dtd", ("banded", "lined"), 2, 8)
+    mine = make_pictures(tmp_path / "mine", ("a", "b"), 2, 8)
+    assert open_data("dtd", mine, None, None)[1] == mine
 
 
 def test_condu_data_holds_one_folder_per_task(tmp_path, monkeypatch):
     (tmp_path / "dtd" / "banded").mkdir(parents=True)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     assert data_root() == tmp_path
-    assert find_data("dtd", None) == locate_data("dtd", None) == tmp_path / "dtd"
+    assert find_data("dtd", None) == tmp_path / "dtd"
 
 
 def test_a_data_root_that_is_given_wins_over_condu_data(tmp_path, monkeypatch):
@@ -170,7 +162,8 @@ def test_a_list_of_pictures_is_read_and_measured_too(tmp_path, make_pictures):
     data, place = open_data("my-own", listed, None, None)
     assert (len(data.train), len(data.test), place) == (2, 2, listed)
     for learned_from in (None, listed):
-        opened = open_split("my-own", listed, None, None, split="test", learned_from=learned_from)
+        learned = LearnedFrom(learned_from)
+        opened = open_split("my-own", listed, None, None, split="test", learned=learned)
         assert [s.picture.name for s in opened[2]] == ["01.png", "01.png"]
 
 
@@ -191,15 +184,41 @@ def test_a_public_set_is_measured_on_its_own_split(tmp_path, split, count):
 
 def test_what_a_task_was_learned_from_is_split_as_it_was_learned(tmp_path, make_pictures):
     folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
-    opened = open_split("my-own", None, None, None, split="test", learned_from=folder, split_seed=7)
+    learned = LearnedFrom(folder, split_seed=7)
+    opened = open_split("my-own", None, None, None, split="test", learned=learned)
     assert set(opened[2]) == set(open_data("my-own", folder, None, None, split_seed=7)[0].test)
-    assert open_split("my-own", folder, None, None, split="test", learned_from=folder)[3] == folder
+    assert open_split("my-own", folder, None, None, split="test", learned=learned)[3] == folder
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_what_a_task_was_learned_from_is_known_again_at_another_place(
+    tmp_path, make_pictures, split
+):
+    folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
+    data, _ = open_data("my-own", folder, None, None, split_seed=7)
+    record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
+    moved = folder.rename(tmp_path / "elsewhere")
+    learned = LearnedFrom.of(record, None)
+    opened = open_split("my-own", moved, None, None, split=split, learned=learned)
+    kept = data.test if split == "test" else data.train
+    assert {s.picture.relative_to(moved) for s in opened[2]} == {
+        s.picture.relative_to(folder) for s in kept
+    }
+
+
+def test_other_pictures_under_the_same_names_are_measured_whole(tmp_path, make_pictures):
+    folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
+    data, _ = open_data("my-own", folder, None, None)
+    record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
+    other = make_pictures(tmp_path / "other", ("a", "b"), 10, 24)
+    learned = LearnedFrom.of(record, folder)
+    assert len(open_split("my-own", other, None, None, split="test", learned=learned)[2]) == 20
 
 
 def test_a_public_set_is_found_again_where_it_was_learned_from(tmp_path):
     made_sets.food101(tmp_path)
     place = tmp_path / "food-101"
-    opened = open_split("renamed", None, None, None, split="test", learned_from=place)
+    opened = open_split("renamed", None, None, None, split="test", learned=LearnedFrom(place))
     assert (len(opened[2]), opened[3]) == (2, place)
 
 
@@ -212,7 +231,7 @@ def test_a_data_root_that_is_named_wins_over_where_it_was_learned(tmp_path, make
     learned_from = make_pictures(tmp_path / "one" / "mine", ("a", "b"), 10, 8)
     other = make_pictures(tmp_path / "two" / "mine", ("a", "b"), 3, 8)
     opened = open_split(
-        "mine", None, tmp_path / "two", None, split="test", learned_from=learned_from
+        "mine", None, tmp_path / "two", None, split="test", learned=LearnedFrom(learned_from)
     )
     assert (len(opened[2]), opened[3]) == (6, other)
 
@@ -222,4 +241,4 @@ def test_a_data_root_that_is_named_wins_over_where_it_was_learned(tmp_path, make
     [("random 80/20, seed 7", 7), ("folders", 42), ("random 80/20, seed 42, index file", 42)],
 )
 def test_the_seed_of_a_split_is_read_from_its_record(split, seed):
-    assert split_seed_of(split) == seed
+    assert LearnedFrom.of({"split": split}, None).split_seed == seed

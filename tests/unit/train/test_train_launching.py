@@ -1,5 +1,7 @@
 """Starting the processes of a team."""
 
+import os
+import signal
 import sys
 
 import pytest
@@ -74,3 +76,45 @@ def test_nobody_waits_for_ever_for_one_that_failed(program, monkeypatch):
         "import os, sys, time\nsys.exit(15) if os.environ['RANK'] == '0' else time.sleep(600)\n"
     )
     assert launch([], 2, cpu=True) == 15
+
+
+def test_a_signal_while_the_processes_start_leaves_none_behind(program, monkeypatch):
+    program("import os, time\ntime.sleep(600 if os.environ['RANK'] == '0' else 0)\n")
+    monkeypatch.setattr(launching, "GRACE_SECONDS", 0.5)
+    start, started = launching._start, []
+
+    def start_and_be_stopped(*arguments):
+        process = start(*arguments)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(launching, "_start", start_and_be_stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert launch([], 2, cpu=True) != 0
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_process_that_cannot_start_takes_the_others_along(program, monkeypatch):
+    program("import time\ntime.sleep(600)\n")
+    start, started = launching._start, []
+
+    def only_one(*arguments):
+        if started:
+            raise OSError("no more processes")
+        started.append(start(*arguments))
+        return started[0]
+
+    monkeypatch.setattr(launching, "_start", only_one)
+    with pytest.raises(OSError, match="no more processes"):
+        launch([], 2, cpu=True)
+    assert started[0].poll() is not None
+
+
+def test_ctrl_c_means_in_the_processes_what_it_means_here(program, capfd):
+    program("import signal\nprint(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)\n")
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert launch([], 1, cpu=True) == 0
+    assert capfd.readouterr().out == f"{ignored}\n"

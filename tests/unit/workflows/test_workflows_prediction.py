@@ -7,7 +7,7 @@ from PIL import Image
 
 from condu_cli.backbone.catalog import load_base
 from condu_cli.core.metrics import softmax
-from condu_cli.data.tasks import DEFAULT_TEMPLATES
+from condu_cli.data.catalogue import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.moving_head import roll_back, undo_rollback

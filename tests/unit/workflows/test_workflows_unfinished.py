@@ -90,6 +90,14 @@ def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, tmp_path,
     assert trainings[0]["recipe"] == trainings[1]["recipe"]
 
 
+def test_it_goes_on_with_the_templates_that_it_began_with(stopped, monkeypatch):
+    before = load_unfinished(stopped, stopped.runs.all()[0]).request.templates
+    assert before
+    monkeypatch.setattr("condu_cli.data.tasks.DEFAULT_TEMPLATES", ("another {}.",))
+    (done,) = resume(stopped, "warm")
+    assert done.session.entry("warm").expert.templates == before
+
+
 def test_it_may_be_interrupted_again(stopped, tmp_path, warm, learn):
     with pytest.raises(InterruptedByUserError, match="after iteration 7 of 10"):
         resume(stopped, "warm", ctrl_c_after(7))
