@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Before anything imports torch: more threads than cores slow all of them down several times.
+    _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+MOST_PROCESSES = 8
+"""So many test processes at most: each may run a `mini`, which takes up to 3 GB."""
 COLOURS = ((40, 60, 220), (220, 40, 40), (40, 190, 60), (230, 200, 40), (150, 40, 180))
 TIMEOUT_SECONDS = 600
 
@@ -29,6 +36,11 @@ class RunCondu(Protocol):
         stdin: str | None = None,
         registry: Path | None = None,
     ) -> subprocess.CompletedProcess[str]: ...
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means."""
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")

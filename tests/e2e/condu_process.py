@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,11 @@ class Condu:
         self._run = condu_in(folder)
 
     def run(self, *arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever its exit code; with all cores, for `mini`."""
+        """Run a command to its end, whatever its exit code; with the cores it may have."""
         done: subprocess.CompletedProcess[str] = self._run(
-            *arguments, stdin=stdin, env={"OMP_NUM_THREADS": ""}
+            *arguments,
+            stdin=stdin,
+            env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")},
         )
         return done
 
