@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -118,6 +118,8 @@ def learn(
     }
     wanted = _wanted(base, method, train, (rank, alpha, lora_targets, freeze_a, lora_seed))
     given = _Given(pictures, overrides, wanted, seed=seed, download=download, retrain=retrain)
+    if download and run.settings.dry_run:
+        _refuse_to_download()
     with _machine(device, save_every or 0) as machine:
         # Process 0 of a team speaks for all.
         run = run if machine.team.rank == 0 else replace(run, out=Output(Mode.SILENT))
@@ -181,6 +183,16 @@ class _Given:
                 "--devices and --save-every go with it",
                 "Leave the others out",
             )
+
+
+def _refuse_to_download() -> NoReturn:
+    """A dry run changes nothing on the disk, and reads the pictures all the same."""
+    from condu_cli.errors import UsageError
+
+    raise UsageError(
+        "--dry-run reads the pictures, but downloads nothing",
+        "Leave --download out; condu tasks NAME says what belongs where",
+    )
 
 
 def _wanted(

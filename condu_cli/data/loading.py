@@ -272,11 +272,6 @@ class PictureSet:
         crops = self._crop((indices, seeds), transform.geometry)
         return transform.normalise(crops), self._labels[list(indices)]
 
-    def batches(self, size: int, transform: Transform) -> Iterator[tuple[Tensor, Tensor]]:
-        """All the pictures in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))), transform)
-
     def training_batches(
         self, plan: Plan, transform: transforms.SeededTransform
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -171,6 +171,12 @@ def test_what_is_said_of_the_machine_reaches_it(asked):
     assert machine.save_every == 0  # by the clock
 
 
+def test_a_dry_run_downloads_nothing(condu, tmp_path):
+    ran = condu("learn", "--task", "eurosat", "--data-root", tmp_path, "--download", "--dry-run")
+    assert_refused(ran, "--dry-run reads the pictures, but downloads nothing", "condu tasks")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Tasks
 
 

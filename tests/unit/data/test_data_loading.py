@@ -121,16 +121,6 @@ def test_a_batch_is_pictures_and_labels_in_the_order_asked_for(files):
     assert labels.dtype == torch.int64
 
 
-def test_batches_cover_all_pictures_in_order_and_the_last_may_be_short(files):
-    batches = list(PictureSet(samples(files)).batches(2, red_tensor))
-    assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in batches] == [[0, 1], [2, 3], [4]]
-    assert [labels.tolist() for _, labels in batches] == [[0, 1], [0, 1], [0]]
-
-
-def test_no_pictures_give_no_batches():
-    assert list(PictureSet([]).batches(2, red_tensor)) == []
-
-
 # Selections
 
 

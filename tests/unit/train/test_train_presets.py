@@ -46,6 +46,16 @@ def test_a_task_of_anybodys_name_gets_the_base_models_preset():
     assert preset_for("clip", "full", "eurosat").name == "clip, full, eurosat"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_mini_trains_longer_for_many_classes_and_shorter_for_few_pictures(method):
+    def iterations(classes, shots=None):
+        preset = preset_for("mini", method, "my-cats", classes=classes, shots=shots)
+        return preset.values["iterations"]
+
+    assert iterations(10) == iterations(37) < iterations(101) < iterations(196)
+    assert all(iterations(count, 5) < iterations(count) for count in (10, 101, 196))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shots", [None, 5])
