@@ -22,15 +22,12 @@ from condu_cli.cli.options import (
 from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.registries import Method, Train
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import duration, percent, plural, size
+from condu_cli.cli.wording import duration, percent, plural, size, unreadable_text
 
 if TYPE_CHECKING:
     from condu_cli.workflows.estimating import Estimate
     from condu_cli.workflows.learning import LearnSummary, Machine, RegistryRequest
     from condu_cli.workflows.planning import LearnPlan, LearnRequest
-
-NAMED = 10
-"""So many unreadable pictures are named on the screen."""
 
 
 def register(app: typer.Typer) -> None:
@@ -400,12 +397,7 @@ def _report(out: Output, summary: "LearnSummary") -> None:
     for warning in summary.warnings:
         out.warning(warning)
     if summary.unreadable:
-        named = "; ".join(summary.unreadable[:NAMED])
-        more = f"; and {len(summary.unreadable) - NAMED} more (--json names all)"
-        out.warning(
-            f"{plural(len(summary.unreadable), 'picture')} could not be read and left out: {named}"
-            + (more if len(summary.unreadable) > NAMED else "")
-        )
+        out.warning(unreadable_text(summary.unreadable))
     out.document(asdict(summary), lambda o: _print_summary(o, summary))
 
 

@@ -25,6 +25,10 @@ PLAIN_PROGRESS_SECONDS = 10.0
 """Off a terminal, a progress line at most this often."""
 
 
+_ALWAYS_SHOWN = frozenset({"holder", "warning"})
+"""Figures of a progress event that are never left out."""
+
+
 class Mode(Enum):
     """Who reads the output."""
 
@@ -172,6 +176,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         parts.append(f"{figures['images_per_second']:.0f} images/s")
     if "holder" in figures:
         parts.append(f"the registry is locked by {figures['holder']}")
+    if "warning" in figures:
+        parts.append(f"warning: {figures['warning']}")
     return ", ".join(parts)
 
 
@@ -190,6 +196,9 @@ def _bar(console: "Console") -> Iterator["ProgressCallback"]:
         stages: dict[str, rich_progress.TaskID] = {}
 
         def show(event: "Progress") -> None:
+            if "warning" in event.figures:
+                console.print(figures_text(event.figures), style="yellow", markup=False)
+                return
             if event.stage not in stages:
                 stages[event.stage] = bar.add_task(event.stage, total=event.total, figures="")
             bar.update(
@@ -215,7 +224,7 @@ class _Throttle:
         self._started = self._shown = 0.0
 
     def passes(self, event: "Progress") -> bool:
-        if "holder" in event.figures:  # nothing may come after it for a long time
+        if event.figures.keys() & _ALWAYS_SHOWN:  # nothing may come after it for a long time
             return True
         now = time.monotonic()
         if event.stage != self._stage:
@@ -241,7 +250,7 @@ class _PlainProgress:
     def __call__(self, event: "Progress") -> None:
         if not self._throttle.passes(event):
             return
-        if "holder" in event.figures:
+        if event.figures.keys() & _ALWAYS_SHOWN:
             self._note(f"{event.stage}: {figures_text(event.figures)}")
             return
         parts = [f"{event.stage} {event.done}/{event.total}", figures_text(event.figures)]

@@ -19,7 +19,7 @@ from condu_cli.cli.options import (
 )
 from condu_cli.cli.output import Output
 from condu_cli.cli.run import Run, command
-from condu_cli.cli.wording import percent, size
+from condu_cli.cli.wording import percent, size, unreadable_text
 
 if TYPE_CHECKING:
     from condu_cli.data.catalogue import KnownTask
@@ -377,6 +377,8 @@ def evaluate(
         )
         with run.out.progress() as on_progress:
             results.append(evaluate_task(workspace, session, request, on_progress))
+        if results[-1].unreadable:
+            run.out.warning(unreadable_text(results[-1].unreadable))
         if run.settings.json:
             run.out.document(asdict(results[-1]), lambda _: None)
     if not run.settings.json:

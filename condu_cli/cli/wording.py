@@ -4,8 +4,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from condu_cli.registry.manifest import Session
     from condu_cli.workflows.paradigms import MethodSummary
+
+NAMED = 10
+"""So many unreadable pictures are named on the screen."""
 
 
 def size(count: float) -> str:
@@ -29,6 +34,16 @@ def duration(seconds: float) -> str:
 def percent(share: float | None) -> str:
     """A share of one as a percentage with one decimal; a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def unreadable_text(reasons: "Sequence[str]") -> str:
+    """How many pictures were left out, and what is wrong with the first of them."""
+    more = len(reasons) - NAMED
+    tail = f"; and {more} more (--json names all)" if more > 0 else ""
+    return (
+        f"{plural(len(reasons), 'picture')} could not be read and left out: "
+        f"{'; '.join(reasons[:NAMED])}{tail}"
+    )
 
 
 def when(iso: str) -> str:

@@ -128,6 +128,8 @@ def decoded(
     left = pictures[len(pilot) :]
     if workers is None:
         workers = worth_starting(len(left) * seconds / max(len(pilot), 1), left)
+    elif workers and not can_be_sent(left):
+        workers = 0
     if workers == 0:
         for picture in left:
             yield reading.one(picture)

@@ -59,8 +59,9 @@ def hold_out(
 ) -> tuple[LabelledPictures, tuple[Sample, ...]]:
     """Split validation pictures off the training pictures: (what remains to train on, those).
 
-    `share`: below 1 a share of all training pictures, else their number. Every class gives in
-    proportion to its size and keeps at least one picture; a class of one picture gives none.
+    `share`: below 1 a share of all training pictures and at least one, else their number. Every
+    class gives in proportion to its size and keeps at least one picture; a class of one picture
+    gives none.
 
     Raises:
         UsageError: a negative share.
@@ -70,7 +71,7 @@ def hold_out(
         raise UsageError(f"{share:g} pictures cannot be held out", "Give a share such as 0.1")
     by_label = _by_label(data.train)
     sizes = {label: len(samples) for label, samples in by_label.items()}
-    total = round(share * len(data.train)) if share < 1 else int(share)
+    total = max(round(share * len(data.train)), 1) if 0 < share < 1 else int(share)
     quotas = _proportional(sizes, total, seed)
     held = {
         sample

@@ -70,15 +70,15 @@ def read_split(
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
     """Read labelled pictures to measure on: folders, class names and samples.
 
-    Those of `root/SPLIT` where it is there, else all of `root`: nobody trains on them here, so
-    that nothing is split off, and one class is enough.
+    Those of `root/SPLIT` where it is there, else those of `root/train`, else all of `root`:
+    nobody trains on them here, so that nothing is split off, and one class is enough.
 
     Raises:
         DataError: no such folder, no pictures, or class names that do not match the folders.
 
     """
     _require_folder(root)
-    names = TEST_FOLDERS if split == "test" else (split,)
+    names = (*TEST_FOLDERS, "train") if split == "test" else (split, "train")
     chosen = next((root / name for name in names if _is_split(root / name)), root)
     by_class = _Tree(chosen).by_class
     if not by_class:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -131,7 +132,7 @@ def split_pictures(
     for name, pictures in by_class.items():
         # In the order of a hash of each name, so that a picture added or removed later moves
         # hardly any other to the other side.
-        ranked = sorted(pictures, key=lambda picture: _rank(seed, name, picture))
+        ranked = by_hash(pictures, f"{seed}:{name}:")
         count = max(round(len(ranked) * TEST_SHARE), 1) if len(ranked) > 1 else 0
         chosen = set(ranked[:count])
         train[name] = [picture for picture in pictures if picture not in chosen]
@@ -171,8 +172,34 @@ def _size(picture: Picture) -> int:
         return -1
 
 
-def _rank(seed: int, class_name: str, picture: Picture) -> str:
-    return hashlib.sha256(os.fsencode(f"{seed}:{class_name}:{picture.name}")).hexdigest()
+def by_hash(pictures: Sequence[Picture], salt: str) -> list[Picture]:
+    """Pictures in the order of a hash of their names, wherever the data set lies.
+
+    Equal names in several folders come in the order of a hash of their paths, counted from the
+    folder that all of them share.
+    """
+    count = Counter(picture.name for picture in pictures)
+    twice = [p for p in pictures if isinstance(p, Path) and count[p.name] > 1]
+    below = _below_shared_folder(twice)
+
+    def rank(picture: Picture) -> tuple[bytes, bytes]:
+        return _digest(salt + picture.name), _digest(salt + below.get(picture, ""))
+
+    return sorted(pictures, key=rank)
+
+
+def _below_shared_folder(files: Sequence[Path]) -> dict[Picture, str]:
+    """Each file's path from the innermost folder that holds all of them; absolute without one."""
+    paths = [os.path.abspath(file) for file in files]
+    try:
+        shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # no files, or several drives
+        return dict(zip(files, paths, strict=True))
+    return {file: path[len(shared) :] for file, path in zip(files, paths, strict=True)}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(os.fsencode(text)).digest()
 
 
 def samples_of(by_class: ByClass, folders: Sequence[str]) -> tuple[Sample, ...]:

@@ -202,6 +202,11 @@ class PictureSet:
         return bool(self._kept)
 
     @property
+    def kept_bytes(self) -> int:
+        """How much memory the decoded pictures take."""
+        return sum(pixels.nbytes for pixels in self._kept)
+
+    @property
     def labels(self) -> Tensor:
         """The labels of all the pictures (N,) int64."""
         return self._labels
@@ -308,7 +313,7 @@ class PictureSet:
 
     def _workers(self) -> int:
         if self._rules.workers is not None:
-            return self._rules.workers
+            return self._rules.workers if can_be_sent(self.pictures.paths) else 0
         # A set that was never read may still fit: `pictures` keeps what it decodes.
         return available_cores() if self._too_large and can_be_sent(self.pictures.paths) else 0
 

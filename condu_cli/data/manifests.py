@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def read_manifest(file: Path) -> Manifest:
 
     Raises:
         DataError: the file cannot be read or lists nothing, a row lacks its picture or label,
-            or one picture is listed with two labels or in two splits; naming file and line.
+            only some rows have a split, or one picture is listed with two labels or in two
+            splits; naming file and line.
 
     """
     try:
@@ -118,7 +120,7 @@ def read_manifest(file: Path) -> Manifest:
     manifest = Manifest(file, [])
     first: dict[str, Row] = {}
     for row in _READERS[file.suffix.lower()](file, text):
-        before = first.setdefault(row.path, row)
+        before = first.setdefault(os.path.normpath(file.parent / row.path), row)
         if before is row:
             manifest.rows.append(row)
         elif (before.label, before.split) == (row.label, row.split):
@@ -131,7 +133,19 @@ def read_manifest(file: Path) -> Manifest:
             )
     if not manifest.rows:
         raise DataError(f"{file}: lists no pictures", HEADER_HINT)
+    _check_splits(manifest)
     return manifest
+
+
+def _check_splits(manifest: Manifest) -> None:
+    """A row without a split beside rows with one could be meant for either side."""
+    without = next((row for row in manifest.rows if row.split is None), None)
+    named = next((row for row in manifest.rows if row.split is not None), None)
+    if without is not None and named is not None:
+        raise DataError(
+            f"{manifest.file}, line {without.line}: no split, and line {named.line} has one",
+            "Give every row a split, or none",
+        )
 
 
 def _rows_of_table(file: Path, text: str) -> Iterator[Row]:
@@ -212,6 +226,8 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
     for role in ("path", "label"):
         if not texts.get(role):
             raise DataError(f"{file}, line {line}: no {role}", "Every row needs a path and a label")
+    if not _can_be_a_path(texts["path"]):
+        raise DataError(f"{file}, line {line}: no file can have this path", "Correct the path")
     split = texts["split"].casefold() if "split" in texts else None
     if split is not None and split not in (*TRAIN_NAMES, *TEST_FOLDERS):
         raise DataError(
@@ -219,6 +235,14 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
             f"Known: {', '.join((*TRAIN_NAMES, *TEST_FOLDERS))}",
         )
     return Row(line, texts["path"], texts["label"], split)
+
+
+def _can_be_a_path(text: str) -> bool:
+    """Whether the system can be asked for it at all."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
 
 
 def _label_order(rows: Sequence[Row]) -> Callable[[str], Any]:

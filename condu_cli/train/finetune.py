@@ -132,7 +132,7 @@ class _Run:
             fused=True,
         )
         self._sampler = Sampler(len(data.pictures), recipe.batch_size, recipe.seed)
-        self._parts = _parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
+        self._parts = parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
         self._best: dict[str, Tensor] = {}
         self._history = History()
 
@@ -278,7 +278,7 @@ class _Run:
         )
 
 
-def _parts_of(batch_size: int, accumulation: int, processes: int) -> int:
+def parts_of(batch_size: int, accumulation: int, processes: int) -> int:
     """Into how many parts each process cuts its share of a batch.
 
     Raises:

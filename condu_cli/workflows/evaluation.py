@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import accuracy
-from condu_cli.data.loading import LazyPictures
+from condu_cli.data.loading import LazyPictures, Selection
 from condu_cli.data.tasks import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.prediction import (
@@ -26,12 +26,13 @@ from condu_cli.workflows.prediction import (
     logits_of,
     own_candidates,
 )
-from condu_cli.workflows.progress import ProgressCallback, silent
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condu_cli.data.labelled import Sample
+    from condu_cli.data.loading import Pictures
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.prediction import Prediction
@@ -59,6 +60,7 @@ class Evaluation:
     """Accuracies (0..1) over `n` pictures; `experts` is how many experts answer each picture.
 
     `routed` is the share of pictures whose best task was this one, None in the own space.
+    `unreadable` says of every picture that was left out what is wrong with it.
     """
 
     task: str
@@ -68,6 +70,7 @@ class Evaluation:
     experts: int
     zero_shot: float | None = None
     routed: float | None = None
+    unreadable: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -80,12 +83,13 @@ def evaluate(
 
     Raises:
         NotFoundError: no such task.
-        DataError: no pictures, or classes that the task does not know.
+        DataError: no pictures that can be read, or classes that the task does not know.
 
     """
     entry = session.entry(request.task)
     samples, labels = _samples(workspace.registry, entry, request)
-    pictures = LazyPictures([sample.picture for sample in samples])
+    pictures, readable, unreadable = _readable(samples, on_progress)
+    labels = labels[readable]
     own = request.label_space == "own"
     options = PredictOptions(
         task=request.task if own else None, experts=request.experts, router=request.router
@@ -96,12 +100,27 @@ def evaluate(
     return Evaluation(
         task=request.task,
         accuracy=accuracy(predicted, labels),
-        n=len(samples),
+        n=len(pictures),
         label_space=request.label_space,
         experts=len(predictions[0].experts),
         zero_shot=_zero_shot(workspace, entry, pictures, labels) if request.zero_shot else None,
         routed=None if own else _routed(predictions, entry.name),
+        unreadable=unreadable,
     )
+
+
+def _readable(
+    samples: Sequence[Sample], on_progress: ProgressCallback
+) -> tuple[Pictures, list[int], tuple[str, ...]]:
+    """The pictures that can be read, which of all they are, and what is wrong with the others."""
+    every = LazyPictures([sample.picture for sample in samples])
+    errors = every.unreadable(lambda done: on_progress(Progress("reading", done, len(samples))))
+    readable = [index for index in range(len(samples)) if index not in errors]
+    if not readable:
+        first = errors[0]
+        raise DataError(f"no picture can be read: {first.message}", first.hint)
+    messages = tuple(error.message for error in errors.values())
+    return Selection(every, readable), readable, messages
 
 
 def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> int:
@@ -115,7 +134,7 @@ def _routed(predictions: Sequence[Prediction], task: str) -> float:
 
 
 def _zero_shot(
-    workspace: Workspace, entry: TaskEntry, pictures: LazyPictures, labels: np.ndarray
+    workspace: Workspace, entry: TaskEntry, pictures: Pictures, labels: np.ndarray
 ) -> float:
     """What the base model answers among the task's classes, without any expert."""
     base = workspace.base

@@ -10,17 +10,31 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
-from condu_cli.backbone.catalog import DEFAULT_BASE, canonical_base_id, load_base
+from condu_cli.backbone.base import TRAIN_CHOICES
+from condu_cli.backbone.catalog import (
+    DEFAULT_BASE,
+    canonical_base_id,
+    load_base,
+    load_recorded_base,
+)
 from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.labelled import fingerprint
-from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError, UsageError
+from condu_cli.errors import (
+    BaseModelError,
+    ConduError,
+    DivergedError,
+    InterruptedByUserError,
+    UsageError,
+)
 from condu_cli.registry.names import validate_task_name
+from condu_cli.registry.repository import Registry
 from condu_cli.train.finetune import (
     FinetuneResult,
     Hooks,
     Step,
     TrainingInterruptedError,
     finetune,
+    parts_of,
 )
 from condu_cli.train.stopping import StopRequest
 from condu_cli.train.team import SOLO, Team
@@ -34,12 +48,14 @@ from condu_cli.workflows.committing import (
 )
 from condu_cli.workflows.estimating import Estimate, estimate
 from condu_cli.workflows.opening import (
+    free_bytes,
     join_or_create,
     open_if_there,
     require_same_kind,
     require_space,
+    state_bytes,
 )
-from condu_cli.workflows.paradigms import FULL
+from condu_cli.workflows.paradigms import FULL, LORA, LoraRequest, recorded_spec
 from condu_cli.workflows.planning import (
     DrawnPictures,
     LearnPlan,
@@ -47,7 +63,7 @@ from condu_cli.workflows.planning import (
     draw_pictures,
     plan_training,
 )
-from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.progress import Progress, ProgressCallback, outlasting, silent
 from condu_cli.workflows.reading import Read, read_pictures
 from condu_cli.workflows.states import codec_for
 from condu_cli.workflows.unfinished import (
@@ -65,7 +81,6 @@ if TYPE_CHECKING:
     from condu_cli.backbone.base import DualEncoder
     from condu_cli.core.prototypes import Prototypes
     from condu_cli.train.run_state import RunState
-    from condu_cli.workflows.paradigms import LoraRequest
 
 
 @dataclass(frozen=True)
@@ -193,7 +208,11 @@ class Learner:
             self._config.method,
             creates_registry=self._registry is None,
         )
-        return plan if self._resumed is None else plan.with_recipe(self._resumed.recipe)
+        if self._resumed is not None:
+            plan = plan.with_recipe(self._resumed.recipe)
+        batch = min(plan.recipe.batch_size, len(plan.data.train))
+        parts_of(batch, plan.recipe.accumulation, self._machine.team.size)
+        return plan
 
     @property
     def base(self) -> DualEncoder:
@@ -209,6 +228,7 @@ class Learner:
             InterruptedByUserError: somebody pressed Ctrl-C; the training is kept.
 
         """
+        on_progress = outlasting(on_progress)
         self._start()
         require_space(self._path, self._config)
         started = time.perf_counter()
@@ -216,22 +236,22 @@ class Learner:
             plan, self._base, self._machine.team, on_progress, prototypes=self._resumed is None
         )
         reading_seconds = time.perf_counter() - started
-        run = _OneTraining(self, plan, read)
+        run = _OneTraining(self, plan, read, on_progress)
+        if self._machine.team.rank == 0:
+            run.warn_of_little_space()
         # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
         threading.Thread(target=codec_for(self._config).prepare, daemon=True).start()
         expert = self._base.training_copy()
         # Until the expert is on the disk, Ctrl-C only asks: an hour's work is in memory.
         with StopRequest(patient=self._machine.team.size > 1) as stop:
-            result = run.finetune(expert, stop, on_progress)
+            result = run.finetune(expert, stop)
             if self._machine.team.rank:
                 self._machine.team.share(None)  # process 0 has committed
                 return None
             delta = delta_of(self._base, expert)
             del expert
             check_delta(self._config, delta)
-            training = _training_record(
-                plan, read, result, run.mark, reading_seconds, self._machine
-            )
+            training = _training_record(plan, read, result, run, reading_seconds, self._machine)
             trained = TrainedExpert(
                 task=plan.request.task,
                 kind="learn",
@@ -245,12 +265,20 @@ class Learner:
             commit = self._commit(trained, stop.release, on_progress)
         self._machine.team.share(None)
         summary = summarise(trained, commit)
-        warnings = (*summary.warnings, *run.warnings)
+        warnings = (*summary.warnings, *run.warnings, *self._notice_of_move())
         return replace(summary, unreadable=read.unreadable, warnings=warnings)
+
+    def _notice_of_move(self) -> tuple[str, ...]:
+        if self.moved_to is None:
+            return ()
+        return (
+            f"a registry with other options was created at {self._path} meanwhile: this task was "
+            f"learned in {self.moved_to}, use it with --registry",
+        )
 
     def estimate(self, plan: LearnPlan) -> Estimate:
         """Measure what a plan would take, by doing a little of it."""
-        return estimate(plan, self._base)
+        return estimate(plan, self._base, self._machine.team.size)
 
     def _start(self) -> None:
         """Build on what is HEAD now: an earlier task of the same command may have moved it."""
@@ -299,17 +327,29 @@ class Learner:
         wanted = self._wanted
         if wanted.train is None and wanted.lora is None:
             return
-        fresh = load_base(self._config.base.id, self._machine.device)
-        asked = new_config(
-            fresh, self._config.method, train=wanted.train or "whole", lora=wanted.lora
-        )
-        same = asked.parameters == self._config.parameters
-        if not same or (wanted.lora and asked.method_options != self._config.method_options):
+        towers = TRAIN_CHOICES if wanted.train is None else (wanted.train,)
+        if not any(self._would_be_this_registry(train) for train in towers):
             raise UsageError(
                 f"the registry at {self._path} trains other parameters than you ask for",
                 "Leave --train and the LoRA options out (condu show says what it trains), or name "
                 "another --registry",
             )
+
+    def _would_be_this_registry(self, train: str) -> bool:
+        """Whether what is asked for, and for the rest what is recorded, gives this registry."""
+        config, lora = self._config, None
+        if config.method == LORA:
+            asked_for = self._wanted.lora or LoraRequest()
+            lora = asked_for.completed(recorded_spec(config.method_options))
+        base = load_recorded_base(config.base.id, self._machine.device)
+        try:
+            asked = new_config(base, config.method, train=train, lora=lora)
+        except UsageError:  # the tower has no such layers
+            return False
+        return (asked.parameters, asked.method_options) == (
+            config.parameters,
+            config.method_options,
+        )
 
     def _other(self, what: str, recorded: str, given: str, option: str) -> UsageError:
         return UsageError(
@@ -317,11 +357,29 @@ class Learner:
             f"Leave {option} out, or name another --registry",
         )
 
-    def keep_run(self, unfinished: Unfinished) -> None:
-        """Write a training down in the registry, which is created if need be."""
+    def registry(self) -> Registry:
+        """The registry, created if need be.
+
+        Where somebody else has created one of another kind there meanwhile, it lies beside that
+        one: what was trained must not be lost.
+        """
         if self._registry is None:
-            self._registry = join_or_create(self._path, self._config, "learn")
-        self._own_file = save_unfinished(self._registry, unfinished, self._own_file)
+            try:
+                self._registry = join_or_create(self._path, self._config, "learn")
+            except BaseModelError:
+                beside = self._path.with_name(f"{self._path.name}-{new_run()[:8]}")
+                self._registry = Registry.create(beside, self._config, command="learn")
+        return self._registry
+
+    @property
+    def moved_to(self) -> Path | None:
+        """Where the registry is, if not where it was asked for."""
+        path = None if self._registry is None else self._registry.path
+        return None if path in (None, self._path) else path
+
+    def keep_run(self, unfinished: Unfinished) -> None:
+        """Write a training down in the registry, in the place of what it wrote before."""
+        self._own_file = save_unfinished(self.registry(), unfinished, self._own_file)
 
     def drop_run(self) -> None:
         """Remove what this training has written down."""
@@ -331,16 +389,14 @@ class Learner:
     def _commit(
         self, trained: TrainedExpert, on_kept: Callable[[], None], on_progress: ProgressCallback
     ) -> Commit:
-        registry = self._registry or join_or_create(self._path, self._config, "learn")
         commit = commit_expert(
-            registry,
+            self.registry(),
             trained,
             parent=None if self._parent is None else self._parent.id,
             command=f"learn --task {trained.task}",
             on_kept=on_kept,
             on_progress=on_progress,
         )
-        self._registry = registry
         for path in self._replaced:
             path.unlink(missing_ok=True)
         self.drop_run()
@@ -350,11 +406,17 @@ class Learner:
 class _OneTraining:
     """The training itself, and what of it is written down while it runs."""
 
-    def __init__(self, learner: Learner, plan: LearnPlan, read: Read) -> None:
+    def __init__(
+        self, learner: Learner, plan: LearnPlan, read: Read, on_progress: ProgressCallback
+    ) -> None:
         self._learner, self._plan, self._read = learner, plan, read
+        self._on_progress = on_progress
+        self._iteration = 0
         self._resumed = learner._resumed
         self.mark = new_run() if self._resumed is None else self._resumed.run
         self.warnings: tuple[str, ...] = ()
+        # Before training, like all that looks at the pictures' files: nothing may fail after it.
+        self.test_fingerprint = fingerprint(plan.data.test, plan.data.folders)
         validation = read.data.validation
         self._data = data_fingerprint(
             read.data.pictures.samples, () if validation is None else validation.samples, plan
@@ -371,12 +433,31 @@ class _OneTraining:
             return self._resumed.prototypes
         return built
 
-    def finetune(
-        self, expert: DualEncoder, stop: StopRequest, on_progress: ProgressCallback
-    ) -> FinetuneResult:
+    def warn_of_little_space(self) -> None:
+        """Say at once where the training could not be written down while it runs."""
+        config = self._learner._config
+        best = self._plan.recipe.keep == "best"
+        needed, free = state_bytes(config, best=best), free_bytes(self._learner._path)
+        if free < needed:
+            self._warn(
+                f"{self._learner._path} has {free / 1e6:,.0f} MB left, and an unfinished training "
+                f"takes up to {needed / 1e6:,.0f} MB: this one may not survive an interruption"
+            )
+
+    def _warn(self, text: str) -> None:
+        recipe = self._plan.recipe
+        self._on_progress(
+            Progress("training", self._iteration, recipe.iterations, {"warning": text})
+        )
+
+    def _on_step(self, step: Step) -> None:
+        self._iteration = step.iteration
+        self._on_progress(_step_progress(step))
+
+    def finetune(self, expert: DualEncoder, stop: StopRequest) -> FinetuneResult:
         machine = self._learner._machine
         hooks = Hooks(
-            on_step=lambda step: on_progress(_step_progress(step)),
+            on_step=self._on_step,
             stop_requested=stop,
             save=self._save_if_possible if machine.team.rank == 0 else None,
             save_every=machine.save_every,
@@ -392,7 +473,7 @@ class _OneTraining:
             )
         except TrainingInterruptedError as exc:
             if machine.team.rank == 0:
-                self._save(exc.state)
+                self._save_at_the_end(exc.state)
             # A launcher ends all the others soon after the first has left.
             machine.team.share(None)
             raise self._interrupted(exc.state) from None
@@ -402,11 +483,24 @@ class _OneTraining:
             raise
 
     def _save_if_possible(self, state: RunState) -> None:
-        """A full disk must not end a training that can go on."""
+        """A full disk must not end a training that can go on; it is said at once and at the end."""
+        try:
+            self._save(state)
+        except (ConduError, OSError) as exc:
+            text = f"the training could not be written down: {exc}"
+            if not self.warnings:
+                self._warn(text)
+            self.warnings = (text,)
+        else:
+            self.warnings = ()
+
+    def _save_at_the_end(self, state: RunState) -> None:
+        before = self._learner._own_file
         try:
             self._save(state)
         except ConduError as exc:
-            self.warnings = (f"the training could not be written down: {exc.message}",)
+            left = "nothing of it" if before is None else "only what was written down before"
+            raise ConduError(f"{exc.message}; {left} is kept", exc.hint) from exc
 
     def _save(self, state: RunState) -> None:
         self._learner.keep_run(
@@ -426,21 +520,25 @@ class _OneTraining:
         return InterruptedByUserError(
             f"the training of '{task}' stopped after iteration {state.history['iteration']} of "
             f"{recipe.iterations} and is kept",
-            f"condu learn --task {task} --resume goes on from there",
+            f"condu learn --task {task} --resume{self._where()} goes on from there",
         )
+
+    def _where(self) -> str:
+        moved = self._learner.moved_to
+        return "" if moved is None else f" --registry {moved}"
 
 
 def _training_record(
     plan: LearnPlan,
     read: Read,
     result: FinetuneResult,
-    mark: str,
+    run: _OneTraining,
     reading_seconds: float,
     machine: Machine,
 ) -> dict[str, Any]:
     """What is remembered of a training; it travels with the registry, so no path is in it."""
     return {
-        "run": mark,
+        "run": run.mark,
         "recipe": plan.recipe.as_record(),
         "preset": {"name": plan.preset.name, "overridden": list(plan.overridden)},
         "split": plan.data.split,
@@ -450,7 +548,7 @@ def _training_record(
         "train_images": len(read.data.pictures),
         "validation_images": len(read.data.validation) if read.data.validation else 0,
         "test_images": len(plan.data.test),
-        "test_fingerprint": fingerprint(plan.data.test, plan.data.folders),
+        "test_fingerprint": run.test_fingerprint,
         "unreadable_images": len(read.unreadable),
         "prototype_images": plan.request.prototype_images,
         "iterations_run": result.iterations,

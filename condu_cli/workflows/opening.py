@@ -73,17 +73,29 @@ def require_space(path: Path, config: RegistryConfig) -> None:
         ConduError: the disk has less.
 
     """
-    needed = 2 * FLOAT_BYTES * config.parameter_count
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    needed, free = 2 * FLOAT_BYTES * config.parameter_count, free_bytes(path)
     if free < needed:
         raise ConduError(
             f"{path} has {free / 1e6:,.0f} MB left; to keep and commit an expert takes "
             f"{needed / 1e6:,.0f} MB",
             "Free some space (condu gc --dry-run shows what could go), or name another --registry",
         )
+
+
+def free_bytes(path: Path) -> int:
+    """What is left on the disk where a path is, or would be."""
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def state_bytes(config: RegistryConfig, *, best: bool) -> int:
+    """What an unfinished training takes while one state takes the place of another.
+
+    A state holds the weights, AdamW's two moments, and with `best` the best weights so far.
+    """
+    return 2 * (4 if best else 3) * FLOAT_BYTES * config.parameter_count
 
 
 def _require_writable(path: Path) -> None:

@@ -25,7 +25,7 @@ METHODS = (FULL, LORA)
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """What the user said of a LoRA registry; None and () leave it to the base model.
+    """What the user said of a LoRA registry; None, () and False leave it to the base model.
 
     `alpha` defaults to the rank, so that B @ A is added as it is. `targets`: glob patterns over
     the names of layers.
@@ -35,7 +35,17 @@ class LoraRequest:
     alpha: float | None = None
     targets: tuple[str, ...] = ()
     freeze_a: bool = False
-    seed: int = 0
+    seed: int | None = None
+
+    def completed(self, spec: LoraSpec) -> LoraRequest:
+        """Return the same request, what it leaves open taken from a registry's options."""
+        return LoraRequest(
+            rank=spec.rank if self.rank is None else self.rank,
+            alpha=spec.alpha if self.alpha is None else self.alpha,
+            targets=self.targets or spec.targets,
+            freeze_a=self.freeze_a or spec.freeze_a,
+            seed=spec.seed if self.seed is None else self.seed,
+        )
 
 
 class MethodSummary(NamedTuple):
@@ -75,7 +85,7 @@ def lora_options(
         "--lora-seed": seed is not None,
     }
     if method == LORA:
-        return LoraRequest(rank, alpha, tuple(targets), freeze_a, seed or 0)
+        return LoraRequest(rank, alpha, tuple(targets), freeze_a, seed)
     named = [option for option, there in given.items() if there]
     if named:
         raise UsageError(
@@ -98,7 +108,7 @@ def adapted(base: DualEncoder, request: LoraRequest, train: str) -> DualEncoder:
         alpha = base.lora_defaults.alpha if request.rank is None else float(rank)
     targets = base.lora_targets(train, request.targets)
     try:
-        spec = LoraSpec(rank, float(alpha), targets, request.freeze_a, request.seed)
+        spec = LoraSpec(rank, float(alpha), targets, request.freeze_a, request.seed or 0)
     except ValueError as exc:
         raise UsageError(f"LoRA: {exc}", "Leave the option out for the base model's own") from exc
     return base.with_lora(spec)

@@ -190,7 +190,7 @@ def settle_recipe(
 
     """
     given = request.given
-    _check_fit(given, base, preset)
+    _check_fit(given, base)
     epochs = given.pop("epochs", None)
     values = {"image_size": base.training_size, **preset.values, **given}
     if epochs is not None:
@@ -198,6 +198,12 @@ def settle_recipe(
         values["iterations"] = max(1, math.ceil(epochs * pictures / batch))
     iterations = values["iterations"]
     values.setdefault("warmup_iterations", round(iterations * preset.warmup_share))
+    if values["warmup_iterations"] > iterations:
+        raise UsageError(
+            f"--warmup {values['warmup_iterations']}: longer than the {iterations} iterations, so "
+            "that the learning rate would never be reached",
+            "Leave it out for the preset's share",
+        )
     if _wants_validation(given):
         values.setdefault("validate_every", max(1, round(iterations / MEASUREMENTS)))
         values["validation_share"] = _validation_share(given)
@@ -207,18 +213,17 @@ def settle_recipe(
 
 def _wants_validation(given: Mapping[str, Any]) -> bool:
     """Any of the options that need pictures held out asks for them."""
-    return bool(
-        given.get("validate_every")
-        or given.get("validation_share")
-        or given.get("patience")
-        or given.get("keep") == "best"
-    )
+    return bool(given.get("validation_share") or _uses_validation(given))
+
+
+def _uses_validation(given: Mapping[str, Any]) -> bool:
+    return bool(given.get("validate_every") or given.get("patience") or given.get("keep") == "best")
 
 
 def _validation_share(given: Mapping[str, Any]) -> float:
     if not _wants_validation(given):
         return 0.0
-    share: float = given.get("validation_share") or VALIDATION_SHARE
+    share: float = given.get("validation_share", VALIDATION_SHARE)
     return share
 
 
@@ -226,6 +231,11 @@ def _check_values(given: Mapping[str, Any]) -> None:
     """Refuse what makes no sense whatever the base model."""
     if "epochs" in given and "iterations" in given:
         raise UsageError("--epochs and --iterations both say how long", "Leave one of the two out")
+    if not given.get("learning_rate", 1.0) > 0:
+        raise UsageError(
+            f"--lr {given['learning_rate']:g}: the learning rate must be above 0",
+            "Leave it out for the preset's",
+        )
     if not 0 < given.get("epochs", 1.0) <= MOST_EPOCHS:
         raise UsageError(
             f"--epochs {given['epochs']:g}: must be above 0 and at most {MOST_EPOCHS:,}",
@@ -241,15 +251,16 @@ def _check_values(given: Mapping[str, Any]) -> None:
             f"--validation-share {given['validation_share']:g}: must be from 0 to below 1",
             f"Leave it out for {VALIDATION_SHARE:g}",
         )
-
-
-def _check_fit(given: Mapping[str, Any], base: DualEncoder, preset: Preset) -> None:
-    """Refuse what the base model cannot do."""
-    if not given.get("learning_rate", 1.0) > 0:
+    if given.get("validation_share") == 0 and _uses_validation(given):
         raise UsageError(
-            f"--lr {given['learning_rate']:g}: the learning rate must be above 0",
-            f"Leave it out for the preset's {preset.values['learning_rate']:g}",
+            "--validation-share 0 holds out no picture to measure on",
+            f"Leave it out for {VALIDATION_SHARE:g}, or leave --keep, --patience and "
+            "--validate-every out",
         )
+
+
+def _check_fit(given: Mapping[str, Any], base: DualEncoder) -> None:
+    """Refuse what the base model cannot do."""
     size = given.get("image_size", base.training_size)
     if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
         raise UsageError(

@@ -22,3 +22,20 @@ ProgressCallback = Callable[[Progress], None]
 
 def silent(_: Progress) -> None:
     """Ignore progress."""
+
+
+def outlasting(on_progress: ProgressCallback) -> ProgressCallback:
+    """The same callback until nobody can be told any more: a closed pipe, a log on a full disk.
+
+    From then on it is silent, since an hour's work must not end with its audience.
+    """
+    told = on_progress
+
+    def tell(event: Progress) -> None:
+        nonlocal told
+        try:
+            told(event)
+        except OSError:
+            told = silent
+
+    return tell

@@ -6,8 +6,6 @@ pictures are decoded, checked and kept for the training.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import torch
 
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.core.prototypes import PrototypeBuilder, Prototypes
+from condu_cli.data.labelled import by_hash
 from condu_cli.data.transforms import evaluation_transform
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.base_features import BaseFeatures, Seen
@@ -184,13 +183,9 @@ def first_of_each_class(samples: Sequence[Sample], count: int) -> list[Sample]:
     by_label: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_label[sample.label].append(sample)
-    return [
-        sample
-        for label in sorted(by_label)
-        for sample in sorted(by_label[label], key=_rank)[:count]
-    ]
+    return [sample for label in sorted(by_label) for sample in _first(by_label[label], count)]
 
 
-def _rank(sample: Sample) -> str:
-    # Without its folder, so that a data set that moves keeps its prototypes.
-    return hashlib.sha256(os.fsencode(sample.picture.name)).hexdigest()
+def _first(samples: Sequence[Sample], count: int) -> list[Sample]:
+    by_picture = {sample.picture: sample for sample in samples}
+    return [by_picture[picture] for picture in by_hash(list(by_picture), "")[:count]]

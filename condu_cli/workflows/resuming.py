@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.repository import Registry
+    from condu_cli.registry.task_files import TaskFiles
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,14 @@ def _all(
     team = machine.team
     runs = team.share(_latest_runs(registry, task))
     begun = {name for name, _ in runs}
-    for path in registry.waiting.paths(task) if team.rank == 0 else ():
-        if registry.waiting.task_of(path) in begun:
+    for name, path in _latest(registry.waiting, task) if team.rank == 0 else ():
+        if name in begun:
             continue  # a later training takes its place
+        replaced = [*registry.waiting.paths(name), *registry.runs.paths(name)]
         done = _commit_waiting(registry, path, on_progress)
+        if isinstance(done, Resumed):
+            for file in replaced:  # none of them was later, or it would have been taken instead
+                file.unlink(missing_ok=True)
         # Where the file is gone, somebody else has committed it meanwhile.
         yield None if isinstance(done, ConduError) and not path.exists() else done
     for _, path in runs:
@@ -88,12 +93,17 @@ def _all(
 
 def _latest_runs(registry: Registry, task: str | None) -> list[tuple[str, Path]]:
     """Tasks with the latest of their unfinished trainings, where no expert is later still."""
-    latest = {registry.runs.task_of(path): path for path in registry.runs.paths(task)}
-    for path in registry.waiting.paths(task):
-        run = latest.get(registry.waiting.task_of(path))
+    latest = dict(_latest(registry.runs, task))
+    for name, path in _latest(registry.waiting, task):
+        run = latest.get(name)
         if run is not None and run.stat().st_mtime_ns < path.stat().st_mtime_ns:
-            del latest[registry.waiting.task_of(path)]
+            del latest[name]
     return sorted(latest.items())
+
+
+def _latest(files: TaskFiles, task: str | None) -> list[tuple[str, Path]]:
+    """Tasks with the latest of their files: a retraining takes the place of what was before."""
+    return list({files.task_of(path): path for path in files.paths(task)}.items())
 
 
 def _commit_waiting(
@@ -111,8 +121,6 @@ def _commit_waiting(
         )
     except ConduError as exc:
         return exc
-    for run in registry.runs.paths(expert.task):  # none is later, or it would be finished instead
-        registry.runs.remove(run)
     if isinstance(done, Commit):
         return Resumed(expert.task, summarise(trained, done), done.session)
     return Resumed(expert.task, None, done)

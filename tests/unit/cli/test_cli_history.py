@@ -251,7 +251,8 @@ def test_an_expert_that_was_committed_already_is_only_tidied_away(condu, registr
 
 
 def test_some_that_cannot_be_committed_end_with_3_after_the_others(condu, registry):
-    for seconds, (task, seed) in enumerate([("flags", 0), ("flags", 1), ("shapes", 0)]):
+    known = registry.head().entries[0].name
+    for seconds, (task, seed) in enumerate([("flags", 0), (known, 1), ("shapes", 0)]):
         path = keep_expert(registry, made_expert(task, seed)).path
         os.utime(path, (seconds, seconds))
     ran = condu("learn", "--resume")
@@ -260,7 +261,7 @@ def test_some_that_cannot_be_committed_end_with_3_after_the_others(condu, regist
     assert "Learned flags" in ran.out
     assert "Learned shapes" in ran.out
     assert [entry.name for entry in registry.head().entries][-2:] == ["flags", "shapes"]
-    assert [expert.task for expert in registry.waiting.all()] == ["flags"]
+    assert [expert.task for expert in registry.waiting.all()] == [known]
 
 
 @pytest.mark.parametrize(

@@ -417,3 +417,34 @@ def test_json_names_all_unreadable_pictures(report):
     said = report(Mode.JSON, unreadable=tuple(reasons))
     assert json.loads(said.out)["unreadable"] == reasons
     assert "12 pictures" in json.loads(said.err)["warning"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--validation-share", 0, "--keep", "best"), "holds out no picture"),
+        (("--iterations", 5, "--warmup", 6), "--warmup 6: longer than the 5 iterations"),
+    ],
+)
+def test_options_that_undo_each_other_are_refused(condu, colours, options, words):
+    assert_refused(condu(*NEW, "--data", colours, *options), words)
+
+
+@pytest.mark.parametrize(
+    "options", [("--rank", 2), ("--lora-seed", 5), ("--train", "image"), ("--freeze-a",)]
+)
+def test_what_the_registry_is_may_be_said_again(condu, colours, options):
+    made = ("--rank", 2, "--lora-seed", 5, "--train", "image", "--freeze-a")
+    assert condu("init", "--base", "tiny", "--method", "lora", *made).code == 0
+    assert condu("learn", "--task", "a", "--data", colours, "--iterations", 1, *options).code == 0
+
+
+@pytest.mark.parametrize(
+    "options", [("--rank", 4), ("--lora-seed", 0), ("--train", "whole"), ("--train", "text"),
+                ("--alpha", 1), ("--lora-targets", "text.*")]
+)  # fmt: skip
+def test_what_the_registry_is_not_is_refused(condu, colours, options):
+    made = ("--rank", 2, "--lora-seed", 5, "--train", "image")
+    assert condu("init", "--base", "tiny", "--method", "lora", *made).code == 0
+    ran = condu("learn", "--task", "a", "--data", colours, *options)
+    assert_refused(ran, "trains other parameters than you ask for")

@@ -180,3 +180,11 @@ def test_a_thread_works_one_task_ahead_in_order_and_ends():
 def test_an_error_in_a_task_reaches_the_caller():
     with pytest.raises(TypeError):
         list(in_workers(abs, ["text"], 1))
+
+
+def test_pictures_that_are_costly_to_send_are_decoded_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "can_be_sent", lambda _: False)
+    monkeypatch.setattr(decoding, "in_workers", None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (found,) = decoded([tmp_path / "a.png"], READING, workers=2)
+    assert isinstance(found, Decoded)

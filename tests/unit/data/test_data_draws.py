@@ -101,7 +101,8 @@ def test_a_share_is_held_out_and_every_class_keeps_a_picture(sizes, share, seed)
     assert set(remaining.train) | set(held) == set(data.train)
     assert not set(remaining.train) & set(held)
     assert counts(remaining.train).keys() == counts(data.train).keys()
-    assert len(held) == min(round(share * sum(sizes)), sum(sizes) - len(sizes))
+    wanted = max(round(share * sum(sizes)), 1) if share else 0
+    assert len(held) == min(wanted, sum(sizes) - len(sizes))
 
 
 def test_classes_give_in_proportion_to_their_size():

@@ -220,3 +220,28 @@ def test_a_split_is_read_to_measure_on(tmp_path):
 
 def test_all_is_read_to_measure_on_where_there_are_no_splits(tmp_path):
     assert len(read_source_split(table(tmp_path, ["a.jpg,cat", "b.jpg,dog"]), "test")[2]) == 2
+
+
+@pytest.mark.parametrize("content", [
+    '{"path": "a.jpg", "label": "x", "split": "train"}\n{"path": "b.jpg", "label": "y"}',
+    '{"path": "a.jpg", "label": "x"}\n{"path": "b.jpg", "label": "y", "split": "test"}',
+])  # fmt: skip
+def test_either_every_row_has_a_split_or_none(tmp_path, content):
+    with pytest.raises(DataError, match=r"list.jsonl, line \d: no split, and line \d has one"):
+        read_manifest(written(tmp_path, content, "list.jsonl"))
+
+
+@pytest.mark.parametrize("again", ["./a.jpg", "b/../a.jpg", "{folder}/a.jpg", ".//a.jpg"])
+def test_one_picture_by_two_paths_is_one_picture(tmp_path, again):
+    again = again.format(folder=tmp_path)
+    with pytest.raises(DataError, match=r"line 3: .* stands in line 2 already"):
+        read_manifest(written(tmp_path, f"path,label\na.jpg,cat\n{again},dog\n"))
+    twice = read_manifest(written(tmp_path, f"path,label\na.jpg,cat\n{again},cat\n"))
+    assert (len(twice.rows), len(twice.ignored)) == (1, 1)
+
+
+@pytest.mark.parametrize("path", ["a\\u0000.jpg", "a\\ud83d.jpg"])
+def test_a_path_that_no_file_can_have_is_refused_with_its_line(tmp_path, path):
+    content = f'{{"path": "{path}", "label": "cat"}}'
+    with pytest.raises(DataError, match="line 1: no file can have this path"):
+        read_manifest(written(tmp_path, content, "list.jsonl"))

@@ -242,3 +242,13 @@ def test_a_data_root_that_is_named_wins_over_where_it_was_learned(tmp_path, make
 )
 def test_the_seed_of_a_split_is_read_from_its_record(split, seed):
     assert LearnedFrom.of({"split": split}, None).split_seed == seed
+
+
+def test_a_train_folder_alone_is_known_again_too(tmp_path, make_pictures):
+    make_pictures(tmp_path / "one" / "train", ("a", "b"), 10, 8)
+    data, _ = open_data("my-own", tmp_path / "one", None, None)
+    record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
+    moved = (tmp_path / "one").rename(tmp_path / "two")
+    learned = LearnedFrom.of(record, None)
+    assert len(open_split("my-own", moved, None, None, split="test", learned=learned)[2]) == 4
+    assert open_split("my-own", moved, None, None, split="test")[0] == ("a", "b")

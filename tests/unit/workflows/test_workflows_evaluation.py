@@ -198,3 +198,20 @@ def test_pictures_that_are_gone_are_an_error_that_names_data(
     with pytest.raises(DataError, match="no pictures for task 'third'") as caught:
         measured(Workspace(Registry.open(registry_path)), "third")
     assert "--data DIR" in caught.value.hint
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(workspace, tmp_path, make_pictures):
+    data = make_pictures(tmp_path / "data", ("blue", "red"), 5, 16)
+    (data / "red" / "00.png").write_bytes(b"broken")
+    found = measured(workspace, data=data, zero_shot=True)
+    assert (found.n, found.accuracy) == (9, 1.0)
+    assert len(found.unreadable) == 1
+    assert str(data / "red" / "00.png") in found.unreadable[0]
+
+
+def test_where_no_picture_can_be_read_nothing_is_measured(workspace, tmp_path, make_pictures):
+    data = make_pictures(tmp_path / "data", ("blue", "red"), 1, 16)
+    for picture in data.glob("*/*"):
+        picture.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"no picture can be read: .*00\.png"):
+        measured(workspace, data=data)

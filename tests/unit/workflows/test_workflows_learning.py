@@ -463,23 +463,37 @@ def test_an_expert_that_another_process_keeps_meanwhile_is_left(
 
 @pytest.fixture
 def several(tmp_path):
-    """A registry in which experts of a, a and b wait, in this order."""
+    """A registry in which experts of a, b and of a task that HEAD has wait, in this order."""
     registry = made_registry(tmp_path / "made", "birds")
-    for seconds, (task, seed) in enumerate([("a", 0), ("a", 1), ("b", 0)]):
+    for seconds, (task, seed) in enumerate([("a", 0), ("birds", 1), ("b", 0)]):
         path = keep_expert(registry, made_expert(task, seed)).path
         os.utime(path, (seconds, seconds))
     return registry
 
 
 def test_one_that_cannot_be_committed_does_not_keep_the_others_back(several):
-    second, told = several.waiting.paths("a")[1], []
-    with pytest.raises(PartialError, match="1 of 3 kept experts still wait: task 'a'") as caught:
+    (kept,), told = several.waiting.paths("birds"), []
+    with pytest.raises(
+        PartialError, match="1 of 3 kept experts still wait: task 'birds'"
+    ) as caught:
         resume(several, None, on_done=told.append)
     assert caught.value.exit_code == 3
-    assert "condu forget a" in caught.value.hint
+    assert "condu forget birds" in caught.value.hint
     assert [entry.name for entry in several.head().entries] == ["birds", "a", "b"]
     assert [(done.task, done.summary.tasks) for done in told] == [("a", 2), ("b", 3)]
-    assert several.waiting.paths() == [second]
+    assert several.waiting.paths() == [kept]
+
+
+def test_of_two_experts_of_a_task_the_later_one_is_committed(tmp_path):
+    registry = made_registry(tmp_path / "made", "birds")
+    for seconds, seed in enumerate((0, 1)):
+        path = keep_expert(registry, made_expert("a", seed)).path
+        os.utime(path, (seconds, seconds))
+    later = registry.waiting.open(path).record["training"]["run"]
+    (done,) = resume(registry, None)
+    assert registry.head().entry("a").expert.training["run"] == later
+    assert done.session == registry.head()
+    assert registry.waiting.paths() == []
 
 
 def test_where_none_can_be_committed_the_first_error_is_raised(several):
@@ -706,3 +720,44 @@ def test_a_checkpoint_may_be_named_again_from_its_own_folder(
     registry = tmp_path / "named"
     learn(registry, "warm", warm, base="condu-tiny:w.safetensors")
     assert learn(registry, "plants", plants, base="condu-tiny:w.safetensors").tasks == 2
+
+
+# What must not cost a training
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
+def test_a_training_outlasts_whoever_watches_it(path, warm, learn, error):
+    def gone(event):
+        raise error
+
+    summary = learn(path, "warm", warm, gone, iterations=3)
+    assert Registry.open(path).head().id == summary.session
+
+
+def test_another_registry_at_the_same_place_costs_nobody_a_training(path, warm, learn):
+    def create(event):
+        if event.stage == "training" and event.done == 1:
+            Registry.create(path, new_config(load_base("tiny"), "lora"), command="init")
+
+    summary = learn(path, "warm", warm, create, iterations=3)
+    (beside,) = path.parent.glob(f"{path.name}-*")
+    assert Registry.open(beside).head().id == summary.session
+    assert Registry.open(path).head() is None
+    assert any(str(beside) in warning for warning in summary.warnings)
+
+
+def test_files_of_test_pictures_are_looked_at_before_training(path, warm, learn, monkeypatch):
+    told = []
+    monkeypatch.setattr(learning, "fingerprint", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learn(path, "warm", warm, told.append, iterations=3)
+    assert "training" not in {event.stage for event in told}
+
+
+def test_little_space_is_said_before_training(path, warm, learn, monkeypatch):
+    told = []
+    monkeypatch.setattr(learning, "free_bytes", lambda _: 1000)
+    learn(path, "warm", warm, told.append, iterations=3)
+    (first, *_) = [event for event in told if event.stage == "training"]
+    assert first.done == 0
+    assert "may not survive an interruption" in first.figures["warning"]

@@ -314,6 +314,25 @@ def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, m
     assert summary.warnings == ("the training could not be written down: no space left on device",)
 
 
+def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, learn, monkeypatch):
+    told = []
+    monkeypatch.setattr(learning, "save_unfinished", no_room)
+    summary = learn(path, "warm", warm, told.append, iterations=6, machine=Machine(save_every=2))
+    said = [event.figures["warning"] for event in told if "warning" in event.figures]
+    assert said == ["the training could not be written down: no room"]
+    assert said[0] in summary.warnings
+
+
+def test_ctrl_c_without_room_says_what_is_kept(path, warm, learn, monkeypatch):
+    monkeypatch.setattr(learning, "save_unfinished", no_room)
+    with pytest.raises(ConduError, match="no room; nothing of it is kept"):
+        learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
+
+
+def no_room(*_):
+    raise ConduError("no room", "free some space")
+
+
 def test_ctrl_c_after_the_last_iteration_waits_until_the_expert_is_kept(
     path, warm, learn, monkeypatch
 ):
