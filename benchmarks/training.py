@@ -63,7 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     device = resolve_device(given.device)
     base = load(given.base).to(device)
-    size = given.image_size or base.training_size
+    size = given.image_size or base.preprocessing.image_size
     print(f"{given.base}, batch {given.batch_size} at {size} px, {describe(device)}")
     print(f"{'classes':>7} {'loop':>14} {'steps/s':>8} {'ratio':>6} {'loss difference':>16}")
     for classes in given.classes:

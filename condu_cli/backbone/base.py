@@ -71,8 +71,6 @@ class DualEncoder(nn.Module, ABC):
 
     info: BaseInfo
     preprocessing: Preprocessing
-    training_size: int
-    """Side in pixels of the pictures that experts are trained on and asked about."""
     recipe_family: str
     """Whose recipes fit: a key of train/recipes.json."""
     fast_in_bfloat16: bool

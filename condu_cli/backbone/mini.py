@@ -75,7 +75,6 @@ class Mini(DualEncoder):
             std=(128 / 255,) * 3,
             fixed_size=False,
         )
-        self.training_size = 128
         self.lora_defaults = LORA_DEFAULTS
         self.logit_scale_value = LOGIT_SCALE
         self.temperature = BASE_TEMPERATURE

@@ -57,7 +57,6 @@ class OpenClipModel(DualEncoder):
         self.clip = model
         self._tokenizer = tokenizer
         self.preprocessing = _preprocessing(model.visual)
-        self.training_size = self.preprocessing.image_size
         self.lora_defaults = _lora_defaults(spec.architecture)
         self.logit_scale_value = float(model.logit_scale.detach().exp())
         self._is_cuttable = _has_causal_text(model)

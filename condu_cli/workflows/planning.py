@@ -192,7 +192,7 @@ def settle_recipe(
     given = request.given
     _check_fit(given, base)
     epochs = given.pop("epochs", None)
-    values = {"image_size": base.training_size, **preset.values, **given}
+    values = {"image_size": base.preprocessing.image_size, **preset.values, **given}
     if epochs is not None:
         batch = min(pictures, values.get("batch_size", Recipe.batch_size))
         values["iterations"] = max(1, math.ceil(epochs * pictures / batch))
@@ -261,7 +261,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
 
 def _check_fit(given: Mapping[str, Any], base: DualEncoder) -> None:
     """Refuse what the base model cannot do."""
-    size = given.get("image_size", base.training_size)
+    size = given.get("image_size", base.preprocessing.image_size)
     if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
         raise UsageError(
             f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",
