@@ -367,7 +367,7 @@ def test_the_patch_as_it_is_is_fine():
     assert_same(CODEC.restore(NEWER, PATCH), OLDER)
 
 
-@pytest.mark.parametrize("name", PATCH)
+@pytest.mark.parametrize("name", sorted(PATCH))
 def test_a_missing_array_is_named(name):
     error = refused(**{name: None})
     assert error.tensor == name
@@ -379,7 +379,7 @@ def test_an_array_too_many_is_named(name):
     assert refused(**{name: np.zeros(3, np.uint8)}).tensor == name
 
 
-@pytest.mark.parametrize("name", PATCH)
+@pytest.mark.parametrize("name", sorted(PATCH))
 def test_an_array_of_another_form_is_named(name):
     array = PATCH[name]
     for broken in (

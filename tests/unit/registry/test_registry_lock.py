@@ -164,8 +164,9 @@ def test_a_link_in_the_place_of_the_lock_is_refused_and_not_followed(
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("name", ["lock.holder", f"lock.holder.{os.getpid()}"])
+@pytest.mark.parametrize("name", ["lock.holder", "lock.holder.{pid}"])
 def test_the_note_is_never_written_through_a_link(path: Path, tmp_path: Path, name: str) -> None:
+    name = name.format(pid=os.getpid())
     (tmp_path / "elsewhere").write_text("mine")
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with RegistryLock(path).acquire("learn"):
