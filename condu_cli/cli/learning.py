@@ -26,8 +26,10 @@ from condu_cli.cli.wording import duration, percent, plural, size, unreadable_te
 
 if TYPE_CHECKING:
     from condu_cli.workflows.estimating import Estimate
-    from condu_cli.workflows.learning import LearnSummary, Machine, RegistryRequest
     from condu_cli.workflows.planning import LearnPlan, LearnRequest
+    from condu_cli.workflows.registry_kind import RegistryRequest
+    from condu_cli.workflows.summaries import LearnSummary
+    from condu_cli.workflows.training import Machine
 
 
 def register(app: typer.Typer) -> None:
@@ -198,8 +200,8 @@ def _wanted(
     train: Train | None,
     lora: tuple[int | None, float | None, list[str] | None, bool, int | None],
 ) -> "RegistryRequest":
-    from condu_cli.workflows.learning import RegistryRequest
     from condu_cli.workflows.paradigms import LORA, lora_options
+    from condu_cli.workflows.registry_kind import RegistryRequest
 
     rank, alpha, targets, freeze_a, lora_seed = lora
     asked = bool(targets or freeze_a) or any(v is not None for v in (rank, alpha, lora_seed))
@@ -240,7 +242,7 @@ def _machine(device: str, save_every: int) -> "Iterator[Machine]":
     """The device and the team of this run, for as long as it lasts."""
     from condu_cli.backbone.devices import resolve_device
     from condu_cli.train.team import make_team
-    from condu_cli.workflows.learning import Machine
+    from condu_cli.workflows.training import Machine
 
     resolved = resolve_device(device)
     team = make_team(resolved)
@@ -264,6 +266,8 @@ def _learn(
 
     path = run.registry_path
     learners = [Learner(path, r, wanted, machine, retrain=retrain) for r in requests]
+    for learner in learners:
+        learner.draw()  # a mistake in the last one is named before the base model is loaded
     plans = [learner.plan() for learner in learners]
     if run.settings.dry_run:
         for learner, plan in zip(learners, plans, strict=True):

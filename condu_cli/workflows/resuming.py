@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from condu_cli.errors import ConduError, InterruptedByUserError, NotFoundError, PartialError
 from condu_cli.workflows.committing import Commit, load_expert, resume_expert
-from condu_cli.workflows.learning import Learner, LearnSummary, Machine, summarise
+from condu_cli.workflows.learning import Learner
 from condu_cli.workflows.progress import ProgressCallback, silent
+from condu_cli.workflows.summaries import LearnSummary, summarise
+from condu_cli.workflows.training import Machine
 from condu_cli.workflows.unfinished import load_unfinished
 
 if TYPE_CHECKING:

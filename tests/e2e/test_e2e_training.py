@@ -442,7 +442,7 @@ def test_a_mistake_is_refused_before_anything_is_loaded(
     mistake: str,
 ) -> None:
     make_mistakes(tmp_path, make_pictures)
-    forbid(monkeypatch, "condu_cli.workflows.learning.load_base")
+    forbid(monkeypatch, "condu_cli.workflows.registry_kind.load_base")
     forbid(monkeypatch, "condu_cli.data.pictures.opened")
     before = sorted(tmp_path.rglob("*"))
     options, code, words = MISTAKES[mistake]

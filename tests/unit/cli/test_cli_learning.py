@@ -14,7 +14,8 @@ from condu_cli.cli.output import Mode, Output
 from condu_cli.train import launching
 from condu_cli.workflows import learning as workflow
 from condu_cli.workflows.estimating import Estimate
-from condu_cli.workflows.learning import LearnSummary
+from condu_cli.workflows.registry_kind import RegistryRequest
+from condu_cli.workflows.summaries import LearnSummary
 
 NEW = ("learn", "--task", "colours", "--base", "tiny")
 
@@ -53,7 +54,7 @@ def asked(condu, monkeypatch):
         def __init__(self, path, request, wanted, machine, *, retrain):
             calls.append((request, wanted, machine, retrain))
 
-        def plan(self):
+        def draw(self):
             raise AskedError
 
     def run(*options):
@@ -192,6 +193,16 @@ def test_several_tasks_share_their_options(asked, tmp_path):
     }
 
 
+def test_a_mistake_in_the_last_task_is_named_before_the_base_model_is_loaded(
+    condu, colours, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("condu_cli.workflows.registry_kind.load_base", lambda *_: 1 / 0)
+    (tmp_path / "a").symlink_to(colours, target_is_directory=True)
+    (tmp_path / "b" / "only").mkdir(parents=True)
+    tasks = ("--task", "a", "--task", "b", "--data-root", tmp_path)
+    assert_refused(condu("learn", *tasks, "--base", "tiny"), "b: no pictures", code=15)
+
+
 def test_a_task_that_is_named_twice_is_refused(condu, tmp_path):
     twice = ("--task", "a", "--task", "b", "--task", "a")
     assert_refused(condu("learn", *twice, "--data-root", tmp_path), "a task is named twice")
@@ -255,7 +266,7 @@ def test_an_option_of_lora_says_the_method_as_well(asked, option, field, value):
 
 def test_without_any_the_defaults_choose(asked):
     ((_, wanted, _, _),) = asked("--task", "new")
-    assert wanted == workflow.RegistryRequest()
+    assert wanted == RegistryRequest()
 
 
 def test_an_option_of_lora_beside_another_method_is_refused(condu, colours, tmp_path):

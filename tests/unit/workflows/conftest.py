@@ -8,8 +8,10 @@ import pytest
 
 from condu_cli.registry.repository import Registry
 from condu_cli.train.recipe import Recipe
-from condu_cli.workflows.learning import Learner, Machine, RegistryRequest
+from condu_cli.workflows.learning import Learner
 from condu_cli.workflows.planning import LearnRequest
+from condu_cli.workflows.registry_kind import RegistryRequest
+from condu_cli.workflows.training import Machine
 from condu_cli.workflows.workspace import Workspace
 
 ITERATIONS = 40
@@ -81,3 +83,34 @@ def registry_path(learned, tmp_path) -> Path:
 @pytest.fixture
 def workspace(registry_path) -> Workspace:
     return Workspace(Registry.open(registry_path))
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """Where a registry could be, and is not yet."""
+    return tmp_path / "new" / "registry"
+
+
+@pytest.fixture
+def planned(learner):
+    """The plan of a learner, made from values as `learner` takes them."""
+
+    def plan(path, data, **values):
+        values = {"task": "warm", "base": "tiny", **values}
+        return learner(path, values.pop("task"), data, **values).plan()
+
+    return plan
+
+
+@pytest.fixture
+def other_commits():
+    """A progress callback: after the first step of training somebody else commits a task."""
+
+    def make(path, data, others, task="other"):
+        def somebody_else_commits(event):
+            if event.stage == "training" and event.done == 1:
+                others.append(learn(path, task, data, iterations=2).session)
+
+        return somebody_else_commits
+
+    return make

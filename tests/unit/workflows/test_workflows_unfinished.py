@@ -22,9 +22,9 @@ from condu_cli.errors import (
     UsageError,
 )
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows import committing, learning
-from condu_cli.workflows.learning import Machine
+from condu_cli.workflows import committing, destination
 from condu_cli.workflows.resuming import resume
+from condu_cli.workflows.training import Machine
 from condu_cli.workflows.unfinished import load_unfinished
 
 
@@ -309,14 +309,14 @@ def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, m
     def full(*_, **__):
         raise ConduError("no space left on device")
 
-    monkeypatch.setattr(learning, "save_unfinished", full)
+    monkeypatch.setattr(destination, "save_unfinished", full)
     summary = learn(path, "warm", warm, iterations=4, machine=Machine(save_every=1))
     assert summary.warnings == ("the training could not be written down: no space left on device",)
 
 
 def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, learn, monkeypatch):
     told = []
-    monkeypatch.setattr(learning, "save_unfinished", no_room)
+    monkeypatch.setattr(destination, "save_unfinished", no_room)
     summary = learn(path, "warm", warm, told.append, iterations=6, machine=Machine(save_every=2))
     said = [event.figures["warning"] for event in told if "warning" in event.figures]
     assert said == ["the training could not be written down: no room"]
@@ -324,7 +324,7 @@ def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, lear
 
 
 def test_ctrl_c_without_room_says_what_is_kept(path, warm, learn, monkeypatch):
-    monkeypatch.setattr(learning, "save_unfinished", no_room)
+    monkeypatch.setattr(destination, "save_unfinished", no_room)
     with pytest.raises(ConduError, match="no room; nothing of it is kept"):
         learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
 

@@ -1,0 +1,86 @@
+"""What is settled before a training starts: recipe, pictures, and what is refused."""
+
+import pytest
+
+from condu_cli.errors import UsageError
+
+
+def test_a_plan_settles_everything_and_writes_nothing(path, warm, planned):
+    plan = planned(path, warm, iterations=20, seed=3, templates=("a {} square.", "{}"))
+    assert plan.creates_registry is True
+    assert plan.base_id == "tiny"
+    assert plan.data.class_names == ("blue", "red")
+    assert (len(plan.data.train), len(plan.data.test)) == (16, 4)
+    assert plan.recipe.iterations == 20
+    assert plan.recipe.warmup_iterations == 2
+    assert plan.recipe.template == "a {} square."
+    assert plan.recipe.seed == 3
+    assert not path.parent.exists()
+
+
+def test_what_is_not_given_comes_from_the_preset(path, warm, planned):
+    plan = planned(path, warm)
+    assert plan.preset.name == "clip, full"
+    assert plan.overridden == ()
+    assert plan.recipe.iterations == plan.preset.values["iterations"] == 1000
+    assert plan.recipe.learning_rate == plan.preset.values["learning_rate"] == 1e-5
+    assert plan.recipe.batch_size == 32
+    assert plan.recipe.image_size == 32
+    assert plan.recipe.validate_every == 0
+
+
+def test_what_is_given_is_told_apart_from_the_preset(path, warm, planned):
+    plan = planned(path, warm, learning_rate=0.1, weight_decay=0.2)
+    assert plan.overridden == ("learning_rate", "weight_decay")
+    assert plan.recipe.weight_decay == 0.2
+
+
+def test_epochs_are_passes_over_the_pictures(path, warm, planned):
+    assert planned(path, warm, epochs=3, batch_size=8).recipe.iterations == 6  # of 16 pictures
+    assert planned(path, warm, epochs=0.1).recipe.iterations == 1
+    assert planned(path, warm, epochs=2, batch_size=100).recipe.iterations == 2
+    with pytest.raises(UsageError, match="--epochs and --iterations"):
+        planned(path, warm, epochs=1, iterations=1)
+
+
+@pytest.mark.parametrize(
+    "values", [{"validate_every": 2}, {"keep": "best"}, {"patience": 2}, {"validation_share": 0.25}]
+)
+def test_whatever_needs_a_measurement_holds_pictures_out(path, warm, planned, values):
+    plan = planned(path, warm, iterations=20, **values)
+    held_out = 4 if "validation_share" in values else 2
+    assert (len(plan.data.train), len(plan.validation)) == (16 - held_out, held_out)
+    assert plan.recipe.validate_every == 2
+    assert plan.recipe.validation_share == values.get("validation_share", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0.0}, "must be above 0"),
+        ({"label_smoothing": 1.0}, "from 0 to below 1"),
+        ({"validation_share": 1.0}, "from 0 to below 1"),
+        ({"precision": "float8"}, "no such format"),
+        ({"limit": 1}, "fewer pictures than classes"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(path, warm, planned, values, message):
+    with pytest.raises(UsageError, match=message):
+        planned(path, warm, **values)
+
+
+def test_shots_reduce_the_training_pictures_only(path, warm, planned):
+    plan = planned(path, warm, shots=2)
+    assert (len(plan.data.train), len(plan.data.test)) == (4, 4)
+
+
+def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):
+    assert planned(path, warm, image_size=32).recipe.image_size == 32
+    with pytest.raises(UsageError, match="takes pictures of 32 pixels only"):
+        planned(path, warm, image_size=64)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan")])
+def test_the_learning_rate_must_be_positive(path, warm, rate, planned):
+    with pytest.raises(UsageError, match="learning rate must be above 0"):
+        planned(path, warm, learning_rate=rate)
