@@ -109,7 +109,7 @@ class _Split:
         found: dict[str, list[Picture]] = {class_name: [] for class_name in self.names}
         ignored: list[str] = []
         for index, value in enumerate(dataset[label]):
-            row = f"{name or root.name}[{index}]"
+            row = f"{name or 'row'}[{index}]"  # not the folder: it may be renamed
             if value is None or value < 0:
                 ignored.append(f"{row}: no label")
             else:

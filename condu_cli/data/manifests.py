@@ -120,7 +120,7 @@ def read_manifest(file: Path) -> Manifest:
     manifest = Manifest(file, [])
     first: dict[str, Row] = {}
     for row in _READERS[file.suffix.lower()](file, text):
-        before = first.setdefault(os.path.normpath(file.parent / row.path), row)
+        before = first.setdefault(os.path.abspath(file.parent / row.path), row)
         if before is row:
             manifest.rows.append(row)
         elif (before.label, before.split) == (row.label, row.split):

@@ -101,6 +101,13 @@ def test_pictures_are_decoded_when_they_are_opened(saved):
         assert sample.label == 1 - red % 2  # alphabetically: big_cat, dog
 
 
+def test_a_renamed_folder_is_split_as_before(saved):
+    root = saved(dataset([0, 1] * 20))
+    before = read_source(root)
+    after = read_source(root.rename(root.with_name("renamed")))
+    assert [s.picture.name for s in after.test] == [s.picture.name for s in before.test]
+
+
 def test_splits_are_taken_as_saved(saved):
     data = read_source(saved({"train": dataset([0, 1, 1]), "validation": dataset([1])}))
     assert (data.split, len(data.train), len(data.test)) == ("as saved", 3, 1)
