@@ -25,6 +25,10 @@ from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import duration, percent, plural, size, unreadable_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from condu_cli.registry.repository import Registry
+    from condu_cli.registry.task_files import TaskFiles
     from condu_cli.workflows.estimating import Estimate
     from condu_cli.workflows.planning import LearnPlan, LearnRequest
     from condu_cli.workflows.registry_kind import RegistryRequest
@@ -83,7 +87,7 @@ def learn(
     """Fine-tune an expert for a task, unify it with all others, commit a new session.
 
     Without any option of the recipe, the preset of the base model and the task is followed;
-    `condu tasks NAME` shows it.
+    `--dry-run` shows it, for a known task also `condu tasks NAME`.
     """
     if devices > 1 and not _is_launched():
         raise typer.Exit(_launch(devices, device))
@@ -325,12 +329,17 @@ def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSu
     return [done.summary for done in found if done.summary is not None]
 
 
-def _show_kept(out: Output, registry: Any, tasks: Sequence[str]) -> None:
-    def records(files: Any) -> list[dict[str, Any]]:
-        listed = [f for f in files.all() if not tasks or f.task in tasks]
+def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
+    from condu_cli.workflows.resuming import to_go_on_with
+
+    def records(files: "TaskFiles", paths: "Sequence[Path]") -> list[dict[str, Any]]:
+        wanted = [path for path in paths if not tasks or files.task_of(path) in tasks]
+        listed = [file for path in wanted if (file := files.open_if_there(path)) is not None]
         return [{"task": f.task, "bytes": f.size, "at": f.record.get("at")} for f in listed]
 
-    waiting, runs = records(registry.waiting), records(registry.runs)
+    found = to_go_on_with(registry)
+    waiting = records(registry.waiting, found.experts)
+    runs = records(registry.runs, found.runs)
 
     def human(o: Output) -> None:
         for verb, kept in (("commit", waiting), ("go on training", runs)):
@@ -345,7 +354,7 @@ def _note_plan(out: Output, plan: "LearnPlan") -> None:
     held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
     out.note(
         f"Learning {plan.request.task} from {plural(len(data.train), 'picture')}{held_out} of "
-        f"{plural(len(data.class_names), 'class').replace('classs', 'classes')}: "
+        f"{plural(len(data.class_names), 'class')}: "
         f"base {plan.base_id}, {recipe.iterations} iterations of {recipe.batch_size} at "
         f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed} "
         f"(preset: {plan.preset.name})"

@@ -54,8 +54,9 @@ def when(iso: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """`1 task`, `2 tasks`, `2 classes`."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def method_line(summary: "MethodSummary") -> str:

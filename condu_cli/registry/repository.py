@@ -50,7 +50,7 @@ class Registry:
         self.paths = paths
         self.blobs = BlobStore(paths)
         self.waiting = TaskFiles(paths, paths.trained, "trained expert")
-        self.runs = TaskFiles(paths, paths.runs, "unfinished training")
+        self.runs = TaskFiles(paths, paths.runs, "unfinished training", in_backups=False)
         self.on_wait: Callable[[str], None] | None = None
         self._lock = RegistryLock(paths.lock)
         self._engine = make_engine(paths.database)

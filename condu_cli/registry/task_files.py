@@ -41,12 +41,20 @@ class TaskFile:
 
 
 class TaskFiles:
-    """One of a registry's folders of such files; `what` names in words what it holds."""
+    """One of a registry's folders of such files; `what` names in words what it holds.
 
-    def __init__(self, paths: RegistryPaths, folder: Path, what: str) -> None:
+    `in_backups`: whether a backup of the registry has them too.
+    """
+
+    def __init__(
+        self, paths: RegistryPaths, folder: Path, what: str, *, in_backups: bool = True
+    ) -> None:
         self._paths = paths
         self._folder = folder
         self._what = what
+        self._remedy = "remove it and train again"
+        if in_backups:
+            self._remedy = f"restore the file from a backup, or {self._remedy}"
 
     def save(
         self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
@@ -81,10 +89,11 @@ class TaskFiles:
 
     def all(self) -> list[TaskFile]:
         """Open all of them, the oldest first; raise IntegrityError for a damaged one."""
-        found = (self._open_if_there(path) for path in self.paths())
+        found = (self.open_if_there(path) for path in self.paths())
         return [expert for expert in found if expert is not None]
 
-    def _open_if_there(self, path: Path) -> TaskFile | None:
+    def open_if_there(self, path: Path) -> TaskFile | None:
+        """Open one file; None where it has gone since it was listed."""
         try:
             return self.open(path)
         except IntegrityError:
@@ -111,7 +120,7 @@ class TaskFiles:
         """Name a file that cannot be used."""
         return IntegrityError(
             f"the {self._what} {path} cannot be used: {reason}",
-            "restore the file from a backup, or remove it and train again",
+            self._remedy,
         )
 
 

@@ -48,6 +48,8 @@ class FinetuneResult:
     """What a run came to; time in seconds, over all its parts where it was interrupted.
 
     `iterations` is how many were run, `kept_iteration` after which one the expert is as it is.
+    `diverged`: what was wrong with the loss after the last of them, where the best weights until
+    then were kept instead.
     """
 
     final_loss: float
@@ -56,6 +58,7 @@ class FinetuneResult:
     kept_iteration: int
     validation: tuple[dict[str, float], ...] = ()
     stopped_early: bool = False
+    diverged: str | None = None
 
 
 class TrainingInterruptedError(Exception):
@@ -106,7 +109,8 @@ def finetune(
     interrupted and goes on from `start`.
 
     Raises:
-        DivergedError: the loss is no longer a number (the learning rate is too high).
+        DivergedError: the loss is no longer a number (the learning rate is too high), and no
+            best weights that have learned something are kept.
         DataError: a picture cannot be read any more.
         UsageError: more processes than pictures in a batch.
         TrainingInterruptedError: a hook asked to stop.
@@ -135,6 +139,7 @@ class _Run:
         self._parts = parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
         self._best: dict[str, Tensor] = {}
         self._history = History()
+        self._diverged: str | None = None
 
     def run(self, start: RunState | None) -> FinetuneResult:
         if start is not None:
@@ -146,8 +151,13 @@ class _Run:
         done = self._history.iteration
         with closing(self._batches(done)) as batches:
             for iteration in range(done, self._recipe.iterations):
-                self._iterate(iteration, islice(batches, self._parts))
-                if self._is_over():
+                try:
+                    self._iterate(iteration, islice(batches, self._parts))
+                except DivergedError as exc:
+                    if not self._has_best():
+                        raise
+                    self._diverged = exc.message
+                if self._diverged or self._is_over():
                     break
                 self._keep_or_stop()
         return self._result()
@@ -207,7 +217,7 @@ class _Run:
             return
         accuracy = self._accuracy(self._data.validation)
         history.validation.append({"iteration": history.iteration, "accuracy": accuracy})
-        if accuracy > history.best_accuracy:
+        if accuracy > history.best_accuracy and self._is_finite():
             history.best_accuracy, history.best_iteration = accuracy, history.iteration
             history.measured_since_best = 0
             if self._recipe.keep == "best":
@@ -227,6 +237,15 @@ class _Run:
             for i in range(0, len(mine), VALIDATION_BATCH)
         )
         return self._objective.count_right(batches) / len(held_out)
+
+    def _is_finite(self) -> bool:
+        """Whether the weights are numbers; else their accuracy means nothing."""
+        return all(bool(p.isfinite().all()) for p in self._parameters)
+
+    def _has_best(self) -> bool:
+        """Whether weights are kept that have learned something."""
+        chance = 1 / len(self._data.class_names)
+        return bool(self._best) and self._history.best_accuracy > chance
 
     def _is_over(self) -> bool:
         """Whether the last iteration is done, or enough measurements were no better."""
@@ -275,6 +294,7 @@ class _Run:
             kept_iteration=kept,
             validation=tuple(history.validation),
             stopped_early=history.iteration < self._recipe.iterations,
+            diverged=self._diverged,
         )
 
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 class Destination:
     """The registry that one task goes to, and what its training writes down there.
 
-    `own_file`: the file of a training that is taken up again.
+    `own_file`: the file of a training that is taken up again. `found`: the registry, if it is
+    there; `parent`: its HEAD; `moved_to`: where the registry is, if not where it was asked for.
 
     Raises:
+        ConduError: a folder could not be made at the path.
         NoRegistryError: something else is at the path.
         UsageError: the task is known already.
 
@@ -32,6 +34,7 @@ class Destination:
         self.path, self._task = path, task
         self._file = own_file
         self._replaced: list[Path] = []
+        self.moved_to: Path | None = None
         self.found: Registry | None = open_if_there(path)
         self.parent: Session | None = None
         self._look_at_head()
@@ -90,15 +93,9 @@ class Destination:
             try:
                 self.found = join_or_create(self.path, config, "learn")
             except BaseModelError:
-                beside = self.path.with_name(f"{self.path.name}-{new_run()[:8]}")
-                self.found = Registry.create(beside, config, command="learn")
+                self.moved_to = self.path.with_name(f"{self.path.name}-{new_run()[:8]}")
+                self.found = Registry.create(self.moved_to, config, command="learn")
         return self.found
-
-    @property
-    def moved_to(self) -> Path | None:
-        """Where the registry is, if not where it was asked for."""
-        path = None if self.found is None else self.found.path
-        return None if path in (None, self.path) else path
 
     @property
     def has_kept(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from condu_cli.errors import ConduError, InterruptedByUserError, NotFoundError, PartialError
 from condu_cli.workflows.committing import Commit, load_expert, resume_expert
@@ -14,7 +14,7 @@ from condu_cli.workflows.training import Machine
 from condu_cli.workflows.unfinished import load_unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from condu_cli.registry.manifest import Session
@@ -29,6 +29,13 @@ class Resumed:
     task: str
     summary: LearnSummary | None
     session: Session
+
+
+class Kept(NamedTuple):
+    """Files of experts that wait to be committed, and of trainings that are to be finished."""
+
+    experts: tuple[Path, ...]
+    runs: tuple[Path, ...]
 
 
 def resume(
@@ -77,11 +84,9 @@ def _all(
     registry: Registry, task: str | None, on_progress: ProgressCallback, machine: Machine
 ) -> Iterator[Resumed | ConduError | None]:
     team = machine.team
-    runs = team.share(_latest_runs(registry, task))
-    begun = {name for name, _ in runs}
-    for name, path in _latest(registry.waiting, task) if team.rank == 0 else ():
-        if name in begun:
-            continue  # a later training takes its place
+    found = team.share(to_go_on_with(registry, task))
+    for path in found.experts if team.rank == 0 else ():
+        name = registry.waiting.task_of(path)
         replaced = [*registry.waiting.paths(name), *registry.runs.paths(name)]
         done = _commit_waiting(registry, path, on_progress)
         if isinstance(done, Resumed):
@@ -89,23 +94,33 @@ def _all(
                 file.unlink(missing_ok=True)
         # Where the file is gone, somebody else has committed it meanwhile.
         yield None if isinstance(done, ConduError) and not path.exists() else done
-    for _, path in runs:
+    for path in found.runs:
         yield _finish(registry, path, on_progress, machine)
 
 
-def _latest_runs(registry: Registry, task: str | None) -> list[tuple[str, Path]]:
-    """Tasks with the latest of their unfinished trainings, where no expert is later still."""
-    latest = dict(_latest(registry.runs, task))
-    for name, path in _latest(registry.waiting, task):
-        run = latest.get(name)
-        if run is not None and run.stat().st_mtime_ns < path.stat().st_mtime_ns:
-            del latest[name]
-    return sorted(latest.items())
+def to_go_on_with(registry: Registry, task: str | None = None) -> Kept:
+    """What `resume` would take: of all that is kept of a task, the latest.
+
+    A retraining takes the place of what was before, whether that was finished or not.
+    """
+    experts, runs = _latest(registry.waiting, task), _latest(registry.runs, task)
+    for name in experts.keys() & runs.keys():
+        later = _written_at(experts[name]) > _written_at(runs[name])
+        del (runs if later else experts)[name]
+    return Kept(tuple(experts.values()), tuple(runs[name] for name in sorted(runs)))
 
 
-def _latest(files: TaskFiles, task: str | None) -> list[tuple[str, Path]]:
-    """Tasks with the latest of their files: a retraining takes the place of what was before."""
-    return list({files.task_of(path): path for path in files.paths(task)}.items())
+def _latest(files: TaskFiles, task: str | None) -> dict[str, Path]:
+    """Tasks with the latest of their files."""
+    return {files.task_of(path): path for path in files.paths(task)}
+
+
+def _written_at(path: Path) -> int:
+    """When a file was written, in ns; 0 where it has gone since: somebody else has committed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _commit_waiting(
@@ -131,6 +146,8 @@ def _commit_waiting(
 def _finish(
     registry: Registry, path: Path, on_progress: ProgressCallback, machine: Machine
 ) -> Resumed | ConduError | None:
+    task = registry.runs.task_of(path)
+    older = registry.waiting.paths(task)
     try:
         unfinished = load_unfinished(registry, registry.runs.open(path))
         known = machine.team.share(registry.session_of_run(unfinished.run))
@@ -139,7 +156,7 @@ def _finish(
             return Resumed(unfinished.task, None, known)
         learner = Learner(
             registry.path,
-            unfinished.request,
+            unfinished.request_now,
             None,
             machine,
             resumed=unfinished,
@@ -149,12 +166,32 @@ def _finish(
     except InterruptedByUserError:
         raise
     except ConduError as exc:
+        _point_to_older(registry, task, older, exc)
         if machine.team.size > 1:  # the others do not know of it, and would wait for ever
             raise
         return exc
     if summary is None:  # another process of the team has committed it
         return None
     return Resumed(unfinished.task, summary, registry.session(summary.session))
+
+
+def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: ConduError) -> None:
+    """Where a retraining cannot go on, say how to have the expert that it was to replace.
+
+    `older`: the experts that waited before. Not where the retraining is finished and only its
+    commit failed, nor where the task is learned by now.
+    """
+    head = registry.head()
+    known = head is not None and task in {entry.name for entry in head.entries}
+    if not older or known or registry.waiting.paths(task) != list(older):
+        return
+    runs = registry.runs.paths(task)
+    later = [str(run) for run in runs if _written_at(run) >= _written_at(older[-1])]
+    first = f"remove {' and '.join(later)}, and " if later else ""
+    exc.hint += (
+        f"; the expert that was trained before is kept: {first}condu learn --task {task} "
+        "--resume commits it"
+    )
 
 
 def _nothing(registry: Registry, task: str | None) -> NotFoundError:

@@ -59,7 +59,7 @@ def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
         classes=len(trained.classes),
         tasks=len(commit.session.entries),
         validation_accuracy=_kept_accuracy(training),
-        warnings=commit.warnings,
+        warnings=(*commit.warnings, *_divergence(training)),
     )
 
 
@@ -68,3 +68,15 @@ def _kept_accuracy(training: Mapping[str, Any]) -> float | None:
     kept = training.get("kept_iteration")
     measured = [v["accuracy"] for v in training.get("validation", ()) if v["iteration"] == kept]
     return measured[-1] if measured else None
+
+
+def _divergence(training: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to say of a training that ended with the best weights before its loss diverged."""
+    found = training.get("diverged")
+    if found is None:
+        return ()
+    accuracy = _kept_accuracy(training) or 0.0
+    return (
+        f"{found}; the expert is that of iteration {training['kept_iteration']}, the best one "
+        f"measured ({100 * accuracy:.1f} % of the pictures held out): a lower --lr may do better",
+    )

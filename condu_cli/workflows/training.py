@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
+from condu_cli.data.catalogue import data_root
 from condu_cli.data.labelled import fingerprint
 from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError
 from condu_cli.train.finetune import (
@@ -177,14 +178,18 @@ class Training:
             raise ConduError(f"{exc.message}; {left} is kept", exc.hint) from exc
 
     def _save(self, state: RunState) -> None:
+        request, root = replace(self._plan.request, templates=self._plan.templates), data_root()
+        if self._resumed is not None:  # not what was made of it for this run
+            request, root = self._resumed.request, self._resumed.root or root
         unfinished = Unfinished(
-            task=self._plan.request.task,
+            task=request.task,
             run=self._mark,
-            request=replace(self._plan.request, templates=self._plan.templates),
+            request=request,
             recipe=self._plan.recipe,
             data=self._data,
             prototypes=self.prototypes,
             state=state,
+            root=root,
         )
         self._destination.keep(unfinished, self._config)
 
@@ -218,6 +223,7 @@ class Training:
             "iterations_run": result.iterations,
             "kept_iteration": result.kept_iteration,
             "stopped_early": result.stopped_early,
+            "diverged": result.diverged,
             "validation": [dict(measured) for measured in result.validation],
             "final_loss": result.final_loss,
             "train_seconds": round(result.train_seconds, 3),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.layout import InvalidStateError
 from condu_cli.core.prototypes import Prototypes
+from condu_cli.data.catalogue import data_root
 from condu_cli.data.pictures import picture_name
 from condu_cli.errors import DataError, IntegrityError
 from condu_cli.registry.clock import utc_now
@@ -34,7 +35,7 @@ class Unfinished:
     """A training between two iterations, with all that it was started with.
 
     `run` is the mark by which its expert will be known; `data` names pictures, labels and
-    classes by a hash.
+    classes by a hash. `root`: the data root that `CONDU_DATA` named when it began.
     """
 
     task: str
@@ -44,6 +45,18 @@ class Unfinished:
     data: str
     prototypes: Prototypes
     state: RunState
+    root: Path | None = None
+
+    @property
+    def request_now(self) -> LearnRequest:
+        """The request; what `CONDU_DATA` led to is found also where it is not set any more.
+
+        Where it names another folder by now, the pictures have moved there.
+        """
+        request = self.request
+        if request.data or request.data_root or data_root() is not None:
+            return request
+        return replace(request, data_root=self.root)
 
     @property
     def iteration(self) -> int:
@@ -66,6 +79,7 @@ def save_unfinished(
     record = {
         "run": unfinished.run,
         "request": unfinished.request.as_record(),
+        "root": None if unfinished.root is None else str(unfinished.root.resolve()),
         "recipe": unfinished.recipe.as_record(),
         "data": unfinished.data,
         "history": dict(unfinished.state.history),
@@ -101,6 +115,7 @@ def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
             data=str(record["data"]),
             prototypes=Prototypes.from_arrays(_under(PROTOTYPES, file.arrays)),
             state=RunState(_under(STATE, file.arrays), dict(record["history"])),
+            root=Path(record["root"]) if record.get("root") else None,
         )
     except (InvalidStateError, KeyError, TypeError) as exc:
         raise registry.runs.damaged(file.path, f"it holds no training: {exc}") from exc

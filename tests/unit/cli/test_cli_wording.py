@@ -43,6 +43,11 @@ def test_numbers_of_things(count, text):
     assert plural(count, "task") == text
 
 
+@pytest.mark.parametrize(("count", "text"), [(0, "0 classes"), (1, "1 class"), (2, "2 classes")])
+def test_numbers_of_things_that_end_in_s(count, text):
+    assert plural(count, "class") == text
+
+
 def test_times_are_the_users_own(monkeypatch):
     import time
 

@@ -11,7 +11,7 @@ from condu_cli.backbone.base import weights_sha256
 from condu_cli.backbone.catalog import load_base
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import PictureSet
-from condu_cli.errors import DataError, IntegrityError, UsageError
+from condu_cli.errors import DataError, DivergedError, IntegrityError, UsageError
 from condu_cli.train.finetune import (
     LOSS_WINDOW,
     Hooks,
@@ -19,6 +19,7 @@ from condu_cli.train.finetune import (
     TrainingInterruptedError,
     finetune,
 )
+from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe
 from condu_cli.train.run_state import RunState
 
@@ -124,6 +125,47 @@ def test_training_that_diverges_is_an_error_that_names_the_learning_rate(picture
     with pytest.raises(DataError, match="diverged at iteration") as caught:
         train(pictures, replace(RECIPE, learning_rate=float("inf"), warmup_iterations=0))
     assert "--lr inf" in caught.value.hint
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """The loss of iteration 20 is no number."""
+    accumulate, count = Objective.accumulate, iter(range(1, 1000))
+
+    def broken(self, parts, size):
+        loss = accumulate(self, parts, size)
+        return loss * torch.nan if next(count) == 20 else loss
+
+    monkeypatch.setattr(Objective, "accumulate", broken)
+
+
+BEST = replace(RECIPE, keep="best", validate_every=6)
+
+
+def test_where_the_best_is_kept_a_run_that_diverges_ends_with_it(pictures, diverging):
+    expert, result = train(pictures, BEST, validation=pictures)
+    assert result.diverged == "training diverged at iteration 20: the loss is nan"
+    assert (result.iterations, result.stopped_early) == (19, True)
+    assert result.kept_iteration in (6, 12, 18)
+    assert all(bool(p.isfinite().all()) for p in expert.parameters())
+
+
+@pytest.mark.parametrize("values", [{"keep": "last"}, {"validate_every": 25}])
+def test_without_a_best_it_is_an_error(pictures, diverging, values):
+    with pytest.raises(DivergedError):
+        train(pictures, replace(BEST, **values), validation=pictures)
+
+
+def test_a_best_no_better_than_guessing_is_none(pictures, diverging, monkeypatch):
+    monkeypatch.setattr(Objective, "count_right", lambda *_: len(pictures) // 2)
+    with pytest.raises(DivergedError):
+        train(pictures, BEST, validation=pictures)
+
+
+def test_weights_that_are_no_numbers_are_never_the_best(pictures):
+    recipe = replace(BEST, learning_rate=float("inf"), warmup_iterations=0, validate_every=1)
+    with pytest.raises(DivergedError):
+        train(pictures, recipe, validation=pictures)
 
 
 # Parts of a batch

@@ -1,5 +1,7 @@
 """Where a task is learned to: what lies there already, and what others do there meanwhile."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -163,3 +165,11 @@ def test_another_registry_at_the_same_place_costs_nobody_a_training(path, warm, 
     assert Registry.open(beside).head().id == summary.session
     assert Registry.open(path).head() is None
     assert any(str(beside) in warning for warning in summary.warnings)
+
+
+def test_a_registry_by_a_relative_path_is_where_it_was_asked_for(
+    tmp_path, warm, plants, learn, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert learn(Path("here"), "warm", warm, iterations=3).warnings == ()
+    assert learn(Path("here"), "plants", plants, iterations=3).warnings == ()

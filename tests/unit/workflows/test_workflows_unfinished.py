@@ -3,12 +3,15 @@
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from condu_cli.backbone.base import DualEncoder
 from condu_cli.data.draws import hold_out
 from condu_cli.data.folders import read_folder
 from condu_cli.data.loading import PictureSet
@@ -23,7 +26,7 @@ from condu_cli.errors import (
 )
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows import committing, destination
-from condu_cli.workflows.resuming import resume
+from condu_cli.workflows.resuming import resume, to_go_on_with
 from condu_cli.workflows.training import Machine
 from condu_cli.workflows.unfinished import load_unfinished
 
@@ -209,6 +212,30 @@ def test_training_that_diverges_leaves_nothing_to_go_on_with(path, warm, learn):
     assert not path.exists() or Registry.open(path).runs.paths() == []
 
 
+def test_training_that_diverges_after_a_measurement_commits_the_best(path, warm, learn):
+    def no_number(event):
+        if event.stage == "training" and event.done == 30:
+            for tensor in trained:
+                tensor.data.fill_(torch.nan)
+
+    trained = []
+    copy = DualEncoder.training_copy
+
+    def noted(self):
+        expert = copy(self)
+        trained.extend(expert.trainable_parameters().values())
+        return expert
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DualEncoder, "training_copy", noted)
+        summary = learn(path, "warm", warm, no_number, iterations=40, keep="best")
+    assert summary.iterations == 30
+    (warning,) = summary.warnings
+    assert "diverged at iteration 31" in warning
+    assert "100.0 % of the pictures held out" in warning
+    assert Registry.open(path).head().entry("warm").expert.training["kept_iteration"] < 30
+
+
 def test_few_shots_and_a_validation_go_on_with_the_same_pictures(path, warm, learn, tmp_path):
     values = {"iterations": 10, "shots": 4, "keep": "best", "validation_share": 0.25, "seed": 3}
     learn(tmp_path / "straight", "warm", warm, **values)
@@ -265,14 +292,26 @@ def test_the_latest_training_of_a_task_is_the_one_that_goes_on(stopped, warm, le
     assert stopped.runs.paths() == []
 
 
-def test_a_retraining_takes_the_place_of_an_expert_that_waits(path, warm, learn, monkeypatch):
-    def locked(*_, **__):
+@pytest.fixture
+def locked(monkeypatch):
+    """While it is entered nothing can be committed, so that what is trained waits."""
+
+    def refused(*_, **__):
         raise LockedError("somebody else writes")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(committing, "_commit_waiting", locked)
-        with pytest.raises(LockedError):
-            learn(path, "warm", warm, iterations=3)
+    @contextmanager
+    def entered():
+        with monkeypatch.context() as patch:
+            patch.setattr(committing, "_commit_waiting", refused)
+            with pytest.raises(LockedError) as caught:
+                yield caught
+
+    return entered
+
+
+def test_a_retraining_takes_the_place_of_an_expert_that_waits(path, warm, learn, locked):
+    with locked():
+        learn(path, "warm", warm, iterations=3)
     with pytest.raises(InterruptedByUserError):
         learn(path, "warm", warm, ctrl_c_after(4), retrain=True, iterations=6)
     registry = Registry.open(path)
@@ -281,17 +320,92 @@ def test_a_retraining_takes_the_place_of_an_expert_that_waits(path, warm, learn,
     assert registry.waiting.paths() == registry.runs.paths() == []
 
 
-def test_an_expert_that_was_trained_later_is_committed(stopped, warm, learn, monkeypatch):
-    def locked(*_, **__):
-        raise LockedError("somebody else writes")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(committing, "_commit_waiting", locked)
-        with pytest.raises(LockedError):
-            learn(stopped.path, "warm", warm, retrain=True, iterations=3)
+def test_an_expert_that_was_trained_later_is_committed(stopped, warm, learn, locked):
+    with locked():
+        learn(stopped.path, "warm", warm, retrain=True, iterations=3)
+    assert to_go_on_with(stopped) == (tuple(stopped.waiting.paths()), ())
     (done,) = resume(stopped, None)
     assert done.summary.iterations == 3
     assert stopped.waiting.paths() == stopped.runs.paths() == []
+
+
+def test_a_retraining_that_cannot_go_on_points_to_the_expert_before_it(
+    path, warm, learn, locked, tmp_path
+):
+    photos = Path(shutil.copytree(warm, tmp_path / "warm"))
+    with locked():
+        learn(path, "warm", photos, iterations=3)
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", photos, ctrl_c_after(4), retrain=True, iterations=6)
+    registry = Registry.open(path)
+    (run,) = registry.runs.paths()
+    assert to_go_on_with(registry) == ((), (run,))
+    shutil.rmtree(photos)
+    with pytest.raises(DataError) as caught:
+        resume(registry, None)
+    assert f"remove {run}, and condu learn --task warm --resume commits it" in caught.value.hint
+    run.unlink()
+    (done,) = resume(registry, None)
+    assert done.summary.iterations == 3
+
+
+def test_of_a_retraining_that_has_written_itself_down_again_the_later_file_is_named(
+    stopped, warm, learn, locked, monkeypatch
+):
+    with locked():
+        learn(stopped.path, "warm", warm, retrain=True, iterations=3)
+    with pytest.raises(InterruptedByUserError):
+        learn(stopped.path, "warm", warm, ctrl_c_after(2), retrain=True, iterations=6)
+    batches = PictureSet.training_batches
+
+    def hiccup(*given):
+        for number, batch in enumerate(batches(*given)):
+            if number == 2:
+                raise DataError("the disk does not answer", "Try again")
+            yield batch
+
+    before = stopped.runs.paths()
+    monkeypatch.setattr(PictureSet, "training_batches", hiccup)
+    with pytest.raises(DataError, match="does not answer") as caught:
+        resume(stopped, "warm", machine=Machine(save_every=1))
+    (later,) = set(stopped.runs.paths()) - set(before)
+    assert caught.value.hint.startswith("Try again; ")
+    assert f"remove {later}, and" in caught.value.hint
+
+
+def test_a_retraining_whose_commit_fails_is_what_resume_commits(path, warm, learn, locked):
+    with locked():
+        learn(path, "warm", warm, iterations=3)
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", warm, ctrl_c_after(4), retrain=True, iterations=6)
+    registry = Registry.open(path)
+    with locked() as caught:
+        resume(registry, "warm")
+    assert "trained before" not in caught.value.hint
+    (done,) = resume(registry, "warm")
+    assert done.summary.iterations == 6
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_pictures_that_condu_data_led_to_are_found_again(
+    path, warm, learn, tmp_path, monkeypatch, moved, twice
+):
+    shutil.copytree(warm, tmp_path / "sets" / "warm")
+    monkeypatch.setenv("CONDU_DATA", str(tmp_path / "sets"))
+    with pytest.raises(InterruptedByUserError):
+        learn(path, "warm", None, ctrl_c_after(4), iterations=6)
+    if twice:
+        monkeypatch.delenv("CONDU_DATA")
+        with pytest.raises(InterruptedByUserError):
+            resume(Registry.open(path), "warm", ctrl_c_after(5))
+    if moved:
+        (tmp_path / "sets").rename(tmp_path / "elsewhere")
+        monkeypatch.setenv("CONDU_DATA", str(tmp_path / "elsewhere"))
+    else:
+        monkeypatch.delenv("CONDU_DATA", raising=False)
+    (done,) = resume(Registry.open(path), "warm")
+    assert done.summary.iterations == 6
 
 
 def test_a_list_by_a_relative_path_goes_on(path, warm, learn, tmp_path, monkeypatch):
