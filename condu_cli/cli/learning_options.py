@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from condu_cli.cli.options import DATA_HELP
 from condu_cli.cli.registries import Method, Train
 
 PICTURES, RECIPE, RUNNING, REGISTRY = "Pictures", "Recipe", "Running", "A registry not there yet"
@@ -45,8 +46,7 @@ LearnDataOption = Annotated[
     Path | None,
     _option(
         PICTURES,
-        "A folder of pictures (train/CLASS and test/CLASS, or CLASS alone), a .csv, .tsv or "
-        ".jsonl of paths and labels, or a saved Hugging Face data set.",
+        DATA_HELP,
         "--data",
         metavar="PATH",
     ),
@@ -183,7 +183,10 @@ PatienceOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, _option(RECIPE, "Seed of everything random. Default: 0.", metavar="N")
+    int | None,
+    _option(
+        RECIPE, "Seed of draws, held-out pictures, crops and their order. Default: 0.", metavar="N"
+    ),
 ]
 
 # Running

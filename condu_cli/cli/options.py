@@ -19,13 +19,12 @@ ExpertsOption = Annotated[
     int, typer.Option("--experts", metavar="K", min=1, help="Ask the K best tasks' experts.")
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or mps.")]
+DATA_HELP = (
+    "A folder of pictures (train/CLASS and test/CLASS, or CLASS alone), a .csv, .tsv or .jsonl of "
+    "paths and labels, or a saved Hugging Face data set."
+)
 DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder of pictures: train/CLASS and test/CLASS, or CLASS alone.",
-        show_default=False,
-    ),
+    Path | None, typer.Option(metavar="PATH", help=DATA_HELP, show_default=False)
 ]
 DataRootOption = Annotated[
     Path | None,
@@ -77,7 +76,7 @@ LoraTargetsOption = Annotated[
     typer.Option(
         "--lora-targets",
         metavar="GLOB",
-        help="Layers that get factors, by name; may be repeated. Default: MLP layers.",
+        help="Layers that get factors, by name; may be repeated. Default: the base model's own.",
         show_default=False,
         rich_help_panel=LORA,
     ),
