@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Before anything imports torch: more threads than cores slow all of them down several times.
     _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+# A slow machine must not fail a test.
+settings.register_profile("condu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("condu")
 
 MOST_PROCESSES = 8
 """So many test processes at most: each may run a `mini`, which takes up to 3 GB."""

@@ -61,7 +61,7 @@ class Started:
         return json.loads(self.process.stdout.readline())
 
     def results(self) -> list[Any]:
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=600)
         assert self.process.returncode == 0, err
         assert not err
         return [json.loads(line) for line in out.splitlines()]

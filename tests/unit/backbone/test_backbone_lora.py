@@ -322,7 +322,7 @@ def test_experts_share_the_base_models_weights_and_never_write_to_them(tiny, lor
     assert weights_sha256(tiny) == tiny.info.weights_sha256
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     out=st.integers(1, 6),
     fan_in=st.integers(1, 6),

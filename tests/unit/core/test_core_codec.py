@@ -65,7 +65,7 @@ def plain(codec, *seeds):
 # Experts in and out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problems(max_tasks=1))
 def test_the_only_expert_comes_back_exactly(problem):
     layout, (delta,) = problem

@@ -146,7 +146,7 @@ def test_a_broken_unified_delta_is_refused_by_name(change, tensor, dtype):
 @each_kernel
 @each_dtype
 @each_granularity
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 def test_weights_are_base_plus_delta_for_several_targets_at_once(
     granularity, dtype, kernels, problem, seed
@@ -351,7 +351,7 @@ def distances(before, after):
 @each_kernel
 @each_dtype
 @each_granularity
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(problem=problems())
 def test_moved_is_the_sum_of_differences_of_decoded_experts(granularity, dtype, kernels, problem):
     layout, deltas = problem

@@ -68,7 +68,6 @@ packed_masks = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(packed_masks)
 def test_a_mask_survives_encoding_in_the_smaller_form(case):
     layout, packed = case
@@ -86,7 +85,6 @@ def test_a_mask_survives_encoding_in_the_smaller_form(case):
     assert np.array_equal(np.asarray(decoded), packed)
 
 
-@settings(deadline=None)
 @given(packed_masks, st.data())
 def test_every_slice_of_a_sparse_mask_is_the_dense_slice(case, data):
     layout, packed = case
@@ -108,7 +106,6 @@ def test_all_slices_of_a_small_sparse_mask_are_right(kind):
             assert mask[start:stop].tobytes() == packed[start:stop].tobytes()
 
 
-@settings(deadline=None)
 @given(packed_masks)
 def test_a_sparse_mask_looks_like_the_array_that_it_stands_for(case):
     layout, packed = case
@@ -124,7 +121,7 @@ def test_a_sparse_mask_looks_like_the_array_that_it_stands_for(case):
         assert np.array_equal(found, wanted), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(KINDS), st.integers(0, 2**32 - 1), st.sampled_from([64, 128, 1024]))
 def test_masks_longer_than_the_encoders_block_are_encoded_alike(kind, seed, block_bytes):
     packed = random_mask(LARGE, kind, seed)
@@ -295,7 +292,7 @@ def test_a_set_padding_bit_is_refused_in_both_forms(bit):
 # Either form on demand
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(packed_masks)
 def test_either_form_can_be_asked_for_whatever_it_takes(case):
     layout, packed = case

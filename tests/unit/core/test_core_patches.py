@@ -30,7 +30,7 @@ from condu_cli.core.streaming import Execution
 LAYOUT = ParameterLayout(("a", "b", "none", "one"), ((9, 11), (70,), (0, 4), ()))
 OPTIONS = [{"dtype": d, "rescaler": r} for d, r in product(DTYPES, GRANULARITIES)]
 each_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
-SMALL = settings(max_examples=30, deadline=None)
+SMALL = settings(max_examples=30)
 
 
 def codec_of(method):
@@ -478,7 +478,7 @@ def assert_well_formed(codec, state):
         assert flat_mask(codec.layout, mask).size == codec.layout.count
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(PATCH)), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_flipped_bits_are_refused_or_give_a_state(name, seed, flips):
     generator = np.random.default_rng(seed)

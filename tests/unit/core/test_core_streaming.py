@@ -88,7 +88,7 @@ def test_norms_over_many_segments_are_added_up_in_one_order(shape, granularity, 
             assert_same_results(one, other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     problems(),
     st.sampled_from(GRANULARITIES),

@@ -173,7 +173,7 @@ def test_every_session_is_that_of_numpy(dtype, rescaler, block_size, device):
     compare_sessions(method, deltas, device, Execution(block_size=block_size))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(SHAPES), min_size=1, max_size=4),
     st.lists(st.sampled_from([*KINDS, "huge"]), min_size=1, max_size=4),

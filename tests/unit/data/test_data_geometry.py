@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
@@ -35,7 +35,6 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and one.tobytes() == other.tobytes()
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, st.sampled_from(["bicubic", "bilinear"]))
 def test_evaluation_is_torchvisions_resize_and_centre_crop(width, height, size, interpolation):
     picture, mode = noise(width, height), InterpolationMode(interpolation)
@@ -47,14 +46,12 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(width, height, size, 
     assert same(squashed, transforms.Resize((size, size), mode)(picture))
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, SIDES)
 def test_a_picture_kept_at_the_evaluations_size_evaluates_the_same(width, height, size):
     picture, evaluation = noise(width, height), EvaluationGeometry(size)
     assert same(evaluation(reduced(picture, size)), evaluation(picture))
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SEEDS)
 def test_a_training_crop_is_torchvisions_for_the_same_box(width, height, size, seed):
     picture = noise(width, height)

@@ -58,9 +58,7 @@ ROWS = st.lists(
     min_size=1,
     unique_by=lambda r: r[0],
 )
-MANY = settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @MANY

@@ -533,7 +533,7 @@ def test_a_kill_at_any_step_leaves_a_backup_that_opens(
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     lines = [line.split() for line in result.stdout.splitlines()]
     assert len(lines) > 10, result.stdout

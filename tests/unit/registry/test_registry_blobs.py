@@ -64,9 +64,7 @@ def test_what_was_put_is_read_back(store: BlobStore) -> None:
     assert store.metadata(ref.sha256) == {"codec": "condu", "tasks": 3}
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     hnp.arrays(
         dtype=st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i8", ">i4", "<u2", "u1", "i1", "?"]),
@@ -498,9 +496,7 @@ def test_a_file_that_is_cut_right_after_its_check_is_named(
         store.load(ref.sha256)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_flipped_bit_escapes_verify(store: BlobStore, data: st.DataObject) -> None:
     ref = store.put(TENSORS, metadata={"x": 1})

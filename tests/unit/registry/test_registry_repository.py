@@ -437,7 +437,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(ACTIONS)
 def test_head_moves_as_in_a_plain_model(
     tmp_path_factory: pytest.TempPathFactory,

@@ -190,7 +190,7 @@ def test_the_untouched_copy_is_sound(copy: Path) -> None:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() > (0,)  # noqa: S608
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nonsense_in_any_cell_is_an_integrity_error_or_harmless(
     original: Path, data: st.DataObject

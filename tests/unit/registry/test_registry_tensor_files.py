@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[bytes, dict[str, np.ndarray]]:
     return file.header, {name: file.view(name) for name in file.names}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tensors(), st.none() | st.dictionaries(NAMES, st.text(max_size=8), min_size=1, max_size=1))
 def test_any_file_is_written_again_from_its_header_and_its_tensors(
     arrays: dict[str, np.ndarray], metadata: dict[str, str] | None

@@ -19,7 +19,7 @@ from condu_cli.train.team import SOLO, make_team, sum_gradients
 pytestmark = pytest.mark.slow
 
 PROCESSES = 2
-PATIENCE = 120  # seconds
+PATIENCE = 600  # seconds
 RECIPE = Recipe(1, 1e-3, image_size=32)
 NAMES = {"three prompts": ("cat", "dog", "aeroplane"), "one prompt": ("cat", "cat")}
 """With one prompt the second process has none to encode."""

@@ -156,9 +156,7 @@ def test_every_task_comes_back_after_others_were_asked(tmp_path, pixels):
     assert verify(workspace.registry).problems == ()
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True))
 def test_unified_factors_keep_sign_and_norm(seeds):
     config = LORA_CONFIG
