@@ -54,33 +54,37 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     zero_shot: list[float] = []
 
-    def add(shots: int, name: str, cells: list[tuple[float, float | None]]) -> None:
+    def add(shots: int | None, name: str, cells: list[tuple[float, float | None]]) -> None:
         row = table_row(shots, name, cells, zero_shot)
         lines.append(row)
         print(row, flush=True)
 
     for shots in options.shots:
-        add(shots, "linear probe", [probe(options, task, shots) for task in options.tasks])
         for method in options.methods:
             # The base model answers the same in every registry: once is enough.
             found = learn_all(options, method, shots, zero_shot=not zero_shot)
             if not zero_shot:
                 zero_shot += [one["zero_shot"] for one in found]
-                add(shots, "zero-shot", [(accuracy, None) for accuracy in zero_shot])
+                add(None, "zero-shot", [(accuracy, None) for accuracy in zero_shot])
             add(shots, method, [(one["accuracy"], one["seconds"]) for one in found])
+        add(shots, "linear probe", [probe(options, task, shots) for task in options.tasks])
     if options.write:
         with options.write.open("a", encoding="utf-8") as file:
             file.write("\n".join(["", *lines, ""]))
 
 
 def table_row(
-    shots: int, name: str, cells: list[tuple[float, float | None]], zero_shot: list[float]
+    shots: int | None,
+    name: str,
+    cells: list[tuple[float, float | None]],
+    zero_shot: list[float],
 ) -> str:
-    """One line of the table; the ratio is empty before the zero-shot accuracy is known."""
+    """One line of the table: accuracies with seconds, their mean, and its ratio to zero-shot's."""
+    number = "" if shots is None else shots or "all"
     texts = [f"{a:.3f}" + ("" if s is None else f" ({s:.0f} s)") for a, s in cells]
     mean = sum(accuracy for accuracy, _ in cells) / len(cells)
-    ratio = f"{mean / (sum(zero_shot) / len(zero_shot)):.2f}" if zero_shot else ""
-    return f"| {shots or 'all'} | {name} | " + " | ".join([*texts, f"{mean:.3f}", ratio]) + " |"
+    ratio = mean / (sum(zero_shot) / len(zero_shot))
+    return f"| {number} | {name} | " + " | ".join([*texts, f"{mean:.3f}", f"{ratio:.2f}"]) + " |"
 
 
 def learn_all(

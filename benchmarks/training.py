@@ -131,9 +131,9 @@ def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Itera
         loss = functional.cross_entropy(
             logits, labels.to(logits.device), label_smoothing=LABEL_SMOOTHING
         )
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()  # and no gradients in memory while the others take their steps
         yield loss.item()
 
 
@@ -146,9 +146,9 @@ def our_steps(
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     objective = Objective(model, names, recipe)
     for batch in batches:
-        optimizer.zero_grad(set_to_none=True)
         loss = objective.accumulate([batch], len(batch[1])).item()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         yield loss
 
 
