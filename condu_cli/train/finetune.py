@@ -139,7 +139,6 @@ class _Run:
         self._parts = parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
         self._best: dict[str, Tensor] = {}
         self._history = History()
-        self._diverged: str | None = None
 
     def run(self, start: RunState | None) -> FinetuneResult:
         if start is not None:
@@ -149,18 +148,19 @@ class _Run:
         self._saved_at = time.perf_counter()
         self._seen = 0
         done = self._history.iteration
-        with closing(self._batches(done)) as batches:
-            for iteration in range(done, self._recipe.iterations):
-                try:
+        diverged = None
+        try:
+            with closing(self._batches(done)) as batches:
+                for iteration in range(done, self._recipe.iterations):
                     self._iterate(iteration, islice(batches, self._parts))
-                except DivergedError as exc:
-                    if not self._has_best():
-                        raise
-                    self._diverged = exc.message
-                if self._diverged or self._is_over():
-                    break
-                self._keep_or_stop()
-        return self._result()
+                    if self._is_over():
+                        break
+                    self._keep_or_stop()
+        except DivergedError as exc:
+            if not self._has_best():
+                raise
+            diverged = exc.message
+        return self._result(diverged)
 
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Pictures and labels of this process, part after part."""
@@ -278,7 +278,7 @@ class _Run:
     def _state(self) -> RunState:
         return capture(self._named, self._optimizer, self._best, self._history)
 
-    def _result(self) -> FinetuneResult:
+    def _result(self, diverged: str | None) -> FinetuneResult:
         history = self._history
         kept = history.iteration
         if self._best:
@@ -294,7 +294,7 @@ class _Run:
             kept_iteration=kept,
             validation=tuple(history.validation),
             stopped_early=history.iteration < self._recipe.iterations,
-            diverged=self._diverged,
+            diverged=diverged,
         )
 
 

@@ -32,7 +32,7 @@ from condu_cli.workflows.registry_kind import (
 )
 from condu_cli.workflows.states import codec_for
 from condu_cli.workflows.summaries import LearnSummary, summarise
-from condu_cli.workflows.training import Machine, Setting, Training
+from condu_cli.workflows.training import Machine, Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,8 +65,7 @@ class Learner:
         self._machine = machine or Machine()
         self._resumed = resumed
         self._drawn: DrawnPictures | None = None
-        self._destination = Destination(registry_path, request.task, resumed_from)
-        self._destination.take_over(resumed=resumed is not None, retrain=retrain)
+        self._destination = Destination(registry_path, request.task, resumed_from, retrain=retrain)
 
     def draw(self) -> DrawnPictures:
         """Read the data set's layout and choose the pictures, before anything large is loaded.
@@ -140,8 +139,9 @@ class Learner:
         started = time.perf_counter()
         read = read_pictures(plan, base, team, on_progress, prototypes=self._resumed is None)
         reading_seconds = time.perf_counter() - started
-        setting = Setting(self._machine, self._destination, config)
-        training = Training(setting, plan, read, on_progress, self._resumed)
+        training = Training(
+            self._machine, self._destination, plan, read, on_progress, self._resumed
+        )
         if team.rank == 0:
             training.warn_of_little_space()
         # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
@@ -186,7 +186,7 @@ class Learner:
     ) -> Commit:
         parent = self._destination.parent
         commit = commit_expert(
-            self._destination.registry(self._kind.config),
+            self._destination.registry(),
             trained,
             parent=None if parent is None else parent.id,
             command=f"learn --task {trained.task}",

@@ -27,7 +27,6 @@ from condu_cli.workflows.unfinished import Unfinished, check_same_data, data_fin
 if TYPE_CHECKING:
     from condu_cli.backbone.base import DualEncoder
     from condu_cli.core.prototypes import Prototypes
-    from condu_cli.registry.manifest import RegistryConfig
     from condu_cli.train.run_state import RunState
     from condu_cli.train.stopping import StopRequest
     from condu_cli.workflows.destination import Destination
@@ -47,19 +46,11 @@ class Machine:
     save_every: int = 0
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What surrounds a training: where it runs, and where it writes itself down."""
-
-    machine: Machine
-    destination: Destination
-    config: RegistryConfig
-
-
 class Training:
     """The training of a plan's expert from the pictures that were read.
 
-    `resumed`: a training that was interrupted, to be taken up where it stopped.
+    It writes itself down at `destination`. `resumed`: a training that was interrupted, to be
+    taken up where it stopped.
 
     Raises:
         DataError: the pictures are not those that the resumed training began with.
@@ -68,14 +59,14 @@ class Training:
 
     def __init__(
         self,
-        setting: Setting,
+        machine: Machine,
+        destination: Destination,
         plan: LearnPlan,
         read: Read,
         on_progress: ProgressCallback,
         resumed: Unfinished | None = None,
     ) -> None:
-        self._machine, self._destination = setting.machine, setting.destination
-        self._config = setting.config
+        self._machine, self._destination = machine, destination
         self._plan, self._read = plan, read
         self._on_progress = on_progress
         self._iteration = 0
@@ -104,7 +95,7 @@ class Training:
         """Say at once where the training could not be written down while it runs."""
         best = self._plan.recipe.keep == "best"
         path = self._destination.path
-        needed, free = state_bytes(self._config, best=best), free_bytes(path)
+        needed, free = state_bytes(self._destination.config, best=best), free_bytes(path)
         if free < needed:
             self._warn(
                 f"{path} has {free / 1e6:,.0f} MB left, and an unfinished training "
@@ -191,7 +182,7 @@ class Training:
             state=state,
             root=root,
         )
-        self._destination.keep(unfinished, self._config)
+        self._destination.keep(unfinished)
 
     def _interrupted(self, state: RunState) -> InterruptedByUserError:
         task, recipe = self._plan.request.task, self._plan.recipe
