@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from condu_cli.errors import HeadMovedError
 from condu_cli.registry.repository import Registry
 from condu_cli.train.recipe import Recipe
 from condu_cli.workflows.learning import Learner
@@ -103,14 +104,19 @@ def planned(learner):
 
 
 @pytest.fixture
-def other_commits():
-    """A progress callback: after the first step of training somebody else commits a task."""
+def overtaken():
+    """Learn a task while somebody else commits one: the error, and the id of their session."""
 
-    def make(path, data, others, task="other"):
+    def overtake(path, task, data, *, others_data=None, others="other"):
+        sessions = []
+
         def somebody_else_commits(event):
             if event.stage == "training" and event.done == 1:
-                others.append(learn(path, task, data, iterations=2).session)
+                session = learn(path, others, others_data or data, iterations=2).session
+                sessions.append(session)
 
-        return somebody_else_commits
+        with pytest.raises(HeadMovedError) as caught:
+            learn(path, task, data, somebody_else_commits, iterations=2)
+        return caught.value, sessions[0]
 
-    return make
+    return overtake

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from condu_cli.backbone.catalog import load_base
-from condu_cli.errors import ConduError, HeadMovedError, UsageError
+from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.task_files import TaskFiles
 from condu_cli.workflows import committing
@@ -19,43 +19,31 @@ from condu_cli.workflows.workspace import new_config
 
 
 def test_a_session_committed_meanwhile_stops_the_commit_and_the_expert_is_kept(
-    registry_path, warm, learn, other_commits
+    registry_path, warm, overtaken
 ):
-    registry, others = Registry.open(registry_path), []
+    registry = Registry.open(registry_path)
     before = registry.head()
-    with pytest.raises(HeadMovedError) as caught:
-        learn(
-            registry_path,
-            "third",
-            warm,
-            other_commits(registry_path, warm, others),
-            iterations=2,
-        )
-    assert caught.value.exit_code == 11
-    assert f"from {before.id[:12]} to {others[0][:12]}" in caught.value.message
-    assert "condu learn --task third --resume" in caught.value.hint
-    assert registry.head().id == others[0]
+    error, theirs = overtaken(registry_path, "third", warm)
+    assert error.exit_code == 11
+    assert f"from {before.id[:12]} to {theirs[:12]}" in error.message
+    assert "condu learn --task third --resume" in error.hint
+    assert registry.head().id == theirs
     assert [expert.task for expert in registry.waiting.all()] == ["third"]
 
 
-def test_a_registry_created_meanwhile_keeps_the_expert(path, warm, plants, learn, other_commits):
-    others = []
-    with pytest.raises(HeadMovedError, match="from the empty state to"):
-        learn(path, "warm", warm, other_commits(path, plants, others), iterations=2)
+def test_a_registry_created_meanwhile_keeps_the_expert(path, warm, plants, overtaken):
+    error, theirs = overtaken(path, "warm", warm, others_data=plants)
+    assert "from the empty state to" in error.message
     registry = Registry.open(path)
-    assert registry.head().id == others[0]
+    assert registry.head().id == theirs
     resume(registry, "warm")
     assert [entry.name for entry in registry.head().entries] == ["other", "warm"]
 
 
-def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(
-    path, warm, learn, other_commits
-):
-    first = []
-    with pytest.raises(HeadMovedError):
-        learn(path, "warm", warm, other_commits(path, warm, first, "warm"), iterations=2)
+def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(path, warm, overtaken):
+    _, theirs = overtaken(path, "warm", warm, others="warm")
     registry = Registry.open(path)
-    assert registry.head().id == first[0]
+    assert registry.head().id == theirs
     with pytest.raises(UsageError, match="learned already"):
         resume(registry, "warm")
     assert [expert.task for expert in registry.waiting.all()] == ["warm"]

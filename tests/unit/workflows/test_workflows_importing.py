@@ -22,12 +22,6 @@ from condu_cli.workflows.workspace import Workspace, new_config
 
 
 @pytest.fixture
-def path(tmp_path):
-    """Where a registry could be, and is not yet."""
-    return tmp_path / "new" / "registry"
-
-
-@pytest.fixture
 def names(tmp_path):
     """A file of class names, one per line."""
     file = tmp_path / "names.txt"

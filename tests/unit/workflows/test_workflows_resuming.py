@@ -6,29 +6,20 @@ import shutil
 import pytest
 from made_registries import flip, made_expert, made_registry
 
-from condu_cli.errors import HeadMovedError, IntegrityError, PartialError
+from condu_cli.errors import IntegrityError, PartialError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.committing import keep_expert
 from condu_cli.workflows.resuming import resume
 
 
-def test_the_kept_expert_is_committed_by_resume_on_what_is_head_now(
-    registry_path, warm, learn, other_commits
-):
-    registry, others = Registry.open(registry_path), []
-    with pytest.raises(HeadMovedError):
-        learn(
-            registry_path,
-            "third",
-            warm,
-            other_commits(registry_path, warm, others),
-            iterations=2,
-        )
+def test_the_kept_expert_is_committed_by_resume_on_what_is_head_now(registry_path, warm, overtaken):
+    registry = Registry.open(registry_path)
+    _, theirs = overtaken(registry_path, "third", warm)
     (done,) = resume(registry, "third")
     summary = done.summary
     assert (done.task, done.session) == ("third", registry.head())
     head = registry.head()
-    assert (head.id, head.parent) == (summary.session, others[0])
+    assert (head.id, head.parent) == (summary.session, theirs)
     assert [entry.name for entry in head.entries] == ["warm", "plants", "other", "third"]
     assert (summary.iterations, summary.images, summary.classes) == (2, 16, 2)
     assert summary.train_seconds > 0
@@ -37,19 +28,12 @@ def test_the_kept_expert_is_committed_by_resume_on_what_is_head_now(
 
 
 def test_resume_commits_bit_for_bit_what_training_gave(
-    tmp_path, registry_path, warm, plants, learn, other_commits
+    tmp_path, registry_path, warm, plants, learn, overtaken
 ):
     straight = shutil.copytree(registry_path, tmp_path / "straight")
     learn(straight, "other", plants, iterations=2)
     learn(straight, "third", warm, iterations=2)
-    with pytest.raises(HeadMovedError):
-        learn(
-            registry_path,
-            "third",
-            warm,
-            other_commits(registry_path, plants, []),
-            iterations=2,
-        )
+    overtaken(registry_path, "third", warm, others_data=plants)
     resume(Registry.open(registry_path), None)
     one, other = Registry.open(straight).head(), Registry.open(registry_path).head()
     assert one.state_blobs() == other.state_blobs()

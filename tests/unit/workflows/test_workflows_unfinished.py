@@ -31,12 +31,6 @@ from condu_cli.workflows.training import Machine
 from condu_cli.workflows.unfinished import load_unfinished
 
 
-@pytest.fixture
-def path(tmp_path):
-    """Where a registry could be, and is not yet."""
-    return tmp_path / "registry"
-
-
 def ctrl_c_after(iteration):
     """A progress callback that presses Ctrl-C when so many iterations are done."""
 
@@ -309,12 +303,22 @@ def locked(monkeypatch):
     return entered
 
 
-def test_a_retraining_takes_the_place_of_an_expert_that_waits(path, warm, learn, locked):
-    with locked():
-        learn(path, "warm", warm, iterations=3)
-    with pytest.raises(InterruptedByUserError):
-        learn(path, "warm", warm, ctrl_c_after(4), retrain=True, iterations=6)
-    registry = Registry.open(path)
+@pytest.fixture
+def retraining(path, learn, locked):
+    """A registry in which an expert of 3 iterations waits; its retraining stopped at 4 of 6."""
+
+    def make(data):
+        with locked():
+            learn(path, "warm", data, iterations=3)
+        with pytest.raises(InterruptedByUserError):
+            learn(path, "warm", data, ctrl_c_after(4), retrain=True, iterations=6)
+        return Registry.open(path)
+
+    return make
+
+
+def test_a_retraining_takes_the_place_of_an_expert_that_waits(warm, retraining):
+    registry = retraining(warm)
     (done,) = resume(registry, None)
     assert done.summary.iterations == 6
     assert registry.waiting.paths() == registry.runs.paths() == []
@@ -329,15 +333,9 @@ def test_an_expert_that_was_trained_later_is_committed(stopped, warm, learn, loc
     assert stopped.waiting.paths() == stopped.runs.paths() == []
 
 
-def test_a_retraining_that_cannot_go_on_points_to_the_expert_before_it(
-    path, warm, learn, locked, tmp_path
-):
+def test_a_retraining_that_cannot_go_on_points_to_the_expert_before_it(warm, retraining, tmp_path):
     photos = Path(shutil.copytree(warm, tmp_path / "warm"))
-    with locked():
-        learn(path, "warm", photos, iterations=3)
-    with pytest.raises(InterruptedByUserError):
-        learn(path, "warm", photos, ctrl_c_after(4), retrain=True, iterations=6)
-    registry = Registry.open(path)
+    registry = retraining(photos)
     (run,) = registry.runs.paths()
     assert to_go_on_with(registry) == ((), (run,))
     shutil.rmtree(photos)
@@ -373,12 +371,8 @@ def test_of_a_retraining_that_has_written_itself_down_again_the_later_file_is_na
     assert f"remove {later}, and" in caught.value.hint
 
 
-def test_a_retraining_whose_commit_fails_is_what_resume_commits(path, warm, learn, locked):
-    with locked():
-        learn(path, "warm", warm, iterations=3)
-    with pytest.raises(InterruptedByUserError):
-        learn(path, "warm", warm, ctrl_c_after(4), retrain=True, iterations=6)
-    registry = Registry.open(path)
+def test_a_retraining_whose_commit_fails_is_what_resume_commits(warm, retraining, locked):
+    registry = retraining(warm)
     with locked() as caught:
         resume(registry, "warm")
     assert "trained before" not in caught.value.hint
