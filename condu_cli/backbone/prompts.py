@@ -8,7 +8,7 @@ those of the full context but for rounding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from condu_cli.backbone.base import DualEncoder
-
 GROUP_COST = 128
 """What one more call of the tower costs, in token positions: a group must save more than that."""
 
 
-def encode_prompts(model: DualEncoder, tokens: Mapping[str, Tensor]) -> Tensor:
+class TextEncoder(Protocol):
+    """What is asked of a model; `base.DualEncoder` says what each method promises."""
+
+    def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
+        """How many token positions each text needs."""
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Tokens to unit text features."""
+
+
+def encode_prompts(model: TextEncoder, tokens: Mapping[str, Tensor]) -> Tensor:
     """Tokens of N texts, as `tokenize` gives them, to unit text features (N, E)."""
     lengths = model.token_lengths(tokens)
     if lengths is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.core.layout import InvalidDeltaError, ParameterLayout, pattern_fault
-from condu_cli.core.platforms import Platform, platform_of
+from condu_cli.core.platforms import platform_of
 from condu_cli.core.vectorised import extremes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from condu_cli.core.bits import Array
+    from condu_cli.core.platform import Platform
 
 
 def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> None:

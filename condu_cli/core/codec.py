@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from condu_cli.core import masks
 from condu_cli.core.bits import Array
 from condu_cli.core.checks import check_delta
+from condu_cli.core.coders import DTYPES
 from condu_cli.core.decouple import (
     State,
     Target,
@@ -23,7 +24,6 @@ from condu_cli.core.decouple import (
     moved,
     relative_drift,
 )
-from condu_cli.core.dtypes import DTYPES
 from condu_cli.core.layout import Bits, InvalidStateError, ParameterLayout, Tensors
 from condu_cli.core.mask_codecs import encode_mask
 from condu_cli.core.method import Method, Trigger, check_trigger

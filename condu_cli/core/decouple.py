@@ -17,7 +17,7 @@ import numpy as np
 from condu_cli.core.checks import check_forms
 from condu_cli.core.masks import MaskBytes, tensor_mask
 from condu_cli.core.method import Method, Trigger, check_trigger
-from condu_cli.core.platforms import NUMPY, Platform, platform_of
+from condu_cli.core.platforms import NUMPY, platform_of
 from condu_cli.core.streaming import Execution, Room, stream
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from condu_cli.core.bits import Array
-    from condu_cli.core.dtypes import StoredDelta
     from condu_cli.core.layout import Float32, Float64, Tensors
+    from condu_cli.core.platform import Platform
     from condu_cli.core.segments import Chunk
+    from condu_cli.core.stored_delta import StoredDelta
 
 
 class Target(NamedTuple):

@@ -15,7 +15,8 @@ from condu_cli.core.bits import Array
 from condu_cli.core.bits import pack_bits as pack_bits
 from condu_cli.core.bits import unpack_bits as unpack_bits
 from condu_cli.core.layout import Bits, Bools, InvalidStateError, ParameterLayout, Tensors
-from condu_cli.core.platforms import NUMPY, Platform
+from condu_cli.core.platform import Platform
+from condu_cli.core.platforms import NUMPY
 
 
 class MaskBytes(Protocol):

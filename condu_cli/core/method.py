@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condu_cli.core.dtypes import DTYPES, SCALE, StoredDelta
+from condu_cli.core.coders import DTYPES, SCALE
 from condu_cli.core.layout import Float32, InvalidStateError, ParameterLayout
 from condu_cli.core.masks import MaskBytes, check_mask
 from condu_cli.core.platforms import NUMPY
 from condu_cli.core.rescalers import RESCALER_RANGE, RescalerGroups
 from condu_cli.core.segments import Segmentation
+from condu_cli.core.stored_delta import StoredDelta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from condu_cli.core.bits import Array
-    from condu_cli.core.dtypes import UnifiedDtype
-    from condu_cli.core.platforms import Platform
+    from condu_cli.core.coders import UnifiedDtype
+    from condu_cli.core.platform import Platform
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from condu_cli.core.dtypes import StoredDelta
 from condu_cli.core.entropy import compress, decompress, size_of
 from condu_cli.core.layout import Bits, InvalidStateError, Tensors
 from condu_cli.core.mask_codecs import MASK_NAMES, RAW, encode_mask_as
@@ -62,6 +61,7 @@ from condu_cli.core.packing import (
 from condu_cli.core.parts import FIGURES, EncodedState, trigger_of
 from condu_cli.core.platforms import NUMPY
 from condu_cli.core.prediction import NONE, NewerState, Prediction, chunk_bools
+from condu_cli.core.stored_delta import StoredDelta
 from condu_cli.core.streaming import Execution, Room, stream
 
 if TYPE_CHECKING:

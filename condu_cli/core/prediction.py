@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from condu_cli.core.dtypes import StoredDelta
     from condu_cli.core.segments import Chunk
+    from condu_cli.core.stored_delta import StoredDelta
     from condu_cli.core.streaming import Room
 
 NONE = -1  # the place of a pair that there is not

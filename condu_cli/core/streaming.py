@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from condu_cli.core.bits import Array
-    from condu_cli.core.platforms import Platform
+    from condu_cli.core.platform import Platform
     from condu_cli.core.segments import Chunk, Segmentation
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from condu_cli.core.dtypes import BFLOAT16, INT8_STEPS, SMALLEST_FLOAT32
+from condu_cli.core.coders import BFLOAT16, INT8_STEPS, SMALLEST_FLOAT32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from condu_cli.core.bits import Array
-    from condu_cli.core.dtypes import Coder, UnifiedDtype
+    from condu_cli.core.coders import Coder, UnifiedDtype
     from condu_cli.core.layout import ParameterLayout
-    from condu_cli.core.platforms import Source
+    from condu_cli.core.platform import Source
 
 BLOCK_SIZE = 1 << 22  # elements: 16 MB in float32
 SMALLEST = float(SMALLEST_FLOAT32)
@@ -34,7 +34,7 @@ MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
 
 
 class TorchPlatform:
-    """Tensors on one device; see `platforms.Platform` for what each method promises."""
+    """Tensors on one device; see `platform.Platform` for what each method promises."""
 
     word: np.dtype[Any] = np.dtype(np.uint8)
     block_size = BLOCK_SIZE
@@ -136,7 +136,7 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 class _Float32:
-    """See `dtypes`, here and below."""
+    """See `coders`, here and below."""
 
     def decode(self, stored: Tensor, scales: Tensor | None, out: Tensor) -> None:
         out.copy_(stored)
@@ -171,7 +171,7 @@ class _Int8:
         assert scales is not None  # noqa: S101 - `UnifiedDtype.arrays` promises them
         largest = torch.maximum(values.amax(dim=1), -values.amin(dim=1))
         steps = largest / torch.full_like(largest, INT8_STEPS)
-        short = INT8_STEPS * steps < largest - steps  # see `dtypes`
+        short = INT8_STEPS * steps < largest - steps  # see `coders`
         steps = torch.where(short, steps + SMALLEST, steps).clamp(min=SMALLEST)
         scales.copy_(torch.where(largest > 0, steps, torch.zeros_like(steps)))
         nearest = (values / steps[:, None]).round().clamp(-INT8_STEPS, INT8_STEPS)

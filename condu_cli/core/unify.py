@@ -32,7 +32,7 @@ import numpy as np
 
 from condu_cli.core.bits import Array, as_bytes
 from condu_cli.core.checks import check_forms
-from condu_cli.core.dtypes import DTYPES, SMALLEST_FLOAT32, StoredDelta
+from condu_cli.core.coders import DTYPES, SMALLEST_FLOAT32
 from condu_cli.core.layout import (
     Extremes,
     Float64,
@@ -42,8 +42,9 @@ from condu_cli.core.layout import (
     pattern_fault,
 )
 from condu_cli.core.method import Method, Trigger, check_trigger
-from condu_cli.core.platforms import Platform, platform_of
+from condu_cli.core.platforms import platform_of
 from condu_cli.core.rescalers import RescalerGroups, rescaler_of
+from condu_cli.core.stored_delta import StoredDelta
 from condu_cli.core.streaming import Execution, Room, stream
 from condu_cli.core.vectorised import drop_underflow
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
+    from condu_cli.core.platform import Platform
     from condu_cli.core.segments import Chunk
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import sys
 import tempfile
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli.data.catalogue import State, known_tasks, where
-from condu_cli.data.known_sets import require_scipy
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,6 +51,24 @@ def download_set(task: str, root: Path) -> None:
         raise DataError(
             f"the data set of task '{task}' could not be downloaded: {_reason(exc)}",
             f"Get it at {public.url} and put {public.what_to_put(root)}",
+        ) from exc
+
+
+def require_scipy(task: str) -> None:
+    """Check that the labels of a data set can be read.
+
+    Raises:
+        DataError: they are MATLAB files, and scipy is not installed.
+
+    """
+    if task not in ("flowers", "stanford_cars"):
+        return
+    try:
+        importlib.import_module("scipy.io")
+    except ImportError as exc:
+        raise DataError(
+            f"the labels of task '{task}' are MATLAB files, and scipy is not installed",
+            "pip install scipy",
         ) from exc
 
 

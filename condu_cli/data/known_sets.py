@@ -6,7 +6,6 @@ files stay paths, those of CIFAR-100 and MNIST are taken from their arrays when 
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from condu_cli.data.catalogue import State, public_set, where
 from condu_cli.data.class_names import names_by_class, read_class_names
+from condu_cli.data.downloading import require_scipy
 from condu_cli.data.labelled import LabelledPictures, Sample
 from condu_cli.data.pictures import StoredPicture, list_pictures
 from condu_cli.errors import ConduError, DataError
@@ -80,24 +80,6 @@ def read_known(
         test=read.test,
         split=public.split,
     )
-
-
-def require_scipy(task: str) -> None:
-    """Check that the labels of a data set can be read.
-
-    Raises:
-        DataError: they are MATLAB files, and scipy is not installed.
-
-    """
-    if task not in ("flowers", "stanford_cars"):
-        return
-    try:
-        importlib.import_module("scipy.io")
-    except ImportError as exc:
-        raise DataError(
-            f"the labels of task '{task}' are MATLAB files, and scipy is not installed",
-            "pip install scipy",
-        ) from exc
 
 
 def absent(task: str, root: Path) -> DataError:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from hypothesis import strategies as st
 
+from condu_cli.core.coders import DTYPES as UNIFIED_DTYPES
 from condu_cli.core.decouple import State, decouple
-from condu_cli.core.dtypes import DTYPES as UNIFIED_DTYPES
 from condu_cli.core.kernels import compiled_loops
 from condu_cli.core.layout import ParameterLayout
 from condu_cli.core.masks import unpack

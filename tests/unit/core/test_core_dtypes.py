@@ -33,11 +33,12 @@ from strategies import (
     vector,
 )
 
+from condu_cli.core.coders import BFLOAT16
+from condu_cli.core.coders import DTYPES as STORAGES
 from condu_cli.core.decouple import Target, decouple, decouple_into, moved
-from condu_cli.core.dtypes import BFLOAT16, StoredDelta
-from condu_cli.core.dtypes import DTYPES as STORAGES
 from condu_cli.core.layout import InvalidStateError, ParameterLayout
 from condu_cli.core.method import Method
+from condu_cli.core.stored_delta import StoredDelta
 from condu_cli.core.streaming import Execution
 from condu_cli.core.unify import reunify, unify
 

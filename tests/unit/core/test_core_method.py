@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from strategies import DTYPES, GRANULARITIES, learn_all, usual, vector
 
-from condu_cli.core.dtypes import DTYPES as STORAGES
+from condu_cli.core.coders import DTYPES as STORAGES
 from condu_cli.core.layout import InvalidStateError, ParameterLayout
 from condu_cli.core.mask_codecs import decode_mask, encode_mask
 from condu_cli.core.method import Method, Trigger, check_trigger

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from condu_cli.core.coders import DTYPES
 from condu_cli.core.decouple import Target, decouple_into
-from condu_cli.core.dtypes import DTYPES
 from condu_cli.core.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
 from condu_cli.core.mask_codecs import SparseMask
 from condu_cli.core.method import Method, Trigger
