@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from condu_cli.core.codec import ConduCodec, EncodedState
-from condu_cli.core.decouple import Target, decouple_into
-from condu_cli.core.kernels import threads
-from condu_cli.core.layout import ParameterLayout
-from condu_cli.core.masks import unpack
-from condu_cli.core.method import Method
-from condu_cli.core.unify import Unified, unify
+from condu_cli.core.arrays.layout import ParameterLayout
+from condu_cli.core.codecs.codec import ConduCodec, EncodedState
+from condu_cli.core.merging.decouple import Target, decouple_into
+from condu_cli.core.merging.masks import unpack
+from condu_cli.core.merging.method import Method
+from condu_cli.core.merging.unify import Unified, unify
+from condu_cli.core.passes.kernels import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ STEP = 1e-3
 def parameter_layout(model: str) -> ParameterLayout:
     """Names and shapes of the trainable parameters of `mini` or an open_clip architecture."""
     if model == "mini":
-        from condu_cli.backbone.catalog import load_base
+        from condu_cli.backbone.base_models import load_base
 
         tensors = dict(load_base("mini").trainable_parameters())
     else:
@@ -240,7 +240,7 @@ def compare(options: argparse.Namespace, layout: ParameterLayout) -> None:
 
 
 def disk_bytes(layout: ParameterLayout, state: Unified, rescaler: str) -> int:
-    from condu_cli.core.mask_codecs import encode_mask
+    from condu_cli.core.codecs.condu.stored_masks import encode_mask
 
     parts = sum(
         sum(array.nbytes for array in encode_mask(t.mask).values()) + t.rescaler.nbytes

@@ -106,8 +106,8 @@ class Chain:
 
 def time_rollbacks(registry: Registry) -> list[tuple[int, float, float]]:
     """(sessions back, seconds to go there, seconds to come back), each checked byte for byte."""
-    from condu_cli.workflows.moving_head import roll_back, undo_rollback
-    from condu_cli.workflows.states import check_state
+    from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+    from condu_cli.workflows.sessions.states import check_state
 
     head = registry.head()
     assert head is not None

@@ -24,12 +24,12 @@ import torch
 from command_line import condu
 from sklearn.linear_model import LogisticRegression
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.features import image_features
 from condu_cli.data.draws import few_shot
-from condu_cli.data.loading import PictureSet
-from condu_cli.data.sources import read_source
-from condu_cli.data.transforms import evaluation_transform
+from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.sources.own_data import read_source
 
 TASKS = ("eurosat", "oxford_pets", "caltech101", "stanford_cars")
 PROBE_C = 0.316

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import sys
 
-from condu_cli.data.catalogue import known_tasks
 from condu_cli.data.seeded_splits import ORDERS, draw_split, split_file, split_record
+from condu_cli.data.sources.known_tasks import known_tasks
 
 
 def main(tasks: list[str]) -> None:

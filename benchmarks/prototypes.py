@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from learning import features_of
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.classifiers import text_features
-from condu_cli.core.prototypes import PrototypeBuilder
-from condu_cli.core.routing import Query, rank, router_by_name
-from condu_cli.data.sources import read_source
-from condu_cli.data.tasks import templates_for
-from condu_cli.workflows.prototyping import first_of_each_class
+from condu_cli.core.routing.prototypes import PrototypeBuilder
+from condu_cli.core.routing.routers import Query, rank, router_by_name
+from condu_cli.data.sources.own_data import read_source
+from condu_cli.data.sources.task_data import templates_for
+from condu_cli.workflows.learning.prototyping import first_of_each_class
 
 if TYPE_CHECKING:
-    from condu_cli.backbone.base import DualEncoder
-    from condu_cli.core.prototypes import Prototypes
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.data.labelled import LabelledPictures
 
 TASKS = ("eurosat", "oxford_pets", "caltech101", "dtd", "scene15", "stanford_cars")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.committing import Commit, TrainedExpert
+    from condu_cli.workflows.sessions.committing import Commit, TrainedExpert
 
 EMBEDDED = ("digits", "shapes")
 TASKS = [
@@ -36,10 +36,10 @@ def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
 
 def trained_expert(path: Path, task: str) -> TrainedExpert:
     """The expert of a registry that holds no other: it comes back exactly."""
-    from condu_cli.core.prototypes import Prototypes
+    from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.committing import TrainedExpert, new_run
-    from condu_cli.workflows.states import codec_for, open_state
+    from condu_cli.workflows.sessions.committing import TrainedExpert, new_run
+    from condu_cli.workflows.sessions.states import codec_for, open_state
 
     source = Registry.open(path)
     codec, session = codec_for(source.config), source.head()
@@ -59,7 +59,7 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
 
 def add_expert(registry: Registry, path: Path, task: str) -> Commit:
     """Commit the expert of a single-task registry on top of another one."""
-    from condu_cli.workflows.committing import commit_expert
+    from condu_cli.workflows.sessions.committing import commit_expert
 
     head = registry.head()
     parent = None if head is None else head.id

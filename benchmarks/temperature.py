@@ -14,17 +14,17 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condu_cli.backbone.mini import Mini
-from condu_cli.data.catalogue import DEFAULT_TEMPLATES
-from condu_cli.data.folders import LabelledPictures, read_folder
-from condu_cli.data.loading import LazyPictures, PictureSet
+from condu_cli.backbone.models.mini import Mini
+from condu_cli.data.pictures.loading import LazyPictures, PictureSet
+from condu_cli.data.sources.folders import LabelledPictures, read_folder
+from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.presets import preset_for
-from condu_cli.workflows.planning import LearnRequest, settle_recipe
-from condu_cli.workflows.prediction import Candidate, logits_of
+from condu_cli.workflows.answering.predictor import Candidate, logits_of
+from condu_cli.workflows.learning.planning import LearnRequest, settle_recipe
 
 if TYPE_CHECKING:
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
 
 
 def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
 
     Batches = list[tuple[Tensor, Tensor]]
 
@@ -80,8 +80,8 @@ def main() -> None:
 
 def load(name: str) -> DualEncoder:
     """A base model by condu's name, or an open_clip architecture with random weights."""
-    from condu_cli.backbone import open_clip_models
-    from condu_cli.backbone.catalog import load_base
+    from condu_cli.backbone.base_models import load_base
+    from condu_cli.backbone.models import open_clip_models
 
     if name in ("mini", "tiny") or ":" in name:
         return load_base(name)

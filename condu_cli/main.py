@@ -14,16 +14,15 @@ from condu_cli.cli import (
     demo,
     history,
     installation,
-    learning,
-    pictures,
+    learn,
+    predict,
     registries,
     show,
     tasks,
     transfers,
     upkeep,
 )
-from condu_cli.cli.output import Mode, Output
-from condu_cli.cli.run import (
+from condu_cli.cli.command import (
     DryRunOption,
     JsonOption,
     QuietOption,
@@ -31,6 +30,7 @@ from condu_cli.cli.run import (
     Settings,
     YesOption,
 )
+from condu_cli.cli.output import Mode, Output
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"
@@ -45,7 +45,7 @@ app = typer.Typer(
     epilog="First steps: condu demo. Then: condu learn --task NAME --data DIR",
 )
 NOUNS = (
-    *(registries, bases, tasks, learning, pictures, history, show),
+    *(registries, bases, tasks, learn, predict, history, show),
     *(upkeep, transfers, installation, demo),
 )
 for noun in NOUNS:

@@ -6,7 +6,7 @@ behind; there is no alembic.ini, and no logging is configured.
 
 from alembic import context
 
-from condu_cli.registry.models import Base
+from condu_cli.registry.database.tables import Base
 
 connection = context.config.attributes.get("connection")
 if connection is None:

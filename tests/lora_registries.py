@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from condu_cli.backbone.catalog import load_base
-from condu_cli.core.prototypes import Prototypes
+from condu_cli.backbone.base_models import load_base
+from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.committing import TrainedExpert, commit_expert, new_run
-from condu_cli.workflows.paradigms import LoraRequest
-from condu_cli.workflows.workspace import new_config
+from condu_cli.workflows.opening.paradigms import LoraRequest
+from condu_cli.workflows.opening.workspace import new_config
+from condu_cli.workflows.sessions.committing import TrainedExpert, commit_expert, new_run
 
 CLASSES = ("blue", "red")
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from condu_cli.data import seeded_splits
-from condu_cli.data.catalogue import known_tasks
+from condu_cli.data.sources.known_tasks import known_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

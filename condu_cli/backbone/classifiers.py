@@ -11,7 +11,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
 
 BATCH = 256
 

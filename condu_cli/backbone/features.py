@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
 
 
 class ImageFeatures(NamedTuple):

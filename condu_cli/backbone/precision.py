@@ -9,7 +9,7 @@ import torch
 from condu_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
 
 PRECISION_CHOICES = ("auto", "float32", "bfloat16")
 

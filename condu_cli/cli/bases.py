@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def bases(run: Run) -> None:
     """List base models. Any open_clip architecture works: NAME:TAG or NAME:/path/weights."""
-    from condu_cli.backbone.catalog import CATALOG
+    from condu_cli.backbone.base_models import CATALOG
 
     rows = [
         (

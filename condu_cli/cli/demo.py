@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condu_cli.cli import history, learning, pictures, registries, tasks
+from condu_cli.cli import history, learn, predict, registries, tasks
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Mode, Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent
 
 if TYPE_CHECKING:
-    from condu_cli.workflows.answering import Answered
+    from condu_cli.workflows.answering.picture_answers import Answered
 
 IMAGE_SIZE = 96
 DIGITS: dict[str, Any] = {"shots": 60, "iterations": 60, "image_size": IMAGE_SIZE}
@@ -54,7 +54,7 @@ class Tour:
 
     def take(self) -> dict[str, Any]:
         """Run all the steps; answer with the figures that matter."""
-        from condu_cli.data.embedded import embedded_folder
+        from condu_cli.data.sources.embedded import embedded_folder
 
         self._out.text("The demo works in a registry of its own; yours is not touched.")
         digits, shapes = embedded_folder("digits"), embedded_folder("shapes")
@@ -83,7 +83,7 @@ class Tour:
             "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
             f"learn --task digits {_as_options(DIGITS)}",
         )
-        learning.learn(self._run, task=["digits"], **DIGITS)
+        learn.learn(self._run, task=["digits"], **DIGITS)
         self._step(
             "How good is it on digits that it has not seen, and how good was the base model?",
             "evaluate --task digits --zero-shot",
@@ -97,18 +97,18 @@ class Tour:
             "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
             f"learn --task shapes {_as_options(SHAPES)}",
         )
-        learning.learn(self._run, task=["shapes"], **SHAPES)
+        learn.learn(self._run, task=["shapes"], **SHAPES)
 
     def _predict(self, digit: Path, shape: Path) -> None:
         self._step(
             "Ask about a handwritten seven, naming the task.", f"predict {digit} --task digits"
         )
-        pictures.predict(self._run, [str(digit)], task="digits")
+        predict.predict(self._run, [str(digit)], task="digits")
         self._step(
             "Ask about the seven and a drawn star without naming a task: condu finds the expert.",
             f"predict {digit} {shape}",
         )
-        pictures.predict(self._run, [str(digit), str(shape)])
+        predict.predict(self._run, [str(digit), str(shape)])
 
     def _evaluate_again(self, before: float) -> float:
         self._step("Was the first task forgotten?", "evaluate")
@@ -137,7 +137,7 @@ class Tour:
 
     def _ask_silently(self, digit: Path) -> "list[Answered]":
         silent = self._run.inside(self._run.registry_path, silent=True)
-        return pictures.predict(silent, [str(digit)], task="digits")
+        return predict.predict(silent, [str(digit)], task="digits")
 
     def _step(self, why: str, command_line: str) -> None:
         self._number += 1

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import describe_session, percent, session_name, size, when
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def rollback(
 ) -> None:
     """Move HEAD to an older session, or undo that. Nothing is deleted."""
     from condu_cli.errors import UsageError
-    from condu_cli.workflows.moving_head import roll_back, undo_rollback
+    from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 
     if sum((session is not None, steps is not None, undo)) > 1:
         raise UsageError("SESSION, -n and --undo exclude each other", "Choose one of them")
@@ -236,7 +236,7 @@ def diff(
     """Compare two sessions: tasks, how far each expert moved, mask overlap, storage."""
     from dataclasses import asdict
 
-    from condu_cli.workflows.comparing import compare
+    from condu_cli.workflows.sessions.comparing import compare
 
     registry = run.open_registry()
     one, other = registry.resolve(before), registry.resolve(after)

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(run: Run) -> None:
     """Check the installation, the embedded base model and the registry."""
-    from condu_cli.workflows.installation import examine
+    from condu_cli.workflows.opening.installation import examine
 
     checks = examine(run.registry_path)
     failed = [check for check in checks if not check.ok]

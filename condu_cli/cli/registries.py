@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     AlphaOption,
     FreezeAOption,
@@ -14,11 +15,10 @@ from condu_cli.cli.options import (
     RankOption,
 )
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import method_line, size
 
 if TYPE_CHECKING:
-    from condu_cli.workflows.storage import StorageReport
+    from condu_cli.workflows.storage_report import StorageReport
 
 
 class Method(str, Enum):
@@ -100,11 +100,11 @@ def init(
     The method, the storage type and the rescalers are the registry's for good; docs/method.md and
     docs/fusion.md have what each costs and gains.
     """
-    from condu_cli.backbone.catalog import load_base
+    from condu_cli.backbone.base_models import load_base
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.opening import refuse_existing
-    from condu_cli.workflows.paradigms import lora_options, summary_of
-    from condu_cli.workflows.workspace import new_config
+    from condu_cli.workflows.opening.paradigms import lora_options, summary_of
+    from condu_cli.workflows.opening.registry_only import refuse_existing
+    from condu_cli.workflows.opening.workspace import new_config
 
     path = run.registry_path
     options = _codec_options(dtype, rescaler, compat)
@@ -164,7 +164,7 @@ def _codec_options(
 
 def storage_report(run: Run) -> None:
     """Show what lies on disk, beside one full checkpoint per task."""
-    from condu_cli.workflows.storage import report
+    from condu_cli.workflows.storage_report import report
 
     registry = run.open_registry()
     found = report(registry)
@@ -172,7 +172,7 @@ def storage_report(run: Run) -> None:
 
 
 def _print_report(out: Output, found: "StorageReport", path: str) -> None:
-    from condu_cli.workflows.storage import PAPER_BYTES, PAPER_TASKS
+    from condu_cli.workflows.storage_report import PAPER_BYTES, PAPER_TASKS
 
     out.table(
         ["what", ">bytes", ">size"],

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import method_line, percent, session_name, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.comparing import TaskMoment
+    from condu_cli.workflows.sessions.comparing import TaskMoment
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +28,8 @@ def show(
     """Show a task or a session in full: recipe, classes, blobs, what became of it."""
     from dataclasses import asdict
 
-    from condu_cli.workflows.comparing import task_history
-    from condu_cli.workflows.paradigms import summary_of
+    from condu_cli.workflows.opening.paradigms import summary_of
+    from condu_cli.workflows.sessions.comparing import task_history
 
     registry = run.open_registry()
     head = registry.head()

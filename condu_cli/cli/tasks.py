@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     ClassNamesOption,
     DataOption,
@@ -18,14 +19,13 @@ from condu_cli.cli.options import (
     RouterOption,
 )
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import percent, size, unreadable_text
 
 if TYPE_CHECKING:
-    from condu_cli.data.catalogue import KnownTask
+    from condu_cli.data.sources.known_tasks import KnownTask
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.evaluation import Evaluation
-    from condu_cli.workflows.removing import Removal
+    from condu_cli.workflows.answering.evaluation import Evaluation
+    from condu_cli.workflows.sessions.forgetting import Removal
 
 
 class LabelSpace(str, Enum):
@@ -60,8 +60,8 @@ def tasks(
     data_root: DataRootOption = None,
 ) -> None:
     """List the tasks that condu knows by name, and whether their pictures are there."""
-    from condu_cli.data.catalogue import DATA_VARIABLE, known_tasks
-    from condu_cli.data.catalogue import data_root as default_root
+    from condu_cli.data.sources.known_tasks import DATA_VARIABLE, known_tasks
+    from condu_cli.data.sources.known_tasks import data_root as default_root
     from condu_cli.errors import NotFoundError
 
     known = known_tasks()
@@ -89,7 +89,7 @@ def tasks(
 
 def _task_record(task: "KnownTask", root: Path | None) -> dict[str, Any]:
     """What `tasks` says of each: `path` is where it is looked for, `data` where it was found."""
-    from condu_cli.data.catalogue import plain_folder, where
+    from condu_cli.data.sources.known_tasks import plain_folder, where
 
     record: dict[str, Any] = {
         "task": task.name,
@@ -265,7 +265,7 @@ def forget(
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task to leave out.")],
 ) -> None:
     """Commit a session without a task; the others are unified again from what is stored."""
-    from condu_cli.workflows.removing import forget, require_head
+    from condu_cli.workflows.sessions.forgetting import forget, require_head
 
     registry = run.open_registry()
     if run.settings.dry_run:
@@ -282,7 +282,7 @@ def rename(
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
 ) -> None:
     """Commit a session in which a task has another name."""
-    from condu_cli.workflows.removing import check_new_name, rename, require_head
+    from condu_cli.workflows.sessions.forgetting import check_new_name, rename, require_head
 
     registry = run.open_registry()
     if run.settings.dry_run:
@@ -350,9 +350,9 @@ def evaluate(
     """Measure the accuracy of learned tasks on labelled pictures."""
     from condu_cli.backbone.devices import resolve_device
     from condu_cli.errors import UsageError
-    from condu_cli.workflows.evaluation import EvaluateRequest
-    from condu_cli.workflows.evaluation import evaluate as evaluate_task
-    from condu_cli.workflows.workspace import Workspace
+    from condu_cli.workflows.answering.evaluation import EvaluateRequest
+    from condu_cli.workflows.answering.evaluation import evaluate as evaluate_task
+    from condu_cli.workflows.opening.workspace import Workspace
 
     workspace = Workspace(run.open_registry(), resolve_device(device))
     session = workspace.head()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import DeviceOption
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import duration, plural, size
 
 if TYPE_CHECKING:
-    from condu_cli.workflows.archiving import ArchiveSummary
-    from condu_cli.workflows.exporting import ExportSummary
-    from condu_cli.workflows.importing import ImportPlan, ImportRequest, ImportSummary
+    from condu_cli.workflows.transfers.archiving import ArchiveSummary
+    from condu_cli.workflows.transfers.exporting import ExportSummary
+    from condu_cli.workflows.transfers.importing import ImportPlan, ImportRequest, ImportSummary
 
 
 class ExportFormat(str, Enum):
@@ -89,8 +89,8 @@ def _export_model(
 ) -> "ExportSummary":
     """One expert, or the base model where no task is named."""
     from condu_cli.errors import NotFoundError
-    from condu_cli.workflows.exporting import export_adapter, export_base, export_expert
-    from condu_cli.workflows.workspace import Workspace
+    from condu_cli.workflows.opening.workspace import Workspace
+    from condu_cli.workflows.transfers.exporting import export_adapter, export_base, export_expert
 
     registry = run.open_registry()
     workspace = Workspace(registry)
@@ -104,7 +104,7 @@ def _export_model(
 
 
 def _export_registry(run: Run, output: Path, *, overwrite: bool) -> None:
-    from condu_cli.workflows.archiving import export_registry
+    from condu_cli.workflows.transfers.archiving import export_registry
 
     registry = run.open_registry()
     summary = export_registry(registry, output, overwrite=overwrite)
@@ -221,7 +221,7 @@ def import_(
             "condu import --task NAME --weights FILE --class-names FILE",
         )
     from condu_cli.backbone.devices import resolve_device
-    from condu_cli.workflows.importing import ImportRequest
+    from condu_cli.workflows.transfers.importing import ImportRequest
 
     request = ImportRequest(
         task=task,
@@ -237,7 +237,7 @@ def import_(
 
 
 def _import_expert(run: Run, request: "ImportRequest") -> "ImportSummary | None":
-    from condu_cli.workflows.importing import Importer
+    from condu_cli.workflows.transfers.importing import Importer
 
     importer = Importer(run.registry_path, request)
     plan = importer.plan()
@@ -256,7 +256,7 @@ def _import_expert(run: Run, request: "ImportRequest") -> "ImportSummary | None"
 
 def _import_registry(run: Run, archive: Path, base: str | None) -> None:
     from condu_cli.errors import UsageError
-    from condu_cli.workflows.archiving import import_registry
+    from condu_cli.workflows.transfers.archiving import import_registry
 
     if run.settings.dry_run:
         raise UsageError("--dry-run is for one task, not for a whole registry", "Leave it out")

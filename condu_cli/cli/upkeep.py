@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
-from condu_cli.cli.run import Run, command
 from condu_cli.cli.wording import plural, size, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session
-    from condu_cli.workflows.collecting import Collection
-    from condu_cli.workflows.verification import Verification
+    from condu_cli.workflows.sessions.collecting import Collection
+    from condu_cli.workflows.sessions.verification import Verification
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def gc(
     ] = False,
 ) -> None:
     """Remove what nobody needs any more: never anything of HEAD, a tag or the kept history."""
-    from condu_cli.workflows.collecting import collect, plan_collection
+    from condu_cli.workflows.sessions.collecting import collect, plan_collection
 
     registry = run.open_registry()
     plan = plan_collection(registry, keep, undo=not no_undo)
@@ -118,7 +118,7 @@ def verify(
 ) -> None:
     """Check that everything is there and is, byte for byte, what was written."""
     from condu_cli.errors import IntegrityError
-    from condu_cli.workflows.verification import verify
+    from condu_cli.workflows.sessions.verification import verify
 
     registry = run.open_registry()
     with run.out.progress() as on_progress:
@@ -179,7 +179,7 @@ def backup(
     """Copy the registry to another folder, also while others write to it."""
     from dataclasses import asdict
 
-    from condu_cli.registry.backup import back_up_registry
+    from condu_cli.registry.copies.backup import back_up_registry
     from condu_cli.workflows.progress import Progress
 
     registry = run.open_registry()

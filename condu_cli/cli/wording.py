@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condu_cli.registry.manifest import Session
-    from condu_cli.workflows.paradigms import MethodSummary
+    from condu_cli.workflows.opening.paradigms import MethodSummary
 
 NAMED = 10
 """So many unreadable pictures are named on the screen."""

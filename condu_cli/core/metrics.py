@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condu_cli.core.layout import Float64
+from condu_cli.core.arrays.layout import Float64
 
 
 @dataclass(frozen=True, eq=False)

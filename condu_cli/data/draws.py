@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from condu_cli.data.pictures import picture_name
+from condu_cli.data.pictures.picture_files import picture_name
 from condu_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:

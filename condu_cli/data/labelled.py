@@ -15,7 +15,7 @@ from condu_cli.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from condu_cli.data.pictures import Picture
+    from condu_cli.data.pictures.picture_files import Picture
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 42

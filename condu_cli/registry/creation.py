@@ -8,14 +8,14 @@ from glob import escape
 from pathlib import Path
 
 from condu_cli.errors import ConduError, UsageError
-from condu_cli.registry import rows
 from condu_cli.registry.clock import utc_now
-from condu_cli.registry.drafts import draft_name, is_abandoned
-from condu_cli.registry.durability import flush_folder
-from condu_cli.registry.engine import described_errors, make_engine, write
+from condu_cli.registry.database import rows
+from condu_cli.registry.database.engine import described_errors, make_engine, write
+from condu_cli.registry.database.migration import create_database
+from condu_cli.registry.files.drafts import draft_name, is_abandoned
+from condu_cli.registry.files.durability import flush_folder
+from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import RegistryConfig
-from condu_cli.registry.migrate import create_database
-from condu_cli.registry.paths import RegistryPaths
 
 README = """\
 This folder is a condu registry: one base model's experts for many image tasks.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from condu_cli.errors import ConduError
-from condu_cli.registry.engine import connect, described_errors
+from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.names import shown_id
 from condu_cli.registry.repository import Registry
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.creation import draft_folders
-from condu_cli.registry.drafts import is_abandoned
-from condu_cli.registry.engine import connect, described_errors
+from condu_cli.registry.database.engine import connect, described_errors
+from condu_cli.registry.files.drafts import is_abandoned
 from condu_cli.registry.repository import Registry
 
 BLOB, DRAFT = "blob", "draft"

@@ -19,12 +19,16 @@ from condu_cli.errors import (
     NotFoundError,
     UsageError,
 )
-from condu_cli.registry import marks, rows
-from condu_cli.registry.blobs import BlobRef, BlobStore
+from condu_cli.registry.blobs.kept_files import TaskFiles
+from condu_cli.registry.blobs.store import BlobRef, BlobStore
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.creation import create_registry
-from condu_cli.registry.engine import described_errors, make_engine, read, write
-from condu_cli.registry.lock import DEFAULT_TIMEOUT, RegistryLock
+from condu_cli.registry.database import marks, rows
+from condu_cli.registry.database.engine import described_errors, make_engine, read, write
+from condu_cli.registry.database.migration import Notify, ensure_current
+from condu_cli.registry.database.tables import SessionRow
+from condu_cli.registry.files.lock import DEFAULT_TIMEOUT, RegistryLock
+from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import (
     Operation,
     Pack,
@@ -34,12 +38,8 @@ from condu_cli.registry.manifest import (
     TaskEntry,
     short_id,
 )
-from condu_cli.registry.migrate import Notify, ensure_current
-from condu_cli.registry.models import SessionRow
-from condu_cli.registry.paths import RegistryPaths
 from condu_cli.registry.reachability import History
 from condu_cli.registry.revisions import match_start, parse_revision, validate_new_tag
-from condu_cli.registry.task_files import TaskFiles
 from condu_cli.registry.undo import rollback_to_undo, undoable_sessions
 
 

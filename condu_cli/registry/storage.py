@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.names import is_sha256
-from condu_cli.registry.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
 UNIFIED = "unified"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from condu_cli.data.transforms import evaluation_transform, seeded_training_transform
+from condu_cli.data.pictures.transforms import evaluation_transform, seeded_training_transform
 from condu_cli.errors import DivergedError, UsageError
 from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from condu_cli.backbone.base import DualEncoder
-    from condu_cli.data.loading import PictureSet
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.pictures.loading import PictureSet
 
 LOSS_WINDOW = 10
 """The final loss is the mean over this many last iterations."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from condu_cli.backbone.base import DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.train.recipe import Recipe
 
 AUTOCAST = {"bfloat16": torch.bfloat16}

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from condu_cli.data.catalogue import public_set
+from condu_cli.data.sources.known_tasks import public_set
 
 FEW_SHOTS = 16
 """Up to so many pictures per class count as few; the usual protocols stop there."""

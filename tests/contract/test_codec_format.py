@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from condu_cli.core.codec import ConduCodec, EncodedState, codec_by_name
-from condu_cli.core.layout import ParameterLayout
+from condu_cli.core.arrays.layout import ParameterLayout
+from condu_cli.core.codecs.codec import ConduCodec, EncodedState, codec_by_name
 
 LAYOUT = ParameterLayout(("conv", "bias", "scale"), ((2, 3, 1, 1), (4,), ()))
 DELTA = {

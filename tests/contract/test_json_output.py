@@ -15,7 +15,7 @@ import pytest
 from made_registries import flip, made_expert, made_registry
 
 from condu_cli.main import main
-from condu_cli.workflows.committing import keep_expert
+from condu_cli.workflows.sessions.committing import keep_expert
 
 NUMBER = (int, float)
 TEXT_OR_NULL = (str, type(None))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from condu_cli.data.embedded import write_embedded
+from condu_cli.data.sources.embedded import write_embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "registry.example"

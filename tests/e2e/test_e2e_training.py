@@ -19,7 +19,7 @@ from condu_process import program_here
 from PIL import Image
 
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.unfinished import load_unfinished
+from condu_cli.workflows.learning.unfinished import load_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -442,8 +442,8 @@ def test_a_mistake_is_refused_before_anything_is_loaded(
     mistake: str,
 ) -> None:
     make_mistakes(tmp_path, make_pictures)
-    forbid(monkeypatch, "condu_cli.workflows.registry_kind.load_base")
-    forbid(monkeypatch, "condu_cli.data.pictures.opened")
+    forbid(monkeypatch, "condu_cli.workflows.learning.registry_kind.load_base")
+    forbid(monkeypatch, "condu_cli.data.pictures.picture_files.opened")
     before = sorted(tmp_path.rglob("*"))
     options, code, words = MISTAKES[mistake]
     done = program("learn", "--task", "new", *QUICK, *options)

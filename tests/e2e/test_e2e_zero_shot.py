@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from condu_cli.backbone.catalog import load_base
-from condu_cli.data.catalogue import DEFAULT_TEMPLATES
-from condu_cli.data.folders import read_folder
-from condu_cli.data.loading import LazyPictures
-from condu_cli.workflows.prediction import Candidate, logits_of
+from condu_cli.backbone.base_models import load_base
+from condu_cli.data.pictures.loading import LazyPictures
+from condu_cli.data.sources.folders import read_folder
+from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
+from condu_cli.workflows.answering.predictor import Candidate, logits_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,9 +31,9 @@ from operations import NEW, OPERATIONS, Operation
 
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows import committing
-from condu_cli.workflows.collecting import collect
-from condu_cli.workflows.verification import Verification, verify
+from condu_cli.workflows.sessions import committing
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.verification import Verification, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

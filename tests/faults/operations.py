@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import tiny_registry as tiny
 
-from condu_cli.registry.backup import back_up_registry
-from condu_cli.registry.engine import connect
+from condu_cli.registry.copies.backup import back_up_registry
+from condu_cli.registry.database.engine import connect
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.collecting import collect
-from condu_cli.workflows.committing import resume_expert
-from condu_cli.workflows.moving_head import undo_rollback
-from condu_cli.workflows.removing import forget, rename
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.committing import resume_expert
+from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.moving_head import undo_rollback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

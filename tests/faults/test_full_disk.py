@@ -21,8 +21,8 @@ from operations import OPERATIONS, Operation
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.collecting import collect
-from condu_cli.workflows.verification import verify
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ import pytest
 import tiny_registry as tiny
 from operations import OPERATIONS
 
-from condu_cli.workflows.collecting import collect
+from condu_cli.workflows.sessions.collecting import collect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

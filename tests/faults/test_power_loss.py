@@ -21,7 +21,7 @@ import tiny_registry as tiny
 from operations import OPERATIONS
 from steps import Step
 
-from condu_cli.registry.engine import connect
+from condu_cli.registry.database.engine import connect
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.repository import Registry
 

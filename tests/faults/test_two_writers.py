@@ -16,8 +16,8 @@ import pytest
 import tiny_registry as tiny
 
 from condu_cli.errors import LockedError
-from condu_cli.workflows.committing import resume_expert
-from condu_cli.workflows.verification import verify
+from condu_cli.workflows.sessions.committing import resume_expert
+from condu_cli.workflows.sessions.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_who_waits_too_long_is_told_who_writes(registry: Registry, holder: Start
 def test_a_kept_expert_waits_where_the_lock_is_not_free(
     registry: Registry, holder: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condu_cli.workflows.committing.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("condu_cli.workflows.sessions.committing.LOCK_SECONDS", 0.1)
     with pytest.raises(LockedError, match="learn --task pets") as caught:
         tiny.learn(registry, "birds")
     assert "condu learn --task birds --resume" in caught.value.hint

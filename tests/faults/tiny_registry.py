@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from condu_cli.core.prototypes import Prototypes
+from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.manifest import BaseIdentity, ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.committing import Commit, TrainedExpert, commit_expert, new_run
-from condu_cli.workflows.moving_head import roll_back
-from condu_cli.workflows.states import codec_for, open_state
+from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
+from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.states import codec_for, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from condu_cli.core.codec import EncodedState
+    from condu_cli.core.codecs.codec import EncodedState
     from condu_cli.registry.manifest import Session
 
 Shapes = tuple[ParameterShape, ...]

@@ -23,12 +23,12 @@ import tiny_registry as tiny
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.collecting import collect
-from condu_cli.workflows.committing import commit_expert
-from condu_cli.workflows.moving_head import undo_rollback
-from condu_cli.workflows.pinning import pin_head
-from condu_cli.workflows.removing import forget, rename
-from condu_cli.workflows.states import state_of
+from condu_cli.workflows.opening.pinning import pin_head
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.committing import commit_expert
+from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.moving_head import undo_rollback
+from condu_cli.workflows.sessions.states import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condu_cli.core.prototypes import Prototypes
+from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
-from condu_cli.registry import migrate
+from condu_cli.registry.database import migration
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.collecting import collect
-from condu_cli.workflows.committing import (
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.committing import (
     Commit,
     TrainedExpert,
     commit_expert,
     resume_expert,
 )
-from condu_cli.workflows.moving_head import roll_back
-from condu_cli.workflows.states import codec_for, open_state
-from condu_cli.workflows.verification import verify
+from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.verification import verify
 
 FORMATS = Path(__file__).parent / "formats"
 NAMES = ("0001-first", "0001-row", "0001-int8", "0002-history")
@@ -140,7 +140,7 @@ def test_it_opens_with_a_backup_of_the_database_and_one_line(name: str, path: Pa
         assert list(connection.iterdump()) == before
     (line,) = told
     assert "\n" not in line
-    assert f"from schema {name[:4]} to {migrate.SCHEMA_REVISION}" in line
+    assert f"from schema {name[:4]} to {migration.SCHEMA_REVISION}" in line
     assert str(backup) in line
 
 

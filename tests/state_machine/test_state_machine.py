@@ -19,11 +19,11 @@ from made_registries import decoded, learn, made_expert, made_registry
 
 from condu_cli.errors import HeadMovedError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.collecting import collect, plan_collection
-from condu_cli.workflows.committing import Commit, commit_expert, resume_expert
-from condu_cli.workflows.moving_head import roll_back, undo_rollback
-from condu_cli.workflows.removing import forget, rename
-from condu_cli.workflows.verification import verify
+from condu_cli.workflows.sessions.collecting import collect, plan_collection
+from condu_cli.workflows.sessions.committing import Commit, commit_expert, resume_expert
+from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.verification import verify
 
 TASKS = ("birds", "cars", "digits", "flags", "shapes", "textures")
 TAGS = ("first", "good", "paper")

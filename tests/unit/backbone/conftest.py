@@ -2,8 +2,8 @@
 
 import pytest
 
-from condu_cli.backbone.base import DualEncoder
-from condu_cli.backbone.catalog import _load
+from condu_cli.backbone.base_models import _load
+from condu_cli.backbone.dual_encoder import DualEncoder
 
 
 @pytest.fixture(scope="session")

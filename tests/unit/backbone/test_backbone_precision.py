@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.precision import resolve_precision
 from condu_cli.errors import UsageError
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from condu_cli.backbone.base import TRAIN_CHOICES, weights_sha256
 from condu_cli.backbone.deltas import delta_of, weights_of
-from condu_cli.data.folders import read_folder
-from condu_cli.data.loading import PictureSet
+from condu_cli.backbone.dual_encoder import TRAIN_CHOICES, weights_sha256
+from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import BaseModelError, UsageError
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.recipe import Recipe
@@ -99,7 +99,7 @@ def test_fine_tuning_changes_that_tower_and_nothing_else(tiny, train, tmp_path, 
 
 
 def test_the_towers_of_mini_are_named_too():
-    from condu_cli.backbone.catalog import load_base
+    from condu_cli.backbone.base_models import load_base
 
     mini = load_base("mini")
     image, text = mini.tower_parameters("image"), mini.tower_parameters("text")

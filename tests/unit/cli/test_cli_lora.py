@@ -5,7 +5,7 @@ import json
 import pytest
 from lora_registries import commit, made_registry
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 from condu_cli.registry.repository import Registry
 
 

@@ -246,7 +246,7 @@ def failing(monkeypatch):
         def load_base(*_args):
             raise exc
 
-        monkeypatch.setattr("condu_cli.backbone.catalog.load_base", load_base)
+        monkeypatch.setattr("condu_cli.backbone.base_models.load_base", load_base)
 
     return fail
 
@@ -312,8 +312,8 @@ def test_a_file_name_that_is_no_text_is_printed_escaped(run_condu, tmp_path):
 
 
 def test_a_failed_check_ends_the_doctor_with_1(condu, monkeypatch):
-    from condu_cli.workflows import installation
-    from condu_cli.workflows.installation import Check
+    from condu_cli.workflows.opening import installation
+    from condu_cli.workflows.opening.installation import Check
 
     found = [Check("torch", True, "2"), Check("peft", False, "not installed", "pip install peft")]
     monkeypatch.setattr(installation, "examine", lambda _: found)

@@ -7,7 +7,7 @@ import sys
 import made_sets
 import pytest
 
-from condu_cli.data.catalogue import known_tasks
+from condu_cli.data.sources.known_tasks import known_tasks
 
 KEYS = {
     "task", "title", "classes", "templates", "template", "data", "images", "bytes", "licence",

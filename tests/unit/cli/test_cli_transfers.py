@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from hypothesis import strategies as st
 
-from condu_cli.core.coders import DTYPES as UNIFIED_DTYPES
-from condu_cli.core.decouple import State, decouple
-from condu_cli.core.kernels import compiled_loops
-from condu_cli.core.layout import ParameterLayout
-from condu_cli.core.masks import unpack
-from condu_cli.core.method import Method
-from condu_cli.core.rescalers import GRANULARITIES
-from condu_cli.core.streaming import Execution
-from condu_cli.core.unify import unify
+from condu_cli.core.arrays.coders import DTYPES as UNIFIED_DTYPES
+from condu_cli.core.arrays.layout import ParameterLayout
+from condu_cli.core.merging.decouple import State, decouple
+from condu_cli.core.merging.masks import unpack
+from condu_cli.core.merging.method import Method
+from condu_cli.core.merging.rescalers import GRANULARITIES
+from condu_cli.core.merging.unify import unify
+from condu_cli.core.passes.kernels import compiled_loops
+from condu_cli.core.passes.streaming import Execution
 
 __all__ = ["DTYPES", "GRANULARITIES", "KERNELS"]
 

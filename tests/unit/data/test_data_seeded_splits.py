@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from condu_cli.data.catalogue import known_tasks
 from condu_cli.data.seeded_splits import (
     ORDERS,
     draw_split,
@@ -13,6 +12,7 @@ from condu_cli.data.seeded_splits import (
     split_file,
     split_record,
 )
+from condu_cli.data.sources.known_tasks import known_tasks
 from condu_cli.errors import DataError
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry import creation
-from condu_cli.registry.drafts import STALE_SECONDS, draft_name
+from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name
 from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.repository import Registry
 

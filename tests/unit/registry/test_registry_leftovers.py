@@ -7,7 +7,7 @@ import pytest
 
 from condu_cli.errors import ConduError
 from condu_cli.registry import leftovers as leftovers_module
-from condu_cli.registry.drafts import draft_name
+from condu_cli.registry.files.drafts import draft_name
 from condu_cli.registry.leftovers import BLOB, DRAFT, Leftover, leftovers, remove_leftover
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry

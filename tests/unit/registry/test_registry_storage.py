@@ -155,7 +155,7 @@ def test_a_missing_blob_weighs_nothing(registry: Registry, learn: Learn) -> None
 
 
 def test_while_a_writer_works_its_files_are_counted_too(registry: Registry, learn: Learn) -> None:
-    from condu_cli.registry.engine import make_engine, write
+    from condu_cli.registry.database.engine import make_engine, write
 
     learn("a")
     with registry.lock("condu learn"), write(make_engine(registry.paths.database)):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from condu_cli.backbone.base import weights_sha256
-from condu_cli.backbone.catalog import load_base
-from condu_cli.data.folders import read_folder
-from condu_cli.data.loading import PictureSet
+from condu_cli.backbone.base_models import load_base
+from condu_cli.backbone.dual_encoder import weights_sha256
+from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError, DivergedError, IntegrityError, UsageError
 from condu_cli.train.finetune import (
     LOSS_WINDOW,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from condu_cli.backbone.catalog import load_base
+from condu_cli.backbone.base_models import load_base
 from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe
 
@@ -53,7 +53,7 @@ def test_loss_and_gradients_are_those_of_the_plain_loop(batch, train, parts):
 
 
 def test_lora_factors_get_the_gradient_of_the_plain_loop(batch):
-    from condu_cli.workflows.workspace import new_config, trained_part
+    from condu_cli.workflows.opening.workspace import new_config, trained_part
 
     base = load_base("tiny")
     base = trained_part(base, new_config(base, "lora"))

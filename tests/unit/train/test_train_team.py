@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condu_cli.backbone.catalog import load_base
-from condu_cli.data.folders import read_folder
-from condu_cli.data.loading import PictureSet
+from condu_cli.backbone.base_models import load_base
+from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.sources.folders import read_folder
 from condu_cli.train import launching
 from condu_cli.train.finetune import Hooks, TrainingData, finetune
 from condu_cli.train.objective import Objective

@@ -9,11 +9,11 @@ import pytest
 from condu_cli.errors import HeadMovedError
 from condu_cli.registry.repository import Registry
 from condu_cli.train.recipe import Recipe
-from condu_cli.workflows.learning import Learner
-from condu_cli.workflows.planning import LearnRequest
-from condu_cli.workflows.registry_kind import RegistryRequest
-from condu_cli.workflows.training import Machine
-from condu_cli.workflows.workspace import Workspace
+from condu_cli.workflows.learning.learner import Learner
+from condu_cli.workflows.learning.planning import LearnRequest
+from condu_cli.workflows.learning.registry_kind import RegistryRequest
+from condu_cli.workflows.learning.training import Machine
+from condu_cli.workflows.opening.workspace import Workspace
 
 ITERATIONS = 40
 LEARNING_RATE = 3e-3

@@ -1,0 +1,115 @@
+"""The names under which base models are asked for, and the loader behind them.
+
+mini                                 embedded, the default
+tiny                                 random weights; for tests of condu itself
+ViT-B-16:openai                      open_clip architecture and pretrained tag
+ViT-B-16:/path/weights.safetensors   open_clip architecture and local checkpoint
+hf-hub:org/repository                open_clip model on the Hugging Face hub
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from condu_cli.errors import BaseModelError, UsageError
+
+if TYPE_CHECKING:
+    from condu_cli.backbone.dual_encoder import DualEncoder
+
+DEFAULT_BASE = "mini"
+BASE_VARIABLE = "CONDU_BASE"
+"""Environment variable: another place to load the same weights from (the hash must agree)."""
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One line of `condu bases`."""
+
+    id: str
+    description: str
+    parameters_millions: float
+    needs_network: bool
+
+
+CATALOG = (
+    CatalogEntry("mini", "EfficientNet-lite0 + MiniLM, embedded (ImageNet, not CLIP)", 27.2, False),
+    CatalogEntry("ViT-B-16:openai", "CLIP ViT-B/16, the paper's base model", 149.6, True),
+    CatalogEntry("ViT-B-32:openai", "CLIP ViT-B/32, four times faster", 151.3, True),
+    CatalogEntry("ViT-B-32:laion2b_s34b_b79k", "OpenCLIP ViT-B/32 on LAION-2B", 151.3, True),
+    CatalogEntry("ViT-L-14:openai", "CLIP ViT-L/14", 427.6, True),
+)
+
+
+@lru_cache(maxsize=1)
+def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
+    """Load a base model by name onto a device.
+
+    The last one is kept for the next call: nobody changes a base model, experts are copies.
+
+    Raises:
+        UsageError: the name makes no sense.
+        BaseModelError: the weights cannot be had or are not what they should be.
+
+    """
+    try:
+        model = _load(base_id)
+    except ImportError as exc:
+        raise BaseModelError(
+            f"base model '{base_id}' needs a library that does not import: {exc}",
+            "Run condu doctor to see what is wrong with the installation",
+        ) from exc
+    return model.to(device)
+
+
+def load_recorded_base(base_id: str, device: str = "cpu") -> DualEncoder:
+    """Load the base model that a registry names, from `CONDU_BASE` where that is set."""
+    return load_base(os.environ.get(BASE_VARIABLE) or base_id, device)
+
+
+def _load(base_id: str) -> DualEncoder:
+    if base_id == "mini":
+        from condu_cli.backbone.models.mini import Mini
+
+        return Mini()
+    from condu_cli.backbone.models import open_clip_models
+
+    base_id = canonical_base_id(base_id)
+    architecture, pretrained = split_base_id(base_id)
+    return open_clip_models.load(base_id, open_clip_models.resolve(architecture, pretrained))
+
+
+def canonical_base_id(base_id: str) -> str:
+    """The name as a registry remembers it: a checkpoint by its whole path.
+
+    A registry is used from other folders than the one it was made in.
+    """
+    from condu_cli.backbone.models.open_clip_models import is_checkpoint
+
+    architecture, _, pretrained = base_id.partition(":")
+    if not is_checkpoint(pretrained) or base_id.startswith("hf-hub:"):
+        return base_id
+    return f"{architecture}:{Path(pretrained).expanduser().resolve()}"
+
+
+def split_base_id(base_id: str) -> tuple[str, str]:
+    """`ARCHITECTURE:WEIGHTS` in two; a hub name is an architecture without weights.
+
+    Raises:
+        UsageError: there is no colon, or nothing on one side of it.
+
+    """
+    if base_id == "tiny":
+        return "condu-tiny", ""
+    if base_id.startswith("hf-hub:"):
+        return base_id, ""
+    architecture, colon, pretrained = base_id.partition(":")
+    if not (architecture and colon and pretrained):
+        raise UsageError(
+            f"'{base_id}' names no base model",
+            "Write mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu bases",
+        )
+    return architecture, pretrained

@@ -1,0 +1,217 @@
+"""LoRA: which layers of a model get factors, what the factors start as, how they are merged.
+
+A layer's weight W gets W + (alpha / rank) * B @ A with A of shape (rank, in) and B of shape
+(out, rank) (Hu et al., 2021, arXiv 2106.09685). What ConDU unifies are the factors, so that all
+tasks must start from the same ones: A is drawn from a seed, the same numbers on every machine,
+and B is zero, so that the model at initialisation is exactly the base model.
+
+PEFT's layers do the training and are imported for nothing else: an expert is answered with by
+merging its factors into a copy of the model that its own library made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from condu_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from condu_cli.backbone.lora.spec import LoraSpec
+
+FACTOR_A, FACTOR_B = ".lora_A.weight", ".lora_B.weight"
+"""What follows the name of a layer in the names of its factors: PEFT's names on disk."""
+WEIGHT = ".weight"
+ADAPTER = "default"
+"""The name that PEFT's layers give the one adapter that they hold."""
+
+
+class FactorShapes(NamedTuple):
+    """The shapes of one layer's A and B."""
+
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+
+
+def factor_shapes(weight: Sequence[int], rank: int) -> FactorShapes:
+    """Shapes of the factors of a weight (out, in), or of a 1x1 convolution's (out, in, 1, 1)."""
+    out, fan_in, *ones = weight
+    return FactorShapes((rank, fan_in, *ones), (out, rank, *ones))
+
+
+def adaptable_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that can have factors: plain linear ones and 1x1 convolutions.
+
+    Exactly these two classes: torch's attention reads the weight of its output projection, a
+    subclass, without calling the layer, so that factors beside it would train nothing. A
+    convolution in groups, or with a larger kernel, is no product of two factors of this shape.
+    """
+    return [name for name, module in model.named_modules() if _is_adaptable(module)]
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    if type(module) is nn.Conv2d:
+        return module.kernel_size == (1, 1) and module.groups == 1
+    return type(module) is nn.Linear
+
+
+def matching(layers: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The layers that at least one glob pattern fits, in their own order."""
+    return [name for name in layers if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def chosen_layers(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The layers that a user's glob patterns name, in the order of the model.
+
+    Raises:
+        UsageError: a pattern fits none of them.
+
+    """
+    for pattern in patterns:
+        if not matching(layers, [pattern]):
+            raise UsageError(
+                f"--lora-targets {pattern!r}: no layer that can have factors is called that",
+                "Layers are called " + ", ".join(_examples(layers)),
+            )
+    return matching(layers, patterns)
+
+
+def _examples(layers: Sequence[str], limit: int = 4) -> list[str]:
+    """Some layers whose names end in different ways."""
+    ends = {name.rpartition(".")[2]: name for name in reversed(layers)}
+    found = sorted(ends.values(), key=layers.index)
+    return [*found[:limit], "…"] if len(found) > limit else found
+
+
+def initial_a(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
+    """The A factor called `name` of a shape (rank, in, …) that every task starts from, float32.
+
+    Uniform in [-1/sqrt(in), 1/sqrt(in)), PEFT's own choice (Kaiming with a = sqrt(5)). The raw
+    stream of a bit generator is stable across versions of numpy, what its distributions make of
+    it is not; 24 bits fill a float32's significand, so that nothing is rounded but the product.
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:16], "little")
+    raw = np.random.Philox(key=key).random_raw(math.prod(shape))  # uint64
+    whole = (raw >> np.uint64(40)).astype(np.int32)  # 0 .. 2**24 - 1
+    centred = (2 * whole - 2**24).astype(np.float32) / np.float32(2**24)  # [-1, 1), exact
+    bound = np.float32(1 / math.sqrt(shape[1]))
+    values: NDArray[np.float32] = (centred * bound).reshape(tuple(shape))
+    return values
+
+
+class Pristine:
+    """The base model's own weights by layer: what every merge starts from.
+
+    A deep copy of a model refers to them too; an expert has no second copy of what it adapts.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = dict(weights)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pristine:
+        return self
+
+
+@dataclass
+class Factors:
+    """The factors of a model by name, A before B for each layer, beside the weights they adapt.
+
+    Tensors are float32, A (rank, in), B (out, rank), with two more axes of 1 for a convolution.
+    """
+
+    spec: LoraSpec
+    tensors: dict[str, nn.Parameter]
+    pristine: Pristine = field(repr=False)
+
+    @classmethod
+    def initial(cls, spec: LoraSpec, weights: Mapping[str, Tensor]) -> Factors:
+        """The factors at initialisation: A from the seed, B zero; `weights` by layer's name."""
+        tensors = {}
+        for layer in spec.targets:
+            weight = weights[layer]
+            shapes = factor_shapes(weight.shape, spec.rank)
+            a = initial_a(layer + FACTOR_A, shapes.a, spec.seed)
+            tensors[layer + FACTOR_A] = _parameter(torch.from_numpy(a), weight)
+            tensors[layer + FACTOR_B] = _parameter(torch.zeros(shapes.b), weight)
+        return cls(spec, tensors, Pristine(weights))
+
+    def trained(self) -> list[str]:
+        """Names of the factors that are trained, in their order."""
+        return [n for n in self.tensors if n.endswith(FACTOR_B) or not self.spec.freeze_a]
+
+    def merge(self, weights: Mapping[str, Tensor]) -> None:
+        """Write base weight + scale * B @ A to each layer's weight, by layer's name.
+
+        Always from the base model's weights, so that nothing is added up from call to call.
+        Where B is zero the weight is the base model's, bit for bit.
+        """
+        with torch.no_grad():
+            for layer, pristine in self.pristine.weights.items():
+                a, b = self.tensors[layer + FACTOR_A], self.tensors[layer + FACTOR_B]
+                weight = weights[layer]
+                weight.copy_(pristine)
+                if b.any():  # adding zero would turn -0 into 0
+                    weight.add_(update(a, b, self.spec.scale).to(weight.dtype))
+
+    def initial_sha256(self) -> str:
+        """Hash the A factors by name, shape and little-endian bytes; of initial factors only."""
+        digest = hashlib.sha256()
+        for name, tensor in self.tensors.items():
+            if name.endswith(FACTOR_A):
+                values = tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
+                digest.update(f"{name}|{values.shape}|".encode())
+                digest.update(values.tobytes())
+        return digest.hexdigest()
+
+
+def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.to(like.device), requires_grad=False)
+
+
+def update(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Scale * B @ A of factors (rank, in) and (out, rank): (out, in), or (out, in, 1, 1)."""
+    product = b.flatten(1) @ a.flatten(1)  # (out, rank) @ (rank, in)
+    return (scale * product).reshape(b.shape[0], a.shape[1], *a.shape[2:])
+
+
+def targets_pattern(spec: LoraSpec) -> str:
+    """One regular expression that fits exactly the target layers.
+
+    PEFT takes a list of names for endings, and a text tower's names can end an image tower's.
+    """
+    return "|".join(re.escape(layer) for layer in spec.targets)
+
+
+def inject(model: nn.Module, factors: Factors) -> None:
+    """Put PEFT's layers in the place of a model's target layers, starting from these factors."""
+    import peft
+
+    spec = factors.spec
+    config = peft.LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules=targets_pattern(spec),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    with torch.no_grad():
+        for name, values in factors.tensors.items():
+            model.get_parameter(injected_name(name)).copy_(values)
+
+
+def injected_name(factor: str) -> str:
+    """Under which name PEFT's layers keep a factor."""
+    return f"{factor.removesuffix(WEIGHT)}.{ADAPTER}{WEIGHT}"

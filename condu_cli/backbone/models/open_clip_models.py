@@ -1,0 +1,314 @@
+"""Any open_clip architecture as a base model: by pretrained tag, local checkpoint or hub name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from condu_cli.backbone.dual_encoder import BaseInfo, DualEncoder, Preprocessing
+from condu_cli.backbone.lora.spec import LoraDefaults
+from condu_cli.errors import BaseModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TINY_ARCHITECTURE = "condu-tiny"
+TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
+HUB_PREFIX = "hf-hub:"
+CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
+REASON_LENGTH = 240
+"""Characters of a foreign error that are shown."""
+TWO_WAYS_OUT = "Pass a local checkpoint (--base {name}:/path/to/weights.safetensors) or --base mini"
+
+
+MLP_LAYERS = ("*.mlp.c_fc", "*.mlp.c_proj", "*.mlp.fc1", "*.mlp.fc2")
+"""The MLP layers of open_clip's transformers, and of the towers that it takes from timm."""
+LORA_RANK = 64
+"""ConDU's released code: rank 64 on the MLP layers of both towers."""
+TINY_LORA_RANK = 4
+
+
+@dataclass(frozen=True)
+class OpenClipSpec:
+    """What to build: an architecture, where its weights come from, and its activation."""
+
+    architecture: str
+    pretrained: str
+    quick_gelu: bool
+
+
+class OpenClipModel(DualEncoder):
+    """A dual encoder around an open_clip model."""
+
+    image_tower = "visual."
+    recipe_family = "clip"
+    fast_in_bfloat16 = True
+
+    def __init__(self, base_id: str, spec: OpenClipSpec, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.clip = model
+        self._tokenizer = tokenizer
+        self.preprocessing = _preprocessing(model.visual)
+        self.lora_defaults = _lora_defaults(spec.architecture)
+        self.logit_scale_value = float(model.logit_scale.detach().exp())
+        self._is_cuttable = _has_causal_text(model)
+        size = self.preprocessing.image_size
+        activation = _activation(model)
+        self.seal(BaseInfo(base_id, spec.architecture, spec.pretrained, activation, "", size))
+
+    def pool_images(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to features before the projection (B, P).
+
+        Vision transformers only; other towers fold their projection in, and their embedding
+        stands for both.
+        """
+        visual = self.clip.visual
+        if not _has_separate_projection(visual):
+            return _first(visual(pixels))
+        pooled, _ = visual._pool(visual.transformer(visual._embeds(pixels)))
+        return _first(pooled)
+
+    def project_images(self, pooled: Tensor) -> Tensor:
+        """Apply the tower's projection (P, E) where it is separate; unit length (B, E)."""
+        visual = self.clip.visual
+        projected = pooled @ visual.proj if _has_separate_projection(visual) else pooled
+        return functional.normalize(projected.float(), dim=-1)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids (N, context length)."""
+        return {"ids": self._tokenizer(list(texts))}
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Token ids to unit text features (N, E)."""
+        ids = tokens["ids"]
+        clip = self.clip
+        whole = not self._is_cuttable or ids.shape[1] == clip.context_length
+        features = _first(clip.encode_text(ids)) if whole else _encode_short(clip, ids)
+        return functional.normalize(features.float(), dim=-1)
+
+    def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
+        """Up to each text's end, whose token has the highest id (N,); None for other towers."""
+        return tokens["ids"].argmax(dim=-1) + 1 if self._is_cuttable else None
+
+    @property
+    def library_model(self) -> nn.Module:
+        """open_clip's own model, whose names its loaders know."""
+        model: nn.Module = self.clip
+        return model
+
+    def how_to_load(self, path: str) -> str:
+        """Call open_clip so that activation and preprocessing are this model's.
+
+        A file says neither: open_clip would take the activation from the architecture's name,
+        and OpenAI's statistics for the pictures.
+        """
+        architecture, file = self.info.architecture, json.dumps(path, ensure_ascii=False)
+        if architecture.startswith(HUB_PREFIX):
+            return (
+                f'model = open_clip.create_model("{architecture}", load_weights=False); '
+                f"open_clip.load_checkpoint(model, {file})"
+            )
+        name, options = _named_activation(architecture, quick=self.info.activation == "quick_gelu")
+        options |= _other_preprocessing(self.preprocessing)
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        return f'open_clip.create_model_and_transforms("{name}", pretrained={file}{given})'
+
+    def model_parameters(self) -> dict[str, nn.Parameter]:
+        """Both towers under open_clip's own names, without the logit scale and bias."""
+        frozen = {"logit_scale", "logit_bias"}
+        return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
+
+
+def is_checkpoint(pretrained: str) -> bool:
+    """Whether the weights are named by a file and not by a tag."""
+    return Path(pretrained).suffix in CHECKPOINT_SUFFIXES
+
+
+def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
+    """Check an architecture and its weights' source by name, and settle the activation.
+
+    A pretrained tag knows whether its weights were trained with QuickGELU, so the tag decides;
+    a local checkpoint does not say, so the architecture's name decides (`-quickgelu`).
+
+    Raises:
+        UsageError: unknown architecture or tag, or a `-quickgelu` name with plain-GELU weights.
+
+    """
+    import open_clip
+
+    if architecture.startswith(HUB_PREFIX):
+        return OpenClipSpec(architecture, "", quick_gelu=False)
+    if architecture == TINY_ARCHITECTURE:
+        open_clip.add_model_config(TINY_CONFIG)
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise UsageError(f"unknown base model '{architecture}'", "condu bases lists what there is")
+    named_quick = bool(config.get("quick_gelu", False))
+    if pretrained == "" or is_checkpoint(pretrained):
+        return OpenClipSpec(architecture, pretrained, named_quick)
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise UsageError(
+            f"'{pretrained}' is neither a checkpoint file nor pretrained weights of {architecture}",
+            f"Known weights of {architecture}: {tags}",
+        )
+    tag_quick = bool(tag.get("quick_gelu", False))
+    if architecture.endswith("-quickgelu") and not tag_quick:
+        raise UsageError(
+            f"{architecture} uses QuickGELU, but the weights '{pretrained}' were trained without",
+            f"Use {architecture.removesuffix('-quickgelu')}:{pretrained}",
+        )
+    return OpenClipSpec(architecture, pretrained, named_quick or tag_quick)
+
+
+def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
+    """Build the model and load its weights, downloading them where the tag needs it.
+
+    Raises:
+        BaseModelError: the weights cannot be had or do not fit.
+
+    """
+    import open_clip
+
+    if is_checkpoint(spec.pretrained) and not Path(spec.pretrained).is_file():
+        raise BaseModelError(
+            f"base model '{base_id}': there is no file {spec.pretrained}",
+            "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file has moved",
+        )
+    # open_clip logs the failed download as an error of its own; ours says more in one line.
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # only an architecture without weights (condu-tiny) draws any
+            model = open_clip.create_model(
+                spec.architecture,
+                pretrained=spec.pretrained or None,
+                force_quick_gelu=spec.quick_gelu,
+            )
+        tokenizer = open_clip.get_tokenizer(spec.architecture)
+    except Exception as exc:
+        # Hub clients and checkpoint readers raise a dozen unrelated types; all mean the same here.
+        raise _unavailable(base_id, spec, exc) from exc
+    finally:
+        logging.disable(previous)
+    return OpenClipModel(base_id, spec, model, tokenizer)
+
+
+def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelError:
+    reason = shorten(str(exc) or type(exc).__name__, REASON_LENGTH, placeholder=" …")
+    tried = spec.pretrained or spec.architecture
+    if Path(spec.pretrained).is_file():
+        return BaseModelError(
+            f"base model '{base_id}': {tried} does not load as {spec.architecture}: {reason}",
+            "Check that the checkpoint belongs to this architecture",
+        )
+    return BaseModelError(
+        f"base model '{base_id}': could not download the weights '{tried}': {reason}",
+        TWO_WAYS_OUT.format(name=_local_architecture(spec)),
+    )
+
+
+def _local_architecture(spec: OpenClipSpec) -> str:
+    """Under which architecture a local checkpoint of the same model would be named."""
+    if spec.architecture.startswith(HUB_PREFIX):
+        return "ARCHITECTURE"
+    bare = spec.architecture.removesuffix("-quickgelu")
+    return f"{bare}-quickgelu" if spec.quick_gelu else bare
+
+
+def _preprocessing(visual: Any) -> Preprocessing:
+    config = getattr(visual, "preprocess_cfg", {})
+    size = visual.image_size
+    return Preprocessing(
+        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize_mode=config.get("resize_mode", "shortest"),
+    )
+
+
+def _lora_defaults(architecture: str) -> LoraDefaults:
+    rank = TINY_LORA_RANK if architecture == TINY_ARCHITECTURE else LORA_RANK
+    return LoraDefaults(rank, float(rank), MLP_LAYERS)
+
+
+def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str, Any]]:
+    """The name under which open_clip builds that activation, and an option where none does."""
+    import open_clip
+
+    if not quick or (open_clip.get_model_config(architecture) or {}).get("quick_gelu"):
+        return architecture, {}
+    named = f"{architecture}-quickgelu"
+    if open_clip.get_model_config(named) is not None:
+        return named, {}
+    return architecture, {"force_quick_gelu": True}
+
+
+def _other_preprocessing(prep: Preprocessing) -> dict[str, Any]:
+    """Options for what differs from open_clip's defaults."""
+    from open_clip.transform import PreprocessCfg
+
+    usual = PreprocessCfg()
+    pairs = {
+        "image_mean": (prep.mean, tuple(usual.mean)),
+        "image_std": (prep.std, tuple(usual.std)),
+        "image_interpolation": (prep.interpolation, usual.interpolation),
+        "image_resize_mode": (prep.resize_mode, usual.resize_mode),
+    }
+    return {option: ours for option, (ours, theirs) in pairs.items() if ours != theirs}
+
+
+def _activation(model: Any) -> str:
+    """What the model really contains, whatever its name or a hub's configuration promised."""
+    from open_clip.transformer import QuickGELU
+
+    quick = any(isinstance(module, QuickGELU) for module in model.modules())
+    return "quick_gelu" if quick else "gelu"
+
+
+def _has_causal_text(model: Any) -> bool:
+    """Whether a text's features are those at its end and nothing behind it can change them."""
+    import open_clip
+
+    causal = getattr(model, "attn_mask", None) is not None
+    return (
+        isinstance(model, open_clip.CLIP)
+        and causal
+        and getattr(model, "text_pool_type", "") == "argmax"
+    )
+
+
+def _encode_short(clip: Any, ids: Tensor) -> Tensor:
+    """`clip.encode_text` for token ids (N, L) with L below the context length: (N, E).
+
+    open_clip adds the positional embedding and the mask of the whole context, whatever L is.
+    """
+    length = ids.shape[1]
+    dtype = clip.transformer.get_cast_dtype()
+    x = clip.token_embedding(ids).to(dtype) + clip.positional_embedding[:length].to(dtype)
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))  # (N, L, W)
+    pooled: Tensor = x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)]
+    if isinstance(clip.text_projection, nn.Linear):
+        return clip.text_projection(pooled)  # type: ignore[no-any-return]
+    return pooled if clip.text_projection is None else pooled @ clip.text_projection
+
+
+def _has_separate_projection(visual: Any) -> bool:
+    return hasattr(visual, "_embeds") and getattr(visual, "proj", None) is not None
+
+
+def _first(features: Any) -> Tensor:
+    """open_clip towers may answer with (pooled, tokens)."""
+    pooled: Tensor = features[0] if isinstance(features, tuple) else features
+    return pooled

@@ -1,0 +1,294 @@
+"""LoRA experts as PEFT's own two files, written and read without PEFT.
+
+    DIR/adapter_config.json          rank, alpha and target layers
+    DIR/adapter_model.safetensors    the factors, under names that begin `base_model.model.`
+
+`peft.PeftModel.from_pretrained(model, DIR)` puts them on a model that its own library has loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
+from condu_cli.backbone.weights.checkpoints import METADATA_KEY, Checkpoint, flush, read_checkpoint
+from condu_cli.backbone.weights.foreign_experts import (
+    ForeignExpert,
+    check_note,
+    exact_delta,
+    finite,
+    float32_array,
+    some,
+    with_known_names,
+)
+from condu_cli.errors import ConduError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.backbone.lora.factors import Factors
+    from condu_cli.backbone.lora.spec import LoraSpec
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the model that it wraps."""
+CONFIG_LIMIT = 1 << 20
+PLAIN = {
+    "use_rslora": False,
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "lora_bias": False,
+}
+"""Options of PEFT under which its factors mean something else than scale * B @ A."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """PEFT's two files: its configuration, and the factors with what condu noted beside them."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    config: Mapping[str, Any] = field(repr=False)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a path names a folder with a PEFT adapter, sound or not."""
+    return (path / CONFIG).is_file()
+
+
+def refuse_folder(folder: Path, *, overwrite: bool) -> None:
+    """Check the name of a folder to be exported to, before anything slow happens.
+
+    Raises:
+        UsageError: a file, no folder to put it in, or one with other things in it.
+
+    """
+    if not folder.parent.is_dir():
+        raise UsageError(f"{folder}: there is no folder {folder.parent}", f"mkdir {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; a PEFT adapter is a folder", "Name another: -o DIR")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if there - {CONFIG, WEIGHTS}:
+        raise UsageError(
+            f"{folder}: holds other files than a PEFT adapter's",
+            "Name a folder that does not exist yet: -o DIR",
+        )
+    if there and not overwrite:
+        raise UsageError(f"{folder}: exists already", "Name another, or overwrite it: --force")
+
+
+def write_adapter(
+    model: DualEncoder, folder: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write an expert's factors as PEFT does; the same factors give the same bytes.
+
+    `metadata` goes where `write_checkpoint` puts it too. A new folder appears whole or not at
+    all; with `overwrite` each of the two files does.
+
+    Raises:
+        UsageError: the folder cannot be used.
+        ConduError: it cannot be written; nothing is left behind.
+
+    """
+    refuse_folder(folder, overwrite=overwrite)
+    factors = factors_of(model)
+    note = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    tensors = {PREFIX + n: t.detach().cpu().contiguous() for n, t in factors.tensors.items()}
+    config = json.dumps(_config(factors.spec, str(metadata.get("base", ""))), indent=2)
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".condu-", dir=folder.parent))
+        try:
+            draft = work / "adapter"
+            draft.mkdir()  # with the mode that the umask says
+            (draft / CONFIG).write_text(config + "\n", encoding="utf-8")
+            save_file(tensors, draft / WEIGHTS, {METADATA_KEY: note})
+            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)  # safetensors leaves 0600
+            for name in (CONFIG, WEIGHTS):
+                flush(draft / name)
+            _move(draft, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        flush(folder)
+        flush(folder.parent)
+    except (OSError, SafetensorError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConduError(
+            f"{folder}: cannot be written ({reason})", "Name a folder elsewhere: -o DIR"
+        ) from exc
+
+
+def _move(draft: Path, folder: Path) -> None:
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    for name in (CONFIG, WEIGHTS):
+        os.replace(draft / name, folder / name)
+
+
+def factors_of(model: DualEncoder) -> Factors:
+    """The factors of a model that has some; anything else is a mistake of the caller."""
+    if model.factors is None:
+        raise ValueError("the model has no LoRA factors")
+    return model.factors
+
+
+def _config(spec: LoraSpec, base: str) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "lora_alpha": int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "target_modules": targets_pattern(spec),
+        "task_type": None,
+    }
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read PEFT's two files; nothing in them is run.
+
+    Raises:
+        UsageError: an adapter that is not plain LoRA.
+        DataError: a file is missing, damaged, or not what PEFT writes.
+
+    """
+    try:
+        with (folder / CONFIG).open("rb") as file:
+            content = file.read(CONFIG_LIMIT + 1)
+        config = json.loads(content) if len(content) <= CONFIG_LIMIT else None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise DataError(f"{folder / CONFIG}: cannot be read ({exc})", "Save it again") from exc
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / CONFIG}: is not what PEFT writes", "Save it again")
+    _refuse_other_adapters(folder, config)
+    if not (folder / WEIGHTS).is_file():
+        raise DataError(
+            f"{folder}: has no {WEIGHTS}", "Save it as PEFT does: model.save_pretrained(DIR)"
+        )
+    return Adapter(folder, read_checkpoint(folder / WEIGHTS), config)
+
+
+def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise UsageError(f"{folder}: is no LoRA adapter but {kind}", "condu imports plain LoRA")
+    for option, plain in PLAIN.items():
+        value = config.get(option, plain)
+        if value != plain and (value or plain):  # null, false and {} all mean that it is unused
+            raise UsageError(
+                f"{folder}: was trained with PEFT's {option} = {value}, which condu does not know",
+                "condu imports plain LoRA: one rank, one alpha, no biases, no DoRA",
+            )
+
+
+def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
+    """The factors of an adapter minus those that the registry's experts start from: float32.
+
+    `distance` is that of the merged weights: ||scale * B @ A|| / ||W|| over the target layers.
+
+    Raises:
+        UsageError: another rank, alpha or set of layers than the registry's, or another A where
+            the registry does not train A.
+        BaseModelError: condu's own note names another base model.
+        DataError: NaN or infinity.
+
+    """
+    factors, checkpoint = factors_of(base), adapter.checkpoint
+    check_note(base, checkpoint)
+    _check_config(factors.spec, adapter)
+    weights = with_known_names(base, _without_prefix(checkpoint.weights))
+    _check_factors(factors, weights, adapter)
+    values = {n: finite(n, float32_array(weights[n]), checkpoint) for n in factors.tensors}
+    start = {n: float32_array(tensor) for n, tensor in factors.tensors.items()}
+    _check_frozen(factors, values, start, adapter)
+    delta = {
+        name: finite(name, exact_delta(start[name], values[name]), checkpoint)
+        for name in base.trainable_parameters()
+    }
+    told = () if any(d.any() for d in delta.values()) else (LEARNED_NOTHING,)
+    return ForeignExpert(delta, _distance(factors, weights), told)
+
+
+LEARNED_NOTHING = "every factor is the registry's own: this expert has learned nothing"
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+
+
+def _check_config(spec: LoraSpec, adapter: Adapter) -> None:
+    found = (adapter.config.get("r"), adapter.config.get("lora_alpha"))
+    if found != (spec.rank, spec.alpha):
+        raise UsageError(
+            f"{adapter.folder}: has rank {found[0]} and alpha {found[1]}, but the registry rank "
+            f"{spec.rank} and alpha {spec.alpha:g}",
+            "Import it into a registry of its own: condu init --method lora --rank N --alpha X",
+        )
+
+
+def _check_factors(factors: Factors, weights: Mapping[str, Tensor], adapter: Adapter) -> None:
+    missing = [name for name in factors.tensors if name not in weights]
+    unknown = [name for name in weights if name not in factors.tensors]
+    for names, what in ((missing, "has no factors of"), (unknown, "has factors beside those of")):
+        if names:
+            raise UsageError(
+                f"{adapter.folder}: {what} the registry's layers: {some(names)}",
+                "Import it into a registry with its layers: condu init --method lora "
+                "--lora-targets GLOB",
+            )
+    for name, ours in factors.tensors.items():
+        if weights[name].shape != ours.shape:
+            raise UsageError(
+                f"{adapter.folder}: {name} has shape {tuple(weights[name].shape)}, but "
+                f"{tuple(ours.shape)} in the registry",
+                "Import it into a registry of its own base model and rank",
+            )
+        if not weights[name].is_floating_point():
+            raise DataError(f"{adapter.folder}: {name} holds no real numbers", "Save it again")
+
+
+def _check_frozen(
+    factors: Factors,
+    values: Mapping[str, NDArray[np.float32]],
+    start: Mapping[str, NDArray[np.float32]],
+    adapter: Adapter,
+) -> None:
+    if not factors.spec.freeze_a:
+        return
+    other = [n for n in values if n.endswith(FACTOR_A) and not np.array_equal(values[n], start[n])]
+    if other:
+        raise UsageError(
+            f"{adapter.folder}: was trained from other A factors than the registry's, which never "
+            f"change there: {some(other)}",
+            "Import it into a registry that trains A: condu init --method lora without --freeze-a",
+        )
+
+
+def _distance(factors: Factors, weights: Mapping[str, Tensor]) -> float:
+    moved = norm = 0.0
+    for layer, pristine in factors.pristine.weights.items():
+        a, b = (weights[layer + end].detach().cpu().float() for end in (FACTOR_A, FACTOR_B))
+        moved += float(update(a, b, factors.spec.scale).double().square().sum())
+        norm += float(pristine.cpu().double().square().sum())
+    return float(np.sqrt(moved / norm)) if norm else 0.0

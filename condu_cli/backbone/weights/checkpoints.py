@@ -1,0 +1,223 @@
+"""Checkpoint files: a whole model as safetensors, and weights that somebody else has saved.
+
+What is written are the names and tensors of the model's own library, so that open_clip loads the
+file without condu. Nothing that is read may run code: pickles are loaded with `weights_only`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from condu_cli.errors import ConduError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+
+METADATA_KEY = "condu"
+"""The one metadata entry of an exported file; several would be written in any order."""
+SAFE_SUFFIX = ".safetensors"
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Under which keys training programs keep a model's weights, beside their own records."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Tensors by name as a file holds them, on the CPU, and what condu noted in it.
+
+    `metadata` is empty where condu did not write the file; it is anybody's claim, not checked.
+    """
+
+    path: Path
+    weights: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(
+    model: DualEncoder, path: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write all parameters and buffers under the names of the model's own library.
+
+    Tensors keep their dtypes and are written in row-major order. The same weights and metadata
+    give the same bytes. The file appears whole or not at all, with the mode that the umask says.
+
+    Raises:
+        UsageError: the file exists and `overwrite` is not set, or nothing can be called that.
+        ConduError: it cannot be written; nothing is left behind.
+
+    """
+    refuse_target(path, overwrite=overwrite)
+    note = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    tensors = _row_major(model.library_model.state_dict())
+    try:
+        # A folder of its own, so that whatever a failed write leaves behind goes with it.
+        folder = Path(tempfile.mkdtemp(prefix=".condu-", dir=path.parent))
+        try:
+            draft = folder / path.name
+            mode = _mode_of_new_files(folder)
+            save_file(tensors, draft, {METADATA_KEY: note})
+            draft.chmod(mode)  # safetensors leaves 0600 whatever the umask
+            flush(draft)
+            refuse_target(path, overwrite=overwrite)  # writing takes a while
+            draft.replace(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        flush(path.parent)
+    except (OSError, SafetensorError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConduError(
+            f"{path}: cannot be written ({reason})", "Name a file in another folder: -o FILE"
+        ) from exc
+
+
+def refuse_target(path: Path, *, overwrite: bool) -> None:
+    """Check the name of a file to be exported, before anything slow happens.
+
+    Raises:
+        UsageError: another suffix, no such folder, a file that exists, or no plain file.
+
+    """
+    if path.suffix != SAFE_SUFFIX:
+        raise UsageError(
+            f"{path}: an exported model is a {SAFE_SUFFIX} file",
+            f"Write -o {path.with_suffix(SAFE_SUFFIX).name}" if path.name else "Name a file: -o",
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}", f"mkdir -p {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not a file", "Name a file that does not exist yet: -o FILE")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists already", "Name another file, or overwrite it: --force")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a .safetensors file, or a .pt, .pth or .bin file that holds nothing but tensors.
+
+    The usual wrappers (`state_dict`, `model_state_dict`, `model`) are taken off.
+
+    Raises:
+        UsageError: a suffix that names neither format.
+        DataError: no such file, not a checkpoint, cut short, or a pickle that would run code.
+
+    """
+    if path.suffix.lower() not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
+        known = ", ".join((SAFE_SUFFIX, *PICKLE_SUFFIXES))
+        raise UsageError(
+            f"{path}: not a checkpoint by its name",
+            f"condu reads {known}; a whole registry is imported with condu import {path}",
+        )
+    if not path.is_file():
+        what = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}", "Check the path")
+    safe = path.suffix.lower() == SAFE_SUFFIX
+    weights, metadata = _read_safetensors(path) if safe else (_read_pickle(path), {})
+    if not weights:
+        raise DataError(f"{path}: holds no tensors", "Save a state dict: torch.save or safetensors")
+    return Checkpoint(path, weights, metadata)
+
+
+def _row_major(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: dense, on the CPU, none sharing memory with another."""
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return plain
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """What the umask makes of a new file; asking for the umask itself would have to change it."""
+    probe = folder / "mode"
+    with probe.open("xb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    probe.unlink()
+    return mode
+
+
+def flush(path: Path) -> None:
+    """Return once a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = (file.metadata() or {}).get(METADATA_KEY)
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as exc:
+        raise _not_a_checkpoint(path, exc) from exc
+    return weights, {} if note is None else _metadata(path, note)
+
+
+def _metadata(path: Path, note: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(note)
+        if isinstance(found, dict):
+            return found
+    raise DataError(
+        f"{path}: what condu noted in this file is damaged", "Export it again: condu export"
+    )
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # formats that torch will drop some day
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise DataError(
+            f"{path}: holds pickled code, which condu does not run, or is no checkpoint",
+            "Save the state dict alone: torch.save(model.state_dict(), FILE) or safetensors",
+        ) from exc
+    except Exception as exc:
+        # torch meets damaged bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
+        raise _not_a_checkpoint(path, exc) from exc
+    return _unwrapped(found)
+
+
+def _unwrapped(found: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, below at most three wrappers; empty where there are none."""
+    for _ in range(3):
+        inner = next((found[k] for k in WRAPPERS if _is_mapping(found) and k in found), None)
+        if not _is_mapping(inner):
+            break
+        found = inner
+    if not _is_mapping(found):
+        return {}
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _not_a_checkpoint(path: Path, exc: Exception) -> DataError:
+    reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+    return DataError(
+        f"{path}: not a checkpoint, or damaged ({reason[:160]})", "Copy or export the file again"
+    )

@@ -1,0 +1,292 @@
+"""A checkpoint that was fine-tuned somewhere else as an expert: its delta to the base model."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from condu_cli.errors import BaseModelError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.backbone.weights.checkpoints import Checkpoint
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
+"""What wrappers (data parallel, compiled, a training module) put before every name."""
+MAX_DISTANCE = 0.5
+"""Relative distance from the base model above which a checkpoint was not fine-tuned from it.
+
+Unrelated weights of the same shapes lie at about 1.4 (two independent vectors of one length);
+fine-tuned ones far below this threshold."""
+NO_WEIGHTS = ("num_batches_tracked", "position_ids", "attn_mask")
+"""Buffers that do not matter to a model in evaluation mode, or follow from its shape."""
+NO_TENSORS_OF_MODEL = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Sizes that OpenAI's checkpoints keep as tensors."""
+
+
+class ForeignExpert(NamedTuple):
+    """A checkpoint's delta by parameter, and what the user should know about it.
+
+    `distance` is ||theta - theta_0|| / ||theta_0|| over the trainable parameters.
+    """
+
+    delta: dict[str, NDArray[np.float32]]
+    distance: float
+    warnings: tuple[str, ...]
+
+
+def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
+    """Trainable parameters of the checkpoint minus the base model's: float32, in their order.
+
+    float32(base + delta) is the checkpoint's weight, bit for bit up to the sign of a zero,
+    wherever any float32 delta gives that. There is always one where the checkpoint was made as
+    base + delta, as every export of condu is. There may be none where a weight is much smaller
+    than the base model's, or has the other sign: then the sum is the weight rounded, and a
+    warning counts such weights. Weights in another dtype are cast to float32 first.
+
+    What is not trainable stays the base model's in every expert. Where the checkpoint has other
+    running statistics or another logit scale, a warning names them.
+
+    Raises:
+        BaseModelError: the checkpoint belongs to another base model: by condu's own note in it,
+            by the names or shapes of its parameters, or by its distance.
+        UsageError: it changes parameters that `base` is restricted not to train.
+        DataError: NaN, infinity, or tensors that are not plain numbers.
+
+    """
+    weights = _checked_weights(base, checkpoint)
+    delta: dict[str, NDArray[np.float32]] = {}
+    moved = norm = 0.0
+    rounded, furthest = 0, 0.0
+    for name, parameter in base.trainable_parameters().items():
+        pristine = float32_array(parameter)
+        wanted = finite(name, float32_array(weights[name]), checkpoint)
+        delta[name] = finite(name, exact_delta(pristine, wanted), checkpoint)
+        off = np.abs(pristine + delta[name] - wanted)
+        rounded += int(np.count_nonzero(off))
+        furthest = max(furthest, float(off.max(initial=0.0)))
+        moved += float(np.square(delta[name], dtype=np.float64).sum())
+        norm += float(np.square(pristine, dtype=np.float64).sum())
+    distance = math.sqrt(moved / norm) if norm else (math.inf if moved else 0.0)
+    if not checkpoint.metadata and distance > MAX_DISTANCE:
+        raise _unrelated(base, checkpoint, distance)
+    told = [*_cast_warnings(base, weights), *_kept_warnings(base, weights)]
+    if rounded:
+        told.append(
+            f"{rounded:,} weights are kept rounded, by {furthest:.1e} at most: no float32 delta "
+            "gives them exactly"
+        )
+    if not moved:
+        told.append("every weight is the base model's: this expert has learned nothing")
+    return ForeignExpert(delta, distance, tuple(told))
+
+
+def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The float32 delta, of the same shape, whose float32 sum with `base` is `weights`.
+
+    The deltas with that sum are an interval around the real difference. The rounded difference
+    is one of the two floats beside the real one, so that either it or a neighbour of it lies in
+    the interval, or no float does; then it is what is returned.
+    """
+    with np.errstate(over="ignore"):  # the caller refuses infinity
+        delta = np.asarray(weights - base, dtype=np.float32)
+        wrong = np.asarray(base + delta != weights)
+        if not wrong.any():
+            return delta
+        start, target, origin = delta[wrong], weights[wrong], base[wrong]
+        best = start.copy()
+        for direction in (-np.inf, np.inf):
+            beside = np.nextafter(start, np.float32(direction))
+            hit = origin + beside == target
+            best[hit] = beside[hit]
+    delta[wrong] = best
+    return delta
+
+
+def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The checkpoint's tensors under the base model's names, after every check but of values."""
+    check_note(base, checkpoint)
+    weights = with_known_names(base, checkpoint.weights)
+    _check_names(base, weights, checkpoint)
+    for name, parameter in base.tunable_parameters().items():
+        if name in weights:
+            _check_tensor(base, name, parameter, weights[name], checkpoint)
+    _check_untrained(base, weights, checkpoint)
+    return weights
+
+
+def float32_array(tensor: Tensor) -> NDArray[np.float32]:
+    """A row-major copy or view on the CPU, whatever the dtype and memory format were."""
+    plain = tensor.detach().to("cpu", torch.float32).contiguous()
+    array: NDArray[np.float32] = plain.numpy()
+    return array
+
+
+def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
+    """Compare what condu noted on export with the base model; other files say nothing.
+
+    Raises:
+        BaseModelError: the note names another base model.
+
+    """
+    note, info = checkpoint.metadata, base.info
+    if not note:
+        return
+    pairs = (
+        ("architecture", _bare(str(note.get("architecture"))), _bare(info.architecture)),
+        ("activation", str(note.get("activation")), info.activation),
+        ("weights", str(note.get("base_weights_sha256")), info.weights_sha256),
+    )
+    for what, found, expected in pairs:
+        if found != expected:
+            raise BaseModelError(
+                f"{checkpoint.path}: was fine-tuned from base model {note.get('base')} with "
+                f"{what} {found[:24]}, but {info.id} has {expected[:24]}",
+                "Import it into a registry of its own base model: --registry PATH --base ID",
+            )
+
+
+def _bare(architecture: str) -> str:
+    """Two names of one architecture; the activation is compared by itself."""
+    return architecture.removesuffix("-quickgelu")
+
+
+def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take wrappers' prefixes off until names of the base model appear."""
+    wanted = base.tunable_parameters().keys()
+    found = dict(weights)
+    while not wanted & found.keys():
+        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
+        if prefix is None:
+            return weights
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found if len(found) == len(weights) else weights
+
+
+def _check_names(base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    model = base.library_model
+    known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
+    expected = base.trainable_parameters()
+    missing = [name for name in expected if name not in weights]
+    unexpected = [
+        name
+        for name in weights
+        if name not in known and name not in NO_TENSORS_OF_MODEL and not name.endswith(NO_WEIGHTS)
+    ]
+    if missing:
+        raise _other_base(
+            checkpoint,
+            f"lacks {len(missing):,} of {len(expected):,} parameters of base model "
+            f"{base.info.id}: {some(missing)}",
+        )
+    if unexpected:
+        raise _other_base(
+            checkpoint,
+            f"has {len(unexpected):,} parameters that base model {base.info.id} has not: "
+            f"{some(unexpected)}",
+        )
+
+
+def _check_tensor(
+    base: DualEncoder, name: str, parameter: Tensor, tensor: Tensor, checkpoint: Checkpoint
+) -> None:
+    if tensor.shape != parameter.shape:
+        raise _other_base(
+            checkpoint,
+            f"{name} has shape {tuple(tensor.shape)}, but {tuple(parameter.shape)} in base model "
+            f"{base.info.id}",
+        )
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        raise DataError(
+            f"{checkpoint.path}: {name} is no plain tensor of floats but {tensor.dtype}",
+            "Save the model in float32, without quantisation",
+        )
+
+
+def _other_base(checkpoint: Checkpoint, what: str) -> BaseModelError:
+    return BaseModelError(
+        f"{checkpoint.path}: {what}",
+        "Only a checkpoint that was fine-tuned from the registry's base model can be imported; "
+        "condu init --registry PATH --base ID makes a registry for another",
+    )
+
+
+def _check_untrained(
+    base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    trainable = base.trainable_parameters()
+    changed = [
+        name
+        for name, parameter in base.tunable_parameters().items()
+        if name not in trainable and name in weights and _differs(parameter, weights[name])
+    ]
+    if changed:
+        raise UsageError(
+            f"{checkpoint.path}: changes {len(changed):,} parameters that this registry does not "
+            f"train: {some(changed)}",
+            "Import it into a registry that trains the whole model: --registry PATH",
+        )
+
+
+def _differs(parameter: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor holds other numbers than the base model's, seen in the tensor's dtype."""
+    ours = parameter.detach().to("cpu", tensor.dtype)
+    return tensor.shape != ours.shape or not torch.equal(ours, tensor.detach().to("cpu"))
+
+
+def finite(name: str, values: NDArray[np.float32], checkpoint: Checkpoint) -> NDArray[np.float32]:
+    """Return the values; raise DataError for NaN and infinity."""
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{checkpoint.path}: {name} holds NaN or infinity as float32",
+            "The training diverged, or the file is damaged: use an earlier checkpoint",
+        )
+    return values
+
+
+def _cast_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str]:
+    names = {str(weights[n].dtype).removeprefix("torch.") for n in base.trainable_parameters()}
+    others = sorted(names - {"float32"})
+    if not others:
+        return []
+    return [
+        f"the checkpoint's weights are {' and '.join(others)}, condu's float32: the delta holds "
+        "the rounding as well"
+    ]
+
+
+def _kept_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str]:
+    tunable = base.tunable_parameters()
+    changed = [
+        name
+        for name, ours in base.library_model.state_dict().items()
+        if name not in tunable
+        and name in weights
+        and not name.endswith(NO_WEIGHTS)
+        and _differs(ours.reshape(-1), weights[name].reshape(-1))
+    ]
+    if not changed:
+        return []
+    return [f"the base model's own values are kept for {len(changed):,} tensors: {some(changed)}"]
+
+
+def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> BaseModelError:
+    return BaseModelError(
+        f"{checkpoint.path}: was not fine-tuned from base model {base.info.id}: its weights lie "
+        f"{distance:.2f} times the base model's norm away (at most {MAX_DISTANCE} is plausible)",
+        "Import it into a registry of its own base model: --registry PATH --base ID",
+    )
+
+
+def some(names: Iterable[str], limit: int = 3) -> str:
+    """The first few names, as a message lists them."""
+    listed = list(names)
+    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")

@@ -1,0 +1,165 @@
+"""What every command gets: the global options, the output sink, and the registry's path.
+
+`command` registers a function as a Typer command and adds the global options to its own, so
+that they work before the subcommand and after it.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from condu_cli.cli.output import Mode, Output
+
+if TYPE_CHECKING:
+    from condu_cli.errors import UsageError
+    from condu_cli.registry.repository import Registry
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+PANEL = "Global options"
+
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry",
+        metavar="PATH",
+        help="Folder of the registry. Default: $CONDU_REGISTRY, else the user's data folder.",
+        rich_help_panel=PANEL,
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print results as JSON.", rich_help_panel=PANEL)
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Results and errors only.", rich_help_panel=PANEL)
+]
+YesOption = Annotated[
+    bool, typer.Option("-y", "--yes", help="Answer yes to questions.", rich_help_panel=PANEL)
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "-n", "--dry-run", help="Say what would be done, change nothing.", rich_help_panel=PANEL
+    ),
+]
+LongDryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be done, change nothing.", rich_help_panel=PANEL
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The global options."""
+
+    registry: Path | None = None
+    json: bool = False
+    quiet: bool = False
+    yes: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one command."""
+
+    settings: Settings
+    out: Output
+
+    @property
+    def registry_path(self) -> Path:
+        """The registry's folder, resolved from the option, the environment or the platform."""
+        from condu_cli.registry.files.paths import resolve_registry_path
+
+        return resolve_registry_path(self.settings.registry)
+
+    def open_registry(self) -> "Registry":
+        """Open the registry; raises NoRegistryError where there is none."""
+        from condu_cli.registry.repository import Registry
+
+        registry = Registry.open(self.registry_path, notify=self.out.note)
+        registry.on_wait = lambda by: self.out.note(f"waiting: the registry is locked by {by}")
+        return registry
+
+    def inside(self, registry: Path, *, silent: bool) -> "Run":
+        """Return a run of another command on another registry, as part of this one."""
+        out = Output(Mode.SILENT) if silent else self.out
+        return Run(replace(self.settings, registry=registry, dry_run=False), out)
+
+
+def new_run(settings: Settings) -> Run:
+    """Build a run from the global options."""
+    mode = Mode.JSON if settings.json else Mode.HUMAN
+    return Run(settings, Output(mode, quiet=settings.quiet))
+
+
+def command(
+    app: typer.Typer,
+    name: str | None = None,
+    *,
+    changes: bool = False,
+    writes: bool = False,
+    short_n: bool = True,
+) -> Callable[[Function], Function]:
+    """Register a function whose first parameter is a `Run`.
+
+    `changes`: the command changes the registry, and so has `--dry-run`; `writes`: it writes
+    something and has none, so that it refuses to; `short_n` False where `-n` means something else.
+    """
+
+    def register(function: Function) -> Function:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        shared = _global_parameters(changes=changes, short_n=short_n)
+
+        def run_command(ctx: typer.Context, **values: Any) -> Any:
+            given = {p.name: values.pop(p.name) for p in shared}
+            settings = _merge(ctx.obj, given)
+            if writes and settings.dry_run:
+                raise _no_dry_run(name or function.__name__)
+            return function(new_run(settings), **values)
+
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+        parameters = [context, *keyword]
+        run_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run_command.__annotations__ = {p.name: p.annotation for p in parameters}
+        run_command.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run_command)
+        return function
+
+    return register
+
+
+def _no_dry_run(name: str) -> "UsageError":
+    from condu_cli.errors import UsageError
+
+    return UsageError(f"{name} has no dry run: it would write", "Leave -n out")
+
+
+def _global_parameters(*, changes: bool, short_n: bool) -> list[inspect.Parameter]:
+    kinds: dict[str, tuple[Any, Any]] = {
+        "registry": (RegistryOption, None),
+        "json": (JsonOption, False),
+        "quiet": (QuietOption, False),
+        "yes": (YesOption, False),
+    }
+    if changes:
+        kinds["dry_run"] = (DryRunOption if short_n else LongDryRunOption, False)
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
+        for name, (annotation, default) in kinds.items()
+    ]
+
+
+def _merge(root: Settings | None, given: dict[str, Any]) -> Settings:
+    """Options after the subcommand win over those before it."""
+    root = root or Settings()
+    return replace(root, **{name: value for name, value in given.items() if value})

@@ -1,0 +1,440 @@
+"""`condu learn`: new tasks, or what was interrupted."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from condu_cli.cli import learn_options as options
+from condu_cli.cli.command import Run, command
+from condu_cli.cli.options import (
+    AlphaOption,
+    ClassNamesOption,
+    DataRootOption,
+    DeviceOption,
+    DownloadOption,
+    FreezeAOption,
+    LoraSeedOption,
+    LoraTargetsOption,
+    RankOption,
+)
+from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.registries import Method, Train
+from condu_cli.cli.wording import duration, percent, plural, size, unreadable_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from condu_cli.registry.blobs.kept_files import TaskFiles
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.learning.estimating import Estimate
+    from condu_cli.workflows.learning.planning import LearnPlan, LearnRequest
+    from condu_cli.workflows.learning.registry_kind import RegistryRequest
+    from condu_cli.workflows.learning.summaries import LearnSummary
+    from condu_cli.workflows.learning.training import Machine
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app, changes=True)(learn)
+
+
+def learn(
+    run: Run,
+    task: options.TaskOption = None,
+    data: options.LearnDataOption = None,
+    data_root: DataRootOption = None,
+    download: DownloadOption = False,
+    class_names: ClassNamesOption = None,
+    template: options.TemplateOption = None,
+    shots: options.ShotsOption = None,
+    limit: options.LimitOption = None,
+    max_unreadable: options.MaxUnreadableOption = None,
+    prototype_images: options.PrototypeImagesOption = None,
+    workers: options.WorkersOption = None,
+    iterations: options.IterationsOption = None,
+    epochs: options.EpochsOption = None,
+    lr: options.LearningRateOption = None,
+    batch_size: options.BatchSizeOption = None,
+    accumulation: options.AccumulationOption = None,
+    warmup: options.WarmupOption = None,
+    weight_decay: options.WeightDecayOption = None,
+    clip_norm: options.ClipNormOption = None,
+    label_smoothing: options.LabelSmoothingOption = None,
+    precision: options.PrecisionOption = None,
+    image_size: options.ImageSizeOption = None,
+    validate_every: options.ValidateEveryOption = None,
+    validation_share: options.ValidationShareOption = None,
+    keep: options.KeepOption = None,
+    patience: options.PatienceOption = None,
+    seed: options.SeedOption = None,
+    device: DeviceOption = "auto",
+    devices: options.DevicesOption = 1,
+    save_every: options.SaveEveryOption = None,
+    resume: options.ResumeOption = False,
+    retrain: options.RetrainOption = False,
+    base: options.NewBaseOption = None,
+    method: options.NewMethodOption = None,
+    train: options.NewTrainOption = None,
+    rank: RankOption = None,
+    alpha: AlphaOption = None,
+    lora_targets: LoraTargetsOption = None,
+    freeze_a: FreezeAOption = False,
+    lora_seed: LoraSeedOption = None,
+) -> "list[LearnSummary]":
+    """Fine-tune an expert for a task, unify it with all others, commit a new session.
+
+    Without any option of the recipe, the preset of the base model and the task is followed;
+    `--dry-run` shows it, for a known task also `condu tasks NAME`.
+    """
+    if devices > 1 and not _is_launched():
+        raise typer.Exit(_launch(devices, device))
+    overrides = {
+        "iterations": iterations,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "batch_size": batch_size,
+        "accumulation": accumulation,
+        "warmup_iterations": warmup,
+        "weight_decay": weight_decay,
+        "clip_norm": clip_norm,
+        "label_smoothing": label_smoothing,
+        "precision": precision and precision.value,
+        "image_size": image_size,
+        "validate_every": validate_every,
+        "validation_share": validation_share,
+        "keep": keep and keep.value,
+        "patience": patience,
+    }
+    pictures = {
+        "data": data,
+        "data_root": data_root,
+        "class_names": class_names,
+        "templates": tuple(template or ()),
+        "shots": shots,
+        "limit": limit,
+        "max_unreadable": max_unreadable,
+        "prototype_images": prototype_images,
+        "workers": workers,
+    }
+    wanted = _wanted(base, method, train, (rank, alpha, lora_targets, freeze_a, lora_seed))
+    given = _Given(pictures, overrides, wanted, seed=seed, download=download, retrain=retrain)
+    if download and run.settings.dry_run:
+        _refuse_to_download()
+    with _machine(device, save_every or 0) as machine:
+        # Process 0 of a team speaks for all.
+        run = run if machine.team.rank == 0 else replace(run, out=Output(Mode.SILENT))
+        if resume:
+            given.refuse_beside_resume()
+            return _resume(run, task or [], machine)
+        return _learn(run, given.requests(task or []), wanted, machine, retrain=retrain)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line says, by what it is about; None and () are not given."""
+
+    pictures: dict[str, Any]
+    overrides: dict[str, Any]
+    wanted: "RegistryRequest"
+    seed: int | None
+    download: bool
+    retrain: bool
+
+    def requests(self, tasks: Sequence[str]) -> "list[LearnRequest]":
+        """One request per task."""
+        from condu_cli.errors import UsageError
+        from condu_cli.workflows.learning.planning import LearnRequest
+
+        if not tasks:
+            raise UsageError("the new task needs a name", "condu learn --task NAME --data DIR")
+        if len(set(tasks)) != len(tasks):
+            raise UsageError("a task is named twice", "Name every task once")
+        single = [n for n in ("data", "class_names", "templates") if self.pictures[n]]
+        if len(tasks) > 1 and single:
+            option = (
+                "--template" if single[0] == "templates" else "--" + single[0].replace("_", "-")
+            )
+            raise UsageError(
+                f"{option} belongs to one task, and {len(tasks)} are named",
+                "Put each task's pictures in a folder of its name below --data-root",
+            )
+        overrides = {name: value for name, value in self.overrides.items() if value is not None}
+        return [
+            LearnRequest(
+                task=task,
+                **self.pictures,
+                download=self.download,
+                overrides=overrides,
+                seed=self.seed or 0,
+            )
+            for task in tasks
+        ]
+
+    def refuse_beside_resume(self) -> None:
+        """Everything about a training was settled when it began."""
+        from condu_cli.errors import UsageError
+
+        given = [self.seed, *self.pictures.values(), *self.overrides.values()]
+        given += asdict(self.wanted).values()
+        said = any(value not in (None, ()) for value in given)  # 0 says something too
+        if self.retrain or self.download or said:
+            raise UsageError(
+                "--resume goes on with what was begun; of the options only --task, --device, "
+                "--devices and --save-every go with it",
+                "Leave the others out",
+            )
+
+
+def _refuse_to_download() -> NoReturn:
+    """A dry run changes nothing on the disk, and reads the pictures all the same."""
+    from condu_cli.errors import UsageError
+
+    raise UsageError(
+        "--dry-run reads the pictures, but downloads nothing",
+        "Leave --download out; condu tasks NAME says what belongs where",
+    )
+
+
+def _wanted(
+    base: str | None,
+    method: Method | None,
+    train: Train | None,
+    lora: tuple[int | None, float | None, list[str] | None, bool, int | None],
+) -> "RegistryRequest":
+    from condu_cli.workflows.learning.registry_kind import RegistryRequest
+    from condu_cli.workflows.opening.paradigms import LORA, lora_options
+
+    rank, alpha, targets, freeze_a, lora_seed = lora
+    asked = bool(targets or freeze_a) or any(v is not None for v in (rank, alpha, lora_seed))
+    # LoRA's options say the method as well.
+    name = method.value if method is not None else (LORA if asked else None)
+    request = None
+    if asked and name is not None:
+        request = lora_options(
+            name,
+            rank=rank,
+            alpha=alpha,
+            targets=targets or (),
+            freeze_a=freeze_a,
+            seed=lora_seed,
+        )
+    return RegistryRequest(base, name, train and train.value, request)
+
+
+def _is_launched() -> bool:
+    from condu_cli.train.launching import launched_processes
+
+    return launched_processes() > 1
+
+
+def _launch(devices: int, device: str) -> int:
+    """Start this command again in several processes; answer with their exit code."""
+    import sys
+
+    from condu_cli.backbone.devices import check_devices
+    from condu_cli.train.launching import launch, without_option
+
+    kind = check_devices(device, devices)
+    return launch(without_option(sys.argv[1:], "--devices"), devices, cpu=kind == "cpu")
+
+
+@contextmanager
+def _machine(device: str, save_every: int) -> "Iterator[Machine]":
+    """The device and the team of this run, for as long as it lasts."""
+    from condu_cli.backbone.devices import resolve_device
+    from condu_cli.train.team import make_team
+    from condu_cli.workflows.learning.training import Machine
+
+    resolved = resolve_device(device)
+    team = make_team(resolved)
+    try:
+        yield Machine(team.device or resolved, team, save_every)
+    finally:
+        team.end()
+
+
+def _learn(
+    run: Run,
+    requests: "Sequence[LearnRequest]",
+    wanted: "RegistryRequest",
+    machine: "Machine",
+    *,
+    retrain: bool,
+) -> "list[LearnSummary]":
+    """Check all the tasks before the first is trained; then train one after another."""
+    from condu_cli.errors import ConduError, InterruptedByUserError, PartialError
+    from condu_cli.workflows.learning.learner import Learner
+
+    path = run.registry_path
+    learners = [Learner(path, r, wanted, machine, retrain=retrain) for r in requests]
+    for learner in learners:
+        learner.draw()  # a mistake in the last one is named before the base model is loaded
+    plans = [learner.plan() for learner in learners]
+    if run.settings.dry_run:
+        for learner, plan in zip(learners, plans, strict=True):
+            _show_plan(run.out, learner.estimate(plan), plan)
+        return []
+    summaries: list[LearnSummary] = []
+    errors: list[ConduError] = []
+    for learner, plan in zip(learners, plans, strict=True):
+        _note_plan(run.out, plan)
+        try:
+            with run.out.progress(json_events=True) as on_progress:
+                summary = learner.run(plan, on_progress)
+        except InterruptedByUserError:
+            raise
+        except ConduError as exc:
+            if len(plans) == 1 or machine.team.size > 1:  # a team must not come apart
+                raise
+            run.out.warning(f"{plan.request.task} was not learned: {exc.message}")
+            errors.append(exc)
+            continue
+        if summary is not None:
+            _report(run.out, summary)
+            summaries.append(summary)
+    if errors:
+        raise PartialError(
+            f"{len(errors)} of {len(plans)} tasks were not learned: {errors[0].message}",
+            errors[0].hint,
+        )
+    return summaries
+
+
+def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSummary]":
+    from condu_cli.registry.manifest import short_id
+    from condu_cli.workflows.learning.resuming import Resumed, resume
+
+    registry = run.open_registry()
+    if run.settings.dry_run:
+        _show_kept(run.out, registry, tasks)
+        return []
+
+    def report(done: Resumed) -> None:
+        if done.summary is not None:
+            _report(run.out, done.summary)
+            return
+        session = done.session.id
+        record = {"task": done.task, "session": session, "already": True}
+        text = f"{done.task} was committed already, in session {short_id(session)}"
+        run.out.document(record, lambda out: out.text(text))
+
+    found: list[Resumed] = []
+    every: list[str | None] = [*tasks] or [None]
+    for task in every:
+        with run.out.progress(json_events=True) as on_progress:
+            found += resume(registry, task, on_progress, report, machine)
+    return [done.summary for done in found if done.summary is not None]
+
+
+def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
+    from condu_cli.workflows.learning.resuming import to_go_on_with
+
+    def records(files: "TaskFiles", paths: "Sequence[Path]") -> list[dict[str, Any]]:
+        wanted = [path for path in paths if not tasks or files.task_of(path) in tasks]
+        listed = [file for path in wanted if (file := files.open_if_there(path)) is not None]
+        return [{"task": f.task, "bytes": f.size, "at": f.record.get("at")} for f in listed]
+
+    found = to_go_on_with(registry)
+    waiting = records(registry.waiting, found.experts)
+    runs = records(registry.runs, found.runs)
+
+    def human(o: Output) -> None:
+        for verb, kept in (("commit", waiting), ("go on training", runs)):
+            if kept or not (waiting or runs):
+                o.text(f"Would {verb}: " + (", ".join(r["task"] for r in kept) or "none"))
+
+    out.document({"dry_run": True, "waiting": waiting, "unfinished": runs}, human)
+
+
+def _note_plan(out: Output, plan: "LearnPlan") -> None:
+    recipe, data = plan.recipe, plan.data
+    held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
+    out.note(
+        f"Learning {plan.request.task} from {plural(len(data.train), 'picture')}{held_out} of "
+        f"{plural(len(data.class_names), 'class')}: "
+        f"base {plan.base_id}, {recipe.iterations} iterations of {recipe.batch_size} at "
+        f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed} "
+        f"(preset: {plan.preset.name})"
+    )
+    if data.ignored:
+        names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
+        out.note(f"Left out as no pictures of a class: {plural(data.ignored, 'file')}: {names}")
+    if data.empty_classes:
+        out.warning(f"no pictures of: {', '.join(data.empty_classes)}; they are left out")
+
+
+def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:
+    record = {**_plan_record(plan), "estimate": asdict(found)}
+    out.document(record, lambda o: _print_plan(o, record, found))
+
+
+def _print_plan(out: Output, record: dict[str, Any], found: "Estimate") -> None:
+    for name, value in record.items():
+        if name not in ("estimate", "recipe"):
+            out.text(f"{name:18} {value}")
+    for name, value in record["recipe"].items():
+        out.text(f"  {name:18} {value}")
+    out.text(
+        f"about {duration(found.reading_seconds)} to read the pictures and "
+        f"{duration(found.train_seconds)} to train ({duration(found.seconds_per_iteration)} an "
+        "iteration, measured)"
+    )
+    if found.memory_bytes is not None:
+        out.text(f"about {size(found.memory_bytes)} of memory")
+    out.note("Nothing was written (--dry-run).")
+
+
+def _plan_record(plan: "LearnPlan") -> dict[str, Any]:
+    return {
+        "dry_run": True,
+        "task": plan.request.task,
+        "base": plan.base_id,
+        "data": str(plan.data_root),
+        "split": plan.data.split,
+        "train_images": len(plan.data.train),
+        "validation_images": len(plan.validation),
+        "test_images": len(plan.data.test),
+        "classes": len(plan.data.class_names),
+        "templates": list(plan.templates),
+        "preset": plan.preset.name,
+        "overridden": list(plan.overridden),
+        "recipe": plan.recipe.as_record(),
+        "creates_registry": plan.creates_registry,
+    }
+
+
+def _report(out: Output, summary: "LearnSummary") -> None:
+    for warning in summary.warnings:
+        out.warning(warning)
+    if summary.unreadable:
+        out.warning(unreadable_text(summary.unreadable))
+    out.document(asdict(summary), lambda o: _print_summary(o, summary))
+
+
+def _print_summary(out: Output, summary: "LearnSummary") -> None:
+    from condu_cli.registry.manifest import short_id
+
+    tail = summary.unify_seconds + summary.commit_seconds
+    share = (
+        f" (unify and commit: {percent(tail / summary.train_seconds)} of training)"
+        if summary.train_seconds
+        else ""
+    )
+    loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
+    measured = summary.validation_accuracy
+    validation = "" if measured is None else f", {percent(measured)} right of those held out"
+    out.text(
+        f"Learned {summary.task} in session {short_id(summary.session)}: loss "
+        f"{loss} after {summary.iterations} iterations{validation}; the registry holds "
+        f"{plural(summary.tasks, 'task')}"
+    )
+    out.text(
+        f"training {duration(summary.train_seconds)}, reading and prototypes "
+        f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "
+        f"{duration(summary.commit_seconds)}{share}, keeping the expert "
+        f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
+    )
+    out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback takes it back")

@@ -1,0 +1,139 @@
+"""`condu predict`: what is on these pictures?"""
+
+import csv
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from condu_cli.cli.command import Run, command
+from condu_cli.cli.options import DeviceOption, ExpertsOption, RouterName, RouterOption
+from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.wording import percent
+
+if TYPE_CHECKING:
+    from condu_cli.workflows.answering.picture_answers import Answered
+
+
+def register(app: typer.Typer) -> None:
+    """Add this noun's commands to the application."""
+    command(app)(predict)
+
+
+def predict(
+    run: Run,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Pictures, folders of pictures, or - for stdin."),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Ask this task's expert only.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C", help="Candidate labels of your own, in words.", show_default=False
+        ),
+    ] = None,
+    experts: ExpertsOption = 1,
+    router: RouterOption = RouterName.pooled,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Best answers to print.")] = 3,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: path, label, …")] = False,
+    device: DeviceOption = "auto",
+) -> "list[Answered]":
+    """Say what is on pictures, with or without the task's name."""
+    from condu_cli.backbone.devices import resolve_device
+    from condu_cli.errors import DataError, PartialError, UsageError
+    from condu_cli.workflows.answering.picture_answers import STANDARD_INPUT, answer_paths
+    from condu_cli.workflows.answering.predictor import PredictOptions
+    from condu_cli.workflows.opening.workspace import Workspace
+
+    if as_csv and run.settings.json:
+        raise UsageError("--csv and --json exclude each other", "Choose one")
+    if task is not None and experts != 1:
+        raise UsageError("--task names one expert, --experts asks for more", "Choose one of them")
+    options = PredictOptions(task, _split_labels(labels), experts, router.value)
+    workspace = Workspace(run.open_registry(), resolve_device(device))
+    session = workspace.head()
+    stdin = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""
+    with run.out.progress() as on_progress:
+        answered, errors = answer_paths(workspace, session, options, paths, stdin, on_progress)
+    _print_answers(run.out, answered, top=top, as_csv=as_csv)
+    if errors and not answered:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise DataError(first.message + more, first.hint)
+    if errors:
+        names = "; ".join(error.message for error in errors[:3])
+        total = len(errors) + len(answered)
+        raise PartialError(
+            f"{len(errors)} of {total} inputs failed: {names}", "The others were answered"
+        )
+    return answered
+
+
+def _split_labels(text: str | None) -> tuple[str, ...]:
+    from condu_cli.errors import UsageError
+
+    if text is None:
+        return ()
+    labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(labels) < 2:
+        raise UsageError(
+            f"--labels '{text}' holds fewer than two labels", "For instance --labels 'cat,dog'"
+        )
+    return labels
+
+
+def _print_answers(out: Output, answered: "list[Answered]", *, top: int, as_csv: bool) -> None:
+    if as_csv and out.mode is Mode.HUMAN:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "label", "probability", "task", "expert", "similarity"])
+        writer.writerows(_csv_row(item) for item in answered)
+        return
+    for item in answered:
+        out.document(_record(item, top), lambda o, item=item: _print_one(o, item, top))  # type: ignore[misc]
+
+
+def _record(item: "Answered", top: int) -> dict[str, Any]:
+    best = item.prediction.answers[0]
+    return {
+        "path": item.path,
+        "label": best.label,
+        "probability": best.probability,
+        "task": best.task,
+        "top": [
+            {"label": a.label, "task": a.task, "probability": a.probability}
+            for a in item.prediction.answers[:top]
+        ],
+        "experts": [{"task": e.task, "similarity": e.similarity} for e in item.prediction.experts],
+    }
+
+
+def _csv_row(item: "Answered") -> list[Any]:
+    best, expert = item.prediction.answers[0], item.prediction.experts[0]
+    similarity = "" if expert.similarity is None else f"{expert.similarity:.6f}"
+    return [
+        _harmless(item.path),
+        best.label,
+        f"{best.probability:.6f}",
+        best.task or "",
+        expert.task,
+        similarity,
+    ]
+
+
+def _harmless(cell: str) -> str:
+    """Keep a file name from being run as a formula by a spreadsheet."""
+    return f"'{cell}" if cell[:1] in "=+@" else cell
+
+
+def _print_one(out: Output, item: "Answered", top: int) -> None:
+    shown = item.prediction.answers[:top]
+    answers = ", ".join(f"{a.label} {percent(a.probability)}" for a in shown)
+    voters = ", ".join(
+        e.task if e.similarity is None else f"{e.task} (similarity {e.similarity:.2f})"
+        for e in item.prediction.experts
+    )
+    out.text(f"{item.path}: {answers}  [expert: {voters}]")

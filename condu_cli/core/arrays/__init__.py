@@ -1,0 +1,1 @@
+"""Arrays: their order, bits, stored forms, and the platforms that they live on."""

@@ -1,0 +1,1 @@
+"""The paper's codec: stored masks, and patches from newer to older states."""

@@ -1,0 +1,51 @@
+"""All experts as arrays, and the trigger that the arrays of one task's part hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.condu.stored_masks import MASK_NAMES, decode_mask
+from condu_cli.core.merging.method import Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from condu_cli.core.arrays.layout import Tensors
+    from condu_cli.core.merging.method import Method
+
+FIGURES = ("rescaler", "l1_norm", "covered_norm")
+MAY_LACK = "covered_norm"  # as the parts first written do, which had a global rescaler
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedState:
+    """All experts: the shared part (None where there is none) and one part per task, in order."""
+
+    shared: Tensors | None
+    parts: Sequence[Tensors]
+
+
+def trigger_of(method: Method, part: Tensors, label: str = "") -> Trigger:
+    """One part's mask and float32 rescaler; values are not looked at, see `check_trigger`.
+
+    Raises InvalidStateError naming `label` + the array that is missing or unexpected, or a mask
+    or rescaler that does not have a form that was ever written.
+    """
+    for name in FIGURES:
+        may_lack = name == MAY_LACK and method.rescaler == "global"
+        if name not in part and not may_lack:
+            raise InvalidStateError(f"{label}{name}", "is missing")
+    for name in sorted(set(part).difference(FIGURES, MASK_NAMES)):
+        raise InvalidStateError(f"{label}{name}", "is not part of a trigger")
+    rescaler = part["rescaler"]
+    if rescaler.dtype == np.float64:  # the same float32 values, as first written
+        with np.errstate(over="ignore", invalid="ignore"):
+            short = rescaler.astype(np.float32)
+        if not np.array_equal(short, rescaler):
+            raise InvalidStateError(f"{label}rescaler", "does not hold float32 values")
+        rescaler = short
+    return Trigger(decode_mask(part, method.layout, label), rescaler)

@@ -1,0 +1,1 @@
+"""The method itself: masks, rescalers, unify and decouple."""

@@ -1,0 +1,42 @@
+"""What a delta or a model's weights must look like before anything is made of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from condu_cli.core.arrays.layout import InvalidDeltaError, ParameterLayout, pattern_fault
+from condu_cli.core.arrays.platforms import platform_of
+from condu_cli.core.passes.vectorised import extremes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from condu_cli.core.arrays.bits import Array
+    from condu_cli.core.arrays.platform import Platform
+
+
+def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> None:
+    """Check names, shapes, dtype (float32) and values of a delta, numpy's or torch's.
+
+    Raises InvalidDeltaError naming the first parameter that is missing, unexpected, of another
+    shape or dtype, or that holds NaN, infinity or a value beyond `LARGEST_VALUE`.
+    """
+    layout.check_names(delta)
+    tensors = [delta[name] for name in layout.names]
+    platform = platform_of(tensors)
+    check_forms(layout, platform, tensors)
+    for name, size, values in zip(layout.names, layout.sizes, tensors, strict=True):
+        flat = values.reshape(-1)
+        for start in range(0, size, platform.block_size):
+            part = flat[start : start + platform.block_size]
+            fault = pattern_fault(extremes(part).largest)
+            if fault:
+                raise InvalidDeltaError(name, fault)
+
+
+def check_forms(layout: ParameterLayout, platform: Platform, tensors: Sequence[Array]) -> None:
+    """Raise InvalidDeltaError for the first of the layout's tensors that has another form."""
+    for name, values in zip(layout.names, tensors, strict=True):
+        fault = platform.form_fault(layout, name, values)
+        if fault:
+            raise InvalidDeltaError(name, fault)

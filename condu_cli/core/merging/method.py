@@ -1,0 +1,97 @@
+"""The choices that belong to a registry, and the trigger that they give every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.arrays.coders import DTYPES, SCALE
+from condu_cli.core.arrays.layout import Float32, InvalidStateError, ParameterLayout
+from condu_cli.core.arrays.platforms import NUMPY
+from condu_cli.core.arrays.segments import Segmentation
+from condu_cli.core.arrays.stored_delta import StoredDelta
+from condu_cli.core.merging.masks import MaskBytes, check_mask
+from condu_cli.core.merging.rescalers import RESCALER_RANGE, RescalerGroups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condu_cli.core.arrays.bits import Array
+    from condu_cli.core.arrays.coders import UnifiedDtype
+    from condu_cli.core.arrays.platform import Platform
+
+
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """What one task adds to the unified delta.
+
+    `mask` is packed, uint8 of shape (layout.mask_bytes,), dense or sparse. `rescaler` is float32
+    of shape (groups,), every entry positive; groups as in `RescalerGroups`. Beside a unified delta
+    of torch tensors both are tensors too.
+    """
+
+    mask: MaskBytes | Array
+    rescaler: Float32 | Array
+
+
+@dataclass(frozen=True)
+class Method:
+    """A layout, the granularity of rescalers and the dtype of the unified delta.
+
+    Raises ValueError for a granularity or dtype that does not exist, or for a parameter whose
+    name is kept for the scales of int8.
+    """
+
+    layout: ParameterLayout
+    rescaler: str = "global"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"a unified delta is one of {tuple(DTYPES)}, not {self.dtype!r}")
+        RescalerGroups(self.layout, self.rescaler)
+        for name in self.layout.names:
+            if name.startswith(SCALE):
+                raise ValueError(f"parameter {name!r} has the name of a stored array")
+
+    @cached_property
+    def groups(self) -> RescalerGroups:
+        """The groups that share a rescaler."""
+        return RescalerGroups(self.layout, self.rescaler)
+
+    @property
+    def storage(self) -> UnifiedDtype:
+        """How the unified delta is stored."""
+        return DTYPES[self.dtype]
+
+    def segmentation(self) -> Segmentation:
+        """How tensors are cut: by rows where a rescaler or a scale belongs to each."""
+        by_row = self.rescaler == "row" or self.storage.by_row
+        return Segmentation(self.layout, by_row=by_row)
+
+    def stored(self, arrays: Mapping[str, Array], platform: Platform = NUMPY) -> StoredDelta:
+        """A unified delta's arrays, checked; raises InvalidStateError naming one."""
+        return StoredDelta(self.layout, self.storage, arrays, platform)
+
+
+def check_trigger(
+    method: Method, trigger: Trigger, label: str = "", platform: Platform = NUMPY
+) -> None:
+    """Check a trigger that comes from outside and is to be read on a platform.
+
+    Raises InvalidStateError naming `label` + "mask" or `label` + "rescaler".
+    """
+    check_mask(trigger.mask, method.layout, f"{label}mask", platform)
+    given, name, shape = trigger.rescaler, f"{label}rescaler", (method.groups.count,)
+    if not platform.holds(given, np.dtype(np.float32)) or tuple(given.shape) != shape:
+        found = f"{given.dtype} {tuple(given.shape)}"
+        raise InvalidStateError(name, f"is {found}, not float32 {shape}")
+    rescaler = platform.host(given)
+    low, high = RESCALER_RANGE
+    bad = np.flatnonzero(~((rescaler >= low) & (rescaler <= high)))
+    if bad.size:
+        value = float(rescaler[bad[0]])
+        raise InvalidStateError(name, f"is not a positive float32 value: {value!r}")

@@ -1,0 +1,160 @@
+"""Prototypes: what a task's classes look like to the base model.
+
+All features come from the base model, images through the evaluation transform. Three parts
+are kept apart, so that any router can be built from them: the text feature, the mean image
+feature, and the mean pooled feature of the image tower before its projection.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condu_cli.core.arrays.layout import Float32, Float64, InvalidStateError, Tensors
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """The prototypes of one task's C classes.
+
+    `text`: float32 (C, E), unit rows. `image`: float32 (C, E), mean of unit image features.
+    `pooled`: float32 (C, P), mean of unit pooled features. `counts`: int64 (C,), images per
+    class; a class without images has zero rows in `image` and `pooled`.
+    Source: ConDU (arXiv 2503.10705), prototypes; `pooled` is condu's own.
+    """
+
+    text: Float32
+    image: Float32
+    pooled: Float32
+    counts: Ints
+
+    @property
+    def paper(self) -> Float32:
+        """The paper's prototype: text part plus image part, float32 (C, E), not unit."""
+        return self.text + self.image
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The four arrays by name, as a blob keeps them."""
+        return {
+            "text": self.text,
+            "image": self.image,
+            "pooled": self.pooled,
+            "counts": self.counts,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Tensors) -> "Prototypes":
+        """Build from stored arrays, each read once.
+
+        Raises InvalidStateError naming an array that is missing, unexpected, misshapen, of
+        another dtype, or not finite.
+        """
+        expected = ("text", "image", "pooled", "counts")
+        for name in expected:
+            if name not in arrays:
+                raise InvalidStateError(name, "is missing")
+        for name in sorted(set(arrays).difference(expected)):
+            raise InvalidStateError(name, "is not part of the prototypes")
+        values = {name: arrays[name] for name in expected}
+        _check_stored(values)
+        return cls(**values)
+
+
+class PrototypeBuilder:
+    """Collects a task's features batch by batch; no batch is kept.
+
+    `text_features`: (C, E), one row per class, averaged over templates. `pooled_size`: P.
+    Raises ValueError for arrays of wrong shape, values that are not finite, or labels that
+    are not integers in 0..C-1.
+    """
+
+    def __init__(self, text_features: NDArray[Any], pooled_size: int) -> None:
+        text = _matrix("text features", text_features)
+        classes, embedding = text.shape
+        self._text = unit_rows(text)
+        self._image = np.zeros((classes, embedding))
+        self._pooled = np.zeros((classes, pooled_size))
+        self._counts = np.zeros(classes, dtype=np.int64)
+
+    def add(self, image_features: NDArray[Any], pooled: NDArray[Any], labels: NDArray[Any]) -> None:
+        """Add a batch: image features (B, E), pooled features (B, P), class indices (B,)."""
+        images = _matrix("image features", image_features, self._image.shape[1])
+        pools = _matrix("pooled features", pooled, self._pooled.shape[1])
+        indices = self._labels(labels)
+        if not len(images) == len(pools) == len(indices):
+            sizes = f"{len(images)}, {len(pools)} and {len(indices)}"
+            raise ValueError(f"image features, pooled features and labels differ: {sizes} rows")
+        # One addition after the other, so that batch boundaries leave no trace.
+        np.add.at(self._image, indices, unit_rows(images))
+        np.add.at(self._pooled, indices, unit_rows(pools))
+        np.add.at(self._counts, indices, 1)
+
+    def build(self) -> Prototypes:
+        """The prototypes of everything added so far."""
+        divisor = np.maximum(self._counts, 1)[:, None]
+        return Prototypes(
+            text=self._text.astype(np.float32),
+            image=(self._image / divisor).astype(np.float32),
+            pooled=(self._pooled / divisor).astype(np.float32),
+            counts=self._counts.copy(),
+        )
+
+    def _labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels are {labels.dtype} {labels.shape}, not integers (N,)")
+        classes = len(self._counts)
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, not 0..{classes - 1}")
+        return labels
+
+
+def build_prototypes(
+    text_features: NDArray[Any],
+    image_features: NDArray[Any],
+    pooled: NDArray[Any],
+    labels: NDArray[Any],
+) -> Prototypes:
+    """Prototypes from all features at once: (C, E), (N, E), (N, P) and labels (N,).
+
+    Raises ValueError as `PrototypeBuilder` does.
+    """
+    builder = PrototypeBuilder(text_features, _matrix("pooled features", pooled).shape[1])
+    builder.add(image_features, pooled, labels)
+    return builder.build()
+
+
+def unit_rows(values: NDArray[Any]) -> Float64:
+    """Rows scaled to length 1, in float64; a row of zeros stays zero."""
+    wide = values.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: Float64 = wide / np.where(lengths > 0, lengths, 1.0)
+    return unit
+
+
+def _matrix(what: str, values: NDArray[Any], width: int | None = None) -> NDArray[Any]:
+    if values.ndim != 2 or (width is not None and values.shape[1] != width):
+        raise ValueError(f"{what} have shape {values.shape}, not (rows, {width or 'columns'})")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} hold NaN or infinity")
+    return values
+
+
+def _check_stored(values: Mapping[str, NDArray[Any]]) -> None:
+    for name in ("text", "image", "pooled"):
+        array = values[name]
+        if array.ndim != 2 or array.dtype != np.float32:
+            raise InvalidStateError(name, f"is {array.dtype} {array.shape}, not a float32 matrix")
+        if not np.isfinite(array).all():
+            raise InvalidStateError(name, "holds NaN or infinity")
+    classes = len(values["text"])
+    if values["image"].shape != values["text"].shape:
+        raise InvalidStateError("image", "differs in shape from the text part")
+    if len(values["pooled"]) != classes:
+        raise InvalidStateError("pooled", f"has {len(values['pooled'])} rows, not {classes}")
+    counts = values["counts"]
+    if counts.dtype != np.int64 or counts.shape != (classes,) or (counts < 0).any():
+        raise InvalidStateError("counts", f"is not int64 ({classes},) of images per class")

@@ -1,0 +1,1 @@
+"""One picture after another: opened, decoded, cut, scaled, batched."""

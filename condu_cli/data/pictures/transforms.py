@@ -1,0 +1,84 @@
+"""Pictures to tensors, for training and for evaluation.
+
+Every transform has two halves: a geometry that runs wherever the picture is decoded, and the
+normalisation of a whole batch, which runs here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from condu_cli.data.pictures.geometry import CropGeometry, EvaluationGeometry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+Statistics = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Bytes to float32: scaled to 0..1, minus the mean, divided by the deviation per channel."""
+
+    mean: Statistics
+    std: Statistics
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Pictures (S, S, 3) uint8 to one tensor (B, 3, S, S) float32."""
+        stacked = torch.from_numpy(np.stack(pictures))
+        # Channels first in memory too: a kernel may round differently for another layout.
+        pixels = stacked.permute(0, 3, 1, 2).to(
+            torch.float32, memory_format=torch.contiguous_format
+        )
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return pixels.div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """RGB picture to a float32 tensor (3, S, S), always the same way."""
+
+    geometry: EvaluationGeometry
+    normalise: Normalisation
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """One picture's tensor."""
+        return self.normalise([np.asarray(self.geometry(image))])[0]
+
+
+@dataclass(frozen=True)
+class SeededTransform:
+    """RGB picture to a float32 tensor (3, S, S), in a way that a seed draws."""
+
+    geometry: CropGeometry
+    normalise: Normalisation
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """One picture's tensor; the same for the same seed, wherever and whenever."""
+        return self.normalise([np.asarray(self.geometry(image, seed))])[0]
+
+
+def evaluation_transform(
+    size: int,
+    mean: Statistics,
+    std: Statistics,
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+) -> Transform:
+    """Resize, centre crop, normalise; `squash` resizes both sides and cuts nothing."""
+    return Transform(EvaluationGeometry(size, interpolation, resize_mode), Normalisation(mean, std))
+
+
+def seeded_training_transform(
+    size: int, mean: Statistics, std: Statistics, interpolation: str = "bicubic"
+) -> SeededTransform:
+    """Random resized crop and normalise, drawn from each picture's own seed."""
+    return SeededTransform(CropGeometry(size, interpolation), Normalisation(mean, std))

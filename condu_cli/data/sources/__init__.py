@@ -1,0 +1,1 @@
+"""Where labelled pictures come from: folders, lists, Hugging Face, public sets, embedded."""

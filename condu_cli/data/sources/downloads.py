@@ -1,0 +1,124 @@
+"""Downloading a public data set by torchvision's own code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from condu_cli.data.sources.known_tasks import State, known_tasks, where
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from condu_cli.data.sources.known_tasks import KnownSet
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+
+
+def download_set(task: str, root: Path) -> None:
+    """Download a public data set to below a data root, in torchvision's layout.
+
+    It is unpacked beside its place and moved when it is whole, so that an interrupted download
+    is never taken for a data set.
+
+    Raises:
+        DataError: torchvision cannot download it, something else lies in its place, or the
+            download failed.
+
+    """
+    public = known_tasks()[task].public
+    if public is None:
+        raise KeyError(task)
+    target = root / public.folder
+    _check(task, public, target)
+    require_scipy(task)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as draft:
+            _fetch(public, Path(draft))
+            if where(task, Path(draft)).state is not State.THERE:
+                raise RuntimeError("the archive did not hold what it should")
+            _remove_archives(Path(draft, public.folder))
+            _move(Path(draft, public.folder), target, task, root)
+    except Exception as exc:
+        # A network, archives and disks fail in many ways; the user needs the same advice in all.
+        raise DataError(
+            f"the data set of task '{task}' could not be downloaded: {_reason(exc)}",
+            f"Get it at {public.url} and put {public.what_to_put(root)}",
+        ) from exc
+
+
+def require_scipy(task: str) -> None:
+    """Check that the labels of a data set can be read.
+
+    Raises:
+        DataError: they are MATLAB files, and scipy is not installed.
+
+    """
+    if task not in ("flowers", "stanford_cars"):
+        return
+    try:
+        importlib.import_module("scipy.io")
+    except ImportError as exc:
+        raise DataError(
+            f"the labels of task '{task}' are MATLAB files, and scipy is not installed",
+            "pip install scipy",
+        ) from exc
+
+
+def _check(task: str, public: KnownSet, target: Path) -> None:
+    if not public.downloadable:
+        raise DataError(
+            f"the data set of task '{task}' cannot be downloaded by torchvision",
+            f"Get it at {public.url} and put {public.what_to_put(target.parent)}",
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(
+            f"{target}: is in the way of the download, and is no complete data set",
+            f"Remove it, or complete it: put {public.what_to_put(target.parent)}",
+        )
+
+
+def _fetch(public: KnownSet, root: Path) -> None:
+    from torchvision import datasets
+
+    with _quiet():
+        getattr(datasets, str(public.torchvision))(root, download=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torchvision's messages off stdout, and its bar off anything but a terminal."""
+    with contextlib.ExitStack() as stack:
+        if not sys.stderr.isatty():
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+def _remove_archives(folder: Path) -> None:
+    """What was unpacked is not needed packed as well."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name.endswith(ARCHIVES):
+            path.unlink()
+
+
+def _move(draft: Path, target: Path, task: str, root: Path) -> None:
+    try:
+        if target.is_dir():
+            target.rmdir()  # `_check` has seen that it is empty
+        draft.rename(target)
+    except OSError:
+        if where(task, root).state is not State.THERE:  # unless another process was first
+            raise
+
+
+def _reason(exc: Exception) -> str:
+    text = " ".join(str(exc).split())
+    return (text if len(text) <= 200 else f"{text[:200]}…") or type(exc).__name__

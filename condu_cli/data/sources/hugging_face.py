@@ -1,0 +1,178 @@
+"""A data set that Hugging Face's `datasets` wrote with `save_to_disk`, where it is installed.
+
+The library is no dependency of condu. Pictures are decoded when they are needed, by Pillow like
+all the others.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.data.labelled import TEST_FOLDERS, Found
+from condu_cli.data.pictures.picture_files import StoredPicture, opened
+from condu_cli.data.sources.lists import LABEL_COLUMNS
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PIL import Image
+
+    from condu_cli.data.pictures.picture_files import Picture
+
+HINT = "Expected an Image column and a ClassLabel column"
+CAST_HINT = "Cast the labels first: dataset.class_encode_column('label')"
+WHOLE = ""
+"""What the one split of a data set without splits is called here."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceStore:
+    """The image column of one split; names alone, so that a worker opens it for itself."""
+
+    root: str
+    split: str
+    column: str
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture in a row, its header read; raises what Pillow or the library raises."""
+        cell = _undecoded(self.root, self.split, self.column)[index][self.column]
+        if cell is None:
+            raise ValueError("the row holds no picture")
+        if cell["bytes"] is not None:
+            return opened(io.BytesIO(cell["bytes"]))
+        return opened(Path(cell["path"]))
+
+
+def is_hugging_face(path: Path) -> bool:
+    """Whether a folder is what `save_to_disk` writes."""
+    whole = (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+    return whole or (path / "dataset_dict.json").is_file()
+
+
+def find_in_hugging_face(root: Path) -> Found:
+    """The pictures of a saved data set by class; none of them is decoded.
+
+    Rows without a label, or with one below 0, are ignored and counted: public test splits often
+    have no labels.
+
+    Raises:
+        DataError: the library is missing, the folder cannot be read, or its columns are not an
+            Image and a ClassLabel.
+
+    """
+    splits = _load(str(root))
+    test = next((name for name in TEST_FOLDERS if _has_labels(splits, name)), None)
+    train_name = "train" if "train" in splits else next(iter(splits), WHOLE)
+    train = _Split(root, train_name, splits)
+    apart = _Split(root, test, splits) if test not in (None, train_name) else None
+    return Found(
+        source=root,
+        beside=root,
+        train=train.by_class,
+        test=None if apart is None else apart.by_class,
+        hint=HINT,
+        split="as saved",
+        kind="labels",
+        ignored=(*train.ignored, *(apart.ignored if apart else ())),
+        empty_classes=tuple(name for name in train.names if name not in train.by_class),
+    )
+
+
+def split_in_hugging_face(root: Path, split: str) -> dict[str, list[Picture]]:
+    """The pictures of one split by class, or all of them where there is no such split."""
+    splits = _load(str(root))
+    names = TEST_FOLDERS if split == "test" else (split,)
+    chosen = next((name for name in names if _has_labels(splits, name)), None)
+    if chosen is not None:
+        return _Split(root, chosen, splits).by_class
+    by_class: dict[str, list[Picture]] = {}
+    for name in splits:
+        for label, pictures in _Split(root, name, splits).by_class.items():
+            by_class.setdefault(label, []).extend(pictures)
+    return {label: by_class[label] for label in sorted(by_class)}
+
+
+class _Split:
+    """One split: pictures by the name of their class, and the rows without a label."""
+
+    def __init__(self, root: Path, name: str, splits: Mapping[str, Any]) -> None:
+        dataset = splits[name]
+        picture, label = _columns(root, dataset.features)
+        store = HuggingFaceStore(str(root), name, picture)
+        self.names: list[str] = dataset.features[label].names
+        found: dict[str, list[Picture]] = {class_name: [] for class_name in self.names}
+        ignored: list[str] = []
+        for index, value in enumerate(dataset[label]):
+            row = f"{name or 'row'}[{index}]"  # not the folder: it may be renamed
+            if value is None or value < 0:
+                ignored.append(f"{row}: no label")
+            else:
+                found[self.names[value]].append(StoredPicture(row, store, index))
+        self.ignored = tuple(ignored)
+        # Alphabetically, as the class folders of a tree.
+        self.by_class = {label: found[label] for label in sorted(found) if found[label]}
+
+
+def _has_labels(splits: Mapping[str, Any], name: str) -> bool:
+    if name not in splits:
+        return False
+    _, label = _columns(Path(name), splits[name].features)
+    return any(value is not None and value >= 0 for value in splits[name][label])
+
+
+def _columns(root: Path, features: Mapping[str, Any]) -> tuple[str, str]:
+    """The image and the label column, by their features."""
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    pictures = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    if not pictures or not labels:
+        lacks = "an Image" if not pictures else "a ClassLabel"
+        raise DataError(f"{root}: no column is {lacks}", CAST_HINT if pictures else HINT)
+    return _the_one(root, pictures, ("image", "img", "picture")), _the_one(
+        root, labels, LABEL_COLUMNS
+    )
+
+
+def _the_one(root: Path, columns: list[str], usual: tuple[str, ...]) -> str:
+    """The only column of a kind, or the one with the usual name."""
+    named = [name for name in usual if name in columns]
+    if len(columns) > 1 and not named:
+        raise DataError(
+            f"{root}: which column is meant: {', '.join(columns)}?",
+            f"Rename it: dataset.rename_column('{columns[0]}', '{usual[0]}')",
+        )
+    return named[0] if named else columns[0]
+
+
+@lru_cache(maxsize=4)
+def _load(root: str) -> dict[str, Any]:
+    """The splits of a saved data set by name, in a worker as well as here; read once."""
+    try:
+        datasets: Any = import_module("datasets")
+    except ImportError as exc:
+        raise DataError(
+            f"{root}: a Hugging Face data set, and `datasets` is not installed",
+            "pip install datasets",
+        ) from exc
+    try:
+        found = datasets.load_from_disk(root)
+    except Exception as exc:  # whatever its many file formats trip over
+        raise DataError(f"{root}: cannot be read ({exc})", "Save it again") from exc
+    return dict(found) if isinstance(found, dict) else {WHOLE: found}
+
+
+@lru_cache(maxsize=16)
+def _undecoded(root: str, split: str, column: str) -> Any:
+    """A split with the encoded bytes or the path of each picture instead of the picture."""
+    datasets: Any = import_module("datasets")
+    return (
+        _load(root)[split]
+        .select_columns([column])
+        .cast_column(column, datasets.Image(decode=False))
+    )

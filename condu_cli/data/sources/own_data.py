@@ -1,0 +1,79 @@
+"""Anybody's data: one way to read whatever labelled pictures may come in.
+
+a folder                        `folders`: train/CLASS and test/CLASS, or CLASS alone
+a .csv, .tsv, .jsonl file       `manifests`: paths and labels
+what `save_to_disk` wrote       `hugging_face`, where `datasets` is installed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from condu_cli.data.class_names import class_names_for
+from condu_cli.data.labelled import SPLIT_SEED, labelled, samples_of
+from condu_cli.data.sources.folders import read_folder, read_split
+from condu_cli.data.sources.hugging_face import (
+    find_in_hugging_face,
+    is_hugging_face,
+    split_in_hugging_face,
+)
+from condu_cli.data.sources.lists import find_in_manifest, is_manifest, split_in_manifest
+from condu_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from condu_cli.data.labelled import ByClass, LabelledPictures, Sample
+
+
+def read_source(
+    path: Path, class_names: Path | None = None, *, split_seed: int = SPLIT_SEED
+) -> LabelledPictures:
+    """Read what pictures there are, their classes and class names; no picture is decoded.
+
+    Raises:
+        DataError: nothing there or nothing that can be read, no pictures, fewer than two
+            classes, test classes that are not in training, or class names that do not match.
+
+    """
+    if path.is_file() and is_manifest(path):
+        return labelled(find_in_manifest(path), class_names, split_seed)
+    if is_hugging_face(path):
+        return labelled(find_in_hugging_face(path), class_names, split_seed)
+    _refuse_other_files(path)
+    return read_folder(path, class_names, split_seed=split_seed)
+
+
+def read_source_split(
+    path: Path, split: str, class_names: Path | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
+    """Read labelled pictures to measure on: folders or labels, class names and samples.
+
+    Those of the split where it is there, else all of them: nobody trains on them here, so that
+    nothing is split off, and one class is enough.
+
+    Raises:
+        DataError: nothing that can be read, no pictures, or class names that do not match.
+
+    """
+    by_class: ByClass
+    if path.is_file() and is_manifest(path):
+        by_class, beside = split_in_manifest(path, split), path.parent
+    elif is_hugging_face(path):
+        by_class, beside = split_in_hugging_face(path, split), path
+    else:
+        _refuse_other_files(path)
+        return read_split(path, split, class_names)
+    if not by_class:
+        raise DataError(f"{path}: no labelled pictures", "Check --data")
+    folders = tuple(by_class)
+    names = class_names_for(folders, class_names, beside, "labels")
+    return folders, names, samples_of(by_class, folders)
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_file():
+        raise DataError(
+            f"{path}: is neither a folder of pictures nor a list of them",
+            "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson",
+        )

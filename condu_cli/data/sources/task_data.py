@@ -1,0 +1,198 @@
+"""Opening a task's pictures: those given, those below a data root, or embedded ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.data.labelled import SPLIT_SEED, fingerprint, split_samples
+from condu_cli.data.sources.embedded import EMBEDDED_TASKS, embedded_folder
+from condu_cli.data.sources.known_tasks import (
+    DATA_VARIABLE,
+    DEFAULT_TEMPLATES,
+    State,
+    data_root,
+    known_set_at,
+    known_tasks,
+    plain_folder,
+    public_set,
+    where,
+)
+from condu_cli.data.sources.own_data import read_source, read_source_split
+from condu_cli.data.sources.public_sets import absent, read_known
+from condu_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from condu_cli.data.labelled import LabelledPictures, Sample
+
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """What a task was learned from: the place, and how the test pictures were told apart.
+
+    `held_out`: `fingerprint` of the test pictures, by which the same pictures are known again
+    at another place; None where nobody wrote it down.
+    """
+
+    place: Path | None = None
+    split_seed: int = SPLIT_SEED
+    held_out: str | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], place: Path | None) -> LearnedFrom:
+        """Read it from a training record; `place` is not in it, since records travel."""
+        found = re.search(r"seed (\d+)", str(record.get("split", "")))
+        seed = int(found.group(1)) if found else SPLIT_SEED
+        return cls(place, seed, record.get("test_fingerprint"))
+
+    def is_at(self, place: Path) -> bool:
+        """Whether this is the place that was learned from."""
+        return self.place is not None and place.resolve() == self.place.resolve()
+
+
+def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The templates to use: those given, else the known task's, else `a photo of a {}.`.
+
+    Raises:
+        UsageError: a given template does not hold `{}` exactly once.
+
+    """
+    for template in given:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"the template '{template}' must hold {{}} once, where the class name goes",
+                "For instance --template 'a photo of a {}.'",
+            )
+    if given:
+        return given
+    known = known_tasks().get(task)
+    return known.templates if known else DEFAULT_TEMPLATES
+
+
+def open_data(
+    task: str,
+    given: Path | None,
+    data_root: Path | None,
+    class_names: Path | None,
+    *,
+    download: bool = False,
+    split_seed: int = SPLIT_SEED,
+) -> tuple[LabelledPictures, Path]:
+    """Read a task's pictures, and say where they lie.
+
+    That is `given`, else what `find_data` finds. The place of a public data set is its own
+    folder below the data root; `open_data` and `open_split` know it again when it is given.
+
+    Raises:
+        DataError: no pictures, or class names that do not match.
+        UsageError: there is no folder to download to.
+
+    """
+    place = given if given is not None else find_data(task, data_root, download=download)
+    return _open(place, class_names, split_seed), place
+
+
+def open_split(
+    task: str,
+    given: Path | None,
+    data_root: Path | None,
+    class_names: Path | None,
+    *,
+    split: str,
+    learned: LearnedFrom | None = None,
+    download: bool = False,
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...], Path]:
+    """Read the pictures of one split to measure on: folders, class names, samples and place.
+
+    They are looked for where the task was learned from, unless other pictures or another data
+    root are named. What the task was learned from, wherever it lies by now, and a public data
+    set are read as in learning, so that no training picture counts as a test picture.
+
+    Raises:
+        DataError: no pictures, or class names that do not match.
+        UsageError: there is no folder to download to.
+
+    """
+    learned = learned or LearnedFrom()
+    place = given if given is not None or data_root is not None else learned.place
+    if place is None:
+        place = find_data(task, data_root, download=download)
+    if known_set_at(place) is not None or learned.is_at(place):
+        data = _open(place, class_names, learned.split_seed)
+        samples = data.test if split == "test" else data.train
+        return data.folders, data.class_names, samples, place
+    folders, names, samples = read_source_split(place, split, class_names)
+    if learned.held_out is not None:
+        train, test = split_samples(samples, folders, learned.split_seed)
+        if fingerprint(test, folders) == learned.held_out:
+            samples = test if split == "test" else train
+    return folders, names, samples, place
+
+
+def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPictures:
+    known = known_set_at(place)
+    if known is not None:
+        task, root = known
+        return read_known(task, root, class_names=class_names)
+    return read_source(place, class_names, split_seed=split_seed)
+
+
+def find_data(task: str, data_root: Path | None, *, download: bool = False) -> Path:
+    """Where a task's pictures lie when nobody names them.
+
+    In the data root given or `CONDU_DATA`: a public data set in its own layout, or the folder
+    `ROOT/TASK`; a public data set is downloaded if wanted. Else embedded pictures.
+
+    Raises:
+        DataError: none of them is there, or the download failed.
+        UsageError: there is no folder to download to.
+
+    """
+    root = _chosen_root(data_root)
+    public = public_set(task)
+    if root is None and public is not None and download:
+        raise UsageError(
+            "--download needs a folder to download to",
+            f"Pass --data-root DIR, or set {DATA_VARIABLE}",
+        )
+    if root is not None:
+        if public is not None and where(task, root).state is State.THERE:
+            return root / public.folder
+        plain = plain_folder(task, root)
+        if plain is not None:
+            return plain
+        if public is not None:
+            if not download:
+                raise absent(task, root)
+            from condu_cli.data.sources.downloads import download_set
+
+            download_set(task, root)
+            return root / public.folder
+    if task in EMBEDDED_TASKS:
+        return embedded_folder(task)
+    raise _nowhere(task, root)
+
+
+def _nowhere(task: str, root: Path | None) -> DataError:
+    looked = "" if root is None else f" (looked in {root / task})"
+    public = public_set(task)
+    message = f"no pictures for task '{task}'{looked}"
+    if public is None:
+        return DataError(
+            message,
+            f"Pass --data DIR, or put them in a folder {task} below --data-root or "
+            f"${DATA_VARIABLE}",
+        )
+    return DataError(
+        message,
+        f"Pass --data DIR, or say below which folder the data sets lie: --data-root DIR or "
+        f"{DATA_VARIABLE}; condu tasks {task} says what belongs there",
+    )
+
+
+def _chosen_root(given: Path | None) -> Path | None:
+    return given if given is not None else data_root()

@@ -1,0 +1,140 @@
+"""What a task has on the disk before HEAD has it: unfinished trainings, and trained experts.
+
+Training takes hours and a commit a second, but both can fail: a power cut, a full disk, another
+writer. So a training writes itself down while it runs, and its expert is on the disk before the
+lock is even asked for: each as one safetensors file `TASK.SHA256.safetensors`, named by its
+content as blobs are, in a folder of its own. The files go when HEAD has what they were for.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.registry.blobs.store import METADATA_KEY, BlobReader, write_durably
+from condu_cli.registry.files.durability import flush_folder
+from condu_cli.registry.files.paths import RegistryPaths
+from condu_cli.registry.manifest import canonical_json
+from condu_cli.registry.names import is_task_name, validate_task_name
+
+_NAME = re.compile(r"(?P<task>.+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """One of them on the disk; `record` is the JSON that was stored with its arrays."""
+
+    task: str
+    path: Path
+    size: int
+    arrays: BlobReader
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was stored beside the arrays."""
+        return self.arrays.metadata
+
+
+class TaskFiles:
+    """One of a registry's folders of such files; `what` names in words what it holds.
+
+    `in_backups`: whether a backup of the registry has them too.
+    """
+
+    def __init__(
+        self, paths: RegistryPaths, folder: Path, what: str, *, in_backups: bool = True
+    ) -> None:
+        self._paths = paths
+        self._folder = folder
+        self._what = what
+        self._remedy = "remove it and train again"
+        if in_backups:
+            self._remedy = f"restore the file from a backup, or {self._remedy}"
+
+    def save(
+        self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
+    ) -> TaskFile:
+        """Write a file durably; raise ConduError if that is not possible."""
+        validate_task_name(task)
+        with _described_errors(self._folder, self._what):
+            self._folder.mkdir(exist_ok=True)  # never removed: others may be writing to it
+            flush_folder(self._paths.root)  # or a power cut takes the new folder along
+            path = write_durably(
+                self._paths.tmp,
+                arrays,
+                {METADATA_KEY: canonical_json(dict(record))},
+                lambda sha256: self._folder / f"{task}.{sha256}.safetensors",
+            )
+        return self.open(path)
+
+    def task_of(self, path: Path) -> str:
+        """Return the task that a file of this folder belongs to."""
+        match = _named(path)
+        return "" if match is None else match["task"]
+
+    def paths(self, task: str | None = None) -> list[Path]:
+        """Return the files of all tasks, or of one, the oldest first."""
+        found = []
+        for path in self._folder.glob("*"):
+            match = _named(path)
+            if match and task in (None, match["task"]):
+                with suppress(FileNotFoundError):  # committed since the listing
+                    found.append((path.lstat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
+
+    def all(self) -> list[TaskFile]:
+        """Open all of them, the oldest first; raise IntegrityError for a damaged one."""
+        found = (self.open_if_there(path) for path in self.paths())
+        return [expert for expert in found if expert is not None]
+
+    def open_if_there(self, path: Path) -> TaskFile | None:
+        """Open one file; None where it has gone since it was listed."""
+        try:
+            return self.open(path)
+        except IntegrityError:
+            if path.exists():  # else it has been committed since the listing
+                raise
+            return None
+
+    def remove(self, path: Path) -> None:
+        """Remove a file: HEAD has what it was for, or another takes its place."""
+        path.unlink(missing_ok=True)
+
+    def open(self, path: Path) -> TaskFile:
+        """Open one file; raise IntegrityError if it is not one, or not there any more."""
+        match = _named(path)
+        if match is None:
+            raise IntegrityError(f"{path} is no {self._what}", "remove it")
+        try:
+            reader = BlobReader(path, match["sha256"])
+        except IntegrityError as error:
+            raise self.damaged(path, error.message) from error
+        return TaskFile(match["task"], path, reader.size, reader)
+
+    def damaged(self, path: Path, reason: str) -> IntegrityError:
+        """Name a file that cannot be used."""
+        return IntegrityError(
+            f"the {self._what} {path} cannot be used: {reason}",
+            self._remedy,
+        )
+
+
+def _named(path: Path) -> re.Match[str] | None:
+    match = _NAME.fullmatch(path.name)
+    return match if match and is_task_name(match["task"]) else None
+
+
+@contextmanager
+def _described_errors(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConduError(
+            f"cannot keep the {what} under {folder}: {error.strerror or error}",
+            "free some space or correct the permissions, then run the command again",
+        ) from error

@@ -1,0 +1,389 @@
+"""Immutable tensors in files named by their sha256, written so that a crash leaves no half.
+
+A blob is a safetensors file at `blobs/ab/abcd…`. Nothing is ever unpickled or overwritten with
+other content; the same content has the same bytes and therefore is stored once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.registry.blobs.tensor_files import (
+    TensorFile,
+    TensorFileError,
+    file_pieces,
+    write_tensor_file,
+)
+from condu_cli.registry.files.drafts import draft_name
+from condu_cli.registry.files.durability import flush_file, flush_folder
+from condu_cli.registry.files.paths import RegistryPaths
+from condu_cli.registry.manifest import canonical_json
+from condu_cli.registry.names import is_sha256, validate_sha256
+
+METADATA_KEY = "condu"
+_CHUNK = 1 << 20
+_THREADS = min(4, os.cpu_count() or 1)
+_DAMAGED_HINT = (
+    "`condu verify` lists all damage; restore the file from a backup, or go back to a session that "
+    "does not need it with `condu rollback`"
+)
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """The name and the size in bytes of a blob that is on disk."""
+
+    sha256: str
+    size: int
+
+
+class BlobReader(Mapping[str, np.ndarray]):
+    """The tensors of one blob: read-only views on the mapped file, which may outlive the reader."""
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        self._sha256 = sha256
+        _refuse_link(sha256, path)
+        try:
+            self._file = TensorFile(path)
+        except OSError as error:
+            raise _unreadable(sha256, error) from error
+        except TensorFileError as error:
+            raise _damaged(sha256, str(error)) from error
+        self._names = dict.fromkeys(self._file.names)
+        self._views: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._views:
+            try:
+                self._views[name] = self._file.view(name)
+            except TensorFileError as error:
+                raise _damaged(self._sha256, str(error)) from error
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def sha256(self) -> str:
+        """The blob's name."""
+        return self._sha256
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return len(self._file.mapped)
+
+    @property
+    def header(self) -> bytes:
+        """The file's bytes before the tensors."""
+        return self._file.header
+
+    def verify(self) -> None:
+        """Hash the mapped bytes; raise IntegrityError if they are not what was written.
+
+        They stay what they are if the file is removed meanwhile.
+        """
+        if hashlib.sha256(self._file.mapped).hexdigest() != self._sha256:
+            raise _damaged(self._sha256, "its bytes have another sha256")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The JSON record that was stored with the tensors; empty if there was none."""
+        text = self._file.metadata.get(METADATA_KEY)
+        if text is None:
+            return {}
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self._sha256, f"its metadata is not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise _damaged(self._sha256, "its metadata is not a JSON object")
+        return record
+
+
+class BlobStore:
+    """The blobs of one registry."""
+
+    def __init__(self, paths: RegistryPaths) -> None:
+        self._paths = paths
+
+    def put(
+        self, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any] | None = None
+    ) -> BlobRef:
+        """Store `tensors` durably and return the blob's name; the same content is stored once."""
+        return self._put_each([tensors], metadata)[0]
+
+    def put_all(self, mappings: Iterable[Mapping[str, np.ndarray]]) -> list[BlobRef]:
+        """Store each of `mappings` as `put` does, several at a time, and return their names.
+
+        An iterator is drawn from in the calling thread, and is never ahead of the blobs being
+        written by more than one mapping. If one fails, its error is raised and the drafts are
+        removed; a blob that is in place by then stays, unreferenced.
+        """
+        return self._put_each(mappings, None)
+
+    def put_again(self, sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> None:
+        """Write the file of a blob that came back from a patch, bit for bit what it was.
+
+        Raises IntegrityError, and leaves nothing, if it has another hash.
+        """
+        draft = self._new_draft()
+        try:
+            with _described_errors(self._paths.blobs):
+                with draft.open("xb") as file:
+                    for piece in _pieces(sha256, header, tensors):
+                        file.write(piece)
+                flush_file(draft)
+                if file_sha256(draft) != sha256:
+                    raise _damaged(sha256, "it does not come back from its patch")
+                self._move_into_place([draft], [BlobRef(sha256, draft.stat().st_size)])
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+    def remove(self, sha256: str) -> int:
+        """Remove the blob's file and return the bytes that this frees; 0 if there was none.
+
+        The caller holds the lock and knows that nobody needs it.
+        """
+        path = self.path(sha256)
+        _require_folder(path.parent)
+        try:
+            size = path.lstat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise ConduError(
+                f"cannot remove blob {sha256}: {error.strerror or error}",
+                "correct the permissions of the registry's folder, then run the command again",
+            ) from error
+        with suppress(OSError):  # others are in it, or it is gone
+            path.parent.rmdir()
+        return size
+
+    def open(self, sha256: str) -> BlobReader:
+        """Return the blob's tensors, read lazily; raise IntegrityError if it is not whole."""
+        return BlobReader(self.path(sha256), sha256)
+
+    def load(self, sha256: str, *, verify: bool = False) -> dict[str, np.ndarray]:
+        """Return all tensors of the blob, with `verify` only after hashing its bytes."""
+        if verify:
+            self.verify(sha256)
+        return dict(self.open(sha256))
+
+    def metadata(self, sha256: str) -> dict[str, Any]:
+        """Return the JSON record that was stored with the tensors."""
+        return self.open(sha256).metadata
+
+    def size(self, sha256: str) -> int:
+        """Return the blob's size on disk in bytes."""
+        try:
+            return self.path(sha256).stat().st_size
+        except OSError as error:
+            raise _unreadable(sha256, error) from error
+
+    def path(self, sha256: str) -> Path:
+        """Return where the blob lies, whether it is there or not."""
+        return self._paths.blobs / validate_sha256(sha256)[:2] / sha256
+
+    def exists(self, sha256: str) -> bool:
+        """Say whether there is a file for the blob; `verify` says whether it is sound."""
+        path = self.path(sha256)
+        return path.is_file() and not _is_linked(path)
+
+    def verify(self, sha256: str) -> None:
+        """Hash the blob's bytes; raise IntegrityError if they are not what was written."""
+        path = self.path(sha256)
+        _refuse_link(sha256, path)
+        try:
+            actual = file_sha256(path)
+        except OSError as error:
+            raise _unreadable(sha256, error) from error
+        if actual != sha256:
+            raise _damaged(sha256, "its bytes have another sha256")
+
+    def all(self) -> Iterator[BlobRef]:
+        """Yield every blob on disk in the order of names, referenced or not."""
+        for path in sorted(self._paths.blobs.glob("??/*")):
+            named = is_sha256(path.name) and path.parent.name == path.name[:2]
+            if named and not _is_linked(path):
+                with suppress(FileNotFoundError):  # removed by a collector since the listing
+                    yield BlobRef(path.name, path.stat().st_size)
+
+    def _put_each(
+        self, mappings: Iterable[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
+    ) -> list[BlobRef]:
+        drafts: list[Path] = []
+        written: list[Future[BlobRef]] = []
+        try:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                for tensors in mappings:
+                    _wait_for_a_thread(written)
+                    draft = self._new_draft()
+                    drafts.append(draft)
+                    written.append(pool.submit(self._write_draft, draft, [tensors], metadata))
+                refs = [future.result() for future in written]
+            with _described_errors(self._paths.blobs):
+                self._move_into_place(drafts, refs)
+        finally:
+            for draft in drafts:
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
+        return refs
+
+    def _new_draft(self) -> Path:
+        with _described_errors(self._paths.blobs):
+            return _new_draft(self._paths.tmp)
+
+    def _write_draft(
+        self, draft: Path, box: list[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
+    ) -> BlobRef:
+        """Write and flush the mapping in `box`; taken out of it, it is freed once it is written."""
+        # safetensors orders several metadata keys at random; one key keeps the bytes the same.
+        header = None if metadata is None else {METADATA_KEY: canonical_json(dict(metadata))}
+        with _described_errors(self._paths.blobs):
+            write_tensor_file(draft, box.pop(), header)
+            return _flushed(draft)
+
+    def _move_into_place(self, drafts: Iterable[Path], refs: Sequence[BlobRef]) -> None:
+        for draft, ref in zip(drafts, refs, strict=True):
+            path = self.path(ref.sha256)
+            # A sound blob is kept: others may be reading it. One that was damaged from outside
+            # is replaced by the sound copy at hand.
+            if not (self.exists(ref.sha256) and file_sha256(path) == ref.sha256):
+                _require_folder(path.parent)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(path)
+        # Also for blobs that were there: who put them may have died before flushing the folder.
+        for folder in sorted({self.path(ref.sha256).parent for ref in refs}):
+            flush_folder(folder)
+        if refs:
+            flush_folder(self._paths.blobs)
+
+
+def write_durably(
+    tmp: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: dict[str, str],
+    place: Callable[[str], Path],
+) -> Path:
+    """Write a file through a draft in `tmp` to the place that its sha256 gives; OSError if not."""
+    draft = _new_draft(tmp)
+    try:
+        write_tensor_file(draft, tensors, metadata)
+        path = place(_flushed(draft).sha256)
+        draft.replace(path)
+        flush_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return path
+
+
+def _new_draft(tmp: Path) -> Path:
+    """Return the path of a new file in `tmp`, which git, for one, does not keep while empty."""
+    _require_folder(tmp)
+    tmp.mkdir(exist_ok=True)
+    return tmp / f"{draft_name()}.safetensors"
+
+
+def _flushed(draft: Path) -> BlobRef:
+    with ThreadPoolExecutor(1) as pool:  # the processor hashes while the disk writes
+        sha256 = pool.submit(file_sha256, draft)
+        flush_file(draft)
+        return BlobRef(sha256.result(), draft.stat().st_size)
+
+
+def check_blob(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise IntegrityError unless this header and these tensors are the blob's, bit for bit."""
+    digest = hashlib.sha256()
+    for piece in _pieces(sha256, header, tensors):
+        digest.update(piece)
+    if digest.hexdigest() != sha256:
+        raise _damaged(sha256, "it does not come back from its patch")
+
+
+def _pieces(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
+    try:
+        return file_pieces(header, tensors)
+    except TensorFileError as error:
+        raise _damaged(sha256, f"it does not come back from its patch: {error}") from error
+
+
+def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
+    """Return when fewer than `_THREADS` of the futures are running; raise what has failed."""
+    running = [future for future in futures if not future.done()]
+    if len(running) >= _THREADS:
+        wait(running, return_when=FIRST_COMPLETED)
+    for future in futures:
+        if future.done():
+            future.result()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes, read piece by piece; raise OSError if that is not possible."""
+    digest = hashlib.sha256()
+    chunk = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(chunk):
+            digest.update(chunk[:size])
+    return digest.hexdigest()
+
+
+def _is_linked(path: Path) -> bool:
+    """Say whether a blob's path leads somewhere else, perhaps out of the registry."""
+    return path.is_symlink() or path.parent.is_symlink()
+
+
+def _refuse_link(sha256: str, path: Path) -> None:
+    if _is_linked(path):
+        raise _damaged(sha256, "it is a symbolic link, or lies in one")
+
+
+def _require_folder(folder: Path) -> None:
+    """Never write or remove through a link: it may lead out of the registry."""
+    if folder.is_symlink():
+        raise IntegrityError(
+            f"{folder} is a symbolic link", "a registry is one folder; put the real one there"
+        )
+
+
+@contextmanager
+def _described_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(folder: Path, error: OSError) -> ConduError:
+    return ConduError(
+        f"cannot write a blob under {folder}: {error.strerror or error}",
+        "free some space or correct the permissions, then run the command again; "
+        "the registry is as it was",
+    )
+
+
+def _unreadable(sha256: str, error: OSError) -> IntegrityError:
+    missing = isinstance(error, FileNotFoundError)
+    reason = "missing" if missing else f"unreadable: {error.strerror or error}"
+    return IntegrityError(f"blob {sha256} is {reason}", _DAMAGED_HINT)
+
+
+def _damaged(sha256: str, reason: str) -> IntegrityError:
+    return IntegrityError(f"blob {sha256} is damaged: {reason}", _DAMAGED_HINT)

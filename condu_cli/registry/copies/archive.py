@@ -1,0 +1,195 @@
+"""A whole registry as one file, with nothing in it that belongs to the machine it comes from.
+
+The same registry gives the same bytes (as far as the same version of SQLite writes them), so that
+two archives can be compared by their hash.
+"""
+
+import ntpath
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from condu_cli._version import __version__
+from condu_cli.errors import IntegrityError, UsageError
+from condu_cli.registry.copies.archive_database import write_clean_database
+from condu_cli.registry.copies.archive_format import (
+    ARCHIVE_FORMAT,
+    DATABASE,
+    MANIFEST,
+    ArchiveSummary,
+    blob_name,
+    ending,
+    header,
+    padding,
+)
+from condu_cli.registry.copies.snapshot import (
+    CHUNK,
+    DraftPaths,
+    VanishedError,
+    built_beside,
+    consistently,
+    copy_database,
+    described_writing,
+    sound_chunks,
+)
+from condu_cli.registry.database.engine import described_errors
+from condu_cli.registry.database.migration import SCHEMA_REVISION
+from condu_cli.registry.files.durability import flush_file, flush_folder
+from condu_cli.registry.manifest import RegistryConfig, canonical_json
+from condu_cli.registry.reachability import History
+from condu_cli.registry.repository import Registry
+
+_HUB = "hf-hub:"
+
+
+def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> ArchiveSummary:
+    """Write the registry to one file while others may write to the registry."""
+    path = Path(os.path.abspath(path))
+    _refuse_place(registry, path, overwrite=overwrite)
+    with (
+        described_writing(f"write the archive {path}", "what was there is as it was"),
+        built_beside(path) as folder,
+    ):
+        draft = folder / "archive"
+        history, config = consistently(
+            registry, "export", lambda: _write_state(registry, folder, draft)
+        )
+        flush_file(draft)
+        size = draft.stat().st_size
+        _refuse_place(registry, path, overwrite=overwrite)  # it took a while
+        draft.replace(path)
+        flush_folder(path.parent)
+    return summarise(path, size, history, config, _warnings(history))
+
+
+def summarise(
+    path: Path, size: int, history: History, config: RegistryConfig, warnings: tuple[str, ...] = ()
+) -> ArchiveSummary:
+    """Return what is to be said about the archive of a registry."""
+    head = None if history.head is None else history.session(history.head)
+    return ArchiveSummary(
+        path=path,
+        size=size,
+        head=history.head,
+        sessions=len(history.sessions),
+        tasks=() if head is None else tuple(entry.name for entry in head.entries),
+        blobs=len(history.needed_blobs()),
+        base_id=config.base.id,
+        weights_sha256=config.base.weights_sha256,
+        warnings=warnings,
+    )
+
+
+def manifest_of(history: History, config: RegistryConfig) -> dict[str, Any]:
+    """Return what an archive says about itself; all of it can be checked against the rest."""
+    return {
+        "format": ARCHIVE_FORMAT,
+        "condu": __version__,
+        "schema": SCHEMA_REVISION,
+        "fingerprint": config.fingerprint(),
+        "base": {"name": config.base.id, "weights_sha256": config.base.weights_sha256},
+        "head": history.head,
+        "blobs": len(history.needed_blobs()),
+    }
+
+
+def without_folders(config: RegistryConfig) -> RegistryConfig:
+    """Name a base model's weights without saying in which folder they are."""
+    base = config.base
+    if base.id.startswith(_HUB):
+        return config
+    architecture, colon, weights = base.id.partition(":")
+    return replace(
+        config,
+        base=replace(
+            base,
+            id=architecture + colon + _file_name(weights),
+            pretrained=_file_name(base.pretrained),
+        ),
+    )
+
+
+def _file_name(text: str) -> str:
+    return ntpath.basename(text)  # parts at slashes and backslashes
+
+
+def _write_state(registry: Registry, folder: Path, archive: Path) -> tuple[History, RegistryConfig]:
+    """Write one state; raise VanishedError if the registry has gone on to another meanwhile."""
+    raw, clean = folder / "copy.sqlite", folder / "clean.sqlite"
+    for file in (raw, clean):
+        file.unlink(missing_ok=True)
+    copy = copy_database(registry.paths, DraftPaths(folder, raw))
+    history = copy.history()
+    config = without_folders(copy.config)
+    with described_errors(clean):
+        write_clean_database(raw, clean, config)
+    manifest = canonical_json(manifest_of(history, config)) + "\n"
+    with archive.open("wb") as out:
+        _add(out, MANIFEST, len(manifest), [memoryview(manifest.encode())])
+        _add(out, DATABASE, clean.stat().st_size, _pieces(clean))
+        for sha256 in sorted(history.needed_blobs()):
+            blob = registry.blobs.path(sha256)
+            try:
+                size = blob.lstat().st_size
+            except FileNotFoundError as error:
+                raise VanishedError(str(blob)) from error
+            _add(out, blob_name(sha256), size, sound_chunks(blob, sha256))
+        out.write(ending(out.tell()))
+    return history, config
+
+
+def _add(
+    file: IO[bytes], name: str, size: int, chunks: Iterator[memoryview] | list[memoryview]
+) -> None:
+    file.write(header(name, size))
+    written = sum(file.write(chunk) for chunk in chunks)
+    if written != size:
+        raise IntegrityError(f"{name} changed while it was read", "`condu verify` lists all damage")
+    file.write(padding(size))
+
+
+def _pieces(path: Path) -> Iterator[memoryview]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            yield memoryview(piece)
+
+
+def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, an archive is a file", "name a file that is not there yet"
+        )
+    if registry.path.resolve() in path.resolve().parents:
+        raise UsageError(f"{path} lies in the registry itself", "name a file outside of its folder")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} exists already", "name another file, or add --force")
+
+
+def _warnings(history: History) -> tuple[str, ...]:
+    """Name the tasks whose record says where something was; it is part of the session's id."""
+    tasks = {
+        entry.name
+        for session in history.sessions
+        for entry in session.entries
+        if _names_a_place(dict(entry.expert.training))
+    }
+    tasks |= {session.task for session in history.sessions if _names_a_place(dict(session.note))}
+    if not tasks:
+        return ()
+    return (
+        "the records of these tasks hold the path of a folder on this machine, and cannot be "
+        f"changed: {', '.join(sorted(tasks))}",
+    )
+
+
+def _names_a_place(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_names_a_place(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_names_a_place(item) for item in value)
+    if not isinstance(value, str):
+        return False
+    return posixpath.isabs(value) or ntpath.isabs(value) or value.startswith("~/")

@@ -1,0 +1,283 @@
+"""Making a registry of an archive that may come from anybody.
+
+Nothing is believed: names are matched and never used as paths, every blob is hashed while it is
+written, and the database is looked into only after its schema was compared with ours. The registry
+is built beside its place, so that a refused archive leaves nothing.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256 as new_sha256
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+from unicodedata import category
+
+from condu_cli._version import __version__
+from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
+from condu_cli.registry.copies.archive import manifest_of, summarise, without_folders
+from condu_cli.registry.copies.archive_database import check_stranger, known_revisions, set_base
+from condu_cli.registry.copies.archive_format import (
+    ARCHIVE_FORMAT,
+    DATABASE,
+    MANIFEST,
+    MANIFEST_LIMIT,
+    ArchiveError,
+    ArchiveReader,
+    ArchiveSummary,
+    Member,
+)
+from condu_cli.registry.copies.snapshot import (
+    built_beside,
+    described_writing,
+    is_free,
+    move_folder,
+    set_wal,
+)
+from condu_cli.registry.creation import README
+from condu_cli.registry.database.engine import connect, described_errors
+from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current
+from condu_cli.registry.files.durability import flush_file, flush_folder
+from condu_cli.registry.files.paths import RegistryPaths
+from condu_cli.registry.integrity import check_database
+from condu_cli.registry.manifest import RegistryConfig, Session
+from condu_cli.registry.names import is_sha256, validate_tag_name
+from condu_cli.registry.reachability import History
+from condu_cli.registry.repository import Registry
+
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
+_REVISION = re.compile(r"[0-9a-f]{4,12}")
+_HINT = "nothing was imported; get the file again from where it comes from"
+
+
+def read_archive(archive: Path, place: Path, base: str | None = None) -> ArchiveSummary:
+    """Make a registry at `place` of an archive; a failure leaves nothing there.
+
+    `base` names the base model instead of what the archive has: its weights, which must be the
+    same, lie elsewhere on this machine.
+    """
+    place = Path(os.path.abspath(place))
+    if not is_free(place):
+        raise UsageError(
+            f"{place} is not an empty folder, and the archive is to become a registry there",
+            "name a folder that does not exist yet with --registry",
+        )
+    with (
+        _opened(archive) as (file, size),
+        described_writing(f"create a registry at {place}", "nothing was imported"),
+        built_beside(place) as draft,
+    ):
+        contents = _Contents(archive, RegistryPaths(draft))
+        contents.unpack(file, size)
+        history, config = contents.check(base)
+        move_folder(draft, place)
+    return summarise(place, size, history, config)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple[BinaryIO, int]]:
+    try:
+        file = archive.open("rb")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the archive {archive}: {error.strerror or error}",
+            "name a file that `condu export` wrote",
+        ) from error
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{archive} is not a plain file", "save it as one before")
+        yield file, status.st_size
+
+
+@dataclass
+class _Contents:
+    """What an archive holds, unpacked into a new folder."""
+
+    archive: Path
+    paths: RegistryPaths
+    manifest: dict[str, Any] | None = None
+    blobs: int = 0
+
+    def unpack(self, file: BinaryIO, size: int) -> None:
+        """Write the archive's database and blobs; raise IntegrityError for anything else."""
+        for folder in (self.paths.blobs, self.paths.backups, self.paths.tmp):
+            folder.mkdir()
+        self.paths.readme.write_text(README, encoding="utf-8")
+        reader = ArchiveReader(file, size)
+        try:
+            for member in reader.members():
+                self._unpack(reader, member)
+        except ArchiveError as error:
+            self._refuse(str(error), error)
+        if self.manifest is None or not self.paths.database.exists():
+            self._refuse(f"it has no {DATABASE if self.manifest else MANIFEST}")
+        if self.blobs != self.manifest["blobs"]:
+            self._refuse(f"it has {self.blobs} blobs, not those that {MANIFEST} counts")
+
+    def check(self, base: str | None) -> tuple[History, RegistryConfig]:
+        """Raise IntegrityError unless what was unpacked is a registry, whole and sound."""
+        if self.manifest is None:
+            raise RuntimeError("unpack comes first")
+        try:
+            check_stranger(self.paths.database, self.manifest["schema"], self.paths.tmp / "new")
+            ensure_current(self.paths)
+            history, config = self._check_registry(Registry(self.paths), self.manifest)
+            if base is not None:
+                config = self._rename_base(config, base)
+        except ArchiveError as error:
+            self._refuse(f"{DATABASE}: {error}", error)
+        except OSError:
+            raise
+        except ConduError as error:
+            if type(error) is ConduError:  # the disk is full, say: not the archive's fault
+                raise
+            self._refuse(f"{DATABASE}: {error.message}", error)
+        except Exception as error:  # whatever a stranger's rows make our own code stumble over
+            self._refuse(f"{DATABASE}: it cannot be read ({type(error).__name__})", error)
+        self._flush()
+        return history, config
+
+    def _unpack(self, reader: ArchiveReader, member: Member) -> None:
+        if member.sha256 is not None:
+            self.blobs += 1
+            if self.manifest is not None and self.blobs > self.manifest["blobs"]:
+                raise ArchiveError(f"it has more blobs than {MANIFEST} counts")
+            place = self.paths.blobs / member.sha256[:2] / member.sha256
+            place.parent.mkdir(exist_ok=True)
+            digest = new_sha256()
+            with place.open("xb") as out:
+                for chunk in reader.chunks(member):
+                    digest.update(chunk)
+                    out.write(chunk)
+            if digest.hexdigest() != member.sha256:
+                raise ArchiveError(f"{member.name}: its bytes have another sha256")
+            flush_file(place)
+        elif member.name == DATABASE:
+            with self.paths.database.open("xb") as out:
+                for chunk in reader.chunks(member):
+                    out.write(chunk)
+        elif member.size > MANIFEST_LIMIT:
+            raise ArchiveError(f"{MANIFEST} is too long")
+        else:
+            self.manifest = _read_manifest(self.archive, b"".join(reader.chunks(member)))
+
+    def _check_registry(
+        self, registry: Registry, manifest: dict[str, Any]
+    ) -> tuple[History, RegistryConfig]:
+        for fault in check_database(registry):
+            raise ArchiveError(fault)
+        history = registry.history()
+        _check_values(registry, history)
+        needed = history.needed_blobs()
+        expected = manifest_of(history, registry.config)
+        for key in ("fingerprint", "base", "head", "blobs"):
+            if manifest[key] != expected[key]:
+                raise ArchiveError(f"{MANIFEST} does not agree with it about {key}")
+        for sha256 in sorted(needed):
+            registry.blobs.open(sha256)  # it is there, and a whole safetensors file
+        if sum(1 for _ in registry.blobs.all()) != len(needed):
+            raise ArchiveError("there are blobs that no session needs")
+        return history, registry.config
+
+    def _rename_base(self, config: RegistryConfig, base: str) -> RegistryConfig:
+        _, colon, weights = base.partition(":")
+        hub = base.startswith("hf-hub:")
+        pretrained = weights if colon and not hub else config.base.pretrained
+        config = replace(config, base=replace(config.base, id=base, pretrained=pretrained))
+        database = self.paths.database
+        with described_errors(database), closing(connect(database)) as connection:
+            set_base(connection, config)
+        return config
+
+    def _flush(self) -> None:
+        """Leave a database like any other, and all on the disk."""
+        set_wal(self.paths.database)
+        flush_file(self.paths.database)
+        for folder in (*self.paths.blobs.iterdir(), self.paths.blobs, self.paths.root):
+            flush_folder(folder)
+
+    def _refuse(self, fault: str, cause: Exception | None = None) -> NoReturn:
+        raise IntegrityError(f"{self.archive} is not a sound archive: {fault}", _HINT) from cause
+
+
+def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
+    """Return an archive's manifest; what it says of the rest is checked when that is there."""
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{MANIFEST} is not JSON") from error
+    if not isinstance(manifest, dict) or not _is_count(manifest.get("format")):
+        raise ArchiveError(f"{MANIFEST} does not give the archive's format")
+    writer, schema = str(manifest.get("condu")), str(manifest.get("schema"))
+    if _VERSION.fullmatch(writer) is None or _REVISION.fullmatch(schema) is None:
+        raise ArchiveError(f"{MANIFEST} does not say which condu wrote it")
+    if manifest["format"] > ARCHIVE_FORMAT or schema not in known_revisions():
+        raise RegistryTooNewError(
+            f"{archive} has format {manifest['format']} and schema {schema}, written by condu "
+            f"{writer}; condu {__version__} knows format {ARCHIVE_FORMAT} and schemas up to "
+            f"{SCHEMA_REVISION}",
+            f"upgrade: `pip install --upgrade 'condu>={writer}'`",
+        )
+    keys = {"format", "condu", "schema", "fingerprint", "base", "head", "blobs"}
+    if manifest.keys() != keys or not _is_count(manifest["blobs"]) or manifest["format"] < 1:
+        raise ArchiveError(f"{MANIFEST} does not say what it should")
+    return manifest
+
+
+def _check_values(registry: Registry, history: History) -> None:
+    """Raise ArchiveError for values that hashes and types of columns do not rule out."""
+    config = registry.config
+    if without_folders(config) != config:
+        raise ArchiveError("its base model is a file in a folder of another machine")
+    base = config.base
+    texts: list[object] = [base.id, base.architecture, base.pretrained, base.activation]
+    texts += [config.method, config.codec, registry.created_at]
+    texts += [parameter.name for parameter in config.parameters]
+    texts += _texts_in(config.method_options)
+    if not (is_sha256(base.weights_sha256) and _is_count(base.image_size)):
+        raise ArchiveError("its base model is not described as it should be")
+    if not all(_is_count(size) for p in config.parameters for size in p.shape):
+        raise ArchiveError("a parameter has no shape")
+    for operation in registry.operations():
+        texts += [operation.at, operation.kind, operation.command]
+    for tag in history.tags:
+        validate_tag_name(tag)
+    for session in history.sessions:
+        texts += _texts(session)
+    if not all(_is_plain(text) for text in texts):
+        raise ArchiveError("a text in it has characters that are no text")
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts_in(inner)
+
+
+def _texts(session: Session) -> Iterator[object]:
+    yield from (session.created_at, session.kind, session.task)
+    for entry in session.entries:
+        yield from (*entry.expert.classes, *entry.expert.templates)
+
+
+def _is_plain(text: object) -> bool:
+    """Say whether a text does nothing to a terminal that it is shown on."""
+    return isinstance(text, str) and all(
+        character in "\t\n" or category(character) not in ("Cc", "Cs") for character in text
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

@@ -1,0 +1,1 @@
+"""condu.sqlite: connections, tables, rows, marks beside the manifests, migration."""

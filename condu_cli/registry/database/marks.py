@@ -1,0 +1,103 @@
+"""What is noted beside the manifests: tags, packs, collected sessions, folders of pictures.
+
+Every function runs in a transaction.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session as Transaction
+
+from condu_cli.errors import NotFoundError, UsageError
+from condu_cli.registry.blobs.store import BlobRef
+from condu_cli.registry.database import rows
+from condu_cli.registry.database.tables import CollectedRow, PackRow, SourceRow, TagRow
+from condu_cli.registry.manifest import Pack, TaskEntry, short_id
+
+
+def tags(transaction: Transaction) -> dict[str, str]:
+    """Map every tag to the id of its session, in the order of names."""
+    found = transaction.scalars(select(TagRow).order_by(TagRow.name)).all()
+    for row in found:
+        rows.require_texts(f"tag {row.name!r}", row.name, row.session)
+    return {row.name: row.session for row in found}
+
+
+def add_tag(transaction: Transaction, name: str, session: str, command: str, at: str) -> None:
+    """Write a new tag and the line of the journal; raise UsageError for a name in use."""
+    known = transaction.get(TagRow, name)
+    if known is not None:
+        raise UsageError(
+            f"there is a tag {name!r} already, at session {short_id(known.session)}",
+            f"choose another name, or remove it first: `condu tag --delete {name}`",
+        )
+    transaction.add(TagRow(name=name, session=session, created_at=at))
+    rows.record(transaction, kind="tag", command=command, at=at, to_session=session)
+
+
+def remove_tag(transaction: Transaction, name: str, command: str, at: str) -> str:
+    """Remove a tag and return the id of its session; raise NotFoundError if there is none."""
+    row = transaction.get(TagRow, name)
+    if row is None:
+        known = ", ".join(tags(transaction)) or "none"
+        raise NotFoundError(f"there is no tag {name!r}", f"tags: {known}")
+    session = row.session
+    transaction.delete(row)
+    rows.record(transaction, kind="untag", command=command, at=at, from_session=session)
+    return session
+
+
+def packs(transaction: Transaction) -> dict[str, Pack]:
+    """Map the id of every packed session to how it is stored."""
+    found = transaction.scalars(select(PackRow)).all()
+    for row in found:
+        name = f"packed session {row.session!r}"
+        rows.require_texts(name, row.session, row.reference, optional=[row.patch])
+    return {row.session: Pack(row.session, row.reference, row.patch) for row in found}
+
+
+def set_pack(transaction: Transaction, session: str, reference: str, patch: BlobRef | None) -> None:
+    """Write how a session is stored, instead of what was written before."""
+    if patch is not None:
+        rows.insert_blob(transaction, patch, "patch")
+    row = transaction.get(PackRow, session)
+    if row is None:
+        row = PackRow(session=session)
+        transaction.add(row)
+    row.reference = reference
+    row.patch = None if patch is None else patch.sha256
+
+
+def remove_pack(transaction: Transaction, session: str) -> None:
+    """Note that a session has files of its own from now on."""
+    row = transaction.get(PackRow, session)
+    if row is not None:
+        transaction.delete(row)
+
+
+def collected(transaction: Transaction) -> dict[str, str]:
+    """Map the id of every collected session to when that was."""
+    found = transaction.scalars(select(CollectedRow)).all()
+    for row in found:
+        rows.require_texts(f"collected session {row.session!r}", row.session, row.at)
+    return {row.session: row.at for row in found}
+
+
+def collect(transaction: Transaction, sessions: Iterable[str], command: str, at: str) -> None:
+    """Note that the blobs of these sessions are to go, and write the line of the journal."""
+    for session in sessions:
+        remove_pack(transaction, session)
+        transaction.add(CollectedRow(session=session, at=at))
+    rows.record(transaction, kind="gc", command=command, at=at)
+
+
+def set_source(transaction: Transaction, entry: TaskEntry, folder: str) -> None:
+    """Note the folder that the expert of an entry was learned from."""
+    expert = rows.expert_id(transaction, entry)
+    transaction.merge(SourceRow(expert=expert, folder=folder))
+
+
+def source(transaction: Transaction, entry: TaskEntry) -> str | None:
+    """Return the folder that the expert of an entry was learned from, None if nobody knows."""
+    row = transaction.get(SourceRow, rows.expert_id(transaction, entry))
+    return None if row is None else row.folder

@@ -1,0 +1,179 @@
+"""Bringing a registry's database to the schema of this program, when it is opened.
+
+The revision is compared with the standard library alone; Alembic is imported only when there
+is something to do. Older: lock, back up, upgrade in one transaction. Newer: refuse.
+"""
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from condu_cli._version import __version__
+from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
+from condu_cli.registry.clock import utc_now
+from condu_cli.registry.database.engine import (
+    connect,
+    described_errors,
+    exclusive_connection,
+    make_engine,
+)
+from condu_cli.registry.files.drafts import draft_name
+from condu_cli.registry.files.durability import flush_file, flush_folder
+from condu_cli.registry.files.lock import RegistryLock
+from condu_cli.registry.files.paths import RegistryPaths
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+SCHEMA_REVISION = "0003"
+
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,39}", re.ASCII)
+
+Notify = Callable[[str], None]
+
+
+def create_database(paths: RegistryPaths) -> None:
+    """Create an empty database with the current schema, by running every migration."""
+    paths.database.touch(exist_ok=False)
+    with described_errors(paths.database):
+        with closing(connect(paths.database)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        _upgrade(paths.database)
+
+
+def ensure_current(paths: RegistryPaths, notify: Notify | None = None) -> None:
+    """Migrate an older database, pass a current one, refuse a newer one."""
+    if current_revision(paths.database) == SCHEMA_REVISION:
+        return
+    _refuse_unknown(paths.database)
+    with RegistryLock(paths.lock).acquire("migration"):
+        # Another process may have migrated while this one waited.
+        before = current_revision(paths.database)
+        if before == SCHEMA_REVISION:
+            return
+        with described_errors(paths.database):
+            backup = back_up(paths, f"before-{SCHEMA_REVISION}-was-{before}")
+            _upgrade(paths.database)
+    if notify is not None:
+        notify(
+            f"migrated the registry at {paths.root} from schema {before} to {SCHEMA_REVISION}; "
+            f"the database as it was is {backup}"
+        )
+
+
+def current_revision(database: Path) -> str:
+    """Return the schema revision that the database says to have."""
+    with described_errors(database), closing(connect(database)) as connection:
+        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    if len(rows) != 1:
+        raise IntegrityError(
+            f"{database} does not say which schema it has",
+            "its creation was interrupted, or another program wrote it; "
+            "move the folder away and run `condu init`",
+        )
+    return str(rows[0][0])
+
+
+def back_up(paths: RegistryPaths, label: str) -> Path:
+    """Copy the database as it is now into backups/ and return the copy's path."""
+    stamp = utc_now().replace(":", "").replace("-", "").replace(".", "")
+    target = paths.backups / f"condu-{stamp}-{label}.sqlite"
+    draft = paths.tmp / f"{draft_name()}.sqlite"  # where a collector finds what a kill leaves
+    try:
+        for folder in (paths.backups, paths.tmp):
+            folder.mkdir(exist_ok=True)  # git, for one, keeps no empty folder
+        with (
+            closing(connect(paths.database)) as source,
+            closing(sqlite3.connect(draft)) as copy,
+        ):
+            source.backup(copy)
+            # A backup stands alone: no log beside it, nothing to create when it is read.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        flush_file(draft)
+        draft.replace(target)
+        flush_folder(paths.backups)
+    except OSError as error:
+        raise ConduError(
+            f"cannot back the database up to {target}: {error.strerror or error}",
+            "free some space or correct the permissions; nothing was changed",
+        ) from error
+    finally:
+        for end in ("", "-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                draft.with_name(draft.name + end).unlink(missing_ok=True)
+    return target
+
+
+def migrations_folder() -> Path:
+    """Return the folder of the Alembic scripts, in the wheel or in a checkout."""
+    with suppress(ImportError):
+        package = import_module("condu_cli.migrations")
+        return Path(os.fspath(next(iter(package.__path__))))
+    return Path(__file__).resolve().parents[3] / "migrations"
+
+
+def _refuse_unknown(database: Path) -> None:
+    """Raise RegistryTooNewError unless the database's revision is one that we can upgrade."""
+    from alembic.script import ScriptDirectory
+
+    revision = current_revision(database)
+    scripts = ScriptDirectory.from_config(_config())
+    if revision in {script.revision for script in scripts.walk_revisions()}:
+        return
+    writer = _written_by(database)
+    raise RegistryTooNewError(
+        f"the registry at {database.parent} has schema {ascii(revision[:40])[1:-1]}"
+        + (f", written by condu {writer}" if writer else "")
+        + f"; condu {__version__} knows schemas up to {SCHEMA_REVISION}",
+        "upgrade: `pip install --upgrade " + (f"'condu>={writer}'`" if writer else "condu`"),
+    )
+
+
+def _written_by(database: Path) -> str | None:
+    """Return the version that wrote the database, if its schema still tells it this way.
+
+    People are told to paste it into a shell, so that it must be a version and nothing else.
+    """
+    with suppress(sqlite3.DatabaseError), closing(connect(database)) as connection:
+        row = connection.execute("SELECT written_by FROM registry").fetchone()
+        return str(row[0]) if row and _VERSION.fullmatch(str(row[0])) else None
+    return None
+
+
+def _config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    # The value passes through ConfigParser, to which a percent sign means something.
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _upgrade(database: Path) -> None:
+    """Run all missing migrations in one transaction."""
+    from alembic import command
+
+    config = _config()
+    engine = make_engine(database)
+    with exclusive_connection(engine) as connection:
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, SCHEMA_REVISION)
+        except (ValueError, TypeError, RecursionError) as error:  # of a row that condu never wrote
+            raise IntegrityError(
+                f"{database} cannot be migrated: it does not hold what condu writes ({error})",
+                "nothing was changed; restore condu.sqlite from a backup",
+            ) from error
+        connection.exec_driver_sql("UPDATE registry SET written_by = ?", (__version__,))
+        orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if orphans:
+            raise IntegrityError(
+                f"a migration of {database} would leave {len(orphans)} rows without their parent",
+                "nothing was changed; please report this",
+            )

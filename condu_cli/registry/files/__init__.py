@@ -1,0 +1,1 @@
+"""What lies on the disk and how it is written: paths, drafts, flushing, the lock."""

@@ -1,0 +1,1 @@
+"""Answers: predict and evaluate."""

@@ -1,0 +1,196 @@
+"""Evaluate: the accuracy of a learned task on labelled pictures.
+
+Two label spaces, always named beside the figure:
+
+    own     the task is named, its expert answers among its own classes
+    union   nobody names the task; the answer must have the right task and the right class
+            among the classes of all learned tasks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.metrics import accuracy
+from condu_cli.data.pictures.loading import LazyPictures, Selection
+from condu_cli.data.sources.task_data import LearnedFrom, open_split
+from condu_cli.errors import DataError
+from condu_cli.workflows.answering.predictor import (
+    DEFAULT_ROUTER,
+    PredictOptions,
+    Predictor,
+    logits_of,
+    own_candidates,
+)
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from condu_cli.data.labelled import Sample
+    from condu_cli.data.pictures.loading import Pictures
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.answering.predictor import Prediction
+    from condu_cli.workflows.opening.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to evaluate; `data` and `data_root` None mean where the task was learned from."""
+
+    task: str
+    data: Path | None = None
+    data_root: Path | None = None
+    download: bool = False
+    class_names: Path | None = None
+    split: str = "test"
+    label_space: str = "own"
+    experts: int = 1
+    router: str = DEFAULT_ROUTER
+    zero_shot: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies (0..1) over `n` pictures; `experts` is how many experts answer each picture.
+
+    `routed` is the share of pictures whose best task was this one, None in the own space.
+    `unreadable` says of every picture that was left out what is wrong with it.
+    """
+
+    task: str
+    accuracy: float
+    n: int
+    label_space: str
+    experts: int
+    zero_shot: float | None = None
+    routed: float | None = None
+    unreadable: tuple[str, ...] = ()
+
+
+def evaluate(
+    workspace: Workspace,
+    session: Session,
+    request: EvaluateRequest,
+    on_progress: ProgressCallback = silent,
+) -> Evaluation:
+    """Measure one task of a session.
+
+    Raises:
+        NotFoundError: no such task.
+        DataError: no pictures that can be read, or classes that the task does not know.
+
+    """
+    entry = session.entry(request.task)
+    samples, labels = _samples(workspace.registry, entry, request)
+    pictures, readable, unreadable = _readable(samples, on_progress)
+    labels = labels[readable]
+    own = request.label_space == "own"
+    options = PredictOptions(
+        task=request.task if own else None, experts=request.experts, router=request.router
+    )
+    predictions = Predictor(workspace, session, options).predict(pictures, on_progress)
+    classes = entry.expert.classes
+    predicted = np.array([_class_index(p, entry.name, classes) for p in predictions])
+    return Evaluation(
+        task=request.task,
+        accuracy=accuracy(predicted, labels),
+        n=len(pictures),
+        label_space=request.label_space,
+        experts=len(predictions[0].experts),
+        zero_shot=_zero_shot(workspace, entry, pictures, labels) if request.zero_shot else None,
+        routed=None if own else _routed(predictions, entry.name),
+        unreadable=unreadable,
+    )
+
+
+def _readable(
+    samples: Sequence[Sample], on_progress: ProgressCallback
+) -> tuple[Pictures, list[int], tuple[str, ...]]:
+    """The pictures that can be read, which of all they are, and what is wrong with the others."""
+    every = LazyPictures([sample.picture for sample in samples])
+    errors = every.unreadable(lambda done: on_progress(Progress("reading", done, len(samples))))
+    readable = [index for index in range(len(samples)) if index not in errors]
+    if not readable:
+        first = errors[0]
+        raise DataError(f"no picture can be read: {first.message}", first.hint)
+    messages = tuple(error.message for error in errors.values())
+    return Selection(every, readable), readable, messages
+
+
+def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> int:
+    """The predicted class of this task, -1 where the answer belongs to another task."""
+    best = prediction.answers[0]
+    return classes.index(best.label) if best.task == task else -1
+
+
+def _routed(predictions: Sequence[Prediction], task: str) -> float:
+    return float(np.mean([prediction.experts[0].task == task for prediction in predictions]))
+
+
+def _zero_shot(
+    workspace: Workspace, entry: TaskEntry, pictures: Pictures, labels: np.ndarray
+) -> float:
+    """What the base model answers among the task's classes, without any expert."""
+    base = workspace.base
+    logits = logits_of(
+        base,
+        own_candidates(entry),
+        pictures,
+        range(len(pictures)),
+        base.preprocessing.image_size,
+    )
+    return accuracy(logits.argmax(axis=1), labels)
+
+
+def _samples(
+    registry: Registry, entry: TaskEntry, request: EvaluateRequest
+) -> tuple[Sequence[Sample], np.ndarray]:
+    """The split's pictures with labels in the task's class order."""
+    folders, names, samples, root = open_split(
+        entry.name,
+        request.data,
+        request.data_root,
+        request.class_names,
+        split=request.split,
+        learned=LearnedFrom.of(entry.expert.training, learned_from_folder(registry, entry)),
+        download=request.download,
+    )
+    if not samples:
+        raise DataError(f"{root}: no {request.split} pictures", "Try --split train")
+    index = _class_indices(entry, folders, names, root)
+    return samples, np.array([index[sample.label] for sample in samples])
+
+
+def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
+    """The folder or file that a task was learned from, if it is still there.
+
+    The first registries kept it in the training record.
+    """
+    recorded = registry.folder_of(entry) or entry.expert.training.get("data")
+    return Path(recorded) if recorded and Path(recorded).exists() else None
+
+
+def _class_indices(
+    entry: TaskEntry, folders: Sequence[str], names: Sequence[str], root: Path
+) -> list[int]:
+    """For each class of the data its place in the task: by its name, else by its folder.
+
+    Folders help where the names were given in a file when the task was learned.
+    """
+    recorded = entry.expert.training.get("folders", ())
+    for known, found in ((entry.expert.classes, names), (recorded, folders)):
+        places = {name: index for index, name in enumerate(known)}
+        if places.keys() >= set(found):
+            return [places[name] for name in found]
+    unknown = [name for name in names if name not in entry.expert.classes]
+    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    raise DataError(
+        f"{root}: task '{entry.name}' has no class called '{unknown[0]}'{more}",
+        "Name the classes as they were learned: --class-names FILE, or classes.json in DIR",
+    )

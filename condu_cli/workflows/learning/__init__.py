@@ -1,0 +1,1 @@
+"""Learn: plan, read the pictures, train, resume."""

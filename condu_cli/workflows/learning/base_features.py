@@ -1,0 +1,110 @@
+"""What the base model sees in a task's pictures: computed once, and kept for the next time.
+
+A base model never changes, so that its features of a picture are the same whichever recipe, method
+or registry they are needed for. They are kept in the user's cache, by the pictures' paths, inodes,
+sizes and times of change.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from condu_cli.backbone.features import image_features
+from condu_cli.backbone.user_cache import UserCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.labelled import Sample
+
+CACHE = UserCache("features")
+
+
+class Seen(NamedTuple):
+    """Some pictures with their unit image features (B, E) and pooled features (B, P), float32."""
+
+    samples: list[Sample]
+    image: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+
+
+class BaseFeatures:
+    """The base model's features of a fixed list of pictures, kept or to be computed."""
+
+    def __init__(self, base: DualEncoder, samples: Sequence[Sample]) -> None:
+        self._base = base
+        self._key = _key(base, samples)
+        self._computed: list[Seen] = []
+        kept = None if self._key is None else CACHE.load(self._key)
+        self._rows: dict[str, int] = {}
+        if kept is not None:
+            self._image, self._pooled = kept["image"], kept["pooled"]
+            names = bytes(kept["names"]).decode("utf-8", "surrogateescape").split("\0")
+            self._rows = {name: row for row, name in enumerate(names)}
+
+    @property
+    def kept(self) -> bool:
+        """Whether they were computed before."""
+        return bool(self._rows)
+
+    def known(self, samples: Sequence[Sample]) -> Seen:
+        """The features of those of the samples that were computed before."""
+        found = [sample for sample in samples if _name(sample) in self._rows]
+        rows = [self._rows[_name(sample)] for sample in found]
+        return Seen(found, self._image[rows], self._pooled[rows])
+
+    def compute(self, samples: list[Sample], pixels: Tensor) -> Seen:
+        """Features of pictures (B, 3, S, S) as the evaluation transform gives them."""
+        found = image_features(self._base, pixels)
+        seen = Seen(samples, found.image.numpy(), found.pooled.numpy())
+        self._computed.append(seen)
+        return seen
+
+    def keep(self) -> None:
+        """Save what was computed for the next time."""
+        if self._key is None or not self._computed:
+            return
+        names = [_name(sample) for seen in self._computed for sample in seen.samples]
+        joined = "\0".join(names).encode("utf-8", "surrogateescape")
+        CACHE.save(
+            self._key,
+            {
+                "image": np.concatenate([seen.image for seen in self._computed]),
+                "pooled": np.concatenate([seen.pooled for seen in self._computed]),
+                "names": np.frombuffer(joined, np.uint8),
+            },
+        )
+
+
+def _key(base: DualEncoder, samples: Sequence[Sample]) -> list[str] | None:
+    """All that the features depend on; None where the pictures are no files."""
+    if not samples or not all(isinstance(sample.picture, Path) for sample in samples):
+        return None
+    about = [
+        base.info.weights_sha256,
+        str(base.preprocessing),
+        f"torch {version('torch')} on {base.device.type}",
+    ]
+    try:
+        return about + [_state(sample) for sample in samples]
+    except OSError:  # a picture that is not there; reading the pictures says which
+        return None
+
+
+def _state(sample: Sample) -> str:
+    found = os.stat(_name(sample))
+    times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
+    return f"{_name(sample)} {found.st_ino} {found.st_size} {times}"
+
+
+def _name(sample: Sample) -> str:
+    return os.path.abspath(str(sample.picture))

@@ -1,0 +1,129 @@
+"""Where a task is learned to: a registry that may not be there yet, and the training kept in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from condu_cli.errors import BaseModelError, UsageError
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.learning.unfinished import save_unfinished
+from condu_cli.workflows.opening.registry_only import (
+    join_or_create,
+    open_if_there,
+    require_same_kind,
+)
+from condu_cli.workflows.sessions.committing import new_run, refuse_known_task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.workflows.learning.unfinished import Unfinished
+
+
+class Destination:
+    """The registry that one task goes to, and what its training writes down there.
+
+    `own_file`: the file of a training that is taken up again; `retrain`: whether what is kept of
+    the task may be replaced. `found`: the registry, if it is there; `parent`: its HEAD;
+    `moved_to`: where the registry is, if not where it was asked for.
+
+    Raises:
+        ConduError: a folder could not be made at the path.
+        NoRegistryError: something else is at the path.
+        UsageError: the task is known already, or something is kept of it and neither that nor a
+            retraining was asked for.
+
+    """
+
+    def __init__(
+        self, path: Path, task: str, own_file: Path | None = None, *, retrain: bool = False
+    ) -> None:
+        self.path, self._task = path, task
+        self._file = own_file
+        self.moved_to: Path | None = None
+        self.found: Registry | None = open_if_there(path)
+        self.parent: Session | None = None
+        self._look_at_head()
+        self._replaced = self._left_over(retrain=retrain)
+
+    def _look_at_head(self) -> None:
+        self.parent = None if self.found is None else self.found.head()
+        refuse_known_task(self.parent, self._task)
+
+    def _left_over(self, *, retrain: bool) -> list[Path]:
+        """Files of earlier trainings of the task, which go when this one is committed."""
+        if self.found is None:
+            return []
+        task = self._task
+        waiting, runs = self.found.waiting.paths(task), self.found.runs.paths(task)
+        if self._file is not None or retrain:
+            return [path for path in (*waiting, *runs) if path != self._file]
+        if waiting:
+            raise UsageError(
+                f"an expert of '{task}' was trained already and waits to be committed",
+                f"condu learn --task {task} --resume commits it; --retrain trains another in its "
+                "place",
+            )
+        if runs:
+            raise UsageError(
+                f"a training of '{task}' was interrupted and is kept",
+                f"condu learn --task {task} --resume goes on with it; --retrain begins anew",
+            )
+        return []
+
+    def look_again(self, config: RegistryConfig) -> None:
+        """Build on what is HEAD now: an earlier task of the same command may have moved it.
+
+        `config`: of the registry, should it have to be created.
+
+        Raises:
+            BaseModelError: somebody has created a registry of another kind meanwhile.
+            UsageError: somebody has learned the task meanwhile.
+
+        """
+        self.config = config
+        if self.found is None:
+            self.found = open_if_there(self.path)
+            if self.found is not None:
+                require_same_kind(self.found, config)
+        self._look_at_head()
+
+    def registry(self) -> Registry:
+        """The registry, created if need be.
+
+        Where somebody else has created one of another kind there meanwhile, it lies beside that
+        one: what was trained must not be lost.
+        """
+        if self.found is None:
+            try:
+                self.found = join_or_create(self.path, self.config, "learn")
+            except BaseModelError:
+                self.moved_to = self.path.with_name(f"{self.path.name}-{new_run()[:8]}")
+                self.found = Registry.create(self.moved_to, self.config, command="learn")
+        return self.found
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether the training has been written down."""
+        return self._file is not None
+
+    def keep(self, unfinished: Unfinished) -> None:
+        """Write the training down, in the place of what it wrote before.
+
+        Raises:
+            ConduError: there is no room.
+
+        """
+        self._file = save_unfinished(self.registry(), unfinished, self._file)
+
+    def drop(self) -> None:
+        """Remove what the training has written down."""
+        if self.found is not None and self._file is not None:
+            self.found.runs.remove(self._file)
+
+    def drop_all(self) -> None:
+        """Once the task is committed, remove its training and those that it replaces."""
+        for path in self._replaced:
+            path.unlink(missing_ok=True)
+        self.drop()

@@ -1,0 +1,269 @@
+"""Everything about a training that is settled and checked before it starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.backbone.precision import resolve_precision
+from condu_cli.data.draws import few_shot, hold_out, limit_pictures
+from condu_cli.data.sources.task_data import open_data, templates_for
+from condu_cli.errors import UsageError
+from condu_cli.train.presets import Preset, preset_for
+from condu_cli.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.labelled import LabelledPictures, Sample
+
+VALIDATION_SHARE = 0.1
+"""Of the training pictures, held out where a validation is asked for without a share."""
+MEASUREMENTS = 10
+"""How often a run measures itself where a validation is asked for without a number."""
+MOST_EPOCHS = 1_000_000
+PATHS = ("data", "data_root", "class_names")
+
+
+@dataclass(frozen=True)
+class LearnRequest:
+    """What to learn, from which pictures, and which values of the recipe to override.
+
+    `overrides` holds fields of `Recipe` by name, and may hold `epochs`.
+    """
+
+    task: str
+    data: Path | None = None
+    data_root: Path | None = None
+    download: bool = False
+    class_names: Path | None = None
+    templates: tuple[str, ...] = ()
+    shots: int | None = None
+    limit: int | None = None
+    prototype_images: int | None = None
+    max_unreadable: int | None = None
+    workers: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The overrides that have a value."""
+        return {name: value for name, value in self.overrides.items() if value is not None}
+
+    def as_record(self) -> dict[str, Any]:
+        """The request as plain JSON values; paths become absolute."""
+        record = dict(self.__dict__, templates=list(self.templates), overrides=dict(self.overrides))
+        for name in PATHS:
+            value = record[name]
+            record[name] = None if value is None else str(Path(value).resolve())
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> LearnRequest:
+        """Return the request that `as_record` wrote down; raise TypeError for anything else."""
+        paths = {name: None if record[name] is None else Path(record[name]) for name in PATHS}
+        return cls(**{**record, **paths, "templates": tuple(record["templates"])})
+
+
+@dataclass(frozen=True)
+class DrawnPictures:
+    """A task's pictures as they lie there: those to train on, held out and to test with."""
+
+    root: Path
+    data: LabelledPictures
+    validation: tuple[Sample, ...]
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LearnPlan:
+    """Everything that is settled before training starts."""
+
+    request: LearnRequest
+    data_root: Path
+    data: LabelledPictures
+    validation: tuple[Sample, ...]
+    templates: tuple[str, ...]
+    recipe: Recipe
+    preset: Preset
+    base_id: str
+    creates_registry: bool
+
+    def with_recipe(self, recipe: Recipe) -> LearnPlan:
+        """Return the same plan with another recipe."""
+        return replace(self, recipe=recipe)
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """Names of the values that were given instead of the preset's."""
+        return tuple(sorted(self.request.overrides))
+
+
+def draw_pictures(request: LearnRequest) -> DrawnPictures:
+    """Read the data set's layout and draw from it, before any model is loaded.
+
+    No picture is decoded.
+
+    Raises:
+        DataError: no usable pictures or class names.
+        UsageError: a value makes no sense.
+
+    """
+    _check_values(request.given)
+    templates = templates_for(request.task, request.templates)
+    data, root = open_data(
+        request.task,
+        request.data,
+        request.data_root,
+        request.class_names,
+        download=request.download,
+    )
+    if request.shots is not None:
+        data = few_shot(data, request.shots, request.seed)
+    if request.limit is not None:
+        data = limit_pictures(data, request.limit, request.seed)
+    share = _validation_share(request.given)
+    data, validation = hold_out(data, share, request.seed) if share else (data, ())
+    if share and not validation:
+        raise UsageError(
+            f"no picture can be held out of {len(data.train)} of {len(data.class_names)} classes, "
+            "since every class keeps one",
+            "Leave --keep, --patience and --validate-every out, or train on more pictures",
+        )
+    return DrawnPictures(root, data, validation, templates)
+
+
+def plan_training(
+    request: LearnRequest,
+    drawn: DrawnPictures,
+    base: DualEncoder,
+    method: str,
+    *,
+    creates_registry: bool,
+) -> LearnPlan:
+    """Settle the recipe for a base model and the pictures that were drawn.
+
+    Raises:
+        UsageError: a value makes no sense.
+
+    """
+    data, templates = drawn.data, drawn.templates
+    preset = preset_for(
+        base.recipe_family,
+        method,
+        request.task,
+        classes=len(data.class_names),
+        shots=request.shots,
+    )
+    return LearnPlan(
+        request=request,
+        data_root=drawn.root,
+        data=data,
+        validation=drawn.validation,
+        templates=templates,
+        recipe=settle_recipe(request, base, method, preset, templates, pictures=len(data.train)),
+        preset=preset,
+        base_id=base.info.id,
+        creates_registry=creates_registry,
+    )
+
+
+def settle_recipe(
+    request: LearnRequest,
+    base: DualEncoder,
+    method: str,
+    preset: Preset,
+    templates: Sequence[str],
+    *,
+    pictures: int,
+) -> Recipe:
+    """The preset with the request's overrides.
+
+    Training uses the first template only, as ConDU's released code does.
+
+    Raises:
+        UsageError: a value out of range, or another image size for a fixed-size tower.
+
+    """
+    given = request.given
+    _check_fit(given, base)
+    epochs = given.pop("epochs", None)
+    values = {"image_size": base.preprocessing.image_size, **preset.values, **given}
+    if epochs is not None:
+        batch = min(pictures, values.get("batch_size", Recipe.batch_size))
+        values["iterations"] = max(1, math.ceil(epochs * pictures / batch))
+    iterations = values["iterations"]
+    values.setdefault("warmup_iterations", round(iterations * preset.warmup_share))
+    if values["warmup_iterations"] > iterations:
+        raise UsageError(
+            f"--warmup {values['warmup_iterations']}: longer than the {iterations} iterations, so "
+            "that the learning rate would never be reached",
+            "Leave it out for the preset's share",
+        )
+    if _wants_validation(given):
+        values.setdefault("validate_every", max(1, round(iterations / MEASUREMENTS)))
+        values["validation_share"] = _validation_share(given)
+    values["precision"] = resolve_precision(given.get("precision", "auto"), base)
+    return Recipe(**values, template=templates[0], seed=request.seed, method=method)
+
+
+def _wants_validation(given: Mapping[str, Any]) -> bool:
+    """Any of the options that need pictures held out asks for them."""
+    return bool(given.get("validation_share") or _uses_validation(given))
+
+
+def _uses_validation(given: Mapping[str, Any]) -> bool:
+    return bool(given.get("validate_every") or given.get("patience") or given.get("keep") == "best")
+
+
+def _validation_share(given: Mapping[str, Any]) -> float:
+    if not _wants_validation(given):
+        return 0.0
+    share: float = given.get("validation_share", VALIDATION_SHARE)
+    return share
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Refuse what makes no sense whatever the base model."""
+    if "epochs" in given and "iterations" in given:
+        raise UsageError("--epochs and --iterations both say how long", "Leave one of the two out")
+    if not given.get("learning_rate", 1.0) > 0:
+        raise UsageError(
+            f"--lr {given['learning_rate']:g}: the learning rate must be above 0",
+            "Leave it out for the preset's",
+        )
+    if not 0 < given.get("epochs", 1.0) <= MOST_EPOCHS:
+        raise UsageError(
+            f"--epochs {given['epochs']:g}: must be above 0 and at most {MOST_EPOCHS:,}",
+            "Try --epochs 1",
+        )
+    if not 0 <= given.get("label_smoothing", 0.0) < 1:
+        raise UsageError(
+            f"--label-smoothing {given['label_smoothing']:g}: must be from 0 to below 1",
+            "Leave it out for the paper's 0.2",
+        )
+    if not 0 <= given.get("validation_share", 0.0) < 1:
+        raise UsageError(
+            f"--validation-share {given['validation_share']:g}: must be from 0 to below 1",
+            f"Leave it out for {VALIDATION_SHARE:g}",
+        )
+    if given.get("validation_share") == 0 and _uses_validation(given):
+        raise UsageError(
+            "--validation-share 0 holds out no picture to measure on",
+            f"Leave it out for {VALIDATION_SHARE:g}, or leave --keep, --patience and "
+            "--validate-every out",
+        )
+
+
+def _check_fit(given: Mapping[str, Any], base: DualEncoder) -> None:
+    """Refuse what the base model cannot do."""
+    size = given.get("image_size", base.preprocessing.image_size)
+    if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
+        raise UsageError(
+            f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",
+            "Leave --image-size out",
+        )

@@ -1,0 +1,191 @@
+"""Prototypes of a new task: one pass over its training pictures, which reads and checks them too.
+
+The base model sees every picture whole and without augmentation, in the same pass in which the
+pictures are decoded, checked and kept for the training.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from condu_cli.backbone.classifiers import text_features
+from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
+from condu_cli.data.labelled import by_hash
+from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.errors import DataError, UsageError
+from condu_cli.workflows.learning.base_features import BaseFeatures, Seen
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.labelled import Sample
+    from condu_cli.data.pictures.loading import PictureSet
+    from condu_cli.data.pictures.transforms import Transform
+
+BATCH = 64
+
+
+def build_task_prototypes(
+    base: DualEncoder,
+    pictures: PictureSet,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    per_class: int | None = None,
+    on_progress: ProgressCallback = silent,
+) -> Prototypes:
+    """Text, image and pooled prototypes of a task's classes, without augmentation.
+
+    Scans `pictures`: afterwards it holds the readable ones only, in memory where they fit.
+    `per_class`: the base model sees at most so many pictures of each class, those first in the
+    order of a hash of their names; all of them are read and checked.
+    Source: ConDU (arXiv 2503.10705), prototypes; all features from the base model.
+
+    Raises:
+        DataError: there are no training pictures, too many cannot be read, or all of a class.
+        UsageError: `per_class` is below 1.
+
+    """
+    if per_class is not None and per_class < 1:
+        raise UsageError(
+            f"--prototype-images {per_class}: at least one picture per class is needed", "Try 100"
+        )
+    text = text_features(base, class_names, templates).cpu().numpy()
+    prep = base.preprocessing
+    transform = evaluation_transform(
+        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+    )
+    shown = (
+        pictures.samples if per_class is None else first_of_each_class(pictures.samples, per_class)
+    )
+    features = BaseFeatures(base, shown)
+    seen = _Pass(pictures, transform, per_class, on_progress)
+    return _with_images(text, seen.through(features))
+
+
+def _with_images(text: NDArray[np.float32], batches: Iterator[Seen]) -> Prototypes:
+    builder: PrototypeBuilder | None = None
+    for seen in batches:
+        if builder is None:
+            builder = PrototypeBuilder(text, seen.pooled.shape[1])
+        builder.add(seen.image, seen.pooled, np.array([s.label for s in seen.samples]))
+    if builder is None:
+        raise DataError("there are no training pictures", "Check --data")
+    return builder.build()
+
+
+class _Pass:
+    """One scan of all pictures, and those among them that the base model is shown."""
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        transform: Transform,
+        per_class: int | None,
+        on_progress: ProgressCallback,
+    ) -> None:
+        self._pictures = pictures
+        self._transform = transform
+        self._per_class = per_class
+        self._on_progress = on_progress
+
+    def through(self, features: BaseFeatures) -> Iterator[Seen]:
+        """Read everything; answer with the features of those that the base model is shown."""
+        if features.kept:
+            yield from self._kept(features)
+            return
+        for samples, pixels in self._batches():
+            yield features.compute(samples, pixels)
+        features.keep()
+
+    def _kept(self, features: BaseFeatures) -> Iterator[Seen]:
+        """Pictures whose features are known are read for the training alone."""
+        self._pictures.read(self._on_done())
+        readable = self._pictures.samples
+        chosen = list(
+            readable if self._per_class is None else first_of_each_class(readable, self._per_class)
+        )
+        known: set[Sample] = set()
+        for start in range(0, len(chosen), BATCH):
+            seen = features.known(chosen[start : start + BATCH])
+            known.update(seen.samples)
+            if seen.samples:
+                yield seen
+        # One that could not be read last time, or steps in for one that cannot be read now.
+        for samples, pixels in self._again([s for s in chosen if s not in known]):
+            yield features.compute(samples, pixels)
+
+    def _on_done(self) -> Callable[[int], None]:
+        total = len(self._pictures)
+        return lambda done: self._on_progress(Progress("prototypes", done, total))
+
+    def _batches(self) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Samples and their pictures (B, 3, S, S)."""
+        scan = self._pictures.scan(self._transform, BATCH, self._on_done())
+        if self._per_class is None:
+            yield from scan
+        else:
+            yield from self._chosen(scan, self._per_class)
+
+    def _chosen(
+        self, scan: Iterator[tuple[list[Sample], Tensor]], per_class: int
+    ) -> Iterator[tuple[list[Sample], Tensor]]:
+        """The first of every class in the order of a hash, in full batches.
+
+        Who is first is known for sure only when all are read: for those that turned out to be
+        unreadable others step in, which are decoded once more.
+        """
+        expected = set(first_of_each_class(self._pictures.samples, per_class))
+        shown: set[Sample] = set()
+        waiting: list[tuple[Sample, Tensor]] = []
+        for samples, pixels in scan:
+            # Copies: a row of a batch would keep all of the batch in memory.
+            waiting += [
+                (s, p.clone()) for s, p in zip(samples, pixels, strict=True) if s in expected
+            ]
+            while len(waiting) >= BATCH:
+                yield _stacked(waiting[:BATCH])
+                shown.update(sample for sample, _ in waiting[:BATCH])
+                waiting = waiting[BATCH:]
+        if waiting:
+            yield _stacked(waiting)
+            shown.update(sample for sample, _ in waiting)
+        yield from self._again(
+            [s for s in first_of_each_class(self._pictures.samples, per_class) if s not in shown]
+        )
+
+    def _again(self, missing: Sequence[Sample]) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Pictures that are decoded once more, (B, 3, S, S)."""
+        wanted = set(missing)
+        readable = self._pictures.samples
+        rows = [index for index, sample in enumerate(readable) if sample in wanted]
+        for start in range(0, len(rows), BATCH):
+            indices = rows[start : start + BATCH]
+            pixels = self._pictures.whole(indices, self._transform)
+            yield [readable[index] for index in indices], pixels
+
+
+def _stacked(pairs: Sequence[tuple[Sample, Tensor]]) -> tuple[list[Sample], Tensor]:
+    return [sample for sample, _ in pairs], torch.stack([pixels for _, pixels in pairs])
+
+
+def first_of_each_class(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The `count` samples of each class that come first in the order of a hash of their names."""
+    by_label: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_label[sample.label].append(sample)
+    return [sample for label in sorted(by_label) for sample in _first(by_label[label], count)]
+
+
+def _first(samples: Sequence[Sample], count: int) -> list[Sample]:
+    by_picture = {sample.picture: sample for sample in samples}
+    return [by_picture[picture] for picture in by_hash(list(by_picture), "")[:count]]

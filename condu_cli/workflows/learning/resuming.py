@@ -1,0 +1,203 @@
+"""Go on with what was interrupted: commit trained experts, finish trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from condu_cli.errors import ConduError, InterruptedByUserError, NotFoundError, PartialError
+from condu_cli.workflows.learning.learner import Learner
+from condu_cli.workflows.learning.summaries import LearnSummary, summarise
+from condu_cli.workflows.learning.training import Machine
+from condu_cli.workflows.learning.unfinished import load_unfinished
+from condu_cli.workflows.progress import ProgressCallback, silent
+from condu_cli.workflows.sessions.committing import Commit, load_expert, resume_expert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from condu_cli.registry.blobs.kept_files import TaskFiles
+    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A kept expert that is committed: its summary, or the session that had it before."""
+
+    task: str
+    summary: LearnSummary | None
+    session: Session
+
+
+class Kept(NamedTuple):
+    """Files of experts that wait to be committed, and of trainings that are to be finished."""
+
+    experts: tuple[Path, ...]
+    runs: tuple[Path, ...]
+
+
+def resume(
+    registry: Registry,
+    task: str | None,
+    on_progress: ProgressCallback = silent,
+    on_done: Callable[[Resumed], None] = lambda _: None,
+    machine: Machine | None = None,
+) -> list[Resumed]:
+    """Commit the trained experts that wait, then finish the trainings that were interrupted.
+
+    All of them, or those of one task. Experts are committed on whatever HEAD is. `on_done` hears
+    of each at once. One that fails does not keep the others back.
+
+    Raises:
+        NotFoundError: there is nothing to go on with.
+        PartialError: some could not be committed or finished; they are still kept.
+        ConduError: what kept the only one, or the first of them all, from being committed.
+        InterruptedByUserError: somebody pressed Ctrl-C again.
+
+    """
+    found: list[Resumed] = []
+    errors: list[ConduError] = []
+    count = 0
+    machine = machine or Machine()
+    for done in _all(registry, task, on_progress, machine):
+        count += 1
+        if isinstance(done, ConduError):
+            errors.append(done)
+        elif done is not None:
+            found.append(done)
+            on_done(done)
+    if not count and machine.team.rank == 0:
+        raise _nothing(registry, task)
+    if errors and not found:
+        raise errors[0]
+    if errors:
+        raise PartialError(
+            f"{len(errors)} of {count} kept experts still wait: {errors[0].message}",
+            errors[0].hint,
+        )
+    return found
+
+
+def _all(
+    registry: Registry, task: str | None, on_progress: ProgressCallback, machine: Machine
+) -> Iterator[Resumed | ConduError | None]:
+    team = machine.team
+    found = team.share(to_go_on_with(registry, task))
+    for path in found.experts if team.rank == 0 else ():
+        name = registry.waiting.task_of(path)
+        replaced = [*registry.waiting.paths(name), *registry.runs.paths(name)]
+        done = _commit_waiting(registry, path, on_progress)
+        if isinstance(done, Resumed):
+            for file in replaced:  # none of them was later, or it would have been taken instead
+                file.unlink(missing_ok=True)
+        # Where the file is gone, somebody else has committed it meanwhile.
+        yield None if isinstance(done, ConduError) and not path.exists() else done
+    for path in found.runs:
+        yield _finish(registry, path, on_progress, machine)
+
+
+def to_go_on_with(registry: Registry, task: str | None = None) -> Kept:
+    """What `resume` would take: of all that is kept of a task, the latest.
+
+    A retraining takes the place of what was before, whether that was finished or not.
+    """
+    experts, runs = _latest(registry.waiting, task), _latest(registry.runs, task)
+    for name in experts.keys() & runs.keys():
+        later = _written_at(experts[name]) > _written_at(runs[name])
+        del (runs if later else experts)[name]
+    return Kept(tuple(experts.values()), tuple(runs[name] for name in sorted(runs)))
+
+
+def _latest(files: TaskFiles, task: str | None) -> dict[str, Path]:
+    """Tasks with the latest of their files."""
+    return {files.task_of(path): path for path in files.paths(task)}
+
+
+def _written_at(path: Path) -> int:
+    """When a file was written, in ns; 0 where it has gone since: somebody else has committed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _commit_waiting(
+    registry: Registry, path: Path, on_progress: ProgressCallback
+) -> Resumed | ConduError:
+    try:
+        expert = registry.waiting.open(path)
+        trained = load_expert(registry, expert)
+        done = resume_expert(
+            registry,
+            expert,
+            trained=trained,
+            command=f"learn --task {expert.task} --resume",
+            on_progress=on_progress,
+        )
+    except ConduError as exc:
+        return exc
+    if isinstance(done, Commit):
+        return Resumed(expert.task, summarise(trained, done), done.session)
+    return Resumed(expert.task, None, done)
+
+
+def _finish(
+    registry: Registry, path: Path, on_progress: ProgressCallback, machine: Machine
+) -> Resumed | ConduError | None:
+    task = registry.runs.task_of(path)
+    older = registry.waiting.paths(task)
+    try:
+        unfinished = load_unfinished(registry, registry.runs.open(path))
+        known = machine.team.share(registry.session_of_run(unfinished.run))
+        if known is not None:  # committed, and stopped before this file could go
+            registry.runs.remove(path)
+            return Resumed(unfinished.task, None, known)
+        learner = Learner(
+            registry.path,
+            unfinished.request_now,
+            None,
+            machine,
+            resumed=unfinished,
+            resumed_from=path,
+        )
+        summary = learner.run(learner.plan(), on_progress)
+    except InterruptedByUserError:
+        raise
+    except ConduError as exc:
+        _point_to_older(registry, task, older, exc)
+        if machine.team.size > 1:  # the others do not know of it, and would wait for ever
+            raise
+        return exc
+    if summary is None:  # another process of the team has committed it
+        return None
+    return Resumed(unfinished.task, summary, registry.session(summary.session))
+
+
+def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: ConduError) -> None:
+    """Where a retraining cannot go on, say how to have the expert that it was to replace.
+
+    `older`: the experts that waited before. Not where the retraining is finished and only its
+    commit failed, nor where the task is learned by now.
+    """
+    head = registry.head()
+    known = head is not None and task in {entry.name for entry in head.entries}
+    if not older or known or registry.waiting.paths(task) != list(older):
+        return
+    runs = registry.runs.paths(task)
+    later = [str(run) for run in runs if _written_at(run) >= _written_at(older[-1])]
+    first = f"remove {' and '.join(later)}, and " if later else ""
+    exc.hint += (
+        f"; the expert that was trained before is kept: {first}condu learn --task {task} "
+        "--resume commits it"
+    )
+
+
+def _nothing(registry: Registry, task: str | None) -> NotFoundError:
+    of_task = "" if task is None else f" of task '{task}'"
+    return NotFoundError(
+        f"no trained expert{of_task} waits to be committed in {registry.path}, and no training "
+        "was interrupted",
+        "Train one: condu learn --task NAME --data DIR",
+    )

@@ -1,0 +1,82 @@
+"""What a finished `learn` reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condu_cli.workflows.sessions.committing import Commit, TrainedExpert
+
+
+@dataclass(frozen=True)
+class LearnSummary:
+    """What a finished `learn` reports; times in seconds. An imported expert has no loss.
+
+    `prototype_seconds` is reading the pictures and building the prototypes from them,
+    `keep_seconds` writing the trained expert down before the commit, `pack_seconds` storing the
+    session before as a patch after it. `validation_accuracy` is that of the weights that were
+    kept, None where nothing was held out; `unreadable` says of every picture that was left out
+    what is wrong with it.
+    """
+
+    session: str
+    task: str
+    iterations: int
+    final_loss: float | None
+    train_seconds: float
+    prototype_seconds: float
+    keep_seconds: float
+    unify_seconds: float
+    commit_seconds: float
+    pack_seconds: float
+    images: int
+    classes: int
+    tasks: int
+    unreadable: tuple[str, ...] = ()
+    validation_accuracy: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
+    """What a commit of a trained expert came to."""
+    training = trained.training
+    recipe = training.get("recipe", {})
+    return LearnSummary(
+        session=commit.session.id,
+        task=trained.task,
+        iterations=training.get("iterations_run", recipe.get("iterations", 0)),
+        final_loss=training.get("final_loss"),
+        train_seconds=training.get("train_seconds", 0.0),
+        prototype_seconds=training.get("prototype_seconds", 0.0),
+        keep_seconds=commit.keep_seconds,
+        unify_seconds=commit.unify_seconds,
+        commit_seconds=commit.commit_seconds,
+        pack_seconds=commit.pack_seconds,
+        images=training.get("train_images", 0),
+        classes=len(trained.classes),
+        tasks=len(commit.session.entries),
+        validation_accuracy=_kept_accuracy(training),
+        warnings=(*commit.warnings, *_divergence(training)),
+    )
+
+
+def _kept_accuracy(training: Mapping[str, Any]) -> float | None:
+    """The measurement of the iteration whose weights became the expert."""
+    kept = training.get("kept_iteration")
+    measured = [v["accuracy"] for v in training.get("validation", ()) if v["iteration"] == kept]
+    return measured[-1] if measured else None
+
+
+def _divergence(training: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to say of a training that ended with the best weights before its loss diverged."""
+    found = training.get("diverged")
+    if found is None:
+        return ()
+    accuracy = _kept_accuracy(training) or 0.0
+    return (
+        f"{found}; the expert is that of iteration {training['kept_iteration']}, the best one "
+        f"measured ({100 * accuracy:.1f} % of the pictures held out): a lower --lr may do better",
+    )

@@ -1,0 +1,231 @@
+"""The training of one task's expert, and what of it is written down while it runs."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from condu_cli._version import __version__
+from condu_cli.data.labelled import fingerprint
+from condu_cli.data.sources.known_tasks import data_root
+from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError
+from condu_cli.train.finetune import FinetuneResult, Hooks, Step, TrainingInterruptedError, finetune
+from condu_cli.train.team import SOLO, Team
+from condu_cli.workflows.learning.unfinished import Unfinished, check_same_data, data_fingerprint
+from condu_cli.workflows.opening.registry_only import free_bytes, state_bytes
+from condu_cli.workflows.progress import Progress, ProgressCallback
+from condu_cli.workflows.sessions.committing import new_run
+
+if TYPE_CHECKING:
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.routing.prototypes import Prototypes
+    from condu_cli.train.run_state import RunState
+    from condu_cli.train.stopping import StopRequest
+    from condu_cli.workflows.learning.destination import Destination
+    from condu_cli.workflows.learning.planning import LearnPlan
+    from condu_cli.workflows.learning.reading import Read
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs and how often it writes itself down.
+
+    `save_every` counts iterations; 0: by the clock.
+    """
+
+    device: str = "cpu"
+    team: Team = SOLO
+    save_every: int = 0
+
+
+class Training:
+    """The training of a plan's expert from the pictures that were read.
+
+    It writes itself down at `destination`. `resumed`: a training that was interrupted, to be
+    taken up where it stopped.
+
+    Raises:
+        DataError: the pictures are not those that the resumed training began with.
+
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        destination: Destination,
+        plan: LearnPlan,
+        read: Read,
+        on_progress: ProgressCallback,
+        resumed: Unfinished | None = None,
+    ) -> None:
+        self._machine, self._destination = machine, destination
+        self._plan, self._read = plan, read
+        self._on_progress = on_progress
+        self._iteration = 0
+        self._resumed = resumed
+        self._mark = new_run() if resumed is None else resumed.run
+        self.warnings: tuple[str, ...] = ()
+        # Before training, like all that looks at the pictures' files: nothing may fail after it.
+        self._test_fingerprint = fingerprint(plan.data.test, plan.data.folders)
+        validation = read.data.validation
+        self._data = data_fingerprint(
+            read.data.pictures.samples, () if validation is None else validation.samples, plan
+        )
+        if resumed is not None:
+            check_same_data(resumed, self._data)
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """Those of the pictures just read, or of the training that is taken up."""
+        built = self._read.prototypes
+        if built is None:
+            assert self._resumed is not None  # noqa: S101 - process 0 built them, then or now
+            return self._resumed.prototypes
+        return built
+
+    def warn_of_little_space(self) -> None:
+        """Say at once where the training could not be written down while it runs."""
+        best = self._plan.recipe.keep == "best"
+        path = self._destination.path
+        needed, free = state_bytes(self._destination.config, best=best), free_bytes(path)
+        if free < needed:
+            self._warn(
+                f"{path} has {free / 1e6:,.0f} MB left, and an unfinished training "
+                f"takes up to {needed / 1e6:,.0f} MB: this one may not survive an interruption"
+            )
+
+    def _warn(self, text: str) -> None:
+        recipe = self._plan.recipe
+        self._on_progress(
+            Progress("training", self._iteration, recipe.iterations, {"warning": text})
+        )
+
+    def finetune(self, expert: DualEncoder, stop: StopRequest) -> FinetuneResult:
+        """Train an expert in place, and write the training down whenever it is time.
+
+        Raises:
+            DataError: a picture cannot be read any more.
+            DivergedError: the loss is no longer a number; what was written down is removed.
+            InterruptedByUserError: somebody asked to stop; the training is kept.
+
+        """
+        machine = self._machine
+        hooks = Hooks(
+            on_step=self._on_step,
+            stop_requested=stop,
+            save=self._save_if_possible if machine.team.rank == 0 else None,
+            save_every=machine.save_every,
+        )
+        try:
+            return finetune(
+                expert,
+                self._read.data,
+                self._plan.recipe,
+                hooks,
+                start=None if self._resumed is None else self._resumed.state,
+                team=machine.team,
+            )
+        except TrainingInterruptedError as exc:
+            if machine.team.rank == 0:
+                self._save_at_the_end(exc.state)
+            # A launcher ends all the others soon after the first has left.
+            machine.team.share(None)
+            raise self._interrupted(exc.state) from None
+        except DivergedError:
+            if machine.team.rank == 0:
+                self._destination.drop()  # going on would end the same way
+            raise
+
+    def _on_step(self, step: Step) -> None:
+        self._iteration = step.iteration
+        self._on_progress(_step_progress(step))
+
+    def _save_if_possible(self, state: RunState) -> None:
+        """A full disk must not end a training that can go on; it is said at once and at the end."""
+        try:
+            self._save(state)
+        except (ConduError, OSError) as exc:
+            text = f"the training could not be written down: {exc}"
+            if not self.warnings:
+                self._warn(text)
+            self.warnings = (text,)
+        else:
+            self.warnings = ()
+
+    def _save_at_the_end(self, state: RunState) -> None:
+        had_kept = self._destination.has_kept
+        try:
+            self._save(state)
+        except ConduError as exc:
+            left = "only what was written down before" if had_kept else "nothing of it"
+            raise ConduError(f"{exc.message}; {left} is kept", exc.hint) from exc
+
+    def _save(self, state: RunState) -> None:
+        request, root = replace(self._plan.request, templates=self._plan.templates), data_root()
+        if self._resumed is not None:  # not what was made of it for this run
+            request, root = self._resumed.request, self._resumed.root or root
+        unfinished = Unfinished(
+            task=request.task,
+            run=self._mark,
+            request=request,
+            recipe=self._plan.recipe,
+            data=self._data,
+            prototypes=self.prototypes,
+            state=state,
+            root=root,
+        )
+        self._destination.keep(unfinished)
+
+    def _interrupted(self, state: RunState) -> InterruptedByUserError:
+        task, recipe = self._plan.request.task, self._plan.recipe
+        moved = self._destination.moved_to
+        where = "" if moved is None else f" --registry {moved}"
+        return InterruptedByUserError(
+            f"the training of '{task}' stopped after iteration {state.history['iteration']} of "
+            f"{recipe.iterations} and is kept",
+            f"condu learn --task {task} --resume{where} goes on from there",
+        )
+
+    def record(self, result: FinetuneResult, reading_seconds: float) -> dict[str, Any]:
+        """What is remembered of the training; it travels with the registry: no path is in it."""
+        plan, read = self._plan, self._read
+        return {
+            "run": self._mark,
+            "recipe": plan.recipe.as_record(),
+            "preset": {"name": plan.preset.name, "overridden": list(plan.overridden)},
+            "split": plan.data.split,
+            "folders": list(plan.data.folders),
+            "shots": plan.request.shots,
+            "limit": plan.request.limit,
+            "train_images": len(read.data.pictures),
+            "validation_images": len(read.data.validation) if read.data.validation else 0,
+            "test_images": len(plan.data.test),
+            "test_fingerprint": self._test_fingerprint,
+            "unreadable_images": len(read.unreadable),
+            "prototype_images": plan.request.prototype_images,
+            "iterations_run": result.iterations,
+            "kept_iteration": result.kept_iteration,
+            "stopped_early": result.stopped_early,
+            "diverged": result.diverged,
+            "validation": [dict(measured) for measured in result.validation],
+            "final_loss": result.final_loss,
+            "train_seconds": round(result.train_seconds, 3),
+            "prototype_seconds": round(reading_seconds, 3),
+            "device": self._machine.device,
+            "processes": self._machine.team.size,
+            "versions": {
+                "condu": __version__,
+                "python": platform.python_version(),
+                "torch": version("torch"),
+                "open_clip_torch": version("open_clip_torch"),
+            },
+        }
+
+
+def _step_progress(step: Step) -> Progress:
+    figures = {"loss": step.loss, "images_per_second": step.images_per_second}
+    if step.accuracy is not None:
+        figures["validation_accuracy"] = step.accuracy
+    return Progress("training", step.iteration, step.iterations, figures)

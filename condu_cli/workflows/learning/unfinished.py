@@ -1,0 +1,164 @@
+"""Trainings that are not finished: written down while they run, and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.data.pictures.picture_files import picture_name
+from condu_cli.data.sources.known_tasks import data_root
+from condu_cli.errors import DataError, IntegrityError
+from condu_cli.registry.clock import utc_now
+from condu_cli.registry.manifest import canonical_json, plain_record
+from condu_cli.train.recipe import Recipe
+from condu_cli.train.run_state import RunState
+from condu_cli.workflows.learning.planning import LearnRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from condu_cli.data.labelled import Sample
+    from condu_cli.registry.blobs.kept_files import TaskFile
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.learning.planning import LearnPlan
+
+STATE, PROTOTYPES = "state/", "prototypes/"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A training between two iterations, with all that it was started with.
+
+    `run` is the mark by which its expert will be known; `data` names pictures, labels and
+    classes by a hash. `root`: the data root that `CONDU_DATA` named when it began.
+    """
+
+    task: str
+    run: str
+    request: LearnRequest
+    recipe: Recipe
+    data: str
+    prototypes: Prototypes
+    state: RunState
+    root: Path | None = None
+
+    @property
+    def request_now(self) -> LearnRequest:
+        """The request; what `CONDU_DATA` led to is found also where it is not set any more.
+
+        Where it names another folder by now, the pictures have moved there.
+        """
+        request = self.request
+        if request.data or request.data_root or data_root() is not None:
+            return request
+        return replace(request, data_root=self.root)
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations are done."""
+        return int(self.state.history["iteration"])
+
+
+def save_unfinished(
+    registry: Registry, unfinished: Unfinished, replaces: Path | None = None
+) -> Path:
+    """Write a training down, in the place of what it wrote before, and say where.
+
+    Raises:
+        ConduError: there is no room.
+
+    """
+    arrays = {STATE + name: values for name, values in unfinished.state.arrays.items()}
+    prototypes = unfinished.prototypes.to_arrays()
+    arrays |= {PROTOTYPES + name: values for name, values in prototypes.items()}
+    record = {
+        "run": unfinished.run,
+        "request": unfinished.request.as_record(),
+        "root": None if unfinished.root is None else str(unfinished.root.resolve()),
+        "recipe": unfinished.recipe.as_record(),
+        "data": unfinished.data,
+        "history": dict(unfinished.state.history),
+        "fingerprint": registry.config.fingerprint(),
+        "at": utc_now(),
+    }
+    saved = registry.runs.save(unfinished.task, arrays, plain_record(record))
+    if replaces is not None and replaces != saved.path:
+        registry.runs.remove(replaces)
+    return saved.path
+
+
+def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
+    """Read a training back.
+
+    Raises:
+        IntegrityError: the file is damaged, or belongs to another base model or registry.
+
+    """
+    try:
+        file.arrays.verify()
+        record = file.record
+    except IntegrityError as exc:
+        raise registry.runs.damaged(file.path, exc.message) from exc
+    if record.get("fingerprint") != registry.config.fingerprint():
+        raise registry.runs.damaged(file.path, "it belongs to a registry of another base model")
+    try:
+        return Unfinished(
+            task=file.task,
+            run=str(record["run"]),
+            request=LearnRequest.from_record(record["request"]),
+            recipe=Recipe(**record["recipe"]),
+            data=str(record["data"]),
+            prototypes=Prototypes.from_arrays(_under(PROTOTYPES, file.arrays)),
+            state=RunState(_under(STATE, file.arrays), dict(record["history"])),
+            root=Path(record["root"]) if record.get("root") else None,
+        )
+    except (InvalidStateError, KeyError, TypeError) as exc:
+        raise registry.runs.damaged(file.path, f"it holds no training: {exc}") from exc
+
+
+def data_fingerprint(
+    samples: Sequence[Sample], validation: Sequence[Sample], plan: LearnPlan
+) -> str:
+    """Name the pictures, their labels and their order by a hash; of their bytes only the names.
+
+    Where the pictures lie does not matter: a disk may be mounted elsewhere.
+    """
+    root = plan.data_root if plan.data_root.is_dir() else plan.data_root.parent
+    listed = [
+        [[_name_below(root, sample), sample.label] for sample in part]
+        for part in (samples, validation)
+    ]
+    names = list(plan.data.class_names)
+    return hashlib.sha256(
+        canonical_json({"pictures": listed, "classes": names}).encode()
+    ).hexdigest()
+
+
+def _name_below(root: Path, sample: Sample) -> str:
+    """A picture's name, for a file its path from the folder of the data set."""
+    if isinstance(sample.picture, Path):
+        return os.path.relpath(sample.picture, root)
+    return picture_name(sample.picture)
+
+
+def check_same_data(unfinished: Unfinished, found: str) -> None:
+    """Refuse to go on with other pictures than the training began with.
+
+    Raises:
+        DataError: pictures, labels or classes have changed.
+
+    """
+    if unfinished.data != found:
+        raise DataError(
+            f"the pictures of '{unfinished.task}' are not those that its training began with",
+            f"Put them back, or begin anew: condu learn --task {unfinished.task} --retrain",
+        )
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}

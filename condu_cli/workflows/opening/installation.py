@@ -1,0 +1,144 @@
+"""`doctor`: is the installation sound, and is the registry?"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from condu_cli._version import __version__
+from condu_cli.errors import ConduError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip",
+    "timm",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "safetensors",
+    "sqlalchemy",
+    "alembic",
+    "PIL",
+    "ml_dtypes",
+    "array_api_compat",
+)
+DISTRIBUTIONS = {
+    "open_clip": "open_clip_torch",
+    "PIL": "pillow",
+    "array_api_compat": "array-api-compat",
+}
+IMPORT_SECONDS = 120
+FREE_BYTES_WANTED = 2 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's answer; `advice` says what to do where it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+def examine(registry_path: Path) -> list[Check]:
+    """Run all the checks; none of them changes anything."""
+    checks = [
+        Check("condu", True, f"{__version__}, Python {platform.python_version()}"),
+        *(_check_library(name) for name in LIBRARIES),
+        _check_compiler(),
+        _check_mini(),
+        _check_space(registry_path),
+        _check_registry(registry_path),
+    ]
+    return [_explain_torchvision(check) for check in checks]
+
+
+def _check_library(module: str) -> Check:
+    """Import in a process of its own: a broken native library may end the process."""
+    distribution = DISTRIBUTIONS.get(module, module)
+    try:
+        installed = version(distribution)
+    except PackageNotFoundError:
+        return Check(module, False, "not installed", f"pip install {distribution}")
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, a name from the table above
+            [sys.executable, "-c", f"import {module}"],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        slow = f"{installed} takes over {IMPORT_SECONDS} s to import"
+        return Check(module, False, slow, "Run condu doctor again when the machine is less busy")
+    if done.returncode == 0:
+        return Check(module, True, installed)
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    advice = f"pip install --force-reinstall {distribution}"
+    return Check(module, False, f"{installed} does not import: {last}", advice)
+
+
+def _check_compiler() -> Check:
+    """Without numba everything works, only slower: that is nothing to be mended."""
+    check = _check_library("numba")
+    if check.ok:
+        return check
+    return Check("numba", True, f"{check.detail}; unify runs as array operations, slower")
+
+
+def _explain_torchvision(check: Check) -> Check:
+    """A torchvision for another build of torch is the commonest broken installation."""
+    if check.ok or "torchvision::nms" not in check.detail:
+        return check
+    advice = (
+        "torch and torchvision come from different builds (CPU-only and CUDA); install both "
+        "from one place: pip uninstall -y torch torchvision && pip install torch torchvision"
+    )
+    return Check(check.name, False, check.detail, advice)
+
+
+def _check_mini() -> Check:
+    from condu_cli.backbone.models.embedded_weights import MINI_FILES
+
+    try:
+        for file in MINI_FILES:
+            file.locate()
+    except ConduError as exc:
+        return Check("base model mini", False, exc.message, exc.hint)
+    return Check("base model mini", True, "weights present, sha256 as expected")
+
+
+def _check_space(registry_path: Path) -> Check:
+    folder = registry_path
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    ok = free >= FREE_BYTES_WANTED
+    advice = "" if ok else f"Free some space on the disk of {folder}"
+    return Check("disk space", ok, f"{free / 1e9:.1f} GB free at {folder}", advice)
+
+
+def _check_registry(registry_path: Path) -> Check:
+    from condu_cli.workflows.opening.registry_only import open_if_there
+
+    try:
+        registry = open_if_there(registry_path)
+        if registry is None:
+            return Check("registry", True, f"none yet at {registry_path}; learn will create it")
+        head = registry.head()
+    except ConduError as exc:
+        return Check("registry", False, exc.message, exc.hint)
+    tasks = 0 if head is None else len(head.entries)
+    return Check(
+        "registry", True, f"{registry.path}: {tasks} tasks, base {registry.config.base.id}"
+    )

@@ -1,0 +1,176 @@
+"""The two ways to fine-tune an expert: the model's own weights, or LoRA factors beside them.
+
+The paradigm is the registry's, chosen when it is created and never again: deltas of weights and
+deltas of factors cannot be unified with each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from condu_cli.backbone.lora.spec import INITIAL, METHOD, LoraSpec
+from condu_cli.errors import BaseModelError, IntegrityError, UsageError
+from condu_cli.registry.manifest import MODEL_PARAMETERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.registry.manifest import RegistryConfig
+
+FULL, LORA = "full", METHOD
+METHODS = (FULL, LORA)
+
+
+@dataclass(frozen=True)
+class LoraRequest:
+    """What the user said of a LoRA registry; None, () and False leave it to the base model.
+
+    `alpha` defaults to the rank, so that B @ A is added as it is. `targets`: glob patterns over
+    the names of layers.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    targets: tuple[str, ...] = ()
+    freeze_a: bool = False
+    seed: int | None = None
+
+    def completed(self, spec: LoraSpec) -> LoraRequest:
+        """Return the same request, what it leaves open taken from a registry's options."""
+        return LoraRequest(
+            rank=spec.rank if self.rank is None else self.rank,
+            alpha=spec.alpha if self.alpha is None else self.alpha,
+            targets=self.targets or spec.targets,
+            freeze_a=self.freeze_a or spec.freeze_a,
+            seed=spec.seed if self.seed is None else self.seed,
+        )
+
+
+class MethodSummary(NamedTuple):
+    """A registry's paradigm for people and for JSON; without LoRA only the first two are set.
+
+    `parameters` counts the numbers that are trained for each task.
+    """
+
+    method: str
+    parameters: int
+    rank: int | None = None
+    alpha: float | None = None
+    freeze_a: bool | None = None
+    layers: int | None = None
+
+
+def lora_options(
+    method: str,
+    *,
+    rank: int | None = None,
+    alpha: float | None = None,
+    targets: Sequence[str] = (),
+    freeze_a: bool = False,
+    seed: int | None = None,
+) -> LoraRequest | None:
+    """Options of a command line as `new_config` takes them: None unless the method is LoRA.
+
+    Raises:
+        UsageError: an option that belongs to LoRA beside another method.
+
+    """
+    given = {
+        "--rank": rank is not None,
+        "--alpha": alpha is not None,
+        "--lora-targets": bool(targets),
+        "--freeze-a": freeze_a,
+        "--lora-seed": seed is not None,
+    }
+    if method == LORA:
+        return LoraRequest(rank, alpha, tuple(targets), freeze_a, seed)
+    named = [option for option, there in given.items() if there]
+    if named:
+        raise UsageError(
+            f"{named[0]} belongs to LoRA, and --method is {method}",
+            f"Add --method {LORA}, or leave {', '.join(named)} out",
+        )
+    return None
+
+
+def adapted(base: DualEncoder, request: LoraRequest, train: str) -> DualEncoder:
+    """The base model with the factors that a request asks for.
+
+    Raises:
+        UsageError: a value out of range, or a pattern that fits no layer.
+
+    """
+    rank = base.lora_defaults.rank if request.rank is None else request.rank
+    alpha = request.alpha
+    if alpha is None:
+        alpha = base.lora_defaults.alpha if request.rank is None else float(rank)
+    targets = base.lora_targets(train, request.targets)
+    try:
+        spec = LoraSpec(rank, float(alpha), targets, request.freeze_a, request.seed or 0)
+    except ValueError as exc:
+        raise UsageError(f"LoRA: {exc}", "Leave the option out for the base model's own") from exc
+    return base.with_lora(spec)
+
+
+def lora_record(base: DualEncoder, model: DualEncoder, train: str) -> dict[str, Any]:
+    """What a registry notes of the LoRA model that `adapted` made of its base model.
+
+    The layers by their names, so that no later choice of condu or of a library changes them; the
+    hash of the initial A factors, to prove that all experts start from the same; how many numbers
+    full fine-tuning would change, to compare sizes with.
+    """
+    factors = model.factors
+    assert factors is not None  # noqa: S101 - `adapted` made it
+    weights = base.model_parameters()
+    count = sum(weights[name].numel() for name in base.tower_parameters(train))
+    return {
+        **factors.spec.to_record(),
+        INITIAL: factors.initial_sha256(),
+        MODEL_PARAMETERS: count,
+    }
+
+
+def recorded_spec(options: Mapping[str, Any]) -> LoraSpec:
+    """Read what `lora_record` gave.
+
+    Raises:
+        IntegrityError: it holds something else.
+
+    """
+    try:
+        return LoraSpec.from_record(options)
+    except ValueError as exc:
+        raise IntegrityError(
+            f"the registry's LoRA options cannot be used: {exc}", "Upgrade condu"
+        ) from exc
+
+
+def adapted_as_recorded(base: DualEncoder, options: Mapping[str, Any]) -> DualEncoder:
+    """The base model with a registry's factors at the initialisation that all its experts share.
+
+    Raises:
+        BaseModelError: it lacks a layer, or the initialisation is not the recorded one.
+        IntegrityError: the record holds something else.
+
+    """
+    model = base.with_lora(recorded_spec(options))
+    assert model.factors is not None  # noqa: S101 - just made
+    if model.factors.initial_sha256() != options.get(INITIAL):
+        raise BaseModelError(
+            "the LoRA factors of this registry start from another initialisation than recorded",
+            "Run condu doctor: the registry may have been made with other library versions",
+        )
+    return model
+
+
+def summary_of(config: RegistryConfig) -> MethodSummary:
+    """Describe a registry's paradigm; no model is loaded."""
+    plain = MethodSummary(config.method, config.parameter_count)
+    if config.method != LORA:
+        return plain
+    spec = recorded_spec(config.method_options)
+    return plain._replace(
+        rank=spec.rank, alpha=spec.alpha, freeze_a=spec.freeze_a, layers=len(spec.targets)
+    )

@@ -1,0 +1,223 @@
+"""An open registry together with its base model: what every command that runs a model needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.backbone.base_models import load_recorded_base
+from condu_cli.backbone.deltas import put_weights, weights_of
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.codec import Codec, ConduCodec, ExpertTarget
+from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError, UsageError
+from condu_cli.registry.manifest import (
+    BaseIdentity,
+    ParameterShape,
+    RegistryConfig,
+    Session,
+    TaskEntry,
+)
+from condu_cli.workflows.opening.paradigms import (
+    FULL,
+    LORA,
+    METHODS,
+    LoraRequest,
+    adapted,
+    adapted_as_recorded,
+    lora_record,
+)
+from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
+from condu_cli.workflows.sessions.states import codec_for, damaged_session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condu_cli.backbone.dual_encoder import BaseInfo, DualEncoder
+    from condu_cli.registry.repository import Registry
+
+
+class Workspace:
+    """One registry, one session of it, its base model, and experts decoupled on demand."""
+
+    def __init__(self, registry: Registry, device: str = "cpu") -> None:
+        self.registry = registry
+        self._device = device
+        self._loaded: tuple[str, str] | None = None
+        self._pinned: PinnedSession | None = None
+
+    @cached_property
+    def base(self) -> DualEncoder:
+        """The registry's base model, loaded on first use: wrong names and paths fail faster.
+
+        Raises:
+            BaseModelError: it cannot be had, or has other weights than the registry's.
+
+        """
+        config = self.registry.config
+        base = load_recorded_base(config.base.id, self._device)
+        check_base(self.registry, base.info)
+        return trained_part(base, config)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec that the registry names, over its parameters."""
+        return codec_for(self.registry.config)
+
+    def head(self) -> Session:
+        """Return the current session; experts and prototypes come from it from now on.
+
+        Raises:
+            NotFoundError: nothing has been learned yet.
+            IntegrityError: a blob is missing.
+
+        """
+        self._pinned = pin_head(self.registry)
+        if self._pinned is None or not self._pinned.session.entries:
+            raise NotFoundError(
+                f"the registry at {self.registry.path} holds no tasks yet",
+                "Teach it one: condu learn --task NAME --data DIR",
+            )
+        return self._pinned.session
+
+    def expert(self, session: Session, entry: TaskEntry) -> DualEncoder:
+        """Decouple one expert into a working copy of the base model.
+
+        The copy is shared: the next call overwrites it.
+
+        Raises:
+            IntegrityError: a blob is missing or does not hold what the codec promises.
+
+        """
+        wanted = (session.id, entry.name)
+        if self._loaded != wanted:
+            self._loaded = None
+            self._decouple(session, entry)
+            self._loaded = wanted
+        return self._scratch
+
+    def _decouple(self, session: Session, entry: TaskEntry) -> None:
+        weights = weights_of(self._scratch)
+        blob = self._pin(session).blob
+        target = ExpertTarget(blob(entry.part), weights)
+        shared = None if session.shared is None else blob(session.shared)
+        try:
+            self.codec.decode_into(shared, weights_of(self.base), [target])
+        except InvalidStateError as exc:
+            raise damaged_session(session, exc) from exc
+        put_weights(self._scratch, weights)
+
+    def _pin(self, session: Session) -> PinnedSession:
+        if self._pinned is None or self._pinned.session.id != session.id:
+            self._pinned = PinnedSession(self.registry, session)
+        return self._pinned
+
+    def prototypes(self, session: Session, entry: TaskEntry) -> Prototypes:
+        """Read the prototypes of one of a session's tasks.
+
+        Raises:
+            IntegrityError: the blob is missing or holds something else.
+
+        """
+        try:
+            return Prototypes.from_arrays(self._pin(session).blob(entry.expert.prototypes))
+        except InvalidStateError as exc:
+            raise IntegrityError(
+                f"the prototypes of task '{entry.name}' are damaged: {exc}",
+                "condu verify lists all damage; condu rollback goes to an older session",
+            ) from exc
+
+    @cached_property
+    def _scratch(self) -> DualEncoder:
+        return self.base.expert_copy()
+
+
+def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
+    """The base model, of which only the registry's parameters are trained.
+
+    Raises:
+        BaseModelError: it has no such parameters, or of other shapes, or the LoRA factors start
+            from another initialisation than the registry's.
+        IntegrityError: this program does not know the registry's method.
+
+    """
+    if config.method not in METHODS:
+        raise IntegrityError(
+            f"the registry's method cannot be used: {config.method!r} is unknown", "Upgrade condu"
+        )
+    if config.method == LORA:
+        base = adapted_as_recorded(base, config.method_options)
+    model = base.restricted_to([parameter.name for parameter in config.parameters])
+    shapes = {name: tuple(p.shape) for name, p in model.trainable_parameters().items()}
+    for parameter in config.parameters:
+        if shapes[parameter.name] != parameter.shape:
+            raise BaseModelError(
+                f"the registry's parameter {parameter.name!r} has shape {parameter.shape}, that "
+                f"of {config.base.id} {shapes[parameter.name]}",
+                "Use the base model that the registry was made with, or another --registry",
+            )
+    return model
+
+
+def new_config(
+    base: DualEncoder,
+    method: str = FULL,
+    codec_options: Mapping[str, str] | None = None,
+    train: str = "whole",
+    lora: LoraRequest | None = None,
+) -> RegistryConfig:
+    """Describe a new registry for a base model: its parameters, method and codec.
+
+    `method`: full or lora; `lora`, what `lora_options` gives, belongs to the latter alone, and
+    what it leaves open is the base model's choice. `train`: whole, image or text, the tower whose
+    parameters are trained. Options of the codec that are not given get their defaults.
+
+    Raises:
+        UsageError: a method, tower or layer that there is not, or LoRA options without LoRA.
+
+    """
+    if method not in METHODS or (method == FULL and lora is not None):
+        raise UsageError(
+            f"--method {method}: " + ("has no options" if lora else "there is no such method"),
+            f"Choose one of {', '.join(METHODS)}",
+        )
+    options: dict[str, Any] = {}
+    if method == LORA:
+        model = adapted(base, lora or LoraRequest(), train)
+        options = lora_record(base, model, train)
+        base = model
+    base = base.restricted_to(base.tower_parameters(train))
+    parameters = base.trainable_parameters()
+    shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
+    return RegistryConfig(
+        base=BaseIdentity(**asdict(base.info)),
+        method=method,
+        method_options=options,
+        codec=ConduCodec.name,
+        codec_options={**ConduCodec.defaults, **(codec_options or {})},
+        parameters=shapes,
+    )
+
+
+def check_base(registry: Registry, info: BaseInfo) -> None:
+    """Compare a loaded base model with the one that the registry records.
+
+    Raises:
+        BaseModelError: architecture, activation or weights differ.
+
+    """
+    recorded = registry.config.base
+    pairs = (
+        ("architecture", recorded.architecture, info.architecture),
+        ("activation", recorded.activation, info.activation),
+        ("weights", recorded.weights_sha256, info.weights_sha256),
+    )
+    for what, expected, found in pairs:
+        if expected != found:
+            raise BaseModelError(
+                f"the registry at {registry.path} belongs to base model {recorded.id} with "
+                f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
+                "Use the base model that the registry was made with (is CONDU_BASE set?), or "
+                "another --registry",
+            )

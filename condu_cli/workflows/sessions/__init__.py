@@ -1,0 +1,1 @@
+"""Sessions: commit, states, history, verify, gc, moving HEAD, diff, forget."""

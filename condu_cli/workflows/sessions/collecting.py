@@ -1,0 +1,126 @@
+"""Collect garbage: give up sessions that nobody asks for any more, and remove what is left over.
+
+Nothing that HEAD, a tag, the kept history or the undoing of a rollback needs is ever touched.
+Sessions are first noted as collected, in one transaction, and their files removed afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
+from condu_cli.registry.reachability import broken_references
+from condu_cli.workflows.sessions.history_packing import (
+    pack_history,
+    release_files,
+    repack,
+    successor,
+)
+from condu_cli.workflows.sessions.states import codec_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from condu_cli.registry.manifest import Session
+    from condu_cli.registry.reachability import History
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What goes, or went: sessions, and files with their bytes.
+
+    `undoable` counts the sessions that are kept only because `rollback --undo` may bring them
+    back. `packed` counts sessions that were stored as patches on the way, `freed_bytes` is what
+    the registry is smaller by in the end.
+    """
+
+    sessions: tuple[Session, ...]
+    leftovers: tuple[Leftover, ...]
+    undoable: int
+    packed: int = 0
+    freed_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def plan_collection(registry: Registry, keep: int | None, *, undo: bool = True) -> Collection:
+    """Say what `collect` would remove, without touching anything."""
+    history = registry.history()
+    kept = history.kept(keep, undo=undo)
+    gone = tuple(session for session in history.live if session.id not in kept)
+    needed = _needed_without(history, kept)
+    protected = len(kept - history.kept(keep, undo=False)) if undo else 0
+    return Collection(gone, tuple(leftovers(registry, needed)), protected)
+
+
+def collect(
+    registry: Registry,
+    keep: int | None,
+    *,
+    undo: bool = True,
+    approved: set[str] | None = None,
+    command: str = "gc",
+    on_session: Callable[[Session], None] = lambda _: None,
+) -> Collection:
+    """Collect the sessions that `plan_collection` names, pack the others, remove what is over.
+
+    Of the sessions only those that are `approved`, if that is given: others may have become
+    superfluous since somebody was asked.
+
+    Raises:
+        IntegrityError: a session to be kept is damaged; then no session was removed.
+
+    """
+    codec = codec_for(registry.config)
+    with registry.lock(command), taken_back_on_failure(registry):
+        before = _disk_bytes(registry)
+        plan = plan_collection(registry, keep, undo=undo)
+        gone = [s for s in plan.sessions if approved is None or s.id in approved]
+        history = registry.history()
+        kept = {session.id for session in history.live} - {session.id for session in gone}
+        broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
+        release_files(registry)
+        removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
+        # Newest first: the reference of an older session is in its new place by then.
+        for session in history.live:
+            if session.id in broken:
+                repack(registry, codec, session, successor(history, session, kept))
+        removed += _remove_leftovers(registry)
+        if gone:
+            registry.record_collected([session.id for session in gone], command)
+        removed += _remove_leftovers(registry)
+        packed = pack_history(registry, on_session=on_session)
+        removed += _remove_leftovers(registry)
+        return Collection(
+            tuple(gone),
+            tuple(removed),
+            plan.undoable,
+            packed.sessions,
+            before - _disk_bytes(registry),
+            packed.warnings,
+        )
+
+
+def _remove_leftovers(registry: Registry) -> list[Leftover]:
+    found = list(leftovers(registry, set(registry.history().needed_blobs())))
+    for leftover in found:
+        remove_leftover(registry, leftover)
+    return found
+
+
+def _needed_without(history: History, kept: set[str]) -> set[str]:
+    needed: set[str] = set()
+    for session in history.live:
+        if session.id in kept:
+            needed |= set(history.blobs(session))
+    return needed
+
+
+def _disk_bytes(registry: Registry) -> int:
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size
+        for folder, _, names in os.walk(registry.path)
+        for name in names
+    )

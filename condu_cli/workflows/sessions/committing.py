@@ -1,0 +1,386 @@
+"""Commit an expert: keep it on the disk, unify it with everything before, make that HEAD."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
+from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.errors import (
+    ConduError,
+    HeadMovedError,
+    IntegrityError,
+    InterruptedByUserError,
+    UsageError,
+)
+from condu_cli.registry.clock import utc_now
+from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.sessions.history_packing import pack_parent
+from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from condu_cli.core.codecs.codec import Codec, EncodedState
+    from condu_cli.registry.blobs.kept_files import TaskFile
+    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.registry.repository import Registry
+
+
+LOCK_SECONDS = 600.0
+"""How long a trained expert waits for another writer before it is left for `learn --resume`."""
+DELTA, PROTOTYPES = "delta/", "prototypes/"
+
+
+@dataclass(frozen=True)
+class TrainedExpert:
+    """A finished expert on its way into the registry.
+
+    `delta`: float32 of each trainable parameter's shape. `training` is any JSON record of how it
+    was made; it travels with the registry, so that no path of this machine belongs in it, but in
+    `folder`, where the pictures are. `run` names this very training.
+    """
+
+    task: str
+    kind: str
+    delta: Mapping[str, NDArray[np.float32]]
+    prototypes: Prototypes
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    training: Mapping[str, Any]
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed session, the HEAD that it was built on, and what it took in seconds.
+
+    `keep_seconds` went into writing the expert down before the lock was taken, `pack_seconds`
+    into storing the session before as a patch.
+    """
+
+    session: Session
+    parent: Session | None
+    keep_seconds: float
+    unify_seconds: float
+    commit_seconds: float
+    pack_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def refuse_known_task(head: Session | None, task: str) -> None:
+    """Raise UsageError where the session holds the task already."""
+    for entry in () if head is None else head.entries:
+        if entry.name == task:
+            session = short_id(entry.learned_in or "")
+            raise UsageError(
+                f"task '{task}' is learned already (session {session})",
+                f"Choose another name, or take it out first: condu forget {task}",
+            )
+
+
+def check_delta(config: RegistryConfig, delta: Mapping[str, NDArray[np.float32]]) -> None:
+    """Refuse a delta that could not be unified, before anything is created or locked.
+
+    Raises:
+        ConduError: NaN, infinity or a diverged value, naming the parameter.
+
+    """
+    try:
+        codec_for(config).check(delta)
+    except InvalidDeltaError as exc:
+        raise _unusable(exc) from exc
+
+
+def _unusable(exc: InvalidDeltaError) -> ConduError:
+    return ConduError(
+        f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
+    )
+
+
+def commit_expert(
+    registry: Registry,
+    trained: TrainedExpert,
+    *,
+    parent: str | None,
+    command: str,
+    on_kept: Callable[[], None] = lambda: None,
+    on_progress: ProgressCallback = silent,
+) -> Commit:
+    """Write the expert down, unify it with `parent` and make the result HEAD.
+
+    `parent` is the id of what was HEAD when the training began, None for the empty state.
+    `on_kept` is called when the expert is on the disk.
+
+    Raises:
+        HeadMovedError: HEAD is another by now; the expert is kept for `learn --resume`.
+        LockedError: another process keeps the lock; the expert is kept.
+        IntegrityError: the current session is damaged; the expert is kept.
+
+    """
+    check_delta(registry.config, trained.delta)
+    started = time.perf_counter()
+    waiting = keep_expert(registry, trained)
+    kept = time.perf_counter() - started
+    try:
+        on_kept()
+        return _commit_waiting(
+            registry, waiting, trained, parent, command, kept_seconds=kept, on_progress=on_progress
+        )
+    except ConduError as exc:
+        if waiting.path.exists():  # else somebody has resumed it meanwhile
+            exc.hint = _kept_hint(trained.task, exc)
+        raise
+    except KeyboardInterrupt:
+        hint = _kept_hint(trained.task, None) if waiting.path.exists() else ""
+        raise InterruptedByUserError("interrupted while committing", hint) from None
+
+
+def resume_expert(
+    registry: Registry,
+    waiting: TaskFile,
+    *,
+    command: str,
+    trained: TrainedExpert | None = None,
+    on_progress: ProgressCallback = silent,
+) -> Commit | Session:
+    """Commit a kept expert on whatever HEAD is; or answer with the session that has it already.
+
+    `trained` is what `load_expert` gives, where the caller has it.
+
+    An expert starts from the base model, not from HEAD, so that it fits any HEAD.
+
+    Raises:
+        IntegrityError: the kept expert or the current session is damaged.
+        UsageError: HEAD has the task by now.
+
+    """
+    trained = trained or load_expert(registry, waiting)
+    with _lock(registry, command, on_progress):  # HEAD stays what it is from here
+        known = registry.session_of_run(trained.training["run"])
+        if known is not None:
+            registry.waiting.remove(waiting.path)
+            return known
+        head = registry.head()
+        parent = None if head is None else head.id
+        return _commit_waiting(
+            registry, waiting, trained, parent, command, kept_seconds=0.0, on_progress=on_progress
+        )
+
+
+def keep_expert(registry: Registry, trained: TrainedExpert) -> TaskFile:
+    """Write a trained expert to the registry's folder of those that wait to be committed."""
+    arrays = {DELTA + name: values for name, values in trained.delta.items()}
+    arrays = {name: _host(values) for name, values in arrays.items()}
+    arrays |= {PROTOTYPES + n: values for n, values in trained.prototypes.to_arrays().items()}
+    record = {
+        "kind": trained.kind,
+        "classes": list(trained.classes),
+        "templates": list(trained.templates),
+        "training": dict(trained.training),
+        "folder": trained.folder,
+        "fingerprint": registry.config.fingerprint(),
+        "at": utc_now(),
+    }
+    return registry.waiting.save(trained.task, arrays, plain_record(record))
+
+
+def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
+    """Read a kept expert back.
+
+    Raises:
+        IntegrityError: it is damaged, or was trained for another base model or registry.
+
+    """
+    try:
+        waiting.arrays.verify()
+        record = waiting.record
+    except IntegrityError as exc:
+        raise registry.waiting.damaged(waiting.path, exc.message) from exc
+    arrays = waiting.arrays
+    if record.get("fingerprint") != registry.config.fingerprint():
+        raise IntegrityError(
+            f"{waiting.path} was trained for a registry of another base model",
+            "Move it to the folder `trained` of that registry",
+        )
+    try:
+        return TrainedExpert(
+            task=waiting.task,
+            kind=record["kind"],
+            delta=_under(DELTA, arrays),
+            prototypes=Prototypes.from_arrays(_under(PROTOTYPES, arrays)),
+            classes=tuple(record["classes"]),
+            templates=tuple(record["templates"]),
+            training=dict(record["training"], run=str(record["training"]["run"])),
+            folder=record["folder"],
+        )
+    except (InvalidStateError, KeyError, TypeError) as exc:
+        raise IntegrityError(
+            f"{waiting.path} does not hold a trained expert: {exc}", "Remove it, and train again"
+        ) from exc
+
+
+def new_run() -> str:
+    """A mark for one training, by which its expert is known again."""
+    return secrets.token_hex(8)
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}
+
+
+def _host(values: Any) -> Any:
+    """Numpy arrays as they are, tensors of any device as numpy arrays."""
+    return values if hasattr(values, "__array_interface__") else values.detach().cpu().numpy()
+
+
+def _kept_hint(task: str, exc: ConduError | None) -> str:
+    keep = f"the trained expert is kept: condu learn --task {task} --resume commits it"
+    if exc is None or isinstance(exc, HeadMovedError) or not exc.hint:
+        return keep
+    return f"{exc.hint}; {keep}"
+
+
+def _commit_waiting(
+    registry: Registry,
+    waiting: TaskFile,
+    trained: TrainedExpert,
+    parent: str | None,
+    command: str,
+    *,
+    kept_seconds: float,
+    on_progress: ProgressCallback,
+) -> Commit:
+    codec = codec_for(registry.config)
+    with _lock(registry, command, on_progress), taken_back_on_failure(registry):
+        head = registry.head()
+        _require_head(head, parent, command)
+        refuse_known_task(head, trained.task)
+        check_state(registry, head)
+        started = time.perf_counter()
+        before = open_state(registry, codec, head)
+        state = _unify(codec, head, before, trained.delta)
+        unified = time.perf_counter()
+        expert = Expert(
+            classes=trained.classes,
+            templates=trained.templates,
+            prototypes=registry.blobs.put(trained.prototypes.to_arrays()).sha256,
+            training={**trained.training, "unify_seconds": round(unified - started, 3)},
+        )
+        new = _new_entries(codec, head, before, state, trained.task, expert)
+        draft = draft_session(registry, state, new, kind=trained.kind, task=trained.task)
+        session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
+        committed = time.perf_counter()
+        registry.waiting.remove(waiting.path)
+        packed = pack_parent(registry, session)
+        return Commit(
+            session=session,
+            parent=head,
+            keep_seconds=kept_seconds,
+            unify_seconds=unified - started,
+            commit_seconds=committed - unified,
+            pack_seconds=time.perf_counter() - committed,
+            warnings=packed.warnings,
+        )
+
+
+def _lock(
+    registry: Registry, command: str, on_progress: ProgressCallback
+) -> AbstractContextManager[None]:
+    def on_wait(holder: str) -> None:
+        on_progress(Progress("waiting", 0, 1, {"holder": holder}))
+
+    return registry.lock(command, LOCK_SECONDS, on_wait)
+
+
+def _require_head(head: Session | None, parent: str | None, command: str) -> None:
+    found = None if head is None else head.id
+    if found != parent:
+        was, now = (short_id(i) if i else "the empty state" for i in (parent, found))
+        raise HeadMovedError(f"HEAD moved from {was} to {now} while {command!r} was working")
+
+
+def _unify(
+    codec: Codec,
+    head: Session | None,
+    before: EncodedState,
+    delta: Mapping[str, NDArray[np.float32]],
+) -> EncodedState:
+    try:
+        return codec.encode(before, delta)
+    except InvalidDeltaError as exc:
+        raise _unusable(exc) from exc
+    except InvalidStateError as exc:
+        assert head is not None  # noqa: S101 - the empty state is always valid
+        raise damaged_session(head, exc) from exc
+
+
+@dataclass(frozen=True)
+class EntryDraft:
+    """One task of a session to be: its name, its expert, where it comes from, how far it moved."""
+
+    name: str
+    expert: Expert
+    learned_in: str | None
+    drift: float | None
+
+
+def draft_session(
+    registry: Registry,
+    state: EncodedState,
+    entries: list[EntryDraft],
+    *,
+    kind: str,
+    task: str,
+    note: Mapping[str, Any] | None = None,
+) -> SessionDraft:
+    """Write a state's blobs and describe the session that they make up."""
+    codec = codec_for(registry.config)
+    shared = [] if state.shared is None else [state.shared]
+    refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
+    made = []
+    for entry, part, ref in zip(entries, state.parts, refs[len(shared) :], strict=True):
+        summary = codec.describe(part)
+        made.append(
+            TaskEntry(
+                name=entry.name,
+                expert=entry.expert,
+                part=ref,
+                learned_in=entry.learned_in,
+                rescaler=summary.rescaler,
+                mask_density=summary.mask_density,
+                l1_norm=summary.l1_norm,
+                drift=entry.drift,
+            )
+        )
+    return SessionDraft(kind, task, refs[0] if shared else None, tuple(made), note or {})
+
+
+def _new_entries(
+    codec: Codec,
+    head: Session | None,
+    before: EncodedState,
+    state: EncodedState,
+    task: str,
+    expert: Expert,
+) -> list[EntryDraft]:
+    """The old experts, each with how far it moved, and the new one last.
+
+    Source of the drift: ConDU (arXiv 2503.10705), Theorem 1.
+    """
+    drifts = codec.drifts(before, state)
+    old = () if head is None else head.entries
+    kept = [
+        EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
+        for entry, drift in zip(old, drifts, strict=True)
+    ]
+    return [*kept, EntryDraft(task, expert, None, None)]

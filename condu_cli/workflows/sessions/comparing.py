@@ -1,0 +1,154 @@
+"""What two sessions have in common, task by task, and what became of one task over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.codec import EncodedState
+from condu_cli.workflows.sessions.states import codec_for, damaged_session, open_state, partners
+
+if TYPE_CHECKING:
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    """One expert in two sessions.
+
+    `change` is added, removed, renamed, changed or same. `mask_overlap` is the share of the
+    parameters owned in either session that are owned in both; `drift` how far the expert moved,
+    relative to its L1 norm before (ConDU, arXiv 2503.10705, Theorem 1). Both are None where one
+    of the sessions does not have it.
+    """
+
+    task: str
+    change: str
+    before: str | None
+    after: str | None
+    mask_overlap: float | None
+    drift: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two sessions compared; bytes are those of the blobs that each needs by itself."""
+
+    before: str | None
+    after: str | None
+    tasks: tuple[TaskDifference, ...]
+    before_bytes: int
+    after_bytes: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
+class TaskMoment:
+    """One task in one session of its history."""
+
+    session: str
+    kind: str
+    changed_by: str
+    created_at: str
+    drift: float | None
+    rescaler: float
+    mask_density: float
+    l1_norm: float
+
+
+def compare(registry: Registry, before: Session | None, after: Session | None) -> Difference:
+    """Compare two sessions, None being the empty state.
+
+    Raises:
+        IntegrityError: one of them is damaged.
+        NotFoundError: one of them was collected.
+
+    """
+    for session in (before, after):
+        if session is not None:
+            registry.require_live(session)
+    sizes = registry.blob_sizes()
+    one, other = (set() if s is None else s.blobs() for s in (before, after))
+    return Difference(
+        before=None if before is None else before.id,
+        after=None if after is None else after.id,
+        tasks=_task_differences(registry, before, after),
+        before_bytes=sum(sizes[sha256] for sha256 in one),
+        after_bytes=sum(sizes[sha256] for sha256 in other),
+        shared_bytes=sum(sizes[sha256] for sha256 in one & other),
+    )
+
+
+def task_history(sessions: list[Session], entry: TaskEntry) -> list[TaskMoment]:
+    """What became of an expert in each of these sessions that has it, in their order."""
+    found = []
+    for session in sessions:
+        for other in session.entries:
+            same = (other.learned_in, other.expert.prototypes)
+            if same == (entry.learned_in, entry.expert.prototypes):
+                found.append(
+                    TaskMoment(
+                        session.id,
+                        session.kind,
+                        session.task,
+                        session.created_at,
+                        other.drift,
+                        other.rescaler,
+                        other.mask_density,
+                        other.l1_norm,
+                    )
+                )
+    return found
+
+
+def _task_differences(
+    registry: Registry, before: Session | None, after: Session | None
+) -> tuple[TaskDifference, ...]:
+    if before is None or after is None:
+        there = after if before is None else before
+        return tuple(
+            _one_sided(entry, added=before is None) for entry in (there.entries if there else ())
+        )
+    places = partners(before, after)
+    moved = _moved(registry, before, after, places)
+    found = []
+    for entry, place in zip(before.entries, places, strict=True):
+        if place is None:
+            found.append(_one_sided(entry, added=False))
+            continue
+        overlap, drift = moved[place]
+        name = after.entries[place].name
+        same = entry.part == after.entries[place].part and before.shared == after.shared
+        change = "renamed" if name != entry.name else ("same" if same else "changed")
+        found.append(TaskDifference(name, change, entry.name, name, overlap, drift))
+    new = [entry for place, entry in enumerate(after.entries) if place not in places]
+    return (*found, *(_one_sided(entry, added=True) for entry in new))
+
+
+def _one_sided(entry: TaskEntry, *, added: bool) -> TaskDifference:
+    name = entry.name
+    before, after = (None, name) if added else (name, None)
+    return TaskDifference(name, "added" if added else "removed", before, after, None, None)
+
+
+def _moved(
+    registry: Registry, before: Session, after: Session, places: list[int | None]
+) -> dict[int, tuple[float, float]]:
+    """For each place in `after` of an expert that both have: mask overlap and drift."""
+    codec = codec_for(registry.config)
+    old, new = (open_state(registry, codec, session) for session in (before, after))
+    both = [(index, place) for index, place in enumerate(places) if place is not None]
+    if not both:
+        return {}
+    one = EncodedState(old.shared, [old.parts[index] for index, _ in both])
+    other = EncodedState(new.shared, [new.parts[place] for _, place in both])
+    try:
+        overlaps, drifts = codec.overlaps(one, other), codec.drifts(one, other)
+    except InvalidStateError as exc:
+        raise damaged_session(after, exc) from exc
+    return {
+        place: (overlap, drift)
+        for (_, place), overlap, drift in zip(both, overlaps, drifts, strict=True)
+    }

@@ -1,0 +1,111 @@
+"""Forget a task, or give it another name: both make a new session, so both can be rolled back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.codec import EncodedState
+from condu_cli.errors import NotFoundError, UsageError
+from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.manifest import SessionDraft
+from condu_cli.registry.names import validate_task_name
+from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
+from condu_cli.workflows.sessions.history_packing import pack_parent
+from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
+
+if TYPE_CHECKING:
+    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.repository import Registry
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A session made from another one: what was HEAD, and warnings about packing it."""
+
+    session: Session
+    parent: Session
+    warnings: tuple[str, ...] = ()
+
+
+def forget(registry: Registry, task: str, command: str) -> Removal:
+    """Commit a session without a task; the others are unified again from what is stored.
+
+    Raises:
+        NotFoundError: there is no such task.
+        IntegrityError: the current session is damaged.
+
+    """
+    codec = codec_for(registry.config)
+    with registry.lock(command), taken_back_on_failure(registry):
+        head = require_head(registry)
+        index = head.entries.index(head.entry(task))
+        check_state(registry, head)
+        before = open_state(registry, codec, head)
+        try:
+            state = codec.remove(before, index)
+            entries = _remaining(codec, head, index, before, state)
+        except InvalidStateError as exc:
+            raise damaged_session(head, exc) from exc
+        draft = draft_session(registry, state, entries, kind="forget", task=task)
+        return _committed(registry, draft, head, command)
+
+
+def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
+    """Commit a session in which a task has another name; nothing else changes.
+
+    Raises:
+        NotFoundError: there is no such task.
+        UsageError: the new name is taken, or cannot be one.
+
+    """
+    with registry.lock(command):
+        head = require_head(registry)
+        check_new_name(head, old, new)
+        entries = tuple(
+            replace(entry, name=new if entry.name == old else entry.name, drift=0.0)
+            for entry in head.entries
+        )
+        draft = SessionDraft("rename", new, head.shared, entries, {"from": old})
+        return _committed(registry, draft, head, command)
+
+
+def check_new_name(head: Session, old: str, new: str) -> None:
+    """Raise NotFoundError or UsageError where a task cannot get that name."""
+    validate_task_name(new)
+    head.entry(old)
+    for entry in head.entries:
+        if entry.name == new:
+            raise UsageError(f"there is a task '{new}' already", "Choose another; see condu ls")
+
+
+def require_head(registry: Registry) -> Session:
+    """Return HEAD; raise NotFoundError if it holds no tasks."""
+    head = registry.head()
+    if head is None or not head.entries:
+        raise NotFoundError(
+            f"the registry at {registry.path} holds no tasks yet",
+            "Teach it one: condu learn --task NAME --data DIR",
+        )
+    return head
+
+
+def _committed(registry: Registry, draft: SessionDraft, head: Session, command: str) -> Removal:
+    session = registry.commit(draft, parent=head.id, command=command)
+    return Removal(session, head, pack_parent(registry, session).warnings)
+
+
+def _remaining(
+    codec: Codec, head: Session, index: int, before: EncodedState, state: EncodedState
+) -> list[EntryDraft]:
+    def without(sequence: tuple[TaskEntry, ...]) -> list[TaskEntry]:
+        return [entry for place, entry in enumerate(sequence) if place != index]
+
+    parts = [part for place, part in enumerate(before.parts) if place != index]
+    drifts = codec.drifts(EncodedState(before.shared, parts), state)
+    return [
+        EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
+        for entry, drift in zip(without(head.entries), drifts, strict=True)
+    ]

@@ -1,0 +1,57 @@
+"""Move HEAD to another session and back: its files are there before HEAD points at it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.workflows.sessions.history_packing import release_files
+from condu_cli.workflows.sessions.states import check_state, codec_for, restore_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from condu_cli.registry.manifest import Operation, Session
+    from condu_cli.registry.repository import Registry
+
+
+def roll_back(
+    registry: Registry, target_of: Callable[[Registry], Session | None], command: str
+) -> Operation:
+    """Move HEAD to the session that `target_of` names once nobody else can move it.
+
+    Raises:
+        NotFoundError: there is no such session, or it was collected.
+        UsageError: HEAD is there already.
+        IntegrityError: the session's files cannot be had back, or are damaged.
+
+    """
+    with registry.lock(command), taken_back_on_failure(registry):
+        target = target_of(registry)
+        _make_ready(registry, target)
+        operation = registry.rollback(target, command)
+        release_files(registry)
+        return operation
+
+
+def undo_rollback(registry: Registry, command: str) -> Operation:
+    """Move HEAD to where it was before the latest rollback that was not undone yet.
+
+    Raises:
+        UsageError: there is no such rollback, or something was committed since.
+        IntegrityError: the session's files cannot be had back, or are damaged.
+
+    """
+    with registry.lock(command), taken_back_on_failure(registry):
+        _make_ready(registry, registry.undo_target())
+        operation = registry.undo_rollback(command)
+        release_files(registry)
+        return operation
+
+
+def _make_ready(registry: Registry, target: Session | None) -> None:
+    if target is None:
+        return
+    registry.require_live(target)
+    restore_files(registry, codec_for(registry.config), target)
+    check_state(registry, target)

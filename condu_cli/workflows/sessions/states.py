@@ -1,0 +1,236 @@
+"""The experts of a session as its codec encoded them: from files, or from patches in memory.
+
+Nothing here loads a model, so that what only moves or compares sessions starts fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.arrays.layout import InvalidStateError, ParameterLayout
+from condu_cli.core.codecs.codec import Codec, EncodedState, UnknownCodecError, codec_by_name
+from condu_cli.errors import IntegrityError
+from condu_cli.registry.blobs.store import check_blob
+from condu_cli.registry.manifest import short_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from condu_cli.core.arrays.layout import Tensors
+    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.registry.repository import Registry
+
+HEADER = "header/"
+"""Arrays of a patch blob that hold the headers of the session's files, in their order."""
+
+
+def layout_of(config: RegistryConfig) -> ParameterLayout:
+    """The registry's fixed parameter order, as the method sees it."""
+    return ParameterLayout(
+        tuple(p.name for p in config.parameters), tuple(p.shape for p in config.parameters)
+    )
+
+
+def codec_for(config: RegistryConfig) -> Codec:
+    """Build the codec that a registry's configuration names.
+
+    Raises:
+        IntegrityError: this program does not know the codec or one of its options.
+
+    """
+    try:
+        return codec_by_name(config.codec, layout_of(config), config.codec_options)
+    except (UnknownCodecError, ValueError) as exc:
+        raise IntegrityError(
+            f"the registry's codec cannot be used: {exc}", "Upgrade condu"
+        ) from exc
+
+
+def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
+    """All experts of a session: memory-mapped files, or arrays made from its patch.
+
+    What comes from a patch has been compared with the hashes of the session's files. Files are
+    not hashed here; see `check_state`.
+
+    Raises:
+        IntegrityError: a blob is missing or damaged, or the session was collected.
+
+    """
+    if session is None or not session.entries:
+        return codec.empty()
+    if has_files(registry, session):
+        return state_of(session, [registry.blobs.open(s) for s in session.state_blobs()])
+    return _from_patches(registry, codec, session)
+
+
+def has_files(registry: Registry, session: Session) -> bool:
+    """Whether all blobs of a session's experts are there as files."""
+    return all(registry.blobs.exists(sha256) for sha256 in session.state_blobs())
+
+
+def state_of(session: Session, tensors: Sequence[Tensors]) -> EncodedState:
+    """The state whose blobs, in the order of `Session.state_blobs`, hold these tensors."""
+    if session.shared is None:
+        return EncodedState(None, list(tensors))
+    return EncodedState(tensors[0], list(tensors[1:]))
+
+
+def tensors_of(state: EncodedState) -> list[Tensors]:
+    """A state's tensors, in the order of `Session.state_blobs`."""
+    return [*([] if state.shared is None else [state.shared]), *state.parts]
+
+
+def check_state(registry: Registry, session: Session | None) -> None:
+    """Hash the files of a session's experts before something is built on them.
+
+    Raises:
+        IntegrityError: naming the blob that is missing or damaged.
+
+    """
+    for sha256 in () if session is None else session.state_blobs():
+        registry.blobs.verify(sha256)
+
+
+def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
+    """Give a packed session its files again, bit for bit; the caller holds the lock.
+
+    Raises:
+        IntegrityError: they cannot be had back.
+
+    """
+    if has_files(registry, session):
+        return
+    state, headers = _restored(registry, codec, session)
+    for sha256, header, tensors in zip(
+        session.state_blobs(), headers, tensors_of(state), strict=True
+    ):
+        if not registry.blobs.exists(sha256):
+            registry.blobs.put_again(sha256, header, tensors)
+
+
+def comes_back(registry: Registry, codec: Codec, session: Session) -> bool:
+    """Whether a packed session's patch gives it back, whatever files of its own there are."""
+    try:
+        _restored(registry, codec, session)
+    except IntegrityError:
+        return False
+    return True
+
+
+def patched_state(
+    codec: Codec, session: Session, newer: EncodedState, patch: Tensors
+) -> tuple[EncodedState, list[bytes]]:
+    """Make a session's state from a newer one and its patch, and check it against its hashes.
+
+    Answers with the headers of its files too.
+
+    Raises:
+        IntegrityError: it is not what was committed.
+
+    """
+    headers = [np.asarray(patch[n]).tobytes() for n in _header_names(len(session.state_blobs()))]
+    arrays = {name: patch[name] for name in patch if not name.startswith(HEADER)}
+    state = codec.restore(newer, arrays)
+    tensors = tensors_of(state)
+    if len(tensors) != len(headers):
+        raise InvalidStateError("parts", f"are {len(tensors)} with the shared one")
+    for sha256, header, restored in zip(session.state_blobs(), headers, tensors, strict=True):
+        check_blob(sha256, header, restored)
+    return state, headers
+
+
+def patch_of(
+    registry: Registry,
+    codec: Codec,
+    session: Session,
+    state: EncodedState,
+    newer: Session,
+    newer_state: EncodedState,
+) -> dict[str, NDArray[np.generic]]:
+    """What a patch blob holds: the codec's difference, and the headers of the files."""
+    patch: dict[str, NDArray[np.generic]] = dict(
+        codec.difference(newer_state, state, partners(session, newer))
+    )
+    for name, sha256 in zip(
+        _header_names(len(session.state_blobs())), session.state_blobs(), strict=True
+    ):
+        header = registry.blobs.open(sha256).header
+        patch[name] = np.frombuffer(header, np.uint8)
+    return patch
+
+
+def partners(session: Session, other: Session) -> list[int | None]:
+    """For each task of a session the place of the same expert in another one, if it is there."""
+    places: Mapping[tuple[str | None, str], int] = {
+        (e.learned_in, e.expert.prototypes): place for place, e in enumerate(other.entries)
+    }
+    return [places.get((e.learned_in, e.expert.prototypes)) for e in session.entries]
+
+
+def damaged_session(session: Session, exc: Exception) -> IntegrityError:
+    """Name the session whose blobs do not hold what they should."""
+    return IntegrityError(
+        f"session {short_id(session.id)} is damaged: {exc}",
+        "condu verify lists all damage; condu rollback goes to an older session",
+    )
+
+
+def _header_names(count: int) -> list[str]:
+    return [f"{HEADER}{place}" for place in range(count)]
+
+
+def _from_patches(registry: Registry, codec: Codec, session: Session) -> EncodedState:
+    return _restored(registry, codec, session)[0]
+
+
+def _restored(
+    registry: Registry, codec: Codec, session: Session
+) -> tuple[EncodedState, list[bytes]]:
+    """Follow the patches to a session that has files, and come back, one session at a time."""
+    packs, blobs = registry.packs(), registry.blobs
+    chain, at = [session], packs.get(session.id)
+    while at is not None:
+        reference = registry.session(at.reference)
+        if reference in chain:
+            raise IntegrityError(
+                f"the patches of session {short_id(session.id)} go round in a circle",
+                "restore condu.sqlite from a backup",
+            )
+        chain.append(reference)
+        at = None if has_files(registry, reference) else packs.get(reference.id)
+    newest = chain[-1]
+    state = state_of(newest, [blobs.open(sha256) for sha256 in newest.state_blobs()])
+    headers = [blobs.open(sha256).header for sha256 in newest.state_blobs()]
+    newer = newest
+    for older in reversed(chain[:-1]):
+        patch = packs[older.id].patch
+        state, headers = _one_back(registry, codec, older, newer, patch, state, headers)
+        newer = older
+    return state, headers
+
+
+def _one_back(
+    registry: Registry,
+    codec: Codec,
+    session: Session,
+    newer: Session,
+    patch: str | None,
+    state: EncodedState,
+    headers: list[bytes],
+) -> tuple[EncodedState, list[bytes]]:
+    if patch is None:
+        places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
+        chosen = [places[sha256] for sha256 in session.state_blobs()]
+        tensors = tensors_of(state)
+        return state_of(session, [tensors[i] for i in chosen]), [headers[i] for i in chosen]
+    try:
+        return patched_state(codec, session, state, registry.blobs.open(patch))
+    except (InvalidStateError, KeyError) as exc:
+        raise IntegrityError(
+            f"session {short_id(session.id)} does not come back from its patch {patch}: {exc}",
+            "condu verify lists all damage; restore the blob from a backup",
+        ) from exc

@@ -1,0 +1,194 @@
+"""Verify a registry: every byte is what was written, and everything that is needed is there.
+
+    quick   the database, the links between its rows, every session's id; of the blobs: that they
+            are there, their sizes, headers, shapes and counts of bits
+    full    also the hash of every blob, that every patch gives its session back, bit for bit, and
+            that the numbers in the manifests are those of the blobs
+
+Nothing is repaired. A problem names its object, the sessions that it concerns and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.registry.integrity import check_database
+from condu_cli.registry.leftovers import Leftover, leftovers
+from condu_cli.registry.manifest import short_id
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.sessions.committing import load_expert
+from condu_cli.workflows.sessions.states import codec_for, open_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from condu_cli.core.arrays.layout import Tensors
+    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.reachability import History
+    from condu_cli.registry.repository import Registry
+
+ATTEMPTS = 3
+TOLERANCE = 1e-6
+"""Relative; norms are sums whose last bits may depend on the machine that added them up."""
+RESTORE = "restore it from a backup, or go back to a session without it: condu rollback"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: what, why, which sessions need it, and what to do."""
+
+    object: str
+    reason: str
+    sessions: tuple[str, ...]
+    advice: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what is wrong. Leftovers are no problem: `gc` removes them."""
+
+    quick: bool
+    sessions: int
+    blobs: int
+    bytes: int
+    problems: tuple[Problem, ...]
+    leftovers: tuple[Leftover, ...] = field(default=())
+
+
+def verify(
+    registry: Registry, *, quick: bool = False, on_progress: ProgressCallback = silent
+) -> Verification:
+    """Check a registry; a writer at work beside it makes no false alarm."""
+    problems = [
+        Problem("condu.sqlite", fault, (), "restore condu.sqlite from a backup")
+        for fault in check_database(registry)
+    ]
+    if problems:  # nothing that it says about blobs can be relied on
+        return Verification(quick, 0, 0, 0, tuple(problems))
+    for _ in range(ATTEMPTS):
+        history = registry.history()
+        found = _check_blobs(registry, history, quick=quick, on_progress=on_progress)
+        if not found or _unchanged(registry, history):
+            break  # else a writer stored or removed something while it was being looked at
+    needed = history.needed_blobs()
+    sizes = registry.blob_sizes()
+    return Verification(
+        quick,
+        len(history.live),
+        len(needed),
+        sum(sizes.get(sha256, 0) for sha256 in needed),
+        tuple(found),
+        tuple(leftovers(registry, set(needed))),
+    )
+
+
+def _unchanged(registry: Registry, before: History) -> bool:
+    now = registry.history()
+    return (now.head, now.packs, now.collected) == (before.head, before.packs, before.collected)
+
+
+def _check_blobs(
+    registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
+) -> list[Problem]:
+    """The faults of files first; a session is decoded only where its own files are sound."""
+    found = list(_check_files(registry, history, quick=quick, on_progress=on_progress))
+    bad = {problem.object.removeprefix("blob ") for problem in found}
+    codec = codec_for(registry.config)
+    for done, session in enumerate(history.live, 1):
+        if not bad & _chain_blobs(history, session):
+            found += _check_session(registry, codec, history, session, quick=quick)
+        on_progress(Progress("sessions", done, len(history.live)))
+    return [*found, *_check_waiting(registry)]
+
+
+def _check_waiting(registry: Registry) -> Iterator[Problem]:
+    """The experts that are trained and not committed yet."""
+    for path in registry.waiting.paths():
+        problem = _fault_of_waiting(registry, path)
+        if problem is not None and path.exists():  # else it has been committed meanwhile
+            yield problem
+
+
+def _fault_of_waiting(registry: Registry, path: Path) -> Problem | None:
+    try:
+        load_expert(registry, registry.waiting.open(path))
+    except ConduError as exc:
+        return Problem(f"trained/{path.name}", exc.message, (), exc.hint)
+    return None
+
+
+def _check_files(
+    registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
+) -> Iterator[Problem]:
+    sizes = registry.blob_sizes()
+    needed = sorted(history.needed_blobs())
+    for done, sha256 in enumerate(needed, 1):
+        try:
+            if registry.blobs.size(sha256) != sizes.get(sha256):
+                raise IntegrityError(f"blob {sha256} has another size than was written")
+            registry.blobs.open(sha256)
+            if not quick:
+                registry.blobs.verify(sha256)
+        except IntegrityError as exc:
+            reason = exc.message.removeprefix(f"blob {sha256} ")
+            yield Problem(f"blob {sha256}", reason, _sessions_with(history, sha256), RESTORE)
+        on_progress(Progress("blobs", done, len(needed)))
+
+
+def _sessions_with(history: History, sha256: str) -> tuple[str, ...]:
+    return tuple(s.id for s in history.live if sha256 in _chain_blobs(history, s))
+
+
+def _chain_blobs(history: History, session: Session) -> set[str]:
+    """Every blob that a session comes from, along its patches too."""
+    chain = [history.session(session_id) for session_id in history.chain(session.id)]
+    return {sha256 for step in chain for sha256 in history.blobs(step)}
+
+
+def _check_session(
+    registry: Registry, codec: Codec, history: History, session: Session, *, quick: bool
+) -> Iterator[Problem]:
+    """What its blobs say against its manifest; a packed session is given back for that."""
+    name = f"session {short_id(session.id)}"
+    if quick and not history.has_files(session):
+        return
+    try:
+        for entry in session.entries:
+            _check_prototypes(registry, entry)
+        state = open_state(registry, codec, session)
+        codec.check_state(state)
+        for entry, part in zip(session.entries, state.parts, strict=True):
+            _check_figures(codec, entry, part)
+    except InvalidStateError as exc:
+        yield Problem(name, str(exc), (session.id,), RESTORE)
+    except IntegrityError as exc:
+        yield Problem(name, exc.message, (session.id,), RESTORE)
+
+
+def _check_prototypes(registry: Registry, entry: TaskEntry) -> None:
+    prototypes = Prototypes.from_arrays(registry.blobs.open(entry.expert.prototypes))
+    if len(prototypes.counts) != len(entry.expert.classes):
+        raise IntegrityError(
+            f"the prototypes of task '{entry.name}' are of {len(prototypes.counts)} classes, "
+            f"not of {len(entry.expert.classes)}"
+        )
+
+
+def _check_figures(codec: Codec, entry: TaskEntry, part: Tensors) -> None:
+    summary = codec.describe(part)
+    pairs = (
+        ("mask density", entry.mask_density, summary.mask_density),
+        ("rescaler", entry.rescaler, summary.rescaler),
+        ("L1 norm", entry.l1_norm, summary.l1_norm),
+    )
+    for what, recorded, found in pairs:
+        if abs(recorded - found) > TOLERANCE * max(1.0, abs(recorded)):
+            raise IntegrityError(
+                f"the {what} of task '{entry.name}' is {found:g}, not {recorded:g} as recorded"
+            )

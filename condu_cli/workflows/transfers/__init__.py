@@ -1,0 +1,1 @@
+"""Models that come from or go to somewhere else: import, export, archives."""

@@ -1,0 +1,250 @@
+"""Export one expert, or the base model, as a checkpoint that its own library loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from condu_cli._version import __version__
+from condu_cli.backbone.deltas import put_weights, weights_of
+from condu_cli.backbone.models.open_clip_models import is_checkpoint
+from condu_cli.backbone.weights.adapters import refuse_folder, write_adapter
+from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoint
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.codec import ExpertTarget
+from condu_cli.errors import DataError, UsageError
+from condu_cli.workflows.answering.predictor import expert_image_size
+from condu_cli.workflows.opening.paradigms import LORA
+from condu_cli.workflows.sessions.states import damaged_session, has_files, open_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.registry.manifest import BaseIdentity, Session, TaskEntry
+    from condu_cli.workflows.opening.workspace import Workspace
+
+FORMAT = 1
+EXPERT, BASE = "expert", "base"
+IMAGE_SIZES = range(16, 4097)
+"""In pixels; what a note says beyond them is a mistake or a trap."""
+
+
+@dataclass(frozen=True)
+class ExportNote:
+    """What condu notes in a file that it exports: enough to import it, and no paths.
+
+    `base` names the base model, without the place of its weights; `image_size` in pixels is what
+    the expert was trained at. A base model has no task, session, classes or templates.
+    """
+
+    kind: str
+    base: str
+    architecture: str
+    activation: str
+    base_weights_sha256: str
+    image_size: int
+    task: str | None = None
+    session: str | None = None
+    classes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    condu: str = __version__
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What `export` reports; `load` is one line that loads the file."""
+
+    path: str
+    bytes: int
+    kind: str
+    task: str | None
+    session: str | None
+    base: str
+    architecture: str
+    load: str
+
+
+def export_expert(
+    workspace: Workspace, session: Session, task: str, path: Path, *, overwrite: bool = False
+) -> ExportSummary:
+    """Write the weights that `predict` answers with for a task in a session.
+
+    Raises:
+        NotFoundError: the session has no such task, or was collected.
+        UsageError: the file exists, or cannot be called that.
+        IntegrityError: the session is damaged.
+
+    """
+    entry = session.entry(task)
+    refuse_target(path, overwrite=overwrite)
+    workspace.registry.require_live(session)
+    expert = _expert(workspace, session, entry)
+    return _export(expert, expert_note(workspace, session, entry), path, overwrite=overwrite)
+
+
+def export_adapter(
+    workspace: Workspace, session: Session, task: str, folder: Path, *, overwrite: bool = False
+) -> ExportSummary:
+    """Write the LoRA factors of a task's expert as PEFT's two files.
+
+    Raises:
+        NotFoundError: the session has no such task, or was collected.
+        UsageError: the registry's experts are no LoRA, or the folder cannot be used.
+        IntegrityError: the session is damaged.
+
+    """
+    entry = session.entry(task)
+    config = workspace.registry.config
+    if config.method != LORA:
+        raise UsageError(
+            f"the experts of this registry are fully fine-tuned ({config.method}); PEFT's files "
+            "hold LoRA factors",
+            "Leave --format out for an ordinary checkpoint, or start a registry with condu init "
+            "--method lora",
+        )
+    refuse_folder(folder, overwrite=overwrite)
+    workspace.registry.require_live(session)
+    expert = _expert(workspace, session, entry)
+    note = expert_note(workspace, session, entry)
+    write_adapter(expert, folder, asdict(note), overwrite=overwrite)
+    return _summary(
+        note,
+        folder,
+        sum(path.stat().st_size for path in folder.iterdir()),
+        f"peft.PeftModel.from_pretrained(model, {json.dumps(str(folder), ensure_ascii=False)})",
+    )
+
+
+def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) -> ExportSummary:
+    """Write the base model as it is.
+
+    Raises:
+        UsageError: the file exists, or cannot be called that.
+        BaseModelError: the base model cannot be had.
+
+    """
+    refuse_target(path, overwrite=overwrite)
+    base = workspace.base
+    identity = workspace.registry.config.base
+    note = ExportNote(kind=BASE, image_size=identity.image_size, **_identity(identity))
+    return _export(base, note, path, overwrite=overwrite)
+
+
+def expert_note(workspace: Workspace, session: Session, entry: TaskEntry) -> ExportNote:
+    """Describe an expert as its exported file does."""
+    return ExportNote(
+        kind=EXPERT,
+        task=entry.name,
+        session=session.id,
+        classes=entry.expert.classes,
+        folders=tuple(entry.expert.training.get("folders") or ()),
+        templates=entry.expert.templates,
+        image_size=expert_image_size(entry),
+        **_identity(workspace.registry.config.base),
+    )
+
+
+def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
+    """Check what a file says of itself; None where condu did not write it.
+
+    Raises:
+        UsageError: the file holds something else than one model.
+        DataError: it was written by a newer condu, or altered.
+
+    """
+    if not metadata:
+        return None
+    written = metadata.get("format")
+    if isinstance(written, int) and written > FORMAT:
+        raise DataError(f"{path}: was exported by a newer condu", "Upgrade condu")
+    if metadata.get("kind") not in (EXPERT, BASE):
+        raise UsageError(
+            f"{path}: holds no single model but a {metadata.get('kind')}",
+            f"If it is a whole registry: condu import {path} --registry NEW_FOLDER",
+        )
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in metadata.items()
+        if name in ExportNote.__dataclass_fields__
+    }
+    try:
+        note = ExportNote(**fields)
+    except TypeError as exc:
+        raise _altered(path) from exc
+    if not _is_sound(note):
+        raise _altered(path)
+    return note
+
+
+def portable_base_id(base: BaseIdentity) -> str:
+    """The base model's name without the place of its weights on this machine."""
+    return base.architecture if is_checkpoint(base.pretrained) else base.id
+
+
+def _identity(base: BaseIdentity) -> dict[str, Any]:
+    return {
+        "base": portable_base_id(base),
+        "architecture": base.architecture,
+        "activation": base.activation,
+        "base_weights_sha256": base.weights_sha256,
+    }
+
+
+def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEncoder:
+    """The expert that predict would ask; an older session may lie on the disk as a patch."""
+    registry, codec = workspace.registry, workspace.codec
+    if has_files(registry, session):
+        return workspace.expert(session, entry)
+    state = open_state(registry, codec, session)
+    expert = workspace.base.expert_copy()
+    weights = weights_of(expert)
+    target = ExpertTarget(state.parts[session.entries.index(entry)], weights)
+    try:
+        codec.decode_into(state.shared, weights_of(workspace.base), [target])
+    except InvalidStateError as exc:
+        raise damaged_session(session, exc) from exc
+    put_weights(expert, weights)
+    return expert
+
+
+def _export(model: DualEncoder, note: ExportNote, path: Path, *, overwrite: bool) -> ExportSummary:
+    write_checkpoint(model, path, asdict(note), overwrite=overwrite)
+    return _summary(note, path, path.stat().st_size, model.how_to_load(str(path)))
+
+
+def _summary(note: ExportNote, path: Path, size: int, load: str) -> ExportSummary:
+    return ExportSummary(
+        path=str(path),
+        bytes=size,
+        kind=note.kind,
+        task=note.task,
+        session=note.session,
+        base=note.base,
+        architecture=note.architecture,
+        load=load,
+    )
+
+
+def _is_sound(note: ExportNote) -> bool:
+    texts = (note.base, note.architecture, note.activation, note.base_weights_sha256)
+    lists = (note.classes, note.folders, note.templates)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(note.image_size, int)
+        and note.image_size in IMAGE_SIZES
+        and all(isinstance(values, tuple) for values in lists)
+        and all(isinstance(v, str) and v.strip() for values in lists for v in values)
+        and len(set(note.classes)) == len(note.classes)
+        and len(note.folders) in (0, len(note.classes))
+    )
+
+
+def _altered(path: Path) -> DataError:
+    return DataError(
+        f"{path}: what condu noted in this file was altered", "Export it again: condu export"
+    )

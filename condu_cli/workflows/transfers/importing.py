@@ -1,0 +1,405 @@
+"""Import a checkpoint that was fine-tuned elsewhere: it becomes a task without training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from condu_cli._version import __version__
+from condu_cli.backbone.base_models import DEFAULT_BASE, canonical_base_id, load_base
+from condu_cli.backbone.classifiers import text_features
+from condu_cli.backbone.features import image_features
+from condu_cli.backbone.models.open_clip_models import HUB_PREFIX, is_checkpoint
+from condu_cli.backbone.weights.adapters import (
+    WEIGHTS,
+    Adapter,
+    adapter_delta,
+    is_adapter,
+    read_adapter,
+)
+from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
+from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
+from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
+from condu_cli.data.class_names import class_list
+from condu_cli.data.labelled import fingerprint
+from condu_cli.data.pictures.loading import PictureSet, ReadingRules
+from condu_cli.data.sources.own_data import read_source
+from condu_cli.data.sources.task_data import templates_for
+from condu_cli.errors import ConduError, DataError, UsageError
+from condu_cli.registry.blobs.store import file_sha256
+from condu_cli.registry.names import validate_task_name
+from condu_cli.workflows.learning.prototyping import build_task_prototypes
+from condu_cli.workflows.opening.paradigms import FULL, LORA
+from condu_cli.workflows.opening.registry_only import join_or_create, open_if_there
+from condu_cli.workflows.opening.workspace import Workspace, new_config
+from condu_cli.workflows.progress import ProgressCallback, silent
+from condu_cli.workflows.sessions.committing import (
+    TrainedExpert,
+    check_delta,
+    commit_expert,
+    new_run,
+    refuse_known_task,
+)
+from condu_cli.workflows.transfers.exporting import ExportNote, read_note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.labelled import LabelledPictures, Sample
+    from condu_cli.registry.manifest import RegistryConfig
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import; what is left out comes from condu's own note in the file, if it has one.
+
+    `weights`: a checkpoint's file, or the folder of a PEFT adapter.
+    """
+
+    task: str
+    weights: Path
+    class_names: Path | None = None
+    data: Path | None = None
+    templates: tuple[str, ...] = ()
+    image_size: int | None = None
+    base: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """Everything that is settled before anything is written.
+
+    `folders` are the names of the classes' folders, in the order of `classes`; `data` is None
+    where prototypes come from text alone.
+    """
+
+    request: ImportRequest
+    base_id: str
+    classes: tuple[str, ...]
+    folders: tuple[str, ...]
+    templates: tuple[str, ...]
+    image_size: int
+    data: LabelledPictures | None
+    expert: ForeignExpert
+    weights_sha256: str
+    creates_registry: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What a finished `import` reports; times in seconds, `distance` relative to the base model."""
+
+    session: str
+    task: str
+    imported_from: str
+    classes: int
+    images: int
+    tasks: int
+    distance: float
+    prototype_seconds: float
+    keep_seconds: float
+    unify_seconds: float
+    commit_seconds: float
+    pack_seconds: float
+    warnings: tuple[str, ...] = field(default=())
+
+
+class Importer:
+    """One run of `import`: `plan` settles and checks everything, `run` commits."""
+
+    def __init__(self, registry_path: Path, request: ImportRequest) -> None:
+        validate_task_name(request.task)
+        self._path = registry_path
+        self._request = request
+        self._registry = open_if_there(registry_path)
+        self._parent = None if self._registry is None else self._registry.head()
+        refuse_known_task(self._parent, request.task)
+
+    def plan(self) -> ImportPlan:
+        """Read the checkpoint, find its delta, and settle classes and prompts.
+
+        Raises:
+            UsageError: class names are missing, options contradict the file or the registry, or
+                a checkpoint goes with LoRA experts, or an adapter with fully fine-tuned ones.
+            DataError: the file is no checkpoint, or classes and pictures do not fit.
+            BaseModelError: it was not fine-tuned from the registry's base model.
+
+        """
+        request = self._request
+        method = FULL if self._registry is None else self._registry.config.method
+        _refuse_other_method(request.weights, method)
+        found = _read(request.weights)
+        checkpoint = found.checkpoint if isinstance(found, Adapter) else found
+        note = read_note(request.weights, checkpoint.metadata)
+        templates = templates_for(request.task, request.templates or _noted_templates(note))
+        data = _read_data(request, note)
+        folders, classes = _classes(request, note, data)
+        self._base = self._load_base(note)
+        expert = _delta(self._base, found)
+        self._check_usable(expert)
+        return ImportPlan(
+            request=request,
+            base_id=self._base.info.id,
+            classes=classes,
+            folders=folders,
+            templates=templates,
+            image_size=_settle_image_size(request, note, self._base),
+            data=data,
+            expert=expert,
+            weights_sha256=file_sha256(checkpoint.path),
+            creates_registry=self._registry is None,
+            warnings=(*expert.warnings, *_routing_warnings(request.task, data)),
+        )
+
+    def run(self, plan: ImportPlan, on_progress: ProgressCallback = silent) -> ImportSummary:
+        """Build prototypes, unify and commit; until the commit nothing is written.
+
+        Raises:
+            DataError: pictures that cannot be read.
+            HeadMovedError: HEAD moved meanwhile.
+            LockedError: another process is committing.
+
+        """
+        started = time.perf_counter()
+        prototypes = self._prototypes(plan, on_progress)
+        seconds = time.perf_counter() - started
+        registry = self._registry or join_or_create(self._path, self._config, "import")
+        data = plan.data
+        trained = TrainedExpert(
+            task=plan.request.task,
+            kind="import",
+            delta=plan.expert.delta,
+            prototypes=prototypes,
+            classes=plan.classes,
+            templates=plan.templates,
+            training=_record(plan),
+            folder=None if data is None else str(_root(plan).resolve()),
+        )
+        commit = commit_expert(
+            registry,
+            trained,
+            parent=None if self._parent is None else self._parent.id,
+            command=f"import --task {trained.task}",
+            on_progress=on_progress,
+        )
+        return ImportSummary(
+            session=commit.session.id,
+            task=trained.task,
+            imported_from=plan.request.weights.name,
+            classes=len(plan.classes),
+            images=0 if data is None else len(data.train),
+            tasks=len(commit.session.entries),
+            distance=plan.expert.distance,
+            prototype_seconds=seconds,
+            keep_seconds=commit.keep_seconds,
+            unify_seconds=commit.unify_seconds,
+            commit_seconds=commit.commit_seconds,
+            pack_seconds=commit.pack_seconds,
+            warnings=(*plan.warnings, *commit.warnings),
+        )
+
+    @property
+    def _config(self) -> RegistryConfig:
+        return self._registry.config if self._registry else new_config(self._base)
+
+    def _check_usable(self, expert: ForeignExpert) -> None:
+        try:
+            check_delta(self._config, expert.delta)
+        except ConduError as exc:
+            exc.hint = "The training may have diverged: use an earlier checkpoint"
+            raise
+
+    def _load_base(self, note: ExportNote | None) -> DualEncoder:
+        request = self._request
+        if self._registry is None:
+            return load_base(request.base or _noted_base(request, note), request.device)
+        recorded = self._registry.config.base.id
+        if request.base is not None and canonical_base_id(request.base) != recorded:
+            raise UsageError(
+                f"the registry at {self._path} belongs to base model {recorded}, "
+                f"not {request.base}",
+                "Leave --base out, or name another --registry",
+            )
+        return Workspace(self._registry, request.device).base
+
+    def _prototypes(self, plan: ImportPlan, on_progress: ProgressCallback) -> Prototypes:
+        data = plan.data
+        if data is None:
+            return text_prototypes(self._base, plan.classes, plan.templates)
+        # Nothing is trained on them: no picture is kept in memory.
+        rules = ReadingRules(class_names=plan.classes, keep=False)
+        return build_task_prototypes(
+            self._base,
+            PictureSet(data.train, rules=rules),
+            plan.classes,
+            plan.templates,
+            on_progress=on_progress,
+        )
+
+
+def _refuse_other_method(path: Path, method: str) -> None:
+    """Tell apart what cannot be unified, before anything is read."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file", "Check the path")
+    if method == LORA and not is_adapter(path):
+        raise UsageError(
+            f"{path}: is a checkpoint of whole weights, but the registry holds LoRA experts",
+            f"Import a PEFT adapter's folder (adapter_config.json, {WEIGHTS}), or name a registry "
+            "of --method full: --registry PATH",
+        )
+    if method != LORA and is_adapter(path):
+        raise UsageError(
+            f"{path}: is a PEFT adapter, but the registry holds fully fine-tuned experts",
+            "Make a registry for it first: condu init --method lora --rank N --registry PATH",
+        )
+
+
+def _read(path: Path) -> Checkpoint | Adapter:
+    return read_adapter(path) if is_adapter(path) else read_checkpoint(path)
+
+
+def _delta(base: DualEncoder, found: Checkpoint | Adapter) -> ForeignExpert:
+    return adapter_delta(base, found) if isinstance(found, Adapter) else expert_delta(base, found)
+
+
+def text_prototypes(
+    base: DualEncoder, classes: Sequence[str], templates: Sequence[str]
+) -> Prototypes:
+    """Prototypes without a single picture: the text part alone, image parts zero, counts 0."""
+    size = base.preprocessing.image_size
+    pooled = image_features(base, torch.zeros(1, 3, size, size)).pooled
+    text = text_features(base, classes, templates).cpu().numpy()
+    return PrototypeBuilder(text, pooled.shape[1]).build()
+
+
+def _noted_templates(note: ExportNote | None) -> tuple[str, ...]:
+    return () if note is None else note.templates
+
+
+def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
+    """The base model of a registry that is not there yet.
+
+    A file may only name one that open_clip knows by a tag; anything else, a repository above
+    all, is for the user to name: an import must not download what a stranger's file asks for.
+    """
+    if note is None:
+        return DEFAULT_BASE
+    on_hub, local = note.base.startswith(HUB_PREFIX), is_checkpoint(note.base)
+    if on_hub or local or note.base == note.architecture:
+        named = note.base if on_hub else f"{note.architecture}:/path/to/weights"
+        raise UsageError(
+            f"{request.weights}: was fine-tuned from {note.base}, whose weights you must name",
+            f"Name them: --base {named}",
+        )
+    return note.base
+
+
+def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictures | None:
+    """The pictures, labelled by the file's own classes where nobody gave class names."""
+    if request.data is None:
+        return None
+    data = read_source(request.data, request.class_names)
+    if request.class_names is not None or note is None or not note.classes:
+        return data
+    return _labelled_as_noted(request, note, data)
+
+
+def _labelled_as_noted(
+    request: ImportRequest, note: ExportNote, data: LabelledPictures
+) -> LabelledPictures:
+    """Match the folders with the noted classes, by name or by folder; some may lack pictures."""
+    for known, found in ((note.classes, data.class_names), (note.folders, data.folders)):
+        places = {name: index for index, name in enumerate(known)}
+        if places.keys() >= set(found):
+            break
+    else:
+        unknown = [name for name in data.class_names if name not in note.classes]
+        raise DataError(
+            f"{request.data}: the checkpoint's task has no class called '{unknown[0]}'"
+            + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
+            "Name the classes: --class-names FILE, or classes.json in DIR",
+        )
+    index = [places[name] for name in found]
+    folders = list(note.folders or note.classes)
+    for label, folder in zip(index, data.folders, strict=True):
+        folders[label] = folder
+
+    def moved(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        return tuple(replace(sample, label=index[sample.label]) for sample in samples)
+
+    return replace(
+        data,
+        folders=tuple(folders),
+        class_names=note.classes,
+        train=moved(data.train),
+        test=moved(data.test),
+    )
+
+
+def _classes(
+    request: ImportRequest, note: ExportNote | None, data: LabelledPictures | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Folders and names of the task's classes, in one order."""
+    if data is not None:
+        return data.folders, data.class_names
+    if request.class_names is not None:
+        return class_list(request.class_names)
+    if note is not None and note.classes:
+        return note.folders or note.classes, note.classes
+    raise UsageError(
+        f"{request.weights}: says nothing of its classes, which are told apart by their names",
+        "Name them in the order you like: --class-names FILE, one per line, or give --data DIR",
+    )
+
+
+def _settle_image_size(request: ImportRequest, note: ExportNote | None, base: DualEncoder) -> int:
+    prep = base.preprocessing
+    size = request.image_size or (prep.image_size if note is None else note.image_size)
+    if prep.fixed_size and size != prep.image_size:
+        raise UsageError(
+            f"{base.info.id} takes pictures of {prep.image_size} pixels only, not {size}",
+            "Leave --image-size out",
+        )
+    return size
+
+
+def _routing_warnings(task: str, data: LabelledPictures | None) -> tuple[str, ...]:
+    if data is not None:
+        return ()
+    return (
+        f"task {task} has no images: beside tasks that have some, only --task {task} or "
+        "--router paper reaches it",
+    )
+
+
+def _root(plan: ImportPlan) -> Path:
+    assert plan.request.data is not None  # noqa: S101 - there are pictures
+    return plan.request.data
+
+
+def _record(plan: ImportPlan) -> dict[str, Any]:
+    """How the expert came here; no path, since the record travels with the registry."""
+    data = plan.data
+    record: dict[str, Any] = {
+        "run": new_run(),
+        "recipe": {"image_size": plan.image_size},
+        "imported_from": plan.request.weights.name,
+        "weights_sha256": plan.weights_sha256,
+        "distance": plan.expert.distance,
+        "folders": list(plan.folders),
+        "train_images": 0,
+        "test_images": 0,
+        "versions": {"condu": __version__},
+    }
+    if data is not None:
+        record |= {"train_images": len(data.train), "test_images": len(data.test)}
+        record["test_fingerprint"] = fingerprint(data.test, data.folders)
+        record["split"] = data.split
+    return record

@@ -1,0 +1,105 @@
+"""Prototypes: means of unit features, built batch by batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes, build_prototypes
+
+
+def features(seed, rows, columns):
+    return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
+
+
+def unit(values):
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+TEXT, IMAGES, POOLED = features(0, 3, 8), features(1, 20, 8), features(2, 20, 5)
+LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no image
+PROTOTYPES = build_prototypes(TEXT, IMAGES, POOLED, LABELS)
+
+
+def test_prototypes_are_means_of_unit_features():
+    for k in (0, 1):
+        mine = k == LABELS
+        assert PROTOTYPES.image[k] == pytest.approx(unit(IMAGES[mine]).mean(axis=0), abs=1e-6)
+        assert PROTOTYPES.pooled[k] == pytest.approx(unit(POOLED[mine]).mean(axis=0), abs=1e-6)
+        assert PROTOTYPES.counts[k] == mine.sum()
+    assert np.linalg.norm(PROTOTYPES.text, axis=1) == pytest.approx([1, 1, 1], abs=1e-6)
+    assert np.array_equal(PROTOTYPES.paper, PROTOTYPES.text + PROTOTYPES.image)
+
+
+def test_a_class_without_images_has_zeros_and_count_zero():
+    assert PROTOTYPES.counts[2] == 0
+    assert not PROTOTYPES.image[2].any()
+    assert not PROTOTYPES.pooled[2].any()
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_batches_leave_no_trace(size):
+    builder = PrototypeBuilder(TEXT, pooled_size=5)
+    for start in range(0, 20, size):
+        part = slice(start, start + size)
+        builder.add(IMAGES[part], POOLED[part], LABELS[part])
+    found, wanted = builder.build().to_arrays(), PROTOTYPES.to_arrays()
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+
+
+def test_prototypes_survive_a_round_trip():
+    arrays = PROTOTYPES.to_arrays()
+    again = Prototypes.from_arrays(arrays).to_arrays()
+    assert {name: (a.dtype, a.shape) for name, a in again.items()} == {
+        "text": (np.float32, (3, 8)),
+        "image": (np.float32, (3, 8)),
+        "pooled": (np.float32, (3, 5)),
+        "counts": (np.int64, (3,)),
+    }
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", TEXT.astype(np.float64)),
+        ("text", np.full((3, 8), np.nan, np.float32)),
+        ("image", TEXT[:2]),
+        ("pooled", POOLED[:2]),
+        ("counts", np.array([1, 2, -1])),
+        ("counts", np.array([1.0, 2.0, 0.0])),
+        ("surprise", TEXT),
+    ],
+)
+def test_broken_stored_prototypes_are_refused_by_name(name, value):
+    with pytest.raises(InvalidStateError) as caught:
+        Prototypes.from_arrays({**PROTOTYPES.to_arrays(), name: value})
+    assert caught.value.tensor == name
+
+
+def test_a_missing_part_is_refused_by_name():
+    with pytest.raises(InvalidStateError, match="'text' is missing"):
+        Prototypes.from_arrays({})
+
+
+@pytest.mark.parametrize(
+    ("images", "pooled", "labels", "reason"),
+    [
+        (IMAGES[:, :7], POOLED, LABELS, "image features have shape"),
+        (IMAGES, POOLED[:, :4], LABELS, "pooled features have shape"),
+        (IMAGES[:5], POOLED, LABELS, "rows"),
+        (IMAGES, POOLED, LABELS + 2, "labels lie in"),
+        (IMAGES, POOLED, LABELS - 1, "labels lie in"),
+        (IMAGES, POOLED, LABELS.astype(float), "not integers"),
+        (IMAGES * np.nan, POOLED, LABELS, "NaN"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(images, pooled, labels, reason):
+    with pytest.raises(ValueError, match=reason):
+        PrototypeBuilder(TEXT, pooled_size=5).add(images, pooled, labels)
+
+
+def test_results_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PROTOTYPES.text = TEXT

@@ -1,0 +1,163 @@
+"""Where a task is learned to: what lies there already, and what others do there meanwhile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condu_cli.backbone.base_models import load_base
+from condu_cli.errors import ConduError, UsageError
+from condu_cli.registry.blobs.kept_files import TaskFiles
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.learning.learner import Learner
+from condu_cli.workflows.learning.planning import LearnRequest
+from condu_cli.workflows.learning.resuming import resume
+from condu_cli.workflows.opening.workspace import new_config
+from condu_cli.workflows.sessions import committing
+
+# HEAD moves while a task is trained
+
+
+def test_a_session_committed_meanwhile_stops_the_commit_and_the_expert_is_kept(
+    registry_path, warm, overtaken
+):
+    registry = Registry.open(registry_path)
+    before = registry.head()
+    error, theirs = overtaken(registry_path, "third", warm)
+    assert error.exit_code == 11
+    assert f"from {before.id[:12]} to {theirs[:12]}" in error.message
+    assert "condu learn --task third --resume" in error.hint
+    assert registry.head().id == theirs
+    assert [expert.task for expert in registry.waiting.all()] == ["third"]
+
+
+def test_a_registry_created_meanwhile_keeps_the_expert(path, warm, plants, overtaken):
+    error, theirs = overtaken(path, "warm", warm, others_data=plants)
+    assert "from the empty state to" in error.message
+    registry = Registry.open(path)
+    assert registry.head().id == theirs
+    resume(registry, "warm")
+    assert [entry.name for entry in registry.head().entries] == ["other", "warm"]
+
+
+def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(path, warm, overtaken):
+    _, theirs = overtaken(path, "warm", warm, others="warm")
+    registry = Registry.open(path)
+    assert registry.head().id == theirs
+    with pytest.raises(UsageError, match="learned already"):
+        resume(registry, "warm")
+    assert [expert.task for expert in registry.waiting.all()] == ["warm"]
+
+
+# An expert waits
+
+
+@pytest.fixture
+def waiting(registry_path, warm, learn, monkeypatch):
+    """A registry in whose folder `trained` an expert of `third` waits: its commit failed."""
+
+    def full(*_args, **_values):
+        raise ConduError("no space left", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "draft_session", full)
+        with pytest.raises(ConduError, match="no space left") as caught:
+            learn(registry_path, "third", warm, iterations=1)
+    assert caught.value.hint == (
+        "free some space; the trained expert is kept: condu learn --task third --resume commits it"
+    )
+    return Registry.open(registry_path)
+
+
+def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, learned):
+    assert waiting.head() == Registry.open(learned).head()
+    (done,) = resume(waiting, None)
+    assert done.task == done.summary.task == "third"
+    assert waiting.head().id == done.summary.session
+
+
+def test_a_waiting_expert_is_not_trained_again_by_mistake(waiting, warm):
+    with pytest.raises(UsageError, match="waits to be committed") as caught:
+        Learner(waiting.path, LearnRequest(task="third", data=warm))
+    assert "--resume" in caught.value.hint
+    assert "--retrain" in caught.value.hint
+    Learner(waiting.path, LearnRequest(task="fourth", data=warm))
+
+
+def test_training_again_on_purpose_takes_the_place_of_what_waits(waiting, warm, learn):
+    summary = learn(waiting.path, "third", warm, iterations=2, retrain=True)
+    assert waiting.head().entry("third").expert.training["recipe"]["iterations"] == 2
+    assert waiting.head().id == summary.session
+    assert waiting.waiting.paths() == []
+
+
+def test_what_waits_stays_while_training_again_fails(waiting, warm, learn):
+    def interrupt(event):
+        if event.stage == "training":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(waiting.path, "third", warm, interrupt, retrain=True)
+    assert len(waiting.waiting.paths()) == 1
+
+
+def test_a_damaged_expert_of_another_task_is_in_nobodys_way(waiting, warm, learn):
+    (path,) = waiting.waiting.paths()
+    path.write_bytes(path.read_bytes()[:10])
+    summary = learn(waiting.path, "fourth", warm, iterations=1)
+    assert waiting.head().id == summary.session
+    assert waiting.waiting.paths() == [path]
+
+
+def test_an_expert_of_another_task_may_go_at_any_time(waiting, warm, learn, monkeypatch):
+    """Another process commits it after this one has listed what waits."""
+    listed = TaskFiles.paths
+
+    def listed_and_gone(*args):
+        found = listed(*args)
+        for path in waiting.paths.trained.iterdir():
+            if path.name.startswith("third."):
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(TaskFiles, "paths", listed_and_gone)
+    summary = learn(waiting.path, "fourth", warm, iterations=1)
+    assert waiting.head().id == summary.session
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+def test_an_expert_that_another_process_keeps_meanwhile_is_left(
+    registry_path, warm, learn, retrain
+):
+    registry, kept = Registry.open(registry_path), []
+
+    def keep(event):
+        if event.stage == "training" and event.done == 1:
+            kept.append(registry.waiting.save("third", {"x": np.zeros(3)}, {}).path)
+
+    learn(registry_path, "third", warm, keep, iterations=2, retrain=retrain)
+    assert registry.head().entries[-1].name == "third"
+    assert registry.waiting.paths() == kept
+
+
+# Another registry at the same place
+
+
+def test_another_registry_at_the_same_place_costs_nobody_a_training(path, warm, learn):
+    def create(event):
+        if event.stage == "training" and event.done == 1:
+            Registry.create(path, new_config(load_base("tiny"), "lora"), command="init")
+
+    summary = learn(path, "warm", warm, create, iterations=3)
+    (beside,) = path.parent.glob(f"{path.name}-*")
+    assert Registry.open(beside).head().id == summary.session
+    assert Registry.open(path).head() is None
+    assert any(str(beside) in warning for warning in summary.warnings)
+
+
+def test_a_registry_by_a_relative_path_is_where_it_was_asked_for(
+    tmp_path, warm, plants, learn, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert learn(Path("here"), "warm", warm, iterations=3).warnings == ()
+    assert learn(Path("here"), "plants", plants, iterations=3).warnings == ()

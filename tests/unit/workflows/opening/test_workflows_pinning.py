@@ -1,0 +1,117 @@
+"""Pinning: what is read is one session, whole and as it was committed, whatever others do."""
+
+import numpy as np
+import pytest
+from made_registries import flip, learn, made_registry
+
+from condu_cli.errors import IntegrityError
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.opening import pinning
+from condu_cli.workflows.opening.pinning import ATTEMPTS, PinnedSession, pin_head
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.states import codec_for
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return made_registry(tmp_path / "made", "birds", "cars")
+
+
+def decode(registry, pinned) -> list:
+    session, codec = pinned.session, codec_for(registry.config)
+    return [
+        np.concatenate([v.ravel() for _, v in codec.decode(pinned.blob(session.shared), part)])
+        for part in map(pinned.blob, [entry.part for entry in session.entries])
+    ]
+
+
+def test_the_empty_state_needs_no_pin(tmp_path):
+    assert pin_head(made_registry(tmp_path / "empty")) is None
+
+
+def test_a_session_of_no_tasks_is_pinned_too(registry):
+    from condu_cli.workflows.sessions.forgetting import forget
+
+    for task in ("birds", "cars"):
+        forget(registry, task, "forget")
+    assert pin_head(registry).session == registry.head()
+
+
+def test_a_pinned_session_is_read_to_its_end_although_it_was_packed_and_removed(registry):
+    wanted = decode(registry, pin_head(registry))
+    pinned = pin_head(registry)
+    other = Registry.open(registry.path)
+    learn(other, "digits")
+    assert not registry.blobs.exists(pinned.session.shared)
+    roll_back(other, lambda r: r.rollback_target(3), "rollback")
+    collect(other, 1, undo=False)
+    found = decode(registry, pinned)
+    assert all(np.array_equal(one, two) for one, two in zip(wanted, found, strict=True))
+    for entry in pinned.session.entries:
+        assert set(pinned.blob(entry.expert.prototypes)) >= {"text", "image"}
+
+
+@pytest.mark.parametrize("times", [1, ATTEMPTS - 1])
+def test_a_session_that_is_packed_while_it_is_opened_is_left_for_the_new_head(
+    registry, monkeypatch, times
+):
+    other, moved = Registry.open(registry.path), []
+    real = PinnedSession.__init__
+
+    def opened(self, registry, session):
+        if len(moved) < times:
+            moved.append(learn(other, f"task{len(moved)}"))
+        real(self, registry, session)
+
+    monkeypatch.setattr(pinning.PinnedSession, "__init__", opened)
+    assert pin_head(registry).session == moved[-1]
+
+
+def test_a_head_that_never_stays_is_an_error_in_the_end(registry, monkeypatch):
+    other, moved = Registry.open(registry.path), []
+    real = PinnedSession.__init__
+
+    def opened(self, registry, session):
+        moved.append(learn(other, f"task{len(moved)}"))
+        real(self, registry, session)
+
+    monkeypatch.setattr(pinning.PinnedSession, "__init__", opened)
+    with pytest.raises(IntegrityError, match="missing"):
+        pin_head(registry)
+    assert len(moved) == ATTEMPTS
+
+
+def test_a_missing_blob_is_an_error_at_once_where_head_has_not_moved(registry, monkeypatch):
+    registry.blobs.path(registry.head().shared).unlink()
+    attempts = []
+    real = PinnedSession.__init__
+
+    def opened(self, registry, session):
+        attempts.append(session)
+        real(self, registry, session)
+
+    monkeypatch.setattr(pinning.PinnedSession, "__init__", opened)
+    with pytest.raises(IntegrityError, match="missing"):
+        pin_head(registry)
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("which", ["shared", "part", "prototypes"])
+@pytest.mark.parametrize("offset", [-1, -40])
+def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, offset):
+    head = registry.head()
+    entry = head.entry("birds")
+    sha256 = {"shared": head.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
+    flip(registry.blobs.path(sha256[which]), offset)
+    pinned = pin_head(registry)
+    with pytest.raises(IntegrityError, match=f"{sha256[which]} is damaged"):
+        pinned.blob(sha256[which])
+    for name, other in sha256.items():
+        if name != which:
+            assert pinned.blob(other).sha256 == other
+
+
+def test_a_blob_that_is_no_part_of_the_session_is_not_handed_out(registry):
+    with pytest.raises(KeyError):
+        pin_head(registry).blob("0" * 64)

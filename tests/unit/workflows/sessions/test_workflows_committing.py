@@ -1,0 +1,335 @@
+"""Committing: an expert is on the disk before anything can fail, and is committed exactly once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_registries import SHAPES, decoded, flip, learn, made_config, made_expert, made_registry
+
+from condu_cli.errors import (
+    ConduError,
+    HeadMovedError,
+    IntegrityError,
+    InterruptedByUserError,
+    LockedError,
+    UsageError,
+)
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.learning.resuming import resume
+from condu_cli.workflows.sessions import committing
+from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.committing import (
+    Commit,
+    commit_expert,
+    keep_expert,
+    load_expert,
+    new_run,
+    resume_expert,
+)
+from condu_cli.workflows.sessions.forgetting import forget
+from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.verification import verify
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return made_registry(tmp_path / "made", "birds")
+
+
+def commit(registry, expert, parent="head"):
+    head = registry.head()
+    parent = (head.id if head else None) if parent == "head" else parent
+    return commit_expert(registry, expert, parent=parent, command=f"learn --task {expert.task}")
+
+
+# A commit
+
+
+def test_a_commit_is_a_session_on_head_and_leaves_nothing_waiting(registry):
+    before = registry.head()
+    done = commit(registry, made_expert("cars", folder="/pictures/cars"))
+    assert registry.head() == done.session
+    assert (done.parent, done.session.parent) == (before, before.id)
+    assert [entry.name for entry in done.session.entries] == ["birds", "cars"]
+    assert registry.waiting.paths() == []
+    for seconds in ("keep_seconds", "unify_seconds", "commit_seconds", "pack_seconds"):
+        assert getattr(done, seconds) >= 0
+
+
+def test_the_folder_is_kept_beside_the_session_and_not_in_it(registry):
+    session = commit(registry, made_expert("cars", folder="/pictures/cars")).session
+    assert registry.folder_of(session.entry("cars")) == "/pictures/cars"
+    assert "/pictures" not in str(session.manifest())
+    assert registry.folder_of(session.entry("birds")) is None
+
+
+def test_the_old_experts_say_how_far_they_moved(registry):
+    session = commit(registry, made_expert("cars")).session
+    assert session.entry("birds").drift > 0
+    assert session.entry("cars").drift is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_expert_that_cannot_be_unified_is_refused_before_it_is_kept(registry, value):
+    expert = made_expert("cars")
+    expert.delta["image.bias"][3] = value
+    with pytest.raises(ConduError, match=r"cannot be unified.*image\.bias") as caught:
+        commit(registry, expert)
+    assert "--lr" in caught.value.hint
+    assert registry.waiting.paths() == []
+
+
+# HEAD has moved
+
+
+@pytest.mark.parametrize("stale", [None, "f" * 64])
+def test_a_moved_head_stops_the_commit_and_names_both_sessions(registry, stale):
+    head = registry.head()
+    blobs = {ref.sha256 for ref in registry.blobs.all()}
+    with pytest.raises(HeadMovedError) as caught:
+        commit(registry, made_expert("cars"), parent=stale)
+    was = "the empty state" if stale is None else stale[:12]
+    assert f"HEAD moved from {was} to {head.id[:12]}" in caught.value.message
+    assert "condu learn --task cars --resume" in caught.value.hint
+    assert caught.value.exit_code == 11
+    assert registry.head() == head
+    assert {ref.sha256 for ref in registry.blobs.all()} == blobs
+    assert [expert.task for expert in registry.waiting.all()] == ["cars"]
+
+
+def test_a_rollback_moves_head_too(registry):
+    head = registry.head()
+    registry.rollback(None, "rollback")
+    with pytest.raises(HeadMovedError, match="to the empty state"):
+        commit(registry, made_expert("cars"), parent=head.id)
+
+
+# Keeping
+
+
+def test_a_kept_expert_is_read_back_bit_for_bit(registry):
+    expert = made_expert("cars", folder="/pictures/cars")
+    found = load_expert(registry, keep_expert(registry, expert))
+    assert set(found.delta) == set(SHAPES)
+    for name, values in expert.delta.items():
+        assert found.delta[name].dtype == np.float32
+        assert np.array_equal(found.delta[name], values)
+    for name, values in expert.prototypes.to_arrays().items():
+        assert np.array_equal(found.prototypes.to_arrays()[name], values)
+    same = replace(found, delta=expert.delta, prototypes=expert.prototypes)
+    assert same == expert
+
+
+def test_a_loss_that_is_no_number_does_not_lose_the_expert(registry):
+    expert = made_expert("cars")
+    expert = replace(expert, training={**expert.training, "final_loss": float("nan")})
+    assert load_expert(registry, keep_expert(registry, expert)).training["final_loss"] is None
+
+
+def test_tensors_are_kept_as_arrays(registry):
+    torch = pytest.importorskip("torch")
+    expert = made_expert("cars")
+    tensors = {name: torch.from_numpy(values) for name, values in expert.delta.items()}
+    found = load_expert(registry, keep_expert(registry, replace(expert, delta=tensors)))
+    assert all(np.array_equal(found.delta[name], expert.delta[name]) for name in SHAPES)
+
+
+FAILURES = {
+    "lock": (LockedError("locked by another", "wait"), "lock"),
+    "unify": (ConduError("no memory"), "_unify"),
+    "write": (ConduError("no space left", "free some"), "draft_session"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_whatever_fails_after_training_the_expert_is_kept(registry, monkeypatch, failure):
+    head, (error, name) = registry.head(), FAILURES[failure]
+
+    def fail(*_args, **_values):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry if name == "lock" else committing, name, fail)
+        with pytest.raises(type(error)) as caught:
+            commit(registry, made_expert("cars"))
+    assert "condu learn --task cars --resume commits it" in caught.value.hint
+    assert registry.head() == head
+    (waiting,) = registry.waiting.all()
+    done = resume_expert(registry, waiting, command="resume")
+    assert [e.name for e in done.session.entries] == ["birds", "cars"]
+    assert verify(registry).problems == ()
+
+
+def test_a_damaged_head_keeps_the_expert(registry):
+    path = registry.blobs.path(registry.head().shared)
+    sound = path.read_bytes()
+    flip(path, -1)
+    with pytest.raises(IntegrityError, match="damaged"):
+        commit(registry, made_expert("cars"))
+    path.write_bytes(sound)
+    assert resume(registry, "cars")[0].summary.tasks == 2
+
+
+def test_ctrl_c_while_committing_says_that_the_expert_is_kept(registry, monkeypatch):
+    def interrupt(*_args, **_values):
+        raise KeyboardInterrupt
+
+    head = registry.head()
+    with monkeypatch.context() as patch:
+        patch.setattr(committing, "draft_session", interrupt)
+        with pytest.raises(InterruptedByUserError, match="interrupted while committing") as caught:
+            commit(registry, made_expert("cars"))
+    assert "condu learn --task cars --resume commits it" in caught.value.hint
+    assert caught.value.exit_code == 130
+    assert registry.head() == head
+    assert resume(registry, "cars")[0].summary.tasks == 2
+
+
+def test_an_expert_that_another_process_has_resumed_is_not_said_to_be_kept(registry, monkeypatch):
+    def kept_and_resumed(*args):
+        kept = keep_expert(*args)
+        other = Registry.open(registry.path)
+        resume_expert(other, other.waiting.open(kept.path), command="resume")
+        return kept
+
+    monkeypatch.setattr(committing, "keep_expert", kept_and_resumed)
+    with pytest.raises(HeadMovedError) as caught:
+        commit(registry, made_expert("cars"))
+    assert registry.waiting.paths() == []
+    assert "kept" not in caught.value.hint
+    assert "--resume" not in caught.value.hint
+
+
+def test_a_full_disk_while_the_expert_is_kept_is_an_error_that_says_so(registry, monkeypatch):
+    from condu_cli.registry.blobs import kept_files
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept_files, "write_durably", full)
+    with pytest.raises(ConduError, match=r"cannot keep the trained expert.*No space left"):
+        commit(registry, made_expert("cars"))
+
+
+# Resuming
+
+
+@pytest.fixture
+def waiting(registry):
+    """An expert of `cars` that waits."""
+    return keep_expert(registry, made_expert("cars", folder="/pictures"))
+
+
+def test_resume_commits_what_waits_on_whatever_head_is(registry, waiting):
+    other = learn(registry, "digits")
+    done = resume_expert(registry, waiting, command="resume")
+    assert done.session.parent == other.id
+    assert [entry.name for entry in done.session.entries] == ["birds", "digits", "cars"]
+    assert registry.folder_of(done.session.entry("cars")) == "/pictures"
+    assert registry.waiting.paths() == []
+
+
+def test_resuming_gives_the_same_bits_as_an_undisturbed_commit(tmp_path, registry, waiting):
+    straight = made_registry(tmp_path / "straight", "birds", "cars")
+    session = resume_expert(registry, waiting, command="resume").session
+    assert decoded(registry, session) == decoded(straight, straight.head())
+    assert session.state_blobs() == straight.head().state_blobs()
+
+
+def test_an_expert_is_committed_once_although_its_file_was_left(registry):
+    """The program died between the commit and the removal of the file."""
+    expert = made_expert("cars")
+    left = keep_expert(registry, expert).path.read_bytes()
+    path = registry.waiting.paths()[0]
+    commit(registry, expert)
+    head = registry.head()
+    path.write_bytes(left)
+    assert resume_expert(registry, registry.waiting.open(path), command="resume") == head
+    assert registry.head() == head
+    assert registry.waiting.paths() == []
+
+
+def test_an_expert_whose_session_was_collected_is_committed_again(registry):
+    """Its file is all that there is of it."""
+    expert = made_expert("cars")
+    left = keep_expert(registry, expert)
+    content = left.path.read_bytes()
+    gone = commit(registry, expert).session
+    before = decoded(registry, gone)
+    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    left.path.write_bytes(content)
+    found = resume_expert(registry, registry.waiting.open(left.path), command="resume")
+    assert found == gone  # a rollback can still be undone
+    collect(registry, None, undo=False)
+    assert gone.id in registry.history().collected
+    left.path.write_bytes(content)
+    done = resume_expert(registry, registry.waiting.open(left.path), command="resume")
+    assert isinstance(done, Commit)
+    assert registry.head() == done.session
+    assert decoded(registry, done.session) == before
+    assert registry.waiting.paths() == []
+    assert verify(registry).problems == ()
+
+
+def test_resume_of_several_commits_them_oldest_first(registry):
+    for task in ("cars", "digits"):
+        keep_expert(registry, made_expert(task))
+    assert [done.task for done in resume(registry, None)] == ["cars", "digits"]
+    assert [e.name for e in registry.head().entries] == ["birds", "cars", "digits"]
+
+
+def test_resume_of_one_task_leaves_the_others(registry):
+    for task in ("cars", "digits"):
+        keep_expert(registry, made_expert(task))
+    resume(registry, "digits")
+    assert [expert.task for expert in registry.waiting.all()] == ["cars"]
+
+
+@pytest.mark.parametrize("task", [None, "cars"])
+def test_resume_of_nothing_is_an_error(registry, task):
+    with pytest.raises(ConduError, match="waits to be committed") as caught:
+        resume(registry, task)
+    assert caught.value.exit_code == 4
+
+
+def test_a_name_taken_meanwhile_is_refused_until_it_is_free(registry, waiting):
+    learn(registry, "cars", seed=1)
+    with pytest.raises(UsageError, match="learned already"):
+        resume_expert(registry, waiting, command="resume")
+    assert waiting.path.exists()
+    forget(registry, "cars", "forget")
+    assert isinstance(resume_expert(registry, waiting, command="resume"), Commit)
+
+
+def test_a_damaged_kept_expert_is_an_error_and_stays(registry, waiting):
+    flip(waiting.path, -1)
+    with pytest.raises(IntegrityError, match=f"trained expert {waiting.path} cannot be used: "):
+        resume_expert(registry, registry.waiting.open(waiting.path), command="resume")
+    assert waiting.path.exists()
+    assert [p.object for p in verify(registry).problems] == [f"trained/{waiting.path.name}"]
+
+
+def test_an_expert_of_another_registrys_model_is_refused(tmp_path, registry, waiting):
+    config = made_config()
+    other = Registry.create(
+        tmp_path / "other", replace(config, base=replace(config.base, weights_sha256="c" * 64))
+    )
+    other.paths.trained.mkdir()
+    moved = other.paths.trained / waiting.path.name
+    moved.write_bytes(waiting.path.read_bytes())
+    with pytest.raises(IntegrityError, match="another base model"):
+        load_expert(other, other.waiting.open(moved))
+
+
+def test_a_file_that_holds_something_else_is_refused(registry):
+    kept = registry.waiting.save("cars", {"x": np.zeros(3)}, {})
+    with pytest.raises(IntegrityError):
+        load_expert(registry, kept)
+    fingerprint = {"fingerprint": registry.config.fingerprint(), "kind": "learn"}
+    kept = registry.waiting.save("cars", {"x": np.zeros(3)}, fingerprint)
+    with pytest.raises(IntegrityError, match="does not hold a trained expert"):
+        load_expert(registry, kept)
+
+
+def test_every_run_has_a_mark_of_its_own():
+    assert len({new_run() for _ in range(100)}) == 100

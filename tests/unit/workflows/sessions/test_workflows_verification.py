@@ -1,0 +1,310 @@
+"""Verifying: no byte of a registry can change without being found and named."""
+
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+from made_registries import flip, learn, made_expert, made_registry
+
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions import verification
+from condu_cli.workflows.sessions.committing import keep_expert
+from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.verification import verify
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One registry for all tests that put back what they change."""
+    registry = made_registry(tmp_path_factory.mktemp("verified") / "made", "birds", "cars")
+    rename(registry, "cars", "vehicles", "rename")
+    forget(registry, "birds", "forget")
+    learn(registry, "digits")
+    return registry
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return made_registry(tmp_path / "made", "birds", "cars", "digits")
+
+
+def objects(found) -> list[str]:
+    return [problem.object for problem in found.problems]
+
+
+def sample(size: int, count: int, seed: int) -> list[int]:
+    """The length and the start of the header, the first and last bytes, and some in between."""
+    rng = np.random.default_rng(seed)
+    fixed = {0, 1, 7, 8, 9, size // 2, size - 2, size - 1}
+    return sorted(fixed | set(rng.integers(0, size, count).tolist()))
+
+
+def assert_found(registry, path, offset) -> None:
+    flip(path, offset)
+    try:
+        found = verify(registry)
+    finally:
+        flip(path, offset)
+    assert f"blob {path.name}" in objects(found), f"offset {offset} of {path.name}"
+    problem = found.problems[objects(found).index(f"blob {path.name}")]
+    assert problem.sessions
+    assert problem.reason
+    assert "rollback" in problem.advice
+
+
+# Sound
+
+
+def test_a_sound_registry_has_no_problems(made):
+    for quick in (False, True):
+        found = verify(made, quick=quick)
+        assert found.problems == ()
+        assert found.leftovers == ()
+        assert (found.quick, found.sessions) == (quick, 5)
+        assert found.blobs == len(list(made.blobs.all()))
+        assert found.bytes == sum(ref.size for ref in made.blobs.all())
+
+
+def test_an_empty_registry_is_sound(tmp_path):
+    assert verify(made_registry(tmp_path / "empty")).problems == ()
+
+
+def test_progress_counts_blobs_and_sessions(made):
+    events = []
+    verify(made, on_progress=events.append)
+    last = {event.stage: (event.done, event.total) for event in events}
+    blobs = len(list(made.blobs.all()))
+    assert last == {"blobs": (blobs, blobs), "sessions": (5, 5)}
+
+
+# One byte
+
+
+def test_one_wrong_byte_anywhere_in_any_blob_is_found_and_named(made):
+    for number, ref in enumerate(made.blobs.all()):
+        for offset in sample(ref.size, 4, number):
+            assert_found(made, made.blobs.path(ref.sha256), offset)
+    assert verify(made).problems == ()
+
+
+def test_every_byte_of_the_smallest_blob_is_guarded(made, monkeypatch):
+    """The other blobs are not read again each time: they are as they were."""
+    smallest = min(made.blobs.all(), key=lambda ref: ref.size)
+    path = made.blobs.path(smallest.sha256)
+    only = {smallest.sha256: "patch"}
+    monkeypatch.setattr(
+        "condu_cli.registry.reachability.History.needed_blobs", lambda _: dict(only)
+    )
+    history = made.history()
+    for offset in range(smallest.size):
+        flip(path, offset)
+        found = list(
+            verification._check_files(made, history, quick=False, on_progress=lambda _: None)
+        )
+        flip(path, offset)
+        assert [problem.object for problem in found] == [f"blob {path.name}"], offset
+
+
+def test_the_sessions_that_need_a_blob_are_named(registry):
+    third, second, first = registry.sessions()
+    patch = registry.packs()[second.id].patch
+    flip(registry.blobs.path(patch), -1)
+    (problem,) = verify(registry).problems
+    assert problem.object == f"blob {patch}"
+    assert set(problem.sessions) == {second.id, first.id}
+    flip(registry.blobs.path(patch), -1)
+    flip(registry.blobs.path(third.shared), -1)
+    (problem,) = verify(registry).problems
+    assert set(problem.sessions) == {third.id, second.id, first.id}
+
+
+def test_several_problems_are_all_named(registry):
+    damaged = [ref.sha256 for ref in registry.blobs.all()][:3]
+    for sha256 in damaged:
+        flip(registry.blobs.path(sha256), -1)
+    assert objects(verify(registry)) == [f"blob {sha256}" for sha256 in damaged]
+
+
+# Files
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_missing_blob_is_found(registry, quick):
+    for ref in list(registry.blobs.all()):
+        path = registry.blobs.path(ref.sha256)
+        content = path.read_bytes()
+        path.unlink()
+        found = verify(registry, quick=quick)
+        assert f"blob {ref.sha256}" in objects(found)
+        assert "missing" in found.problems[0].reason
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("left", [0, 4, 100, -1])
+def test_a_blob_that_was_cut_or_has_grown_is_found(registry, quick, left):
+    for ref in list(registry.blobs.all()):
+        path = registry.blobs.path(ref.sha256)
+        content = path.read_bytes()
+        for wrong in (content[:left], content + b"\0"):
+            path.write_bytes(wrong)
+            assert f"blob {ref.sha256}" in objects(verify(registry, quick=quick))
+        path.write_bytes(content)
+    assert verify(registry).problems == ()
+
+
+def test_another_shape_of_the_same_size_is_found_by_quick_too(registry):
+    head = registry.head()
+    path = registry.blobs.path(head.shared)
+    content = path.read_bytes()
+    assert b'"shape":[24,40]' in content
+    path.write_bytes(content.replace(b'"shape":[24,40]', b'"shape":[40,24]'))
+    assert objects(verify(registry, quick=True))
+
+
+def test_quick_does_not_read_every_byte(registry):
+    flip(registry.blobs.path(registry.head().shared), -1)
+    assert verify(registry, quick=True).problems == ()
+    assert verify(registry).problems
+
+
+def test_a_link_in_the_place_of_a_blob_is_found(registry, tmp_path):
+    path = registry.blobs.path(registry.head().shared)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert objects(verify(registry)) == [f"blob {path.name}"]
+
+
+def test_a_blob_of_nobody_is_a_leftover_and_no_problem(registry):
+    ref = registry.blobs.put({"x": np.arange(5)})
+    found = verify(registry)
+    assert found.problems == ()
+    assert [item.path.name for item in found.leftovers] == [ref.sha256]
+
+
+def test_nothing_is_repaired(registry):
+    path = registry.blobs.path(registry.head().shared)
+    flip(path, -1)
+    damaged = path.read_bytes()
+    verify(registry)
+    assert path.read_bytes() == damaged
+
+
+# Trained experts that wait
+
+
+@pytest.mark.parametrize("offset", [0, 9, 2000, -1])
+def test_a_damaged_expert_that_waits_is_found(registry, offset):
+    waiting = keep_expert(registry, made_expert("flags"))
+    assert verify(registry).problems == ()
+    flip(waiting.path, offset)
+    (problem,) = verify(registry).problems
+    assert problem.object == f"trained/{waiting.path.name}"
+
+
+# The database
+
+
+def execute(registry, *statements: str) -> None:
+    with closing(sqlite3.connect(registry.paths.database)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        triggers = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        for (name,) in triggers:
+            connection.execute(f'DROP TRIGGER "{name}"')
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {session} SET task = 'other' WHERE ordinal = 2",
+        "UPDATE {session} SET created_at = '2020-01-01T00:00:00Z' WHERE ordinal = 1",
+        "UPDATE {entries} SET rescaler = rescaler * 2",
+        "UPDATE {entries} SET mask_density = 0.5",
+        "UPDATE {entries} SET name = 'renamed' WHERE name = 'birds'",
+    ],
+)
+@pytest.mark.parametrize("quick", [False, True])
+def test_an_altered_row_does_not_match_its_sessions_id(registry, statement, quick):
+    with closing(sqlite3.connect(registry.paths.database)) as connection:
+        tables = {
+            name: [column[1] for column in connection.execute(f'PRAGMA table_info("{name}")')]
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        }
+    entries = next(name for name, columns in tables.items() if "mask_density" in columns)
+    session = next(name for name, columns in tables.items() if "ordinal" in columns)
+    execute(registry, statement.format(entries=entries, session=session))
+    found = verify(Registry.open(registry.path), quick=quick)
+    assert set(objects(found)) == {"condu.sqlite"}
+    assert "backup" in found.problems[0].advice
+
+
+def test_a_patch_on_a_session_that_is_not_there_is_found(registry):
+    third = registry.head()
+    with registry.lock("test"):
+        registry.record_collected([third.id], "gc")
+    assert objects(verify(registry)) == ["condu.sqlite", "condu.sqlite"]
+
+
+def test_patches_in_a_circle_are_found(registry):
+    _, second, first = registry.sessions()
+    with registry.lock("test"):
+        registry.record_pack(second, first, None)
+    assert set(objects(verify(registry))) == {"condu.sqlite"}
+
+
+# What the blobs say against the manifest
+
+
+@pytest.mark.parametrize("figure", ["rescaler", "mask_density", "l1_norm"])
+def test_a_figure_that_was_wrong_from_the_beginning_is_found(registry, monkeypatch, figure):
+    from dataclasses import replace
+
+    from condu_cli.workflows.sessions import committing
+
+    real = committing.TaskEntry
+
+    def wrong(**values):
+        return replace(real(**values), **{figure: 0.123456})
+
+    monkeypatch.setattr(committing, "TaskEntry", wrong)
+    session = learn(registry, "flags")
+    (problem,) = [p for p in verify(registry).problems if p.sessions == (session.id,)]
+    assert figure.replace("_", " ").replace("l1", "L1") in problem.reason
+
+
+# A writer at work
+
+
+def test_a_session_that_is_packed_while_it_is_looked_at_is_no_false_alarm(registry, monkeypatch):
+    other, done = Registry.open(registry.path), []
+    real = verification._check_files
+
+    def checked(*args, **values):
+        if not done:
+            done.append(learn(other, "flags"))
+        return real(*args, **values)
+
+    monkeypatch.setattr(verification, "_check_files", checked)
+    found = verify(registry)
+    assert found.problems == ()
+    assert found.sessions == 4
+
+
+def test_damage_is_still_found_while_a_writer_is_at_work(registry, monkeypatch):
+    other, count = Registry.open(registry.path), []
+    flip(registry.blobs.path(registry.head().entry("birds").expert.prototypes), -1)
+    real = verification._check_files
+
+    def checked(*args, **values):
+        count.append(learn(other, f"flags{len(count)}"))
+        return real(*args, **values)
+
+    monkeypatch.setattr(verification, "_check_files", checked)
+    assert verify(registry).problems
+    assert len(count) == verification.ATTEMPTS
