@@ -1,0 +1,101 @@
+"""The documents: links that resolve, lines that wrap, and a README that stays short."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "registry.example/README.md",
+        ROOT / "tests/migrations/formats/README.md",
+    ]
+)
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+README_WORDS = 900
+WIDTH = 110
+COMMANDS = (
+    "python3 -m venv .venv && .venv/bin/pip install '.[mini]' && .venv/bin/condu demo",
+    "python3 -m venv .venv && .venv/bin/pip install '.[mini,dev]' && .venv/bin/pytest",
+)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+"""A link's target; its text may have begun on the line before."""
+ELSEWHERE = ("http://", "https://")
+
+
+def _text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def _prose(text: str) -> list[tuple[int, str]]:
+    """Lines outside code blocks, with their numbers; a block may be fenced or indented."""
+    lines, fenced = [], False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith("    "):
+            lines.append((number, line))
+    return lines
+
+
+def _anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings: lower case, hyphens for spaces, no punctuation."""
+    titles = [line.lstrip("#").strip() for _, line in _prose(text) if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _broken_links(folder: Path, text: str) -> list[str]:
+    """Links to files that do not exist, or to headings that they do not have."""
+    broken = []
+    for target in (found for _, line in _prose(text) for found in LINK.findall(line)):
+        if target.startswith(ELSEWHERE):
+            continue
+        name, _, anchor = target.partition("#")
+        path = folder / name
+        resolves = not name or path.exists()
+        if resolves and anchor:
+            resolves = anchor in _anchors(path.read_text("utf-8") if name else text)
+        if not resolves:
+            broken.append(target)
+    return broken
+
+
+def test_the_readme_is_short() -> None:
+    assert len(_text("README.md").split()) <= README_WORDS
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_readme_has_its_two_commands_word_for_word(line: str) -> None:
+    assert line in _text("README.md").splitlines()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_resolves(name: str) -> None:
+    assert _broken_links((ROOT / name).parent, _text(name)) == []
+
+
+def test_a_link_to_nothing_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# Two words, and `code`\n", encoding="utf-8")
+    text = (
+        "# Here\n[a](there.md) [b](there.md#two-words-and-code) [c](#here) [d](https://x.org/#y)\n"
+        "[e](gone.md) [f](there.md#three)\n[g](#there)\n```\n[h](in-code.md)\n```\n"
+    )
+    assert _broken_links(tmp_path, text) == ["gone.md", "there.md#three", "#there"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_wrap(name: str) -> None:
+    """Tables and code blocks may be wider; a table's row cannot be wrapped."""
+    long = [n for n, line in _prose(_text(name)) if len(line) > WIDTH and line[0] != "|"]
+    assert long == []
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(LINK.findall(_text("README.md")))
+    reached = {target.partition("#")[0] for target in linked}
+    assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= reached
