@@ -14,20 +14,54 @@ ConduError                     1   anything unexpected
 │   └── DivergedError         15   training came to numbers that are none
 └── InterruptedByUserError   130   Ctrl-C
 
-A message is one line that says what is wrong; the hint names what to do next. This module
-imports nothing, so that the command line can use it before anything heavy is loaded.
+A message is one line that says what is wrong, in words that serve a library call, an HTTP answer
+and the command line alike; `reason` names the kind of failure and `facts` hold what it is about.
+What to do next is not said here: the command line makes it of reason and facts (`cli/hints`).
+This module imports nothing, so that the command line can use it before anything heavy is loaded.
 """
 
 
 class ConduError(Exception):
-    """Base of the tree: an expected failure with a message, a hint and an exit code."""
+    """Base of the tree: an expected failure with a message, a reason, facts and an exit code.
+
+    `reason` is a stable name in kebab-case. `facts` is a plain mapping that JSON can hold: numbers,
+    lists and mappings stay what they are, tuples become lists, everything else (paths) a str. Of
+    the facts `parameter` names the argument that is at fault, as the library spells it.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, reason: str = "", **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.reason = reason
+        self.facts: dict[str, object] = {}
+        self.add(**facts)
+
+    def add(self, **facts: object) -> None:
+        """Add facts that are known only further up, such as what was kept of the work."""
+        self.facts.update({name: _plain(value) for name, value in facts.items()})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with reason and facts: errors of other processes are raised in this one."""
+        return _restored, (type(self), self.message, self.reason, self.facts)
+
+
+def _restored(
+    kind: type[ConduError], message: str, reason: str, facts: dict[str, object]
+) -> ConduError:
+    return kind(message, "", reason=reason, **facts)
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    return str(value)
 
 
 class UsageError(ConduError):

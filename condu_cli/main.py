@@ -82,12 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # A file name need not be valid text, and a terminal need not know every letter.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    settings = Settings()
     try:
         # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
         # return values and exit codes of its own, and this boundary would see none of them.
         program = typer.main.get_command(app)
         with program.make_context("condu", given) as context:
-            program.invoke(context)
+            try:
+                program.invoke(context)
+            finally:  # what was given after the subcommand counts too
+                settings = context.obj or settings
         sys.stdout.flush()
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
@@ -101,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         expected = _as_condu_error(exc)
-        out.error(expected)
+        out.error(expected, settings.registry)
         sys.exit(expected.exit_code)
     sys.exit(0)
 

@@ -120,6 +120,7 @@ def command(
         def run_command(ctx: typer.Context, **values: Any) -> Any:
             given = {p.name: values.pop(p.name) for p in shared}
             settings = _merge(ctx.obj, given)
+            ctx.find_root().obj = settings  # the error boundary's hints repeat --registry
             if writes and settings.dry_run:
                 raise _no_dry_run(name or function.__name__)
             return function(new_run(settings), **values)

@@ -14,6 +14,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from condu_cli.errors import ConduError
@@ -99,18 +101,29 @@ class Output:
         elif self.mode is Mode.JSON:
             print(json.dumps({"warning": line}), file=sys.stderr, flush=True)
 
-    def error(self, exc: "ConduError") -> None:
-        """Print an error: one line and a hint, or the contract's JSON object."""
+    def error(self, exc: "ConduError", registry: "Path | None" = None) -> None:
+        """Print an error: one line and a hint, or the contract's JSON object.
+
+        `registry` is the folder that --registry named, which commands in the hint repeat.
+        """
+        from condu_cli.cli.hints.making import hint_of, message_of
+
+        message, hint = message_of(exc), hint_of(exc, registry)
         if self.mode is Mode.JSON:
-            record = {"code": exc.exit_code, "message": exc.message, "hint": exc.hint}
+            record = {
+                "code": exc.exit_code,
+                "reason": exc.reason,
+                "message": message,
+                "hint": hint,
+            }
             print(json.dumps({"error": record}), file=sys.stderr, flush=True)
             return
         console = self._stderr()
         console.print(
-            f"error: {exc.message}", style="red", markup=False, highlight=False, soft_wrap=True
+            f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True
         )
-        if exc.hint:
-            console.print(f"hint: {exc.hint}", markup=False, highlight=False, soft_wrap=True)
+        if hint:
+            console.print(f"hint: {hint}", markup=False, highlight=False, soft_wrap=True)
 
     def confirm(self, question: str, *, assume: bool, show: Callable[["Output"], None]) -> bool:
         """Ask before something that cannot be undone; `show` says what.

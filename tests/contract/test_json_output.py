@@ -143,7 +143,7 @@ LEARNED = {
     "pack_seconds": float,
 }
 PROGRESS = {"event": str, "done": int, "total": int}
-ERROR = {"code": int, "message": str, "hint": str}
+ERROR = {"code": int, "reason": str, "message": str, "hint": str}
 
 
 def assert_fields(record, fields) -> None:

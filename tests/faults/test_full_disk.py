@@ -19,6 +19,7 @@ import pytest
 import tiny_registry as tiny
 from operations import OPERATIONS, Operation
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.collecting import collect
@@ -107,7 +108,7 @@ class Trial:
         if error is not None:
             assert not found.leftovers, f"after {error}: {found.leftovers}"
             assert self.operation.learns or not registry.waiting.paths()
-            assert ("is kept" in error.hint) == bool(registry.waiting.paths()), error.hint
+            assert ("is kept" in hint_of(error)) == bool(registry.waiting.paths()), hint_of(error)
             (self.operation.finish or self.operation.run)(folder)  # now there is space
             assert self.operation.seen(folder) == self.new
         collect(registry, None)
@@ -149,7 +150,7 @@ def test_a_write_that_fails_leaves_the_old_state(name: str, tmp_path: Path) -> N
 
 
 def assert_clear(error: ConduError) -> None:
-    assert error.hint
+    assert hint_of(error)
     assert error.exit_code in (1, 11), error
     assert "\n" not in error.message
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tiny_registry as tiny
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import LockedError
 from condu_cli.workflows.sessions.committing import resume_expert
 from condu_cli.workflows.sessions.verification import verify
@@ -142,7 +143,7 @@ def test_a_kept_expert_waits_where_the_lock_is_not_free(
     monkeypatch.setattr("condu_cli.workflows.sessions.committing.LOCK_SECONDS", 0.1)
     with pytest.raises(LockedError, match="learn --task pets") as caught:
         tiny.learn(registry, "birds")
-    assert "condu learn --task birds --resume" in caught.value.hint
+    assert "condu learn --task birds --resume" in hint_of(caught.value)
     holder.process.kill()
     holder.process.wait()
     _assert_nothing_trained_is_lost(registry, "birds")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import tiny_registry as tiny
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.pinning import pin_head
@@ -46,7 +47,7 @@ def commit(root: Path) -> Iterator[Any]:
         try:
             done = commit_expert(registry, expert, parent=parent, command=f"learn {task}")
         except ConduError as error:
-            record = {"code": error.exit_code, "message": error.message, "hint": error.hint}
+            record = {"code": error.exit_code, "message": error.message, "hint": hint_of(error)}
             yield {"error": type(error).__name__, **record}
         else:
             yield {"session": done.session.id}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.database import migration
@@ -344,6 +345,6 @@ def test_a_schema_of_the_future_is_refused(path: Path) -> None:
     with pytest.raises(RegistryTooNewError, match="schema 0999") as refused:
         Registry.open(path)
     assert refused.value.exit_code == 12
-    assert "condu>=7.0" in refused.value.hint
+    assert "condu>=7.0" in hint_of(refused.value)
     assert content(path) == before
     assert not (path / "backups").exists()

@@ -14,6 +14,7 @@ from condu_cli.backbone.base_models import (
 )
 from condu_cli.backbone.models import open_clip_models
 from condu_cli.backbone.models.open_clip_models import OpenClipSpec, load, resolve
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, UsageError
 
 
@@ -67,7 +68,7 @@ def test_a_name_without_both_is_a_usage_error(base_id):
     with pytest.raises(UsageError, match="names no base model") as caught:
         load_base(base_id)
     assert caught.value.exit_code == 2
-    assert "condu bases" in caught.value.hint
+    assert "condu bases" in hint_of(caught.value)
 
 
 def test_an_unknown_architecture_is_a_usage_error():
@@ -78,8 +79,8 @@ def test_an_unknown_architecture_is_a_usage_error():
 def test_an_unknown_tag_names_those_that_there_are():
     with pytest.raises(UsageError, match="'nonsense' is neither") as caught:
         load_base("ViT-B-16:nonsense")
-    assert "openai" in caught.value.hint
-    assert "laion2b_s34b_b88k" in caught.value.hint
+    assert "openai" in hint_of(caught.value)
+    assert "laion2b_s34b_b88k" in hint_of(caught.value)
 
 
 # Activations
@@ -97,7 +98,7 @@ def test_a_quickgelu_name_with_plain_weights_is_refused(monkeypatch):
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"quick_gelu": False})
     with pytest.raises(UsageError, match="uses QuickGELU") as caught:
         resolve("ViT-B-32-quickgelu", "laion2b_s34b_b79k")
-    assert "ViT-B-32:laion2b_s34b_b79k" in caught.value.hint
+    assert "ViT-B-32:laion2b_s34b_b79k" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize(("name", "quick"), [("ViT-B-32", False), ("ViT-B-32-quickgelu", True)])
@@ -135,7 +136,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         load_base(f"condu-tiny:{path}")
     assert caught.value.exit_code == 13
     assert str(path) in caught.value.message
-    assert "CONDU_BASE" in caught.value.hint
+    assert "CONDU_BASE" in hint_of(caught.value)
 
 
 def test_a_checkpoint_of_another_shape_is_named(tmp_path, checkpoint):
@@ -189,8 +190,8 @@ def test_a_download_that_fails_names_the_model_what_was_tried_and_both_ways_out(
     assert "the hub cannot be reached" in caught.value.message
     assert "\n" not in caught.value.message
     # OpenAI's weights need QuickGELU, which a local checkpoint cannot say by itself.
-    assert "--base ViT-B-16-quickgelu:/path/to/weights.safetensors" in caught.value.hint
-    assert "--base mini" in caught.value.hint
+    assert "--base ViT-B-16-quickgelu:/path/to/weights.safetensors" in hint_of(caught.value)
+    assert "--base mini" in hint_of(caught.value)
 
 
 def test_logging_is_as_before_after_a_failed_download(monkeypatch):
@@ -210,7 +211,7 @@ def test_a_library_that_does_not_import_sends_to_the_doctor(monkeypatch):
     monkeypatch.setattr(open_clip_models, "resolve", broken)
     with pytest.raises(BaseModelError, match="torchvision::nms") as caught:
         load_base("ViT-B-16:openai")
-    assert "condu doctor" in caught.value.hint
+    assert "condu doctor" in hint_of(caught.value)
 
 
 def test_the_last_base_model_is_kept(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 
 from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.dual_encoder import TRAIN_CHOICES, weights_sha256
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.loading import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import BaseModelError, UsageError
@@ -31,7 +32,7 @@ def test_the_two_towers_make_up_the_whole(tiny):
 def test_there_is_no_third_tower(tiny):
     with pytest.raises(UsageError, match="--train audio") as caught:
         tiny.tower_parameters("audio")
-    assert "whole, image, text" in caught.value.hint
+    assert "whole, image, text" in hint_of(caught.value)
 
 
 def test_only_the_named_parameters_are_trainable_in_the_order_given(tiny):

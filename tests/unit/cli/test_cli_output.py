@@ -128,7 +128,8 @@ def test_an_error_in_json_is_the_contracts_object(capsys):
     Output(Mode.JSON).error(DataError("wrong", "do this"))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert lines(captured.err) == [{"error": {"code": 15, "message": "wrong", "hint": "do this"}}]
+    record = {"code": 15, "reason": "", "message": "wrong", "hint": "do this"}
+    assert lines(captured.err) == [{"error": record}]
 
 
 # Progress

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.draws import few_shot, hold_out, limit_pictures
 from condu_cli.data.labelled import LabelledPictures, Sample
 from condu_cli.errors import DataError, UsageError
@@ -88,7 +89,7 @@ def test_what_a_limit_leaves_out_is_spare_after_few_shots_too():
 def test_a_limit_below_the_number_of_classes_is_refused():
     with pytest.raises(UsageError, match=r"--limit 2: fewer pictures than classes \(3\)") as caught:
         limit_pictures(data_of([5, 5, 5]), 2, 0)
-    assert "--limit 3" in caught.value.hint
+    assert "--limit 3" in hint_of(caught.value)
 
 
 # Held out

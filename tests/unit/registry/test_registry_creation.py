@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry import creation
 from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name
@@ -59,7 +60,7 @@ def test_a_second_registry_in_the_same_place_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="already") as refused:
         Registry.create(registry.path, config)
-    assert "condu learn" in refused.value.hint
+    assert "condu learn" in hint_of(refused.value)
 
 
 def test_a_file_is_no_place_for_a_registry(tmp_path: Path, config: RegistryConfig) -> None:
@@ -91,7 +92,7 @@ def test_a_failed_create_leaves_nothing_behind(
     with pytest.raises(ConduError, match="No space left on device") as failed:
         Registry.create(tmp_path / place, config)
     assert str(tmp_path / place) in failed.value.message
-    assert "--registry" in failed.value.hint
+    assert "--registry" in hint_of(failed.value)
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 

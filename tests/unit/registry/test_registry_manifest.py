@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import NotFoundError, UsageError
 from condu_cli.registry.manifest import (
     Expert,
@@ -131,19 +132,19 @@ def test_an_unknown_task_names_the_known_ones_and_the_closest() -> None:
     with pytest.raises(NotFoundError) as missing:
         SESSION.entry("Pet")
     assert "'Pet'" in missing.value.message
-    assert missing.value.hint == "did you mean 'pets'? known tasks: pets, dtd"
+    assert hint_of(missing.value) == "did you mean 'pets'? known tasks: pets, dtd"
 
 
 def test_an_unknown_task_with_nothing_like_it_names_the_known_ones_only() -> None:
     with pytest.raises(NotFoundError) as missing:
         SESSION.entry("xyzzy")
-    assert missing.value.hint == "known tasks: pets, dtd"
+    assert hint_of(missing.value) == "known tasks: pets, dtd"
 
 
 def test_an_unknown_task_in_an_empty_session_hints_at_learning_it() -> None:
     with pytest.raises(NotFoundError) as missing:
         dataclasses.replace(SESSION, entries=()).entry("pets")
-    assert "condu learn --task pets" in missing.value.hint
+    assert "condu learn --task pets" in hint_of(missing.value)
 
 
 def test_a_short_id_is_twelve_digits() -> None:

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, UsageError
 from condu_cli.registry.names import is_sha256, shown_id, validate_sha256, validate_task_name
 
@@ -20,7 +21,7 @@ def test_a_plain_name_is_returned_as_it_is(name: str) -> None:
 def test_any_other_name_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(UsageError) as refused:
         validate_task_name(name)
-    assert "64" in refused.value.hint
+    assert "64" in hint_of(refused.value)
     assert repr(name) in refused.value.message
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from registry_drafts import draft_of
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import (
     ConduError,
     IntegrityError,
@@ -42,8 +43,8 @@ def test_where_there_is_no_registry_the_hint_is_to_create_one(tmp_path: Path, pl
     with pytest.raises(NoRegistryError) as missing:
         Registry.open(tmp_path / place)
     assert str(tmp_path / place) in missing.value.message
-    assert "condu init" in missing.value.hint
-    assert "condu learn" in missing.value.hint
+    assert "condu init" in hint_of(missing.value)
+    assert "condu learn" in hint_of(missing.value)
     assert missing.value.exit_code == 10
 
 
@@ -59,7 +60,7 @@ def test_a_damaged_database_is_an_integrity_error(registry: Registry, keep: int)
     with pytest.raises(IntegrityError) as damaged:
         Registry.open(registry.path)
     assert str(registry.path) in damaged.value.message
-    assert damaged.value.hint
+    assert hint_of(damaged.value)
 
 
 def test_an_interrupted_creation_is_recognised(registry: Registry) -> None:
@@ -191,7 +192,7 @@ def test_a_commit_on_a_session_that_is_no_longer_head_is_refused(
     meanwhile = learn("quick")
     with registry.lock("learn"), pytest.raises(ConduError, match="HEAD moved") as refused:
         registry.commit(draft, parent=None, command="condu learn --task late")
-    assert "again" in refused.value.hint
+    assert "again" in hint_of(refused.value)
     assert registry.sessions() == [meanwhile]
     assert len(registry.operations()) == 2
 
@@ -287,7 +288,7 @@ def test_an_altered_row_is_noticed_when_its_session_is_read(
     for use in (registry.head, registry.sessions, lambda: registry.session(session.id)):
         with pytest.raises(IntegrityError, match=session.id) as altered:
             use()
-        assert "condu rollback" in altered.value.hint
+        assert "condu rollback" in hint_of(altered.value)
 
 
 @pytest.mark.parametrize("column", ["parameters", "codec_options", "method_options"])
@@ -326,7 +327,7 @@ def test_a_session_that_is_not_there_is_not_found(
     learn("b")
     with pytest.raises(NotFoundError) as missing:
         registry.resolve(text)
-    assert "condu log" in missing.value.hint
+    assert "condu log" in hint_of(missing.value)
     assert missing.value.exit_code == 4
 
 
@@ -413,7 +414,7 @@ def test_a_commit_after_a_rollback_starts_a_branch(registry: Registry, learn: Le
     assert registry.sessions() == [third, second, first]
     with pytest.raises(UsageError, match="no rollback to undo") as refused:
         registry.undo_rollback("condu rollback --undo")
-    assert "condu rollback SESSION" in refused.value.hint
+    assert "condu rollback SESSION" in hint_of(refused.value)
     assert registry.head() == third
 
 

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import NotFoundError, UsageError
 from condu_cli.registry.revisions import match_start, parse_revision, validate_new_tag
 
@@ -33,8 +34,8 @@ def test_a_text_is_a_start_and_the_steps_before_it(text: str, start: str, steps:
 def test_anything_else_is_no_revision_and_is_told_what_is(text: str) -> None:
     with pytest.raises(NotFoundError, match="does not name a session") as refused:
         parse_revision(text)
-    assert "@~N" in refused.value.hint
-    assert "a tag" in refused.value.hint
+    assert "@~N" in hint_of(refused.value)
+    assert "a tag" in hint_of(refused.value)
 
 
 @given(HEX, st.integers(0, 999_999_999))
@@ -75,26 +76,26 @@ def test_an_ambiguous_prefix_lists_the_candidates() -> None:
         NotFoundError, match="names 2 sessions: abcd11111111, abcd22222222"
     ) as raised:
         match_start("abcd", ids, {})
-    assert "more digits" in raised.value.hint
+    assert "more digits" in hint_of(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "abc", "xyzw", "a" * 65, "../etc", "abcd%"])
 def test_a_text_that_cannot_be_an_id_says_what_can(text: str) -> None:
     with pytest.raises(NotFoundError, match="does not name a session") as raised:
         match_start(text, ["a" * 64], {})
-    assert "at least 4 digits" in raised.value.hint
+    assert "at least 4 digits" in hint_of(raised.value)
 
 
 def test_who_mistypes_a_tag_is_told_the_tags_there_are() -> None:
     with pytest.raises(NotFoundError) as raised:
         match_start("bset", ["a" * 64], {"worst": "a" * 64, "best": "a" * 64})
-    assert "a tag (best, worst)" in raised.value.hint
+    assert "a tag (best, worst)" in hint_of(raised.value)
 
 
 def test_an_unknown_id_hints_at_the_log() -> None:
     with pytest.raises(NotFoundError, match="there is no session 'abcd'") as raised:
         match_start("abcd", ["f" * 64], {})
-    assert "condu log" in raised.value.hint
+    assert "condu log" in hint_of(raised.value)
     assert raised.value.exit_code == 4
 
 

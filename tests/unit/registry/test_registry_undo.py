@@ -1,5 +1,6 @@
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import UsageError
 from condu_cli.registry.manifest import Operation
 from condu_cli.registry.undo import rollback_to_undo
@@ -41,4 +42,4 @@ def test_the_latest_rollback_not_yet_undone_is_undone(kinds: list[str], undone: 
 def test_otherwise_the_hint_is_to_name_a_session(kinds: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         rollback_to_undo(journal(*kinds))
-    assert "condu rollback SESSION" in refused.value.hint
+    assert "condu rollback SESSION" in hint_of(refused.value)

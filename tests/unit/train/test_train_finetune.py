@@ -9,6 +9,7 @@ import torch
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.dual_encoder import weights_sha256
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.loading import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError, DivergedError, IntegrityError, UsageError
@@ -124,7 +125,7 @@ def test_the_template_of_the_recipe_is_the_prompt(pictures):
 def test_training_that_diverges_is_an_error_that_names_the_learning_rate(pictures):
     with pytest.raises(DataError, match="diverged at iteration") as caught:
         train(pictures, replace(RECIPE, learning_rate=float("inf"), warmup_iterations=0))
-    assert "--lr inf" in caught.value.hint
+    assert "--lr inf" in hint_of(caught.value)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError
 from condu_cli.train.run_state import (
     BEST,
@@ -147,4 +148,4 @@ def test_a_state_of_other_parameters_is_refused(state, other):
     named = parameters()
     with pytest.raises(IntegrityError, match="belongs to other parameters") as caught:
         restore(RunState(arrays, state.history), named, adamw(named), {})
-    assert "--retrain" in caught.value.hint
+    assert "--retrain" in hint_of(caught.value)

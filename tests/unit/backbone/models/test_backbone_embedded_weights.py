@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 from condu_cli.backbone.models.embedded_weights import WeightFile
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError
 
 CONTENT = b"weights"
@@ -37,14 +38,14 @@ def test_the_package_is_not_imported_for_that(package):
 def test_a_missing_package_says_what_to_install():
     with pytest.raises(BaseModelError, match="which is not installed") as caught:
         WeightFile("no_such_package_anywhere", "a.bin", SHA256).locate()
-    assert "pip install 'condu[mini]'" in caught.value.hint
+    assert "pip install 'condu[mini]'" in hint_of(caught.value)
 
 
 @pytest.mark.usefixtures("package")
 def test_a_missing_file_says_what_to_reinstall():
     with pytest.raises(BaseModelError, match=r"models/b\.bin is missing") as caught:
         WeightFile(PACKAGE, "models/b.bin", SHA256).locate()
-    assert "--force-reinstall made-up-weights" in caught.value.hint
+    assert "--force-reinstall made-up-weights" in hint_of(caught.value)
 
 
 def test_another_file_is_refused_with_both_hashes(package):
@@ -53,4 +54,4 @@ def test_another_file_is_refused_with_both_hashes(package):
         WeightFile(PACKAGE, "models/a.bin", SHA256).locate()
     assert SHA256[:12] in caught.value.message
     assert hashlib.sha256(b"other weights").hexdigest()[:12] in caught.value.message
-    assert "--force-reinstall made-up-weights" in caught.value.hint
+    assert "--force-reinstall made-up-weights" in hint_of(caught.value)

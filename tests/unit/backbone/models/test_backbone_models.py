@@ -12,6 +12,7 @@ from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.devices import resolve_device
 from condu_cli.backbone.dual_encoder import weights_sha256
 from condu_cli.backbone.features import class_logits, image_features
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import UsageError
 
 
@@ -273,4 +274,4 @@ def test_an_unknown_device_is_a_usage_error(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="there is no device") as caught:
         resolve_device(name)
-    assert "--device cpu" in caught.value.hint
+    assert "--device cpu" in hint_of(caught.value)

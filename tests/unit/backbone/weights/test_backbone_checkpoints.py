@@ -25,6 +25,7 @@ from condu_cli.backbone.weights.checkpoints import (
     write_checkpoint,
 )
 from condu_cli.backbone.weights.foreign_experts import expert_delta
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, DataError, UsageError
 
 NOTE = {"format": 1, "task": "warm", "classes": ["blau", "röt"]}
@@ -125,7 +126,7 @@ def test_an_existing_file_is_kept_unless_it_may_be_overwritten(expert, path):
     path.write_text("mine")
     with pytest.raises(UsageError, match="exists already") as caught:
         write_checkpoint(expert, path, NOTE)
-    assert "--force" in caught.value.hint
+    assert "--force" in hint_of(caught.value)
     assert path.read_text() == "mine"
     write_checkpoint(expert, path, NOTE, overwrite=True)
     assert read_checkpoint(path).metadata == NOTE
@@ -221,7 +222,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, new_format):
     torch.save(content, path, _use_new_zipfile_serialization=new_format)
     with pytest.raises(DataError, match="pickled code, which condu does not run") as caught:
         read_checkpoint(path)
-    assert "state_dict()" in caught.value.hint
+    assert "state_dict()" in hint_of(caught.value)
     assert not sprung.exists()
 
 
@@ -248,7 +249,7 @@ def test_what_is_no_checkpoint_is_one_clear_line(expert, tmp_path, suffix, kind)
     assert caught.value.exit_code == 15
     assert caught.value.message.startswith(f"{path}: ")
     assert "\n" not in caught.value.message
-    assert caught.value.hint
+    assert hint_of(caught.value)
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], 3, {"state_dict": 3}, torch.zeros(3)])
@@ -266,7 +267,7 @@ def test_a_missing_file_a_folder_and_a_strange_suffix_are_named(tmp_path):
         read_checkpoint(tmp_path / "folder.pt")
     with pytest.raises(UsageError, match="not a checkpoint by its name") as caught:
         read_checkpoint(tmp_path / "expert.onnx")
-    assert ".safetensors, .pt, .pth, .bin" in caught.value.hint
+    assert ".safetensors, .pt, .pth, .bin" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize("note", ["{", "[1]", "[" * 100_000])

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from condu_cli.backbone.weights.checkpoints import Checkpoint
 from condu_cli.backbone.weights.foreign_experts import MAX_DISTANCE, exact_delta, expert_delta
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, DataError, UsageError
 
 PATH = Path("expert.pt")
@@ -176,7 +177,7 @@ def test_missing_parameters_are_listed_and_counted(tiny):
     assert "visual.class_embedding" in caught.value.message
     assert caught.value.message.endswith(", …")
     assert caught.value.message.count(",") == 3
-    assert "--base ID" in caught.value.hint
+    assert "--base ID" in hint_of(caught.value)
 
 
 def test_unexpected_parameters_are_listed(tiny):
@@ -253,7 +254,7 @@ def test_changes_that_the_registry_could_not_keep_are_refused_by_name(tiny, imag
     with pytest.raises(UsageError, match=r"changes \d+ parameters that .* not train: ") as caught:
         expert_delta(image, Checkpoint(PATH, state_of(tiny, 0.005)))
     assert "positional_embedding" in caught.value.message
-    assert "--registry" in caught.value.hint
+    assert "--registry" in hint_of(caught.value)
 
 
 def test_the_rest_may_be_the_base_models_own_in_half_precision(image):

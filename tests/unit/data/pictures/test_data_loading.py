@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.labelled import Sample
 from condu_cli.data.pictures import decoding, loading
 from condu_cli.data.pictures.loading import LazyPictures, PictureSet, ReadingRules, Selection
@@ -264,7 +265,7 @@ def test_too_many_unreadable_pictures_are_all_counted_and_three_named(files):
         scanned(samples(files))
     assert "2.png" in caught.value.message
     assert "3.png" not in caught.value.message
-    assert caught.value.hint.endswith("--max-unreadable 4")
+    assert hint_of(caught.value).endswith("--max-unreadable 4")
 
 
 def test_once_there_are_too_many_no_more_are_shown(files):

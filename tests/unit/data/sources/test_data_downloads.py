@@ -19,6 +19,7 @@ import made_sets
 import pytest
 from torchvision import datasets
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.sources.downloads import download_set
 from condu_cli.data.sources.known_tasks import State, known_tasks, where
 from condu_cli.data.sources.public_sets import read_known
@@ -93,7 +94,7 @@ def test_somebodys_files_in_its_place_are_never_touched(root):
     (root / "dtd" / "mine.txt").touch()
     with pytest.raises(DataError, match="is in the way of the download") as caught:
         download_set("dtd", root)
-    assert "Remove it" in caught.value.hint
+    assert "Remove it" in hint_of(caught.value)
     assert (root / "dtd" / "mine.txt").exists()
 
 
@@ -101,8 +102,8 @@ def test_an_archive_that_arrives_damaged_leaves_nothing(root, server):
     server.write_bytes(b"half")
     with pytest.raises(DataError, match=r"'dtd' could not be downloaded: .*corrupted") as caught:
         download_set("dtd", root)
-    assert f"{root}/dtd" in caught.value.hint
-    assert known_tasks()["dtd"].public.url in caught.value.hint
+    assert f"{root}/dtd" in hint_of(caught.value)
+    assert known_tasks()["dtd"].public.url in hint_of(caught.value)
     assert list(root.iterdir()) == []
 
 
@@ -136,7 +137,7 @@ def test_whatever_goes_wrong_is_one_line_that_names_the_files(root, monkeypatch,
         download_set("eurosat", root)
     assert "\n" not in caught.value.message
     assert not caught.value.message.endswith(": ")
-    assert f"EuroSAT.zip (RGB) unpacked in {root}/eurosat/" in caught.value.hint
+    assert f"EuroSAT.zip (RGB) unpacked in {root}/eurosat/" in hint_of(caught.value)
     assert where("eurosat", root).state is State.NOT_THERE
     assert list(root.iterdir()) == []
 
@@ -166,8 +167,8 @@ def test_another_process_that_was_first_has_done_the_work(root, monkeypatch):
 def test_what_torchvision_cannot_download_says_where_to_get_it(root, task):
     with pytest.raises(DataError, match="cannot be downloaded by torchvision") as caught:
         download_set(task, root)
-    assert known_tasks()[task].public.url in caught.value.hint
-    assert str(root) in caught.value.hint
+    assert known_tasks()[task].public.url in hint_of(caught.value)
+    assert str(root) in hint_of(caught.value)
     assert not root.exists()
 
 

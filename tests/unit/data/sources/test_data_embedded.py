@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.sources import embedded
 from condu_cli.data.sources.embedded import embedded_folder, write_embedded
 from condu_cli.data.sources.folders import read_folder
@@ -110,11 +111,11 @@ def test_the_work_of_a_process_that_was_first_is_taken(cache, monkeypatch):
 def test_an_unknown_task_is_an_error_that_names_the_embedded_ones(tmp_path):
     with pytest.raises(DataError, match="'mnist' is no embedded task") as caught:
         write_embedded("mnist", tmp_path)
-    assert "digits, shapes" in caught.value.hint
+    assert "digits, shapes" in hint_of(caught.value)
 
 
 def test_digits_without_scikit_learn_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match="scikit-learn") as caught:
         write_embedded("digits", tmp_path)
-    assert "condu[mini]" in caught.value.hint
+    assert "condu[mini]" in hint_of(caught.value)

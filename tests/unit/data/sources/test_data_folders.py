@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.class_names import read_class_names
 from condu_cli.data.draws import few_shot
 from condu_cli.data.sources.folders import read_folder
@@ -150,7 +151,7 @@ def test_a_file_is_no_data_set(tmp_path):
 def test_a_folder_without_class_folders_is_an_error_that_shows_the_layout(tmp_path, names):
     with pytest.raises(DataError, match="no pictures in sub-folders") as caught:
         read_folder(touch(tmp_path, *names))
-    assert "DIR/train/CLASS" in caught.value.hint
+    assert "DIR/train/CLASS" in hint_of(caught.value)
 
 
 def test_one_class_is_not_enough(tmp_path):
@@ -302,7 +303,7 @@ def test_classes_that_differ_only_in_case_are_pointed_out(tmp_path):
     touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/Cat/1.png")
     with pytest.raises(DataError, match="test has 1 classes that train lacks: Cat") as caught:
         read_folder(tmp_path)
-    assert "'cat', which differs only in upper and lower case" in caught.value.hint
+    assert "'cat', which differs only in upper and lower case" in hint_of(caught.value)
 
 
 def test_folders_with_the_same_name_in_words_are_refused(tmp_path):

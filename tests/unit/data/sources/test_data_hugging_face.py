@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image as PillowImage
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.picture_files import open_picture
 from condu_cli.data.sources import hugging_face
 from condu_cli.data.sources.hugging_face import is_hugging_face
@@ -147,7 +148,7 @@ def test_columns_of_other_kinds_are_refused(saved):
     del content.features["label"]
     with pytest.raises(DataError, match="no column is a ClassLabel") as caught:
         read_source(saved(content))
-    assert "class_encode_column" in caught.value.hint
+    assert "class_encode_column" in hint_of(caught.value)
 
 
 def test_two_label_columns_without_a_usual_name_are_refused(saved):
@@ -167,7 +168,7 @@ def test_without_the_library_the_hint_installs_it(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="`datasets` is not installed") as caught:
         read_source(root)
-    assert caught.value.hint == "pip install datasets"
+    assert hint_of(caught.value) == "pip install datasets"
 
 
 def test_the_library_itself_is_understood(tmp_path):

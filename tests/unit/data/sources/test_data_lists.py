@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.sources.lists import Row, read_manifest
 from condu_cli.data.sources.own_data import read_source, read_source_split
 from condu_cli.errors import DataError
@@ -89,7 +90,7 @@ def test_any_bytes_are_a_list_or_one_clear_error(tmp_path, content, suffix):
     try:
         found = read_manifest(path).rows
     except DataError as error:
-        found = error.hint and str(path) in error.message
+        found = hint_of(error) and str(path) in error.message
     assert found
 
 
@@ -134,7 +135,7 @@ def test_a_list_that_makes_no_sense_is_refused_by_file_and_line(tmp_path, name, 
 def test_a_missing_header_is_answered_with_the_one_expected(tmp_path):
     with pytest.raises(DataError) as caught:
         read_manifest(written(tmp_path, "a.jpg,cat\n"))
-    assert "path,label,split" in caught.value.hint
+    assert "path,label,split" in hint_of(caught.value)
 
 
 def test_a_picture_listed_twice_alike_counts_once_and_is_reported(tmp_path):

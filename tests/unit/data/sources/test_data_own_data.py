@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.sources.own_data import read_source, read_source_split
 from condu_cli.errors import DataError
 
@@ -59,7 +60,7 @@ def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(tmp_path, 
     path = touch(tmp_path, "pictures.zip") / "pictures.zip"
     with pytest.raises(DataError, match="neither a folder of pictures nor a list") as caught:
         read(path)
-    assert ".csv" in caught.value.hint
+    assert ".csv" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize(

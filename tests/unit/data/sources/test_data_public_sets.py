@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made_sets import WRITERS
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.picture_files import open_picture, picture_name
 from condu_cli.data.sources.known_tasks import known_tasks
 from condu_cli.data.sources.public_sets import READERS, ArrayStore, read_known
@@ -209,7 +210,7 @@ def test_another_number_of_pictures_than_the_index_counts_is_never_split(tmp_pat
     made_sets.index_of("eurosat", [True] * 10 + [False] * 11, tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"incomplete: it has 20 pictures, not the 21") as caught:
         read_known("eurosat", tmp_path)
-    assert "EuroSAT.zip" in caught.value.hint
+    assert "EuroSAT.zip" in hint_of(caught.value)
 
 
 def test_the_real_index_refuses_a_small_set(tmp_path):
@@ -250,9 +251,9 @@ def test_a_set_that_is_not_there_says_what_to_put_where(task, tmp_path):
     with pytest.raises(DataError, match=f"no pictures for task '{task}'") as caught:
         read_known(task, tmp_path)
     assert str(tmp_path / public.folder) in caught.value.message
-    assert str(tmp_path / public.folder) in caught.value.hint
-    assert "--data DIR" in caught.value.hint
-    assert ("--download" in caught.value.hint) is public.downloadable
+    assert str(tmp_path / public.folder) in hint_of(caught.value)
+    assert "--data DIR" in hint_of(caught.value)
+    assert ("--download" in hint_of(caught.value)) is public.downloadable
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,7 +273,7 @@ def test_damaged_label_files_are_one_error_that_names_the_set(made):
     (root / "food-101" / "meta" / "train.json").write_text("{")
     with pytest.raises(DataError, match=r"food-101: cannot be read as the data set") as caught:
         read_known("food101", root)
-    assert "food-101.tar.gz" in caught.value.hint
+    assert "food-101.tar.gz" in hint_of(caught.value)
 
 
 def test_sides_with_different_classes_are_an_error(made):
@@ -288,7 +289,7 @@ def test_labels_in_matlab_files_need_scipy(made, task, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(DataError, match="scipy is not installed") as caught:
         read_known(task, root)
-    assert caught.value.hint == "pip install scipy"
+    assert hint_of(caught.value) == "pip install scipy"
 
 
 # Class names of one's own

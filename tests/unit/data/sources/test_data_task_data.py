@@ -5,6 +5,7 @@ from pathlib import Path
 import made_sets
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.sources import downloads
 from condu_cli.data.sources.known_tasks import (
@@ -101,26 +102,26 @@ def test_a_plain_folder_wins_over_an_incomplete_public_set(tmp_path):
 def test_nowhere_is_an_error_that_says_where_it_looked(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no pictures for task 'dtd'$") as caught:
         find_data("dtd", None)
-    assert "--data-root DIR" in caught.value.hint
-    assert "condu tasks dtd" in caught.value.hint
+    assert "--data-root DIR" in hint_of(caught.value)
+    assert "condu tasks dtd" in hint_of(caught.value)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     with pytest.raises(DataError, match="looked in") as caught:
         find_data("dtd", None)
     assert str(tmp_path / "dtd") in caught.value.message
-    assert "--data DIR" in caught.value.hint
+    assert "--data DIR" in hint_of(caught.value)
 
 
 def test_a_task_of_ones_own_that_is_nowhere_names_the_folder_to_make(tmp_path):
     with pytest.raises(DataError, match="'my-own'") as caught:
         find_data("my-own", tmp_path)
     assert str(tmp_path / "my-own") in caught.value.message
-    assert "in a folder my-own below" in caught.value.hint
+    assert "in a folder my-own below" in hint_of(caught.value)
 
 
 def test_a_download_needs_a_folder():
     with pytest.raises(UsageError, match="--download needs a folder") as caught:
         find_data("dtd", None, download=True)
-    assert "--data-root DIR" in caught.value.hint
+    assert "--data-root DIR" in hint_of(caught.value)
 
 
 def test_what_is_not_there_is_downloaded_if_wanted(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from registry_drafts import draft_of
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, LockedError, UsageError
 from condu_cli.registry.copies import backup, snapshot
 from condu_cli.registry.copies.backup import BackupSummary, back_up_registry
@@ -554,7 +555,7 @@ def test_a_full_disk_is_said_in_words(
     with pytest.raises(ConduError, match="No space left") as full:
         back_up(registry, tmp_path / "b")
     assert type(full.value) is ConduError
-    assert "free some space" in full.value.hint
+    assert "free some space" in hint_of(full.value)
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]
 
 
@@ -572,5 +573,5 @@ def test_a_disk_too_small_for_the_database(
     monkeypatch.setattr(snapshot.sqlite3, "connect", small)
     with pytest.raises(ConduError, match="cannot copy") as full:
         back_up(registry, tmp_path / "b")
-    assert "free some space" in full.value.hint
+    assert "free some space" in hint_of(full.value)
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, LockedError
 from condu_cli.registry.database.engine import (
     connect,
@@ -164,7 +165,7 @@ def test_a_file_that_is_no_database_is_an_integrity_error(database: Path, conten
     ):
         count(session)
     assert str(database) in damaged.value.message
-    assert damaged.value.hint
+    assert hint_of(damaged.value)
 
 
 def test_a_truncated_database_is_an_integrity_error(database: Path) -> None:

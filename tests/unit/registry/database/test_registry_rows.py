@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from registry_drafts import draft_of
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig, Session
@@ -142,7 +143,7 @@ def error_of(use: Callable[[], object]) -> ConduError | None:
 
 def assert_told(error: ConduError) -> None:
     assert error.message
-    assert error.hint
+    assert hint_of(error)
     assert error.message.isprintable()
 
 

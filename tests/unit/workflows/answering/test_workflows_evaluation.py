@@ -9,6 +9,7 @@ import pytest
 from made_registries import flip
 from PIL import Image
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError, IntegrityError, NotFoundError
 from condu_cli.workflows.answering.evaluation import (
     EvaluateRequest,
@@ -99,7 +100,7 @@ def test_a_class_that_the_task_does_not_know_is_an_error(workspace, tmp_path, ma
     data = make_pictures(tmp_path / "data", ("blue", "purple", "red", "teal"), 5, 16)
     with pytest.raises(DataError, match=r"has no class called 'purple' \(and 1 more\)") as caught:
         measured(workspace, data=data)
-    assert "--class-names" in caught.value.hint
+    assert "--class-names" in hint_of(caught.value)
 
 
 def test_class_names_from_a_file_are_used(workspace, warm, tmp_path):
@@ -144,7 +145,7 @@ def test_a_split_without_pictures_is_an_error(registry_path, tmp_path, make_pict
     learn(registry_path, "single", data)
     with pytest.raises(DataError, match="no test pictures") as caught:
         measured(Workspace(Registry.open(registry_path)), "single")
-    assert "--split train" in caught.value.hint
+    assert "--split train" in hint_of(caught.value)
 
 
 def test_an_unknown_task_is_an_error(workspace):
@@ -197,7 +198,7 @@ def test_pictures_that_are_gone_are_an_error_that_names_data(
     shutil.rmtree(data)
     with pytest.raises(DataError, match="no pictures for task 'third'") as caught:
         measured(Workspace(Registry.open(registry_path)), "third")
-    assert "--data DIR" in caught.value.hint
+    assert "--data DIR" in hint_of(caught.value)
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_named(workspace, tmp_path, make_pictures):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import made_sets
 import pytest
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.evaluation import EvaluateRequest, _samples
 
@@ -63,4 +64,4 @@ def test_nowhere_says_how_to_name_a_data_root(root):
     registry, entry = learned()
     with pytest.raises(DataError, match="no pictures for task 'food101'") as caught:
         _samples(registry, entry, EvaluateRequest("food101"))
-    assert "--data-root DIR" in caught.value.hint
+    assert "--data-root DIR" in hint_of(caught.value)

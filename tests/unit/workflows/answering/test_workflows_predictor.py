@@ -6,6 +6,7 @@ from made_registries import flip
 from PIL import Image
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.metrics import softmax
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
@@ -83,7 +84,7 @@ def test_probabilities_add_up_to_one_and_come_best_first(workspace):
 def test_an_unknown_task_is_refused_before_any_picture_is_read(workspace):
     with pytest.raises(NotFoundError, match="no task 'wram'") as caught:
         Predictor(workspace, workspace.head(), PredictOptions(task="wram"))
-    assert "warm" in caught.value.hint
+    assert "warm" in hint_of(caught.value)
 
 
 # Nobody names the task
@@ -266,7 +267,7 @@ def test_an_empty_registry_has_nothing_to_predict_with(workspace):
     registry.rollback(None, "rollback")
     with pytest.raises(NotFoundError, match="holds no tasks yet") as caught:
         workspace.head()
-    assert "condu learn" in caught.value.hint
+    assert "condu learn" in hint_of(caught.value)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.blobs.kept_files import TaskFiles
 from condu_cli.registry.repository import Registry
@@ -26,7 +27,7 @@ def test_a_session_committed_meanwhile_stops_the_commit_and_the_expert_is_kept(
     error, theirs = overtaken(registry_path, "third", warm)
     assert error.exit_code == 11
     assert f"from {before.id[:12]} to {theirs[:12]}" in error.message
-    assert "condu learn --task third --resume" in error.hint
+    assert "condu learn --task third --resume" in hint_of(error)
     assert registry.head().id == theirs
     assert [expert.task for expert in registry.waiting.all()] == ["third"]
 
@@ -63,7 +64,7 @@ def waiting(registry_path, warm, learn, monkeypatch):
         patch.setattr(committing, "draft_session", full)
         with pytest.raises(ConduError, match="no space left") as caught:
             learn(registry_path, "third", warm, iterations=1)
-    assert caught.value.hint == (
+    assert hint_of(caught.value) == (
         "free some space; the trained expert is kept: condu learn --task third --resume commits it"
     )
     return Registry.open(registry_path)
@@ -79,8 +80,8 @@ def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, learned):
 def test_a_waiting_expert_is_not_trained_again_by_mistake(waiting, warm):
     with pytest.raises(UsageError, match="waits to be committed") as caught:
         Learner(waiting.path, LearnRequest(task="third", data=warm))
-    assert "--resume" in caught.value.hint
-    assert "--retrain" in caught.value.hint
+    assert "--resume" in hint_of(caught.value)
+    assert "--retrain" in hint_of(caught.value)
     Learner(waiting.path, LearnRequest(task="fourth", data=warm))
 
 

@@ -9,6 +9,7 @@ import pytest
 from made_registries import flip
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, DataError, IntegrityError, NoRegistryError, UsageError
 from condu_cli.registry.repository import Registry
@@ -130,7 +131,7 @@ def test_what_an_old_expert_is_known_by_does_not_change(workspace):
 def test_a_known_task_is_refused_before_any_training(registry_path, warm):
     with pytest.raises(UsageError, match="'warm' is learned already") as caught:
         Learner(registry_path, LearnRequest(task="warm", data=warm))
-    assert "condu forget warm" in caught.value.hint
+    assert "condu forget warm" in hint_of(caught.value)
 
 
 def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants, learn):
@@ -163,7 +164,7 @@ def test_what_there_is_no_room_to_keep_is_not_trained(path, warm, learn, monkeyp
         return
     with pytest.raises(ConduError, match=r"MB left; to keep and commit an expert takes") as caught:
         learn(path, "warm", warm, events.append, iterations=1)
-    assert "condu gc" in caught.value.hint
+    assert "condu gc" in hint_of(caught.value)
     assert events == []
     assert not path.parent.exists()
 
@@ -214,7 +215,7 @@ def test_too_many_unreadable_pictures_are_found_before_training(
     events = []
     with pytest.raises(DataError, match=r"of 16 pictures cannot be read") as caught:
         learn(path, "broken", data, events.append, max_unreadable=0)
-    assert "--max-unreadable" in caught.value.hint
+    assert "--max-unreadable" in hint_of(caught.value)
     assert {event.stage for event in events} == {"prototypes"}
     assert not path.parent.exists()
 
@@ -253,7 +254,7 @@ def test_a_damaged_session_keeps_the_expert_until_it_is_whole_again(registry_pat
     flip(path, -1)
     with pytest.raises(IntegrityError) as caught:
         learn(registry_path, "third", warm, iterations=1)
-    assert "condu learn --task third --resume" in caught.value.hint
+    assert "condu learn --task third --resume" in hint_of(caught.value)
     path.write_bytes(sound)
     assert resume(registry, "third")[0].summary.tasks == 3
 

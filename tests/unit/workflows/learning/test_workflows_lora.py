@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.weights.adapters import CONFIG, WEIGHTS
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, DataError, IntegrityError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.paradigms import LoraRequest, lora_options, summary_of
@@ -95,7 +96,7 @@ def test_the_full_method_has_no_options():
 def test_loras_options_beside_full_fine_tuning_are_refused(option):
     with pytest.raises(UsageError, match="belongs to LoRA, and --method is full") as caught:
         lora_options("full", **option)
-    assert "--method lora" in caught.value.hint
+    assert "--method lora" in hint_of(caught.value)
     assert lora_options("lora", **option) is not None
 
 
@@ -280,7 +281,7 @@ def test_a_full_registry_has_no_adapters(tmp_path):
     workspace = Workspace(registry)
     with pytest.raises(UsageError, match="fully fine-tuned") as caught:
         export_adapter(workspace, workspace.head(), "warm", tmp_path / "adapter")
-    assert "--method lora" in caught.value.hint
+    assert "--method lora" in hint_of(caught.value)
     assert not (tmp_path / "adapter").exists()
 
 
@@ -332,7 +333,7 @@ def test_a_checkpoint_is_refused_by_a_lora_registry(workspace, tmp_path):
     with pytest.raises(UsageError, match="the registry holds LoRA experts") as caught:
         imported(tmp_path / "lora", tmp_path / "warm.safetensors")
     assert "\n" not in caught.value.message
-    assert CONFIG in caught.value.hint
+    assert CONFIG in hint_of(caught.value)
     with pytest.raises(DataError, match="no such file"):
         imported(tmp_path / "lora", tmp_path / "nothing.safetensors")
 
@@ -344,7 +345,7 @@ def test_an_adapter_is_refused_by_a_full_registry(workspace, tmp_path, there):
         Registry.create(tmp_path / "full", new_config(load_base("tiny")))
     with pytest.raises(UsageError, match="holds fully fine-tuned experts") as caught:
         imported(tmp_path / "full", tmp_path / "adapter")
-    assert "condu init --method lora" in caught.value.hint
+    assert "condu init --method lora" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from made_registries import flip, made_expert, made_registry
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, PartialError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning.resuming import resume
@@ -59,7 +60,7 @@ def test_one_that_cannot_be_committed_does_not_keep_the_others_back(several):
     ) as caught:
         resume(several, None, on_done=told.append)
     assert caught.value.exit_code == 3
-    assert "condu forget birds" in caught.value.hint
+    assert "condu forget birds" in hint_of(caught.value)
     assert [entry.name for entry in several.head().entries] == ["birds", "a", "b"]
     assert [(done.task, done.summary.tasks) for done in told] == [("a", 2), ("b", 3)]
     assert several.waiting.paths() == [kept]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from condu_cli.backbone.dual_encoder import DualEncoder
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.draws import hold_out
 from condu_cli.data.pictures.loading import PictureSet
 from condu_cli.data.sources.folders import read_folder
@@ -61,7 +62,7 @@ def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(path, warm, learn):
         learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
     assert caught.value.exit_code == 130
     assert "stopped after iteration 4 of 10 and is kept" in caught.value.message
-    assert caught.value.hint == "condu learn --task warm --resume goes on from there"
+    assert hint_of(caught.value) == "condu learn --task warm --resume goes on from there"
     registry = Registry.open(path)
     assert registry.head() is None
     (file,) = registry.runs.all()
@@ -134,8 +135,8 @@ def test_a_training_writes_itself_down_while_it_runs(path, warm, learn):
 def test_a_task_with_an_unfinished_training_is_not_begun_anew_by_mistake(stopped, warm, learner):
     with pytest.raises(UsageError, match="was interrupted and is kept") as caught:
         learner(stopped.path, "warm", warm)
-    assert "--resume" in caught.value.hint
-    assert "--retrain" in caught.value.hint
+    assert "--resume" in hint_of(caught.value)
+    assert "--retrain" in hint_of(caught.value)
     learner(stopped.path, "other", warm)
 
 
@@ -153,7 +154,7 @@ def test_other_pictures_than_it_began_with_are_refused(path, warm, learn, tmp_pa
     registry = Registry.open(path)
     with pytest.raises(DataError, match="not those that its training began with") as caught:
         resume(registry, "warm")
-    assert "--retrain" in caught.value.hint
+    assert "--retrain" in hint_of(caught.value)
     assert len(registry.runs.paths()) == 1
 
 
@@ -342,7 +343,7 @@ def test_a_retraining_that_cannot_go_on_points_to_the_expert_before_it(warm, ret
     shutil.rmtree(photos)
     with pytest.raises(DataError) as caught:
         resume(registry, None)
-    assert f"remove {run}, and condu learn --task warm --resume commits it" in caught.value.hint
+    assert f"remove {run}, and condu learn --task warm --resume commits it" in hint_of(caught.value)
     run.unlink()
     (done,) = resume(registry, None)
     assert done.summary.iterations == 3
@@ -368,15 +369,15 @@ def test_of_a_retraining_that_has_written_itself_down_again_the_later_file_is_na
     with pytest.raises(DataError, match="does not answer") as caught:
         resume(stopped, "warm", machine=Machine(save_every=1))
     (later,) = set(stopped.runs.paths()) - set(before)
-    assert caught.value.hint.startswith("Try again; ")
-    assert f"remove {later}, and" in caught.value.hint
+    assert hint_of(caught.value).startswith("Try again; ")
+    assert f"remove {later}, and" in hint_of(caught.value)
 
 
 def test_a_retraining_whose_commit_fails_is_what_resume_commits(warm, retraining, locked):
     registry = retraining(warm)
     with locked() as caught:
         resume(registry, "warm")
-    assert "trained before" not in caught.value.hint
+    assert "trained before" not in hint_of(caught.value)
     (done,) = resume(registry, "warm")
     assert done.summary.iterations == 6
 
@@ -454,7 +455,7 @@ def test_ctrl_c_after_the_last_iteration_waits_until_the_expert_is_kept(
     monkeypatch.setattr(committing, "keep_expert", pressed)
     with pytest.raises(InterruptedByUserError, match="while committing") as caught:
         learn(path, "warm", warm, iterations=2)
-    assert "--resume" in caught.value.hint
+    assert "--resume" in hint_of(caught.value)
     monkeypatch.undo()
     assert [done.task for done in resume(Registry.open(path), None)] == ["warm"]
 

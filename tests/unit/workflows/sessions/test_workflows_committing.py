@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_registries import SHAPES, decoded, flip, learn, made_config, made_expert, made_registry
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import (
     ConduError,
     HeadMovedError,
@@ -75,7 +76,7 @@ def test_an_expert_that_cannot_be_unified_is_refused_before_it_is_kept(registry,
     expert.delta["image.bias"][3] = value
     with pytest.raises(ConduError, match=r"cannot be unified.*image\.bias") as caught:
         commit(registry, expert)
-    assert "--lr" in caught.value.hint
+    assert "--lr" in hint_of(caught.value)
     assert registry.waiting.paths() == []
 
 
@@ -90,7 +91,7 @@ def test_a_moved_head_stops_the_commit_and_names_both_sessions(registry, stale):
         commit(registry, made_expert("cars"), parent=stale)
     was = "the empty state" if stale is None else stale[:12]
     assert f"HEAD moved from {was} to {head.id[:12]}" in caught.value.message
-    assert "condu learn --task cars --resume" in caught.value.hint
+    assert "condu learn --task cars --resume" in hint_of(caught.value)
     assert caught.value.exit_code == 11
     assert registry.head() == head
     assert {ref.sha256 for ref in registry.blobs.all()} == blobs
@@ -152,7 +153,7 @@ def test_whatever_fails_after_training_the_expert_is_kept(registry, monkeypatch,
         patch.setattr(registry if name == "lock" else committing, name, fail)
         with pytest.raises(type(error)) as caught:
             commit(registry, made_expert("cars"))
-    assert "condu learn --task cars --resume commits it" in caught.value.hint
+    assert "condu learn --task cars --resume commits it" in hint_of(caught.value)
     assert registry.head() == head
     (waiting,) = registry.waiting.all()
     done = resume_expert(registry, waiting, command="resume")
@@ -179,7 +180,7 @@ def test_ctrl_c_while_committing_says_that_the_expert_is_kept(registry, monkeypa
         patch.setattr(committing, "draft_session", interrupt)
         with pytest.raises(InterruptedByUserError, match="interrupted while committing") as caught:
             commit(registry, made_expert("cars"))
-    assert "condu learn --task cars --resume commits it" in caught.value.hint
+    assert "condu learn --task cars --resume commits it" in hint_of(caught.value)
     assert caught.value.exit_code == 130
     assert registry.head() == head
     assert resume(registry, "cars")[0].summary.tasks == 2
@@ -196,8 +197,8 @@ def test_an_expert_that_another_process_has_resumed_is_not_said_to_be_kept(regis
     with pytest.raises(HeadMovedError) as caught:
         commit(registry, made_expert("cars"))
     assert registry.waiting.paths() == []
-    assert "kept" not in caught.value.hint
-    assert "--resume" not in caught.value.hint
+    assert "kept" not in hint_of(caught.value)
+    assert "--resume" not in hint_of(caught.value)
 
 
 def test_a_full_disk_while_the_expert_is_kept_is_an_error_that_says_so(registry, monkeypatch):

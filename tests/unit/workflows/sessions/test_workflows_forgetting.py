@@ -3,6 +3,7 @@
 import pytest
 from made_registries import decoded, learn, made_registry
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.forgetting import forget, rename
@@ -86,7 +87,7 @@ def test_an_unknown_task_is_an_error_that_names_a_similar_one(registry, remove):
     head = registry.head()
     with pytest.raises(NotFoundError, match="no task 'crs'") as caught:
         remove(registry, "crs")
-    assert "did you mean 'cars'" in caught.value.hint
+    assert "did you mean 'cars'" in hint_of(caught.value)
     assert registry.head() == head
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_registry
 
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
@@ -210,4 +211,4 @@ def test_an_option_of_a_newer_codec_is_an_error(made, options):
     config = replace(registry.config, codec_options=options)
     with pytest.raises(IntegrityError, match="codec cannot be used") as caught:
         states.codec_for(config)
-    assert "Upgrade" in caught.value.hint
+    assert "Upgrade" in hint_of(caught.value)

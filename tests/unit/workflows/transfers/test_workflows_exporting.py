@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from condu_cli._version import __version__
 from condu_cli.backbone.base_models import load_base
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError, NotFoundError, UsageError
 from condu_cli.registry.manifest import BaseIdentity
 from condu_cli.registry.repository import Registry
@@ -152,7 +153,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_loaded(workspace, ta
 def test_an_unknown_task_names_the_known_ones(workspace, target):
     with pytest.raises(NotFoundError) as caught:
         export_expert(workspace, workspace.head(), "warn", target)
-    assert "warm" in caught.value.hint
+    assert "warm" in hint_of(caught.value)
     assert not target.exists()
 
 
@@ -202,7 +203,7 @@ def test_a_newer_note_asks_for_an_upgrade(note, target):
 def test_a_whole_registry_is_no_model(note, target):
     with pytest.raises(UsageError, match="holds no single model but a registry") as caught:
         read_note(target, {**note, "kind": "registry"})
-    assert f"condu import {target}" in caught.value.hint
+    assert f"condu import {target}" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.loading import LazyPictures
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError
 from condu_cli.registry.repository import Registry
@@ -265,7 +266,7 @@ def test_unusable_class_names_are_refused(path, foreign, tmp_path, content, mess
 def test_a_foreign_checkpoint_needs_class_names(path, foreign):
     with pytest.raises(UsageError, match="says nothing of its classes") as caught:
         plan_of(path, foreign)
-    assert "--class-names FILE" in caught.value.hint
+    assert "--class-names FILE" in hint_of(caught.value)
 
 
 def test_options_win_over_what_condu_noted(path, exported, names, tmp_path):
@@ -346,7 +347,7 @@ def test_a_file_cannot_make_condu_load_what_it_likes(path, exported, tmp_path, b
     save_file(load_file(exported), file, {"condu": note})
     with pytest.raises(UsageError, match="whose weights you must name") as caught:
         plan_of(path, file, base=None)
-    assert hint in caught.value.hint
+    assert hint in hint_of(caught.value)
 
 
 def test_a_fixed_size_tower_takes_no_other_image_size(path, exported):

@@ -1,0 +1,77 @@
+"""From an error to what the user reads: the option at fault in front, and what to do next.
+
+Imported only when something went wrong, or has to be advised on.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from condu_cli.cli.hints import data, learning, models, registry, transfers
+from condu_cli.cli.hints.table import Facts, Hint
+from condu_cli.errors import ConduError
+
+HINTS: dict[str, Hint] = {
+    **registry.HINTS,
+    **data.HINTS,
+    **models.HINTS,
+    **learning.HINTS,
+    **transfers.HINTS,
+}
+"""What to do about a failure, by its reason."""
+
+RIDERS: dict[str, str] = {}
+"""What a hint ends with where an error has this fact, whatever its reason."""
+
+OPTIONS = {"learning_rate": "--lr", "warmup_iterations": "--warmup"}
+"""Options that are spelled otherwise than the library's parameters."""
+
+
+def option_of(parameter: str) -> str:
+    """Spell a parameter of the library as the command line's option."""
+    return OPTIONS.get(parameter, "--" + parameter.replace("_", "-"))
+
+
+def message_of(exc: ConduError) -> str:
+    """What is wrong, with the option at fault in front where there is one."""
+    parameter = exc.facts.get("parameter")
+    return exc.message if parameter is None else f"{option_of(str(parameter))}: {exc.message}"
+
+
+def hint_of(exc: ConduError, registry: Path | None = None) -> str:
+    """What to do about an error; `registry` is the folder that --registry named, if it did."""
+    return exc.hint or hint_for(exc.reason, exc.facts, registry)
+
+
+def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:
+    """What to do about a failure that is no exception, such as a check that failed."""
+    hint = HINTS.get(reason, "")
+    template = hint if isinstance(hint, str) else hint(facts)
+    parts = [template, *(text for fact, text in RIDERS.items() if facts.get(fact))]
+    here = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
+    return _TEXT.vformat("; ".join(filter(None, parts)), (), {**facts, "here": here})
+
+
+class _Text(Formatter):
+    """Templates with facts: lists are joined, `{task!q}` is quoted for a shell.
+
+    A fact that an error does not have is written in capitals, as usage lines do: `--task TASK`.
+    """
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return kwargs.get(str(key), str(key).upper())
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        if conversion == "q":
+            return shlex.quote(str(value))
+        return super().convert_field(value, conversion)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        return str(super().format_field(value, format_spec))
+
+
+_TEXT = _Text()

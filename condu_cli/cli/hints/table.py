@@ -1,0 +1,11 @@
+"""What the tables of hints hold."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+Facts: TypeAlias = Mapping[str, object]
+Hint: TypeAlias = str | Callable[[Facts], str]
+"""A template for `str.format` with an error's facts, or a function that chooses one.
+
+`{task!q}` is quoted for a shell; `{here}` repeats --registry where the user gave it.
+"""
