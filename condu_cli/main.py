@@ -30,6 +30,7 @@ from condu_cli.cli.command import (
     Settings,
     YesOption,
 )
+from condu_cli.cli.groups import arrange
 from condu_cli.cli.output import Mode, Output
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
@@ -42,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="First steps: condu demo. Then: condu learn --task NAME --data DIR",
+    epilog="First steps: condu demo, then condu learn --task NAME --data DIR.",
 )
 NOUNS = (
     *(registries, bases, tasks, learn, predict, history, show),
@@ -50,6 +51,7 @@ NOUNS = (
 )
 for noun in NOUNS:
     noun.register(app)
+arrange(app)
 
 
 def _show_version(value: bool) -> None:
@@ -75,11 +77,11 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program and leave with its exit code; nobody sees a traceback unasked."""
+    """Run the program and exit with its exit code; tracebacks need CONDU_DEBUG=1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     out = Output(Mode.JSON if "--json" in given else Mode.HUMAN)
     for stream in (sys.stdout, sys.stderr):
-        # A file name need not be valid text, and a terminal need not know every letter.
+        # A file name need not be valid text, and a terminal may lack a character.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     settings = Settings()

@@ -14,7 +14,10 @@ def register(app: typer.Typer) -> None:
 
 
 def bases(run: Run) -> None:
-    """List base models. Any open_clip architecture works: NAME:TAG or NAME:/path/weights."""
+    """List the base models.
+
+    Any open_clip architecture works: NAME:TAG or NAME:/path/weights.safetensors.
+    """
     from condu_cli.backbone.base_models import CATALOG
 
     rows = [

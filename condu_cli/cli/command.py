@@ -26,7 +26,7 @@ RegistryOption = Annotated[
     typer.Option(
         "--registry",
         metavar="PATH",
-        help="Folder of the registry. Default: $CONDU_REGISTRY, else the user's data folder.",
+        help="The registry's folder. Default: $CONDU_REGISTRY, else the user's data folder.",
         rich_help_panel=PANEL,
         show_default=False,
     ),
@@ -35,21 +35,22 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print results as JSON.", rich_help_panel=PANEL)
 ]
 QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Results and errors only.", rich_help_panel=PANEL)
+    bool,
+    typer.Option("-q", "--quiet", help="Print results and errors only.", rich_help_panel=PANEL),
 ]
 YesOption = Annotated[
-    bool, typer.Option("-y", "--yes", help="Answer yes to questions.", rich_help_panel=PANEL)
+    bool, typer.Option("-y", "--yes", help="Answer yes to every question.", rich_help_panel=PANEL)
 ]
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        "-n", "--dry-run", help="Say what would be done, change nothing.", rich_help_panel=PANEL
+        "-n", "--dry-run", help="Print what would be done; change nothing.", rich_help_panel=PANEL
     ),
 ]
 LongDryRunOption = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Say what would be done, change nothing.", rich_help_panel=PANEL
+        "--dry-run", help="Print what would be done; change nothing.", rich_help_panel=PANEL
     ),
 ]
 

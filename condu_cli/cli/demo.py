@@ -36,7 +36,10 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Take the tour: learn two tasks, forget none, look at the disk, roll back."""
+    """Take the tour: learn two tasks, forget none, roll back.
+
+    It uses embedded pictures and takes about two minutes. Your own registry is not touched.
+    """
     with tempfile.TemporaryDirectory(prefix="condu-demo-") as temporary:
         tour = Tour(run, Path(keep) if keep is not None else Path(temporary, "registry"))
         result = tour.take()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condu_cli.cli.command import Run, command
+from condu_cli.cli.options import SESSION_HELP
 from condu_cli.cli.output import Output
 from condu_cli.cli.wording import describe_session, percent, session_name, size, when
 
@@ -25,13 +26,13 @@ def register(app: typer.Typer) -> None:
 def log(
     run: Run,
     operations: Annotated[
-        bool, typer.Option("--operations", help="List what moved HEAD, and when.")
+        bool, typer.Option("--operations", help="List the operations that moved HEAD instead.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="List sessions of which only the record is left too.")
+        bool, typer.Option("--all", help="Include sessions that gc removed; their records remain.")
     ] = False,
 ) -> None:
-    """List all sessions, newest first; the current one is HEAD."""
+    """List the sessions, newest first; HEAD is the current one."""
     registry = run.open_registry()
     if operations:
         _log_operations(run.out, registry.operations())
@@ -122,9 +123,7 @@ def rollback(
     run: Run,
     session: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SESSION", help="Where to go: an id, a tag, or @~N.", show_default=False
-        ),
+        typer.Argument(metavar="SESSION", help=SESSION_HELP, show_default=False),
     ] = None,
     steps: Annotated[
         int | None,
@@ -132,7 +131,10 @@ def rollback(
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last rollback.")] = False,
 ) -> None:
-    """Move HEAD to an older session, or undo that. Nothing is deleted."""
+    """Move HEAD to an older session; --undo moves it back.
+
+    Nothing is deleted: `condu gc` decides later what to remove.
+    """
     from condu_cli.errors import UsageError
     from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 
@@ -178,10 +180,13 @@ def tag(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="The tag.", show_default=False)
     ] = None,
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="An id, a tag, or @~N.")] = "@",
+    session: Annotated[str, typer.Argument(metavar="SESSION", help=SESSION_HELP)] = "@",
     delete: Annotated[bool, typer.Option("--delete", help="Remove the tag.")] = False,
 ) -> None:
-    """Name a session, so that it is found again and never collected. Without NAME: list tags."""
+    """Tag a session so that it is never removed, or list the tags.
+
+    A tag can be used wherever a session is named.
+    """
     from condu_cli.errors import UsageError
 
     registry = run.open_registry()
@@ -230,10 +235,14 @@ def _list_tags(out: Output, registry: "Registry") -> None:
 
 def diff(
     run: Run,
-    before: Annotated[str, typer.Argument(metavar="SESSION", help="An id, a tag, or @~N.")] = "@~1",
-    after: Annotated[str, typer.Argument(metavar="SESSION")] = "@",
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help=SESSION_HELP)] = "@~1",
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The other session.")] = "@",
 ) -> None:
-    """Compare two sessions: tasks, how far each expert moved, mask overlap, storage."""
+    """Compare two sessions.
+
+    For each task: whether it was added, changed or removed, how far its expert moved (drift), and
+    how much its mask overlaps. Then the bytes that each session uses.
+    """
     from dataclasses import asdict
 
     from condu_cli.workflows.sessions.comparing import compare

@@ -1,4 +1,4 @@
-"""`condu doctor`: is everything in order?"""
+"""`condu doctor`: check the installation."""
 
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(run: Run) -> None:
-    """Check the installation, the embedded base model and the registry."""
+    """Check the installation, the base model and the registry."""
     from condu_cli.workflows.opening.installation import examine
 
     checks = examine(run.registry_path)

@@ -1,4 +1,4 @@
-"""`condu learn`: new tasks, or what was interrupted."""
+"""`condu learn`: train new tasks, or resume an interrupted training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,10 +84,11 @@ def learn(
     freeze_a: FreezeAOption = False,
     lora_seed: LoraSeedOption = None,
 ) -> "list[LearnSummary]":
-    """Fine-tune an expert for a task, unify it with all others, commit a new session.
+    """Fine-tune an expert for a task and commit a new session.
 
-    Without any option of the recipe, the preset of the base model and the task is followed;
-    `--dry-run` shows it, for a known task also `condu tasks NAME`.
+    The new expert is unified with all others. Recipe options override the preset for the base
+    model and the task; `--dry-run` prints the preset, and so does `condu tasks NAME` for a known
+    task.
     """
     if devices > 1 and not _is_launched():
         raise typer.Exit(_launch(devices, device))

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from condu_cli.cli.options import DATA_HELP
+from condu_cli.cli.options import DATA_HELP, PICTURES
 from condu_cli.cli.registries import Method, Train
 
-PICTURES, RECIPE, RUNNING, REGISTRY = "Pictures", "Recipe", "Running", "A registry not there yet"
+RECIPE, RUNNING, REGISTRY = "Recipe", "Running", "If the registry is new"
 """Headings of the help."""
 
 
@@ -37,7 +37,7 @@ def _option(panel: str, help_text: str, *names: str, **settings: Any) -> Any:
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--task", metavar="NAME", help="The new task; may be repeated.", show_default=False
+        "--task", metavar="NAME", help="The task to learn; may be repeated.", show_default=False
     ),
 ]
 
@@ -55,7 +55,7 @@ TemplateOption = Annotated[
     list[str] | None,
     _option(
         PICTURES,
-        "Prompt template, {} stands for the class; may be repeated. The first trains.",
+        "Prompt template; {} stands for the class. May be repeated; training uses the first.",
         "--template",
         metavar="TEXT",
     ),
@@ -65,13 +65,13 @@ ShotsOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None,
-    _option(PICTURES, "Train on N pictures in all, of every class alike.", "--limit", metavar="N"),
+    _option(PICTURES, "Train on N pictures in all, balanced over classes.", "--limit", metavar="N"),
 ]
 MaxUnreadableOption = Annotated[
     int | None,
     _option(
         PICTURES,
-        "So many pictures that cannot be read are left out. Default: 10, or 5 % if that is more.",
+        "Skip up to N unreadable pictures. Default: 10, or 5 % if that is more.",
         "--max-unreadable",
         metavar="N",
         min=0,
@@ -91,7 +91,7 @@ WorkersOption = Annotated[
     int | None,
     _option(
         PICTURES,
-        "Processes that decode pictures. Default: as many as pay off.",
+        "Processes that decode pictures. Default: chosen by the size of the data set.",
         "--workers",
         metavar="N",
         min=0,
@@ -104,7 +104,7 @@ IterationsOption = Annotated[
 ]
 EpochsOption = Annotated[
     float | None,
-    _option(RECIPE, "Passes over the pictures, instead of steps.", "--epochs", metavar="X"),
+    _option(RECIPE, "Passes over the pictures, instead of --iterations.", "--epochs", metavar="X"),
 ]
 LearningRateOption = Annotated[
     float | None, _option(RECIPE, "Peak learning rate.", "--lr", metavar="X", min=0.0)
@@ -117,7 +117,7 @@ AccumulationOption = Annotated[
     int | None,
     _option(
         RECIPE,
-        "Run a step's pictures in N parts one after another: the same, in less memory.",
+        "Accumulate the gradient over N parts of a batch: less memory, same result.",
         "--accumulation",
         metavar="N",
         min=1,
@@ -125,28 +125,32 @@ AccumulationOption = Annotated[
 ]
 WarmupOption = Annotated[
     int | None,
-    _option(RECIPE, "Steps over which the learning rate rises.", "--warmup", metavar="N", min=0),
+    _option(RECIPE, "Warm-up steps of the learning rate.", "--warmup", metavar="N", min=0),
 ]
 WeightDecayOption = Annotated[
     float | None, _option(RECIPE, "AdamW's weight decay.", "--weight-decay", metavar="X", min=0.0)
 ]
 ClipNormOption = Annotated[
     float | None,
-    _option(RECIPE, "Largest norm of the gradient; 0: any.", "--clip-norm", metavar="X", min=0.0),
+    _option(
+        RECIPE, "Clip the gradient to this norm; 0: never.", "--clip-norm", metavar="X", min=0.0
+    ),
 ]
 LabelSmoothingOption = Annotated[
     float | None,
-    _option(RECIPE, "Share of the label that is spread out.", "--label-smoothing", metavar="X"),
+    _option(RECIPE, "Label smoothing, 0 to 1.", "--label-smoothing", metavar="X"),
 ]
 PrecisionOption = Annotated[
     Precision | None,
-    _option(RECIPE, "What the towers compute in. Default: what is fast and safe.", "--precision"),
+    _option(
+        RECIPE, "What to compute in. auto: bfloat16 on GPUs where it is faster.", "--precision"
+    ),
 ]
 ImageSizeOption = Annotated[
     int | None,
     _option(
         RECIPE,
-        "Training resolution in pixels, for base models that accept more than one.",
+        "Training resolution in pixels, if the base model accepts more than one.",
         "--image-size",
         metavar="N",
         min=16,
@@ -156,7 +160,7 @@ ValidateEveryOption = Annotated[
     int | None,
     _option(
         RECIPE,
-        "Measure on pictures held out, every N steps.",
+        "Measure on held-out pictures every N steps.",
         "--validate-every",
         metavar="N",
         min=1,
@@ -166,7 +170,7 @@ ValidationShareOption = Annotated[
     float | None,
     _option(
         RECIPE,
-        "Share of the training pictures that is held out. Default: 0.1 if anything is measured.",
+        "Share of the training pictures to hold out. Default: 0.1 if anything is measured.",
         "--validation-share",
         metavar="X",
         min=0.0,
@@ -174,18 +178,18 @@ ValidationShareOption = Annotated[
 ]
 KeepOption = Annotated[
     Keep | None,
-    _option(RECIPE, "The expert is the last step's, or the best one measured.", "--keep"),
+    _option(RECIPE, "Keep the weights of the last step, or the best measured.", "--keep"),
 ]
 PatienceOption = Annotated[
     int | None,
     _option(
-        RECIPE, "Stop after N measurements without a better one.", "--patience", metavar="N", min=1
+        RECIPE, "Stop after N measurements without improvement.", "--patience", metavar="N", min=1
     ),
 ]
 SeedOption = Annotated[
     int | None,
     _option(
-        RECIPE, "Seed of draws, held-out pictures, crops and their order. Default: 0.", metavar="N"
+        RECIPE, "Seed of the draws, the held-out pictures and the crops. Default: 0.", metavar="N"
     ),
 ]
 
@@ -197,7 +201,7 @@ SaveEveryOption = Annotated[
     int | None,
     _option(
         RUNNING,
-        "Write the training down every N steps. Default: every ten minutes.",
+        "Save the training every N steps. Default: every ten minutes.",
         "--save-every",
         metavar="N",
         min=1,
@@ -207,13 +211,13 @@ ResumeOption = Annotated[
     bool,
     _option(
         RUNNING,
-        "Go on with trainings that were interrupted, and commit trained experts that were kept.",
+        "Resume interrupted trainings and commit trained experts that were kept.",
         "--resume",
     ),
 ]
 RetrainOption = Annotated[
     bool,
-    _option(RUNNING, "Train anew although something is kept of the task.", "--retrain"),
+    _option(RUNNING, "Train again instead of resuming what was kept of the task.", "--retrain"),
 ]
 
 # A registry that does not exist yet
@@ -222,8 +226,8 @@ NewBaseOption = Annotated[
 ]
 NewMethodOption = Annotated[
     Method | None,
-    _option(REGISTRY, "Fine-tune all weights, or LoRA factors of some layers.", "--method"),
+    _option(REGISTRY, "Fine-tune all weights, or LoRA factors.", "--method"),
 ]
 NewTrainOption = Annotated[
-    Train | None, _option(REGISTRY, "Train both towers, or one of them.", "--train")
+    Train | None, _option(REGISTRY, "Train both towers, or freeze one of them.", "--train")
 ]

@@ -14,30 +14,43 @@ class RouterName(str, Enum):
     paper = "paper"
 
 
-RouterOption = Annotated[RouterName, typer.Option(help="How tasks are chosen when none is named.")]
-ExpertsOption = Annotated[
-    int, typer.Option("--experts", metavar="K", min=1, help="Ask the K best tasks' experts.")
+RouterOption = Annotated[
+    RouterName, typer.Option(help="How experts are chosen when no task is named.")
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or mps.")]
+ExpertsOption = Annotated[
+    int, typer.Option("--experts", metavar="K", min=1, help="Ask the experts of the K best tasks.")
+]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="D", help="Where to compute: auto, cpu, cuda or mps.")
+]
+PICTURES = "Pictures"
+"""Heading of the options about pictures in the help."""
+SESSION_HELP = "A session: an id, a tag, or @~N (N before HEAD)."
 DATA_HELP = (
     "A folder of pictures (train/CLASS and test/CLASS, or CLASS alone), a .csv, .tsv or .jsonl of "
     "paths and labels, or a saved Hugging Face data set."
 )
 DataOption = Annotated[
-    Path | None, typer.Option(metavar="PATH", help=DATA_HELP, show_default=False)
+    Path | None,
+    typer.Option(metavar="PATH", help=DATA_HELP, show_default=False, rich_help_panel=PICTURES),
 ]
 DataRootOption = Annotated[
     Path | None,
     typer.Option(
         "--data-root",
         metavar="DIR",
-        help="Folder below which the data sets lie; see condu tasks. Default: $CONDU_DATA.",
+        help="Folder that holds the data sets; see condu tasks. Default: $CONDU_DATA.",
         show_default=False,
+        rich_help_panel=PICTURES,
     ),
 ]
 DownloadOption = Annotated[
     bool,
-    typer.Option("--download", help="Download a public data set that is not there, if possible."),
+    typer.Option(
+        "--download",
+        help="Download a missing public data set if possible.",
+        rich_help_panel=PICTURES,
+    ),
 ]
 ClassNamesOption = Annotated[
     Path | None,
@@ -47,6 +60,7 @@ ClassNamesOption = Annotated[
         help="Class names in words: JSON (folder to name, or a list) or one per line. "
         "Default: classes.json in DIR, else the folders' names.",
         show_default=False,
+        rich_help_panel=PICTURES,
     ),
 ]
 LORA = "LoRA"
@@ -57,7 +71,7 @@ RankOption = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="LoRA's rank. Default: the base model's own.",
+        help="LoRA's rank. Default: depends on the base model.",
         show_default=False,
         rich_help_panel=LORA,
     ),
@@ -66,7 +80,7 @@ AlphaOption = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="LoRA adds X / rank times B A. Default: the rank.",
+        help="LoRA's alpha; B A is scaled by X / rank. Default: the rank.",
         show_default=False,
         rich_help_panel=LORA,
     ),
@@ -76,16 +90,14 @@ LoraTargetsOption = Annotated[
     typer.Option(
         "--lora-targets",
         metavar="GLOB",
-        help="Layers that get factors, by name; may be repeated. Default: the base model's own.",
+        help="Layers to adapt, by name; may be repeated. Default: depends on the base model.",
         show_default=False,
         rich_help_panel=LORA,
     ),
 ]
 FreezeAOption = Annotated[
     bool,
-    typer.Option(
-        "--freeze-a", help="Train LoRA's B factors alone; A stays as drawn.", rich_help_panel=LORA
-    ),
+    typer.Option("--freeze-a", help="Train only LoRA's B factors; freeze A.", rich_help_panel=LORA),
 ]
 LoraSeedOption = Annotated[
     int | None,
@@ -93,7 +105,7 @@ LoraSeedOption = Annotated[
         "--lora-seed",
         metavar="N",
         min=0,
-        help="Seed of LoRA's A factors, the same for all tasks. Default: 0.",
+        help="Seed of the A factors that all tasks share. Default: 0.",
         show_default=False,
         rich_help_panel=LORA,
     ),

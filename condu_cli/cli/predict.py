@@ -1,4 +1,4 @@
-"""`condu predict`: what is on these pictures?"""
+"""`condu predict`: answer what is on pictures."""
 
 import csv
 import sys
@@ -28,21 +28,26 @@ def predict(
     ],
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Ask this task's expert only.", show_default=False),
+        typer.Option(metavar="NAME", help="Ask only this task's expert.", show_default=False),
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,C", help="Candidate labels of your own, in words.", show_default=False
+            metavar="A,B,C", help="Your own candidate labels, in words.", show_default=False
         ),
     ] = None,
     experts: ExpertsOption = 1,
     router: RouterOption = RouterName.pooled,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Best answers to print.")] = 3,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: path, label, …")] = False,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Print the N best answers.")] = 3,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print one CSV row per picture, with a header.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> "list[Answered]":
-    """Say what is on pictures, with or without the task's name."""
+    """Answer what is on pictures, with or without naming a task.
+
+    If no task is named, the router chooses the experts to ask.
+    """
     from condu_cli.backbone.devices import resolve_device
     from condu_cli.errors import DataError, PartialError, UsageError
     from condu_cli.workflows.answering.picture_answers import STANDARD_INPUT, answer_paths

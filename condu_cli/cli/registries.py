@@ -67,10 +67,10 @@ def register(app: typer.Typer) -> None:
 def init(
     run: Run,
     base: Annotated[
-        str, typer.Option(metavar="ID", help="Base model, see `condu bases`.")
+        str, typer.Option(metavar="ID", help="Base model; `condu bases` lists them.")
     ] = "mini",
     method: Annotated[
-        Method, typer.Option(help="Fine-tune all weights, or LoRA factors of some layers.")
+        Method, typer.Option(help="Fine-tune all weights, or LoRA factors.")
     ] = Method.full,
     rank: RankOption = None,
     alpha: AlphaOption = None,
@@ -78,7 +78,7 @@ def init(
     freeze_a: FreezeAOption = False,
     lora_seed: LoraSeedOption = None,
     train: Annotated[
-        Train, typer.Option(help="Train both towers, or one of them and leave the other as it is.")
+        Train, typer.Option(help="Train both towers, or freeze one of them.")
     ] = Train.whole,
     dtype: Annotated[
         Dtype, typer.Option(help="Storage type of the unified delta.")
@@ -86,19 +86,18 @@ def init(
     rescaler: Annotated[
         Rescaler | None,
         typer.Option(
-            help="One rescaler per task, per tensor or per output channel. Default: row.",
+            help="One rescaler per task, tensor or row (output channel). Default: row.",
             show_default=False,
         ),
     ] = None,
     compat: Annotated[
         Compat | None,
-        typer.Option(help="`paper`: one global rescaler, as published.", show_default=False),
+        typer.Option(help="Follow the paper: one global rescaler.", show_default=False),
     ] = None,
 ) -> None:
     """Create an empty registry for one base model.
 
-    The method, the storage type and the rescalers are the registry's for good; docs/method.md and
-    docs/fusion.md have what each costs and gains.
+    These options cannot be changed later. docs/method.md and docs/fusion.md compare them.
     """
     from condu_cli.backbone.base_models import load_base
     from condu_cli.registry.repository import Registry
@@ -163,7 +162,7 @@ def _codec_options(
 
 
 def storage_report(run: Run) -> None:
-    """Show what lies on disk, beside one full checkpoint per task."""
+    """Show disk usage next to one full checkpoint per task."""
     from condu_cli.workflows.storage_report import report
 
     registry = run.open_registry()

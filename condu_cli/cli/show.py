@@ -1,4 +1,4 @@
-"""`condu show`: one task or one session in full."""
+"""`condu show`: one task or one session in detail."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +22,14 @@ def register(app: typer.Typer) -> None:
 def show(
     run: Run,
     name: Annotated[
-        str, typer.Argument(metavar="TASK|SESSION", help="A task of HEAD, or a session's id.")
+        str,
+        typer.Argument(metavar="TASK|SESSION", help="A task of HEAD, or a session: id, tag, @~N."),
     ] = "@",
 ) -> None:
-    """Show a task or a session in full: recipe, classes, blobs, what became of it."""
+    """Show one task or one session in detail.
+
+    For a task: its recipe, classes and blobs, and how each later session changed its expert.
+    """
     from dataclasses import asdict
 
     from condu_cli.workflows.opening.paradigms import summary_of

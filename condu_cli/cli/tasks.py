@@ -1,4 +1,4 @@
-"""`condu tasks`, `ls`, `evaluate`, `forget` and `rename`: tasks, known and learned."""
+"""`condu tasks`, `ls`, `evaluate`, `forget` and `rename`: known tasks and learned ones."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -55,11 +55,11 @@ def tasks(
     run: Run,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="TASK", help="Show everything about one task.", show_default=False),
+        typer.Argument(metavar="TASK", help="Show one task in detail.", show_default=False),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """List the tasks that condu knows by name, and whether their pictures are there."""
+    """List the tasks known by name, and where their pictures are."""
     from condu_cli.data.sources.known_tasks import DATA_VARIABLE, known_tasks
     from condu_cli.data.sources.known_tasks import data_root as default_root
     from condu_cli.errors import NotFoundError
@@ -262,9 +262,13 @@ def _note_kept(out: Output, registry: "Registry") -> None:
 
 def forget(
     run: Run,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task to leave out.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task to forget.")],
 ) -> None:
-    """Commit a session without a task; the others are unified again from what is stored."""
+    """Commit a session without one of the tasks.
+
+    The other experts are unified again, which may change them slightly. Older sessions keep the
+    task: `condu rollback` brings it back.
+    """
     from condu_cli.workflows.sessions.forgetting import forget, require_head
 
     registry = run.open_registry()
@@ -328,22 +332,22 @@ def evaluate(
     task: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Task; may be repeated. Default: all.", show_default=False
+            metavar="NAME", help="The task; may be repeated. Default: all.", show_default=False
         ),
     ] = None,
     data: DataOption = None,
     data_root: DataRootOption = None,
     download: DownloadOption = False,
     class_names: ClassNamesOption = None,
-    split: Annotated[Split, typer.Option(help="Which pictures.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Which pictures to measure.")] = Split.test,
     label_space: Annotated[
         LabelSpace,
-        typer.Option(help="own: the task is named. union: all classes of all tasks compete."),
+        typer.Option(help="own: the task's classes. union: the classes of all tasks compete."),
     ] = LabelSpace.own,
     experts: ExpertsOption = 1,
     router: RouterOption = RouterName.pooled,
     zero_shot: Annotated[
-        bool, typer.Option("--zero-shot", help="Measure the base model on the same pictures too.")
+        bool, typer.Option("--zero-shot", help="Also measure the base model.")
     ] = False,
     device: DeviceOption = "auto",
 ) -> "list[Evaluation]":

@@ -1,4 +1,4 @@
-"""`condu export` and `import`: models and registries that come from or go to somewhere else."""
+"""`condu export` and `import`: move models and whole registries."""
 
 from dataclasses import asdict
 from enum import Enum
@@ -36,36 +36,40 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write.")
+    ],
     task: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="One task's expert as a checkpoint (.safetensors) that open_clip loads.",
+            help="Export this task's expert as a checkpoint (.safetensors) that open_clip loads.",
             show_default=False,
         ),
     ] = None,
-    base: Annotated[bool, typer.Option("--base", help="The base model as a checkpoint.")] = False,
+    base: Annotated[
+        bool, typer.Option("--base", help="Export the base model as a checkpoint.")
+    ] = False,
     session: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="The task as of this session. Default: HEAD.", show_default=False
+            metavar="ID", help="The expert as of this session. Default: HEAD.", show_default=False
         ),
     ] = None,
     form: Annotated[
         ExportFormat | None,
         typer.Option(
             "--format",
-            help="Of a LoRA expert: the merged checkpoint (default), or PEFT's two files in a "
-            "folder.",
+            help="For a LoRA expert: a merged checkpoint (the default), or a PEFT adapter folder.",
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
 ) -> "ExportSummary | None":
-    """Write an expert, the base model, or the whole registry.
+    """Export an expert, the base model, or the whole registry.
 
-    What is written holds no paths of this machine.
+    With neither --task nor --base, the whole registry is exported as one archive. Exported files
+    hold no paths of this machine.
     """
     from condu_cli.errors import UsageError
 
@@ -143,7 +147,7 @@ def import_(
         Path | None,
         typer.Argument(
             metavar="ARCHIVE",
-            help="A whole registry that `condu export` wrote; it is created at --registry.",
+            help="A whole registry from `condu export`; it is created at --registry.",
             show_default=False,
         ),
     ] = None,
@@ -155,8 +159,8 @@ def import_(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Checkpoint (.safetensors, .pt, .pth, .bin) fine-tuned from the base model, or "
-            "for a LoRA registry the folder of a PEFT adapter.",
+            help="A checkpoint (.safetensors, .pt, .pth, .bin) fine-tuned from the base model. For "
+            "a LoRA registry: a PEFT adapter folder.",
             show_default=False,
         ),
     ] = None,
@@ -166,7 +170,7 @@ def import_(
             "--class-names",
             metavar="FILE",
             help="Class names in words: JSON (folder to name, or a list) or one per line. "
-            "Default: those that condu noted in the checkpoint, or DIR's.",
+            "Default: those in the checkpoint's metadata, else those of DIR.",
             show_default=False,
         ),
     ] = None,
@@ -174,7 +178,7 @@ def import_(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Pictures of the classes, for prototypes. Default: text alone.",
+            help="Pictures of the classes, for the prototypes. Default: prototypes from text.",
             show_default=False,
         ),
     ] = None,
@@ -182,27 +186,33 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="Prompt template, {} stands for the class; may be repeated.",
+            help="Prompt template; {} stands for the class. May be repeated.",
             show_default=False,
         ),
     ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
-            metavar="PIXELS", min=16, help="Resolution of the training.", show_default=False
+            metavar="PIXELS",
+            min=16,
+            help="Resolution of the training pictures.",
+            show_default=False,
         ),
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="Base model of a registry that does not exist yet; of an ARCHIVE, where it is.",
+            help="Base model if the registry is new. For an ARCHIVE: where its weights are.",
             show_default=False,
         ),
     ] = None,
     device: DeviceOption = "auto",
 ) -> "ImportSummary | None":
-    """Make a task of a checkpoint fine-tuned elsewhere, or a registry of an exported one."""
+    """Import a checkpoint as a task, or a whole registry.
+
+    The checkpoint must have been fine-tuned from the registry's base model. Nothing is trained.
+    """
     from condu_cli.errors import UsageError
 
     others = (task, weights, class_names, data, template, image_size)

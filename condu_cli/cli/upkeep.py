@@ -1,4 +1,4 @@
-"""`condu gc`, `verify` and `backup`: keep a registry small, sound and safe."""
+"""`condu gc`, `verify` and `backup`: keep a registry small, intact and safe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,16 +29,19 @@ def gc(
         typer.Option(
             metavar="N",
             min=1,
-            help="Keep HEAD and the N-1 sessions before it. Default: all of them.",
+            help="Keep HEAD and the N-1 sessions before it. Default: keep the whole history.",
             show_default=False,
         ),
     ] = None,
     no_undo: Annotated[
         bool,
-        typer.Option("--no-undo", help="Also remove what `rollback --undo` could bring back."),
+        typer.Option("--no-undo", help="Also remove what `rollback --undo` could restore."),
     ] = False,
 ) -> None:
-    """Remove what nobody needs any more: never anything of HEAD, a tag or the kept history."""
+    """Remove sessions and files that are no longer needed.
+
+    Never removed: HEAD, its history (unless --keep shortens it) and tagged sessions.
+    """
     from condu_cli.workflows.sessions.collecting import collect, plan_collection
 
     registry = run.open_registry()
@@ -113,10 +116,14 @@ def _print_done(out: Output, done: "Collection") -> None:
 def verify(
     run: Run,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Do not read every byte: no hashes, no patches.")
+        bool,
+        typer.Option("--quick", help="Check without reading every byte: no hashes, no patches."),
     ] = False,
 ) -> None:
-    """Check that everything is there and is, byte for byte, what was written."""
+    """Check every session and every blob, byte for byte.
+
+    Problems are listed with what to do about them, and the exit code is 14. Nothing is changed.
+    """
     from condu_cli.errors import IntegrityError
     from condu_cli.workflows.sessions.verification import verify
 
@@ -176,7 +183,10 @@ def backup(
         Path, typer.Argument(metavar="DIR", help="A new folder, or an earlier backup to update.")
     ],
 ) -> None:
-    """Copy the registry to another folder, also while others write to it."""
+    """Copy the registry to another folder, even while in use.
+
+    An earlier backup in that folder is updated. The copy is a registry that condu can open.
+    """
     from dataclasses import asdict
 
     from condu_cli.registry.copies.backup import back_up_registry

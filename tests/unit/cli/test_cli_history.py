@@ -56,6 +56,18 @@ def test_log_marks_what_was_rolled_back(condu, registry):
     ]
 
 
+def test_rollback_says_what_it_did_and_how_to_undo_it(condu, registry):
+    new, old = (session.id[:12] for session in registry.sessions()[:2])
+    back = condu("rollback")
+    assert back.out.startswith(f"HEAD moved from {new} ")
+    assert f" to {old} " in back.out
+    assert "condu rollback --undo" in back.err
+    forth = condu("rollback", "--undo")
+    assert forth.out.startswith(f"HEAD moved from {old} ")
+    assert "condu rollback SESSION" in forth.err
+    assert registry.head().id.startswith(new)
+
+
 def test_log_leaves_out_removed_sessions_unless_all_is_asked_for(condu, registry):
     collect(registry, 1)
     assert len(document(condu("log", "--json"))) == 1

@@ -11,6 +11,7 @@ import typer
 from made_registries import files_of, flip, made_registry
 
 from condu_cli import __version__
+from condu_cli.cli.groups import GROUPS
 from condu_cli.main import app, main
 from condu_cli.registry.repository import Registry
 
@@ -59,10 +60,27 @@ def test_the_programs_help_lists_every_command_and_the_first_step(condu):
     assert "condu demo" in ran.out
 
 
+def test_the_programs_help_groups_its_commands_most_used_first(condu):
+    """Group by group and command by command, in the order of the table."""
+    lines = [line.strip("│╭─ ") for line in condu("--help").out.splitlines()]
+    starts = [line.split()[0] for line in lines if line.split()]
+    listed = [found for found in starts if found in COMMANDS]
+    assert listed == [name for names in GROUPS.values() for name in names]
+    headings = [line.strip("─╮ ") for line in lines if line.endswith("─╮")]
+    assert headings == ["Options", "Global options", *GROUPS]
+
+
+def test_every_command_is_summed_up_in_a_line_of_a_narrow_terminal(condu, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, _, groups = condu("--help").out.partition("─ Start ─")
+    wrapped = [line for line in groups.splitlines() if line.startswith("│  ")]
+    assert wrapped == []
+
+
 def test_no_arguments_show_the_help_and_no_empty_error(condu):
     ran = condu()
     assert ran.code == 2
-    assert "Commands" in ran.out + ran.err
+    assert "Teach and ask" in ran.out + ran.err
     assert "error:" not in ran.err
 
 
