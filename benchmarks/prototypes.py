@@ -22,7 +22,7 @@ from learning import features_of
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.core.routing.prototypes import PrototypeBuilder
-from condu_cli.core.routing.routers import Query, rank, router_by_name
+from condu_cli.core.routing.routers import Query, rank, router_for
 from condu_cli.data.sources.own_data import read_source
 from condu_cli.data.sources.task_data import templates_for
 from condu_cli.workflows.learning.prototyping import first_of_each_class
@@ -85,7 +85,7 @@ def prototypes(task: Features, per_class: int) -> Prototypes:
 
 def routed_right(name: str, tasks: list[Features], built: list[Prototypes]) -> float:
     """Mean over tasks of the share of test pictures whose best task is their own."""
-    router = router_by_name(name, built)
+    router = router_for(name, built)
     shares = [
         float(np.mean(rank(router.scores(Query(*task.test)), 1)[:, 0] == index))
         for index, task in enumerate(tasks)

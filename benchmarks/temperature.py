@@ -20,7 +20,8 @@ from condu_cli.data.sources.folders import LabelledPictures, read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.presets import preset_for
-from condu_cli.workflows.answering.predictor import Candidate, logits_of
+from condu_cli.workflows.answering.answers import Candidate
+from condu_cli.workflows.answering.panel import logits_of
 from condu_cli.workflows.learning.planning import LearnRequest, settle_recipe
 
 if TYPE_CHECKING:

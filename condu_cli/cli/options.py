@@ -14,8 +14,23 @@ class RouterName(str, Enum):
     paper = "paper"
 
 
+class RuleName(str, Enum):
+    """Who answers, and among which labels."""
+
+    own = "own"
+    vote = "vote"
+
+
 RouterOption = Annotated[
     RouterName, typer.Option(help="How experts are chosen when no task is named.")
+]
+RuleOption = Annotated[
+    RuleName | None,
+    typer.Option(
+        help="own: the nearest expert answers among its own classes. vote: the base model and the "
+        "nearest experts vote. Default: vote with --labels, --experts or --router paper, else own.",
+        show_default=False,
+    ),
 ]
 ExpertsOption = Annotated[
     int, typer.Option("--experts", metavar="K", min=1, help="Ask the experts of the K best tasks.")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.options import DeviceOption, ExpertsOption, RouterName, RouterOption
+from condu_cli.cli.options import (
+    DeviceOption,
+    ExpertsOption,
+    RouterName,
+    RouterOption,
+    RuleOption,
+)
 from condu_cli.cli.output import Mode, Output
 from condu_cli.cli.wording import percent
 
@@ -38,6 +44,7 @@ def predict(
     ] = None,
     experts: ExpertsOption = 1,
     router: RouterOption = RouterName.pooled,
+    rule: RuleOption = None,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Print the N best answers.")] = 3,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print one CSV row per picture, with a header.")
@@ -58,7 +65,9 @@ def predict(
         raise UsageError("--csv and --json exclude each other", "Choose one")
     if task is not None and experts != 1:
         raise UsageError("--task names one expert, --experts asks for more", "Choose one of them")
-    options = PredictOptions(task, _split_labels(labels), experts, router.value)
+    options = PredictOptions(
+        task, _split_labels(labels), experts, router.value, None if rule is None else rule.value
+    )
     workspace = Workspace(run.open_registry(), resolve_device(device))
     session = workspace.head()
     stdin = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""

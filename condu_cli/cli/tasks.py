@@ -17,6 +17,7 @@ from condu_cli.cli.options import (
     ExpertsOption,
     RouterName,
     RouterOption,
+    RuleOption,
 )
 from condu_cli.cli.output import Output
 from condu_cli.cli.wording import percent, size, unreadable_text
@@ -346,6 +347,7 @@ def evaluate(
     ] = LabelSpace.own,
     experts: ExpertsOption = 1,
     router: RouterOption = RouterName.pooled,
+    rule: RuleOption = None,
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot", help="Also measure the base model.")
     ] = False,
@@ -377,6 +379,7 @@ def evaluate(
             label_space=label_space.value,
             experts=experts,
             router=router.value,
+            rule=None if rule is None else rule.value,
             zero_shot=zero_shot,
         )
         with run.out.progress() as on_progress:

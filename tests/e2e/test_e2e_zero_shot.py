@@ -10,7 +10,8 @@ from condu_cli.backbone.base_models import load_base
 from condu_cli.data.pictures.loading import LazyPictures
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
-from condu_cli.workflows.answering.predictor import Candidate, logits_of
+from condu_cli.workflows.answering.answers import Candidate
+from condu_cli.workflows.answering.panel import logits_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,11 +2,12 @@
 
 All features come from the base model, images through the evaluation transform. Three parts
 are kept apart, so that any router can be built from them: the text feature, the mean image
-feature, and the mean pooled feature of the image tower before its projection.
+feature, and the mean pooled feature of the image tower before its projection. A router that needs
+more, such as a covariance, finds it in further arrays that are kept beside them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from condu_cli.core.arrays.layout import Float32, Float64, InvalidStateError, Tensors
 
 Ints = NDArray[np.int64]
+PARTS = ("text", "image", "pooled", "counts")
+"""The arrays that all prototypes have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,8 @@ class Prototypes:
 
     `text`: float32 (C, E), unit rows. `image`: float32 (C, E), mean of unit image features.
     `pooled`: float32 (C, P), mean of unit pooled features. `counts`: int64 (C,), images per
-    class; a class without images has zero rows in `image` and `pooled`.
+    class; a class without images has zero rows in `image` and `pooled`. `extra`: further arrays
+    by name, of any shape and dtype that a blob can hold; only a router that knows one looks at it.
     Source: ConDU (arXiv 2503.10705), prototypes; `pooled` is condu's own.
     """
 
@@ -31,6 +35,12 @@ class Prototypes:
     image: Float32
     pooled: Float32
     counts: Ints
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = sorted(set(PARTS).intersection(self.extra))
+        if taken:
+            raise ValueError(f"{taken[0]!r} is a part of the prototypes, not a further array")
 
     @property
     def paper(self) -> Float32:
@@ -38,30 +48,31 @@ class Prototypes:
         return self.text + self.image
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The four arrays by name, as a blob keeps them."""
+        """All arrays by name, as a blob keeps them."""
         return {
             "text": self.text,
             "image": self.image,
             "pooled": self.pooled,
             "counts": self.counts,
+            **self.extra,
         }
 
     @classmethod
     def from_arrays(cls, arrays: Tensors) -> "Prototypes":
         """Build from stored arrays, each read once.
 
-        Raises InvalidStateError naming an array that is missing, unexpected, misshapen, of
-        another dtype, or not finite.
+        An array of another name, perhaps a newer version's, is kept as it is.
+
+        Raises InvalidStateError naming a part that is missing, misshapen, of another dtype, or
+        not finite.
         """
-        expected = ("text", "image", "pooled", "counts")
-        for name in expected:
+        for name in PARTS:
             if name not in arrays:
                 raise InvalidStateError(name, "is missing")
-        for name in sorted(set(arrays).difference(expected)):
-            raise InvalidStateError(name, "is not part of the prototypes")
-        values = {name: arrays[name] for name in expected}
-        _check_stored(values)
-        return cls(**values)
+        values = {name: arrays[name] for name in arrays}
+        parts = {name: values.pop(name) for name in PARTS}
+        _check_stored(parts)
+        return cls(**parts, extra=values)
 
 
 class PrototypeBuilder:

@@ -1,15 +1,16 @@
 """Routing: which tasks an image belongs to, when nobody names one.
 
-A router scores every task by its best prototype; the experts of the best tasks answer.
+A router scores every task; who then answers, and among which classes, is for a rule to decide.
+One that is not in the table is passed as it is, wherever a router's name is taken.
 
-paper    cosine of the base image feature to text + image prototypes
+paper    cosine of the base image feature to the best text + image prototype
          (ConDU, arXiv 2503.10705, prediction without a task)
-pooled   cosine of the pooled image feature, before the projection, to image-only prototypes
+pooled   cosine of the pooled image feature, before the projection, to the best image-only prototype
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,26 +30,26 @@ class Query:
 
 
 class Router(Protocol):
-    """Scores tasks for images."""
-
-    @property
-    def name(self) -> str:
-        """The name that `router_by_name` knows."""
+    """Scores the tasks that it was made of, for images."""
 
     def scores(self, query: Query) -> Float64:
-        """Cosine of each image to the best prototype of each task: float64 (N, T), in -1..1.
+        """How well each image fits each task, the higher the better: float64 (N, T).
 
-        Raises ValueError where features differ in width from the prototypes or are not finite.
+        The routers here answer with a cosine, -1..1. Raises ValueError where features differ in
+        width from the prototypes or are not finite.
         """
 
 
-class PaperRouter:
-    """Base image features against text + image prototypes; needs at least one task."""
+RouterFactory: TypeAlias = Callable[[Sequence[Prototypes]], Router]
+"""Makes a router of all tasks' prototypes, at least one, in the order in which they were learned.
+"""
 
-    name = "paper"
+
+class PaperRouter:
+    """Base image features against text + image prototypes."""
 
     def __init__(self, tasks: Sequence[Prototypes]) -> None:
-        self._prototypes = [unit_rows(task.paper) for task in _at_least_one(tasks)]
+        self._prototypes = [unit_rows(task.paper) for task in tasks]
 
     def scores(self, query: Query) -> Float64:
         """See `Router.scores`."""
@@ -56,18 +57,14 @@ class PaperRouter:
 
 
 class PooledRouter:
-    """Pooled image features against image-only prototypes; needs at least one task.
+    """Pooled image features against image-only prototypes.
 
     A class without images never wins. A task without any image scores -1, behind all others;
     where no task has an image the paper's prototypes decide instead.
     """
 
-    name = "pooled"
-
     def __init__(self, tasks: Sequence[Prototypes]) -> None:
-        self._prototypes = [
-            unit_rows(task.pooled[task.counts > 0]) for task in _at_least_one(tasks)
-        ]
+        self._prototypes = [unit_rows(task.pooled[task.counts > 0]) for task in tasks]
         self._fallback = PaperRouter(tasks)
 
     def scores(self, query: Query) -> Float64:
@@ -77,20 +74,19 @@ class PooledRouter:
         return _best_cosines(query.pooled, self._prototypes)
 
 
-ROUTERS: Mapping[str, Callable[[Sequence[Prototypes]], Router]] = {
-    PaperRouter.name: PaperRouter,
-    PooledRouter.name: PooledRouter,
-}
+ROUTERS: dict[str, RouterFactory] = {"paper": PaperRouter, "pooled": PooledRouter}
 
 
-def router_by_name(name: str, tasks: Sequence[Prototypes]) -> Router:
-    """The router of that name over the tasks' prototypes.
+def router_for(router: str | RouterFactory, tasks: Sequence[Prototypes]) -> Router:
+    """A router over the tasks' prototypes, by its name or as whoever passes it makes it.
 
     Raises ValueError for a name that is not in `ROUTERS`, or for no tasks.
     """
-    if name not in ROUTERS:
-        raise ValueError(f"unknown router {name!r}; known: {', '.join(sorted(ROUTERS))}")
-    return ROUTERS[name](tasks)
+    if not isinstance(router, str):
+        return router(_at_least_one(tasks))
+    if router not in ROUTERS:
+        raise ValueError(f"unknown router {router!r}; known: {', '.join(sorted(ROUTERS))}")
+    return ROUTERS[router](_at_least_one(tasks))
 
 
 def rank(scores: NDArray[Any], k: int) -> NDArray[np.intp]:

@@ -19,13 +19,9 @@ from condu_cli.core.metrics import accuracy
 from condu_cli.data.pictures.loading import LazyPictures, Selection
 from condu_cli.data.sources.task_data import LearnedFrom, open_split
 from condu_cli.errors import DataError
-from condu_cli.workflows.answering.predictor import (
-    DEFAULT_ROUTER,
-    PredictOptions,
-    Predictor,
-    logits_of,
-    own_candidates,
-)
+from condu_cli.workflows.answering.answers import own_candidates
+from condu_cli.workflows.answering.panel import logits_of
+from condu_cli.workflows.answering.predictor import DEFAULT_ROUTER, PredictOptions, Predictor
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -35,13 +31,17 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.loading import Pictures
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.answering.predictor import Prediction
+    from condu_cli.workflows.answering.answers import Prediction
     from condu_cli.workflows.opening.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What to evaluate; `data` and `data_root` None mean where the task was learned from."""
+    """What to evaluate; `data` and `data_root` None mean where the task was learned from.
+
+    `experts`, `router` and `rule` say how the union of all classes is decided, as in
+    `PredictOptions`.
+    """
 
     task: str
     data: Path | None = None
@@ -52,6 +52,7 @@ class EvaluateRequest:
     label_space: str = "own"
     experts: int = 1
     router: str = DEFAULT_ROUTER
+    rule: str | None = None
     zero_shot: bool = False
 
 
@@ -91,8 +92,10 @@ def evaluate(
     pictures, readable, unreadable = _readable(samples, on_progress)
     labels = labels[readable]
     own = request.label_space == "own"
-    options = PredictOptions(
-        task=request.task if own else None, experts=request.experts, router=request.router
+    options = (
+        PredictOptions(task=request.task)
+        if own
+        else PredictOptions(experts=request.experts, router=request.router, rule=request.rule)
     )
     predictions = Predictor(workspace, session, options).predict(pictures, on_progress)
     classes = entry.expert.classes

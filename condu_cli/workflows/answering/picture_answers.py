@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from condu_cli.data.pictures.loading import LazyPictures, Selection
 from condu_cli.data.pictures.picture_files import list_pictures
 from condu_cli.errors import DataError
-from condu_cli.workflows.answering.predictor import Prediction, PredictOptions, Predictor
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condu_cli.registry.manifest import Session
+    from condu_cli.workflows.answering.answers import Prediction
     from condu_cli.workflows.opening.workspace import Workspace
 
 STANDARD_INPUT = "-"

@@ -14,7 +14,7 @@ from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoi
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.codec import ExpertTarget
 from condu_cli.errors import DataError, UsageError
-from condu_cli.workflows.answering.predictor import expert_image_size
+from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
 from condu_cli.workflows.sessions.states import damaged_session, has_files, open_state
 

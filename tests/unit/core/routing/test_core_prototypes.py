@@ -69,13 +69,27 @@ def test_prototypes_survive_a_round_trip():
         ("pooled", POOLED[:2]),
         ("counts", np.array([1, 2, -1])),
         ("counts", np.array([1.0, 2.0, 0.0])),
-        ("surprise", TEXT),
     ],
 )
 def test_broken_stored_prototypes_are_refused_by_name(name, value):
     with pytest.raises(InvalidStateError) as caught:
         Prototypes.from_arrays({**PROTOTYPES.to_arrays(), name: value})
     assert caught.value.tensor == name
+
+
+def test_further_arrays_are_kept_as_they_are_whatever_they_hold():
+    extra = {"scatter": features(7, 5, 5), "seen": np.array([3], np.int32), "odd": TEXT * np.nan}
+    stored = dataclasses.replace(PROTOTYPES, extra=extra).to_arrays()
+    again = Prototypes.from_arrays(stored)
+    assert set(again.extra) == set(extra)
+    for name, values in again.to_arrays().items():
+        assert values.dtype == stored[name].dtype
+        assert np.array_equal(values, stored[name], equal_nan=True)
+
+
+def test_a_further_array_cannot_take_a_parts_name():
+    with pytest.raises(ValueError, match="'counts' is a part of the prototypes"):
+        dataclasses.replace(PROTOTYPES, extra={"counts": TEXT})
 
 
 def test_a_missing_part_is_refused_by_name():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from condu_cli.core.routing.prototypes import Prototypes, build_prototypes
-from condu_cli.core.routing.routers import Query, rank, router_by_name
+from condu_cli.core.routing.routers import PaperRouter, Query, rank, router_for
 
 
 def features(seed, rows, columns):
@@ -31,7 +31,7 @@ def task(text_rows, pooled_rows, counts=None):
 def test_paper_scores_a_task_by_its_best_prototype():
     other = build_prototypes(features(9, 6, 8), IMAGES, POOLED, LABELS)
     queries = features(5, 11, 8)
-    scores = router_by_name("paper", [PROTOTYPES, other]).scores(Query(queries, POOLED[:11]))
+    scores = router_for("paper", [PROTOTYPES, other]).scores(Query(queries, POOLED[:11]))
     for column, prototypes in enumerate([PROTOTYPES, other]):
         wanted = (unit(queries) @ unit(prototypes.text + prototypes.image).T).max(axis=1)
         assert scores[:, column] == pytest.approx(wanted, abs=1e-6)
@@ -40,41 +40,42 @@ def test_paper_scores_a_task_by_its_best_prototype():
 def test_pooled_looks_at_pooled_features_only():
     tasks = [task([0, 1], [0, 1]), task([2, 3], [2, 3])]
     query = Query(image_features=EYE[[0, 2]], pooled=EYE[[3, 1]])
-    assert rank(router_by_name("paper", tasks).scores(query), 1).tolist() == [[0], [1]]
-    assert rank(router_by_name("pooled", tasks).scores(query), 1).tolist() == [[1], [0]]
+    assert rank(router_for("paper", tasks).scores(query), 1).tolist() == [[0], [1]]
+    assert rank(router_for("pooled", tasks).scores(query), 1).tolist() == [[1], [0]]
 
 
 def test_a_class_without_images_never_wins_in_pooled():
     tasks = [task([0, 1], [0, 1], counts=[1, 0]), task([2], [2])]
     # Against everything: the cosine is -1 to class 0 and to task 1, 0 to a zero prototype.
     query = Query(EYE[:1], -(EYE[:1] + EYE[2:3]))
-    assert router_by_name("pooled", tasks).scores(query)[0] == pytest.approx([-(0.5**0.5)] * 2)
+    assert router_for("pooled", tasks).scores(query)[0] == pytest.approx([-(0.5**0.5)] * 2)
 
 
 def test_a_task_without_images_comes_last_in_pooled():
     tasks = [task([0], [0], counts=[0]), task([1], [1])]
-    scores = router_by_name("pooled", tasks).scores(Query(EYE[:1], EYE[:1]))
+    scores = router_for("pooled", tasks).scores(Query(EYE[:1], EYE[:1]))
     assert scores.tolist() == [[-1.0, 0.0]]
 
 
 def test_without_any_image_the_paper_router_decides():
     tasks = [task([0], [0], counts=[0]), task([1], [1], counts=[0])]
-    scores = router_by_name("pooled", tasks).scores(Query(EYE[1:2], EYE[:1]))
+    scores = router_for("pooled", tasks).scores(Query(EYE[1:2], EYE[:1]))
     assert scores.tolist() == [[0.0, 1.0]]
 
 
 def test_no_images_give_no_scores():
     query = Query(np.zeros((0, 8), np.float32), np.zeros((0, 5), np.float32))
     for name in ("paper", "pooled"):
-        assert router_by_name(name, [PROTOTYPES]).scores(query).shape == (0, 1)
+        assert router_for(name, [PROTOTYPES]).scores(query).shape == (0, 1)
 
 
 def test_routers_refuse_what_they_cannot_score():
     with pytest.raises(ValueError, match="unknown router 'magic'; known: paper, pooled"):
-        router_by_name("magic", [PROTOTYPES])
-    with pytest.raises(ValueError, match="at least one task"):
-        router_by_name("pooled", [])
-    router = router_by_name("pooled", [PROTOTYPES])
+        router_for("magic", [PROTOTYPES])
+    for router in ("pooled", PaperRouter):
+        with pytest.raises(ValueError, match="at least one task"):
+            router_for(router, [])
+    router = router_for("pooled", [PROTOTYPES])
     with pytest.raises(ValueError, match="width"):
         router.scores(Query(IMAGES, IMAGES))
     with pytest.raises(ValueError, match="NaN"):

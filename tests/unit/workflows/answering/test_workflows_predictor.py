@@ -11,14 +11,9 @@ from condu_cli.core.metrics import softmax
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.answering.predictor import (
-    Candidate,
-    PredictOptions,
-    Predictor,
-    RoutedExpert,
-    expert_image_size,
-    logits_of,
-)
+from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
+from condu_cli.workflows.answering.panel import expert_image_size, logits_of
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 from condu_cli.workflows.sessions.states import open_state, restore_files
@@ -131,7 +126,7 @@ def test_an_expert_that_is_loaded_already_is_not_decoupled_again(workspace, deco
 
 def test_the_order_and_the_batches_of_the_pictures_do_not_matter(workspace, monkeypatch):
     whole = predict(workspace)
-    monkeypatch.setattr("condu_cli.workflows.answering.predictor.BATCH", 1)
+    monkeypatch.setattr("condu_cli.workflows.answering.panel.BATCH", 1)
     backwards = predict(workspace, PICTURES[::-1])[::-1]
     assert best(backwards) == best(whole)
     assert routes(backwards) == routes(whole)

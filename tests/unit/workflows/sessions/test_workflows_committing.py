@@ -110,11 +110,14 @@ def test_a_rollback_moves_head_too(registry):
 
 def test_a_kept_expert_is_read_back_bit_for_bit(registry):
     expert = made_expert("cars", folder="/pictures/cars")
+    further = replace(expert.prototypes, extra={"scatter": np.eye(3), "of": np.array([7])})
+    expert = replace(expert, prototypes=further)
     found = load_expert(registry, keep_expert(registry, expert))
     assert set(found.delta) == set(SHAPES)
     for name, values in expert.delta.items():
         assert found.delta[name].dtype == np.float32
         assert np.array_equal(found.delta[name], values)
+    assert set(found.prototypes.extra) == {"scatter", "of"}
     for name, values in expert.prototypes.to_arrays().items():
         assert np.array_equal(found.prototypes.to_arrays()[name], values)
     same = replace(found, delta=expert.delta, prototypes=expert.prototypes)

@@ -1,0 +1,71 @@
+"""What predict answers with: candidates, probabilities, and the experts that gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from condu_cli.core.metrics import softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from condu_cli.registry.manifest import TaskEntry
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A label that can be the answer: its prompt templates, and its task where it has one."""
+
+    label: str
+    task: str | None
+    templates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One candidate with its probability (0..1, over all the candidates)."""
+
+    label: str
+    task: str | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class RoutedExpert:
+    """An expert that answered; `similarity` is the router's score, None where nobody was routed.
+
+    The score is a cosine with the routers that condu brings.
+    """
+
+    task: str
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All answers for one picture, best first, and the experts that gave them."""
+
+    answers: tuple[Answer, ...]
+    experts: tuple[RoutedExpert, ...]
+
+
+def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:
+    """The classes of one task as candidates."""
+    return tuple(Candidate(c, entry.name, entry.expert.templates) for c in entry.expert.classes)
+
+
+def prediction(
+    logits: NDArray[np.floating],
+    candidates: tuple[Candidate, ...],
+    route: tuple[RoutedExpert, ...],
+) -> Prediction:
+    """What logits (L,) over the candidates say of one picture."""
+    probabilities = softmax(logits[None])[0]
+    order = np.argsort(-probabilities, kind="stable")
+    answers = tuple(
+        Answer(candidates[i].label, candidates[i].task, float(probabilities[i])) for i in order
+    )
+    return Prediction(answers, route)

@@ -1,0 +1,131 @@
+"""The base model and a session's experts, asked about the same pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from condu_cli.backbone.classifiers import text_features
+from condu_cli.backbone.features import class_logits, image_features
+from condu_cli.core.routing.routers import Query
+from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
+from condu_cli.workflows.answering.answers import Candidate, own_candidates
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.data.pictures.loading import Pictures
+    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.workflows.opening.workspace import Workspace
+
+BATCH = 32
+
+
+class Panel:
+    """All that a rule may ask, about some pictures; experts are decoupled one after another.
+
+    `labels`: the caller's own, which then are the only candidates of a vote.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        session: Session,
+        pictures: Pictures,
+        labels: Sequence[str] = (),
+        on_progress: ProgressCallback = silent,
+    ) -> None:
+        self._workspace, self._session = workspace, session
+        self._pictures, self._labels = pictures, labels
+        self._on_progress = on_progress
+
+    def own_candidates(self, task: str) -> tuple[Candidate, ...]:
+        """The classes of one task."""
+        return own_candidates(self._session.entry(task))
+
+    def all_candidates(self) -> tuple[Candidate, ...]:
+        """The caller's labels, else the classes of all learned tasks."""
+        if self._labels:
+            return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in self._labels)
+        return tuple(c for entry in self._session.entries for c in own_candidates(entry))
+
+    def queries(self) -> Iterator[Query]:
+        """What the base model sees in the pictures, batch by batch in order, for a router."""
+        base = self._workspace.base
+        indices = range(len(self._pictures))
+        size = base.preprocessing.image_size
+        for pixels in _batches(base, self._pictures, indices, size):
+            features = image_features(base, pixels)
+            yield Query(features.image.numpy(), features.pooled.numpy())
+
+    def base_logits(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+        """The base model's scaled cosines (N, L) of all pictures with the candidates."""
+        base = self._workspace.base
+        indices = range(len(self._pictures))
+        return logits_of(base, candidates, self._pictures, indices, base.preprocessing.image_size)
+
+    def expert_logits(
+        self, task: str, candidates: Sequence[Candidate], indices: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """An expert's scaled cosines (len(indices), L) of some pictures with the candidates."""
+        entry = self._session.entry(task)
+        expert = self._workspace.expert(self._session, entry)
+        return logits_of(expert, candidates, self._pictures, indices, expert_image_size(entry))
+
+    def report(self, done: int, total: int) -> None:
+        """Say how many of the answers that are needed were given."""
+        self._on_progress(Progress("answering", done, total))
+
+
+def expert_image_size(entry: TaskEntry) -> int:
+    """The size in pixels at which an expert was trained, and therefore sees best."""
+    return int(entry.expert.training["recipe"]["image_size"])
+
+
+def logits_of(
+    model: DualEncoder,
+    candidates: Sequence[Candidate],
+    pictures: Pictures,
+    indices: Sequence[int],
+    image_size: int,
+) -> NDArray[np.float32]:
+    """Scaled cosines (N, L) of some pictures with all the candidates."""
+    classifier = _classifier(model, candidates)
+    parts = [
+        class_logits(model, pixels, classifier).numpy()
+        for pixels in _batches(model, pictures, indices, image_size)
+    ]
+    return np.concatenate(parts)
+
+
+def _classifier(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
+    """One unit text feature per candidate (L, E), each with its own templates."""
+    by_templates: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, candidate in enumerate(candidates):
+        by_templates[candidate.templates].append(index)
+    rows: dict[int, Tensor] = {}
+    for templates, indices in by_templates.items():
+        features = text_features(model, [candidates[i].label for i in indices], templates)
+        rows.update(zip(indices, features, strict=True))
+    return torch.stack([rows[index] for index in range(len(candidates))])
+
+
+def _batches(
+    model: DualEncoder, pictures: Pictures, indices: Sequence[int], image_size: int
+) -> Iterator[Tensor]:
+    prep = model.preprocessing
+    transform = evaluation_transform(
+        image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+    )
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start : start + BATCH]
+        yield torch.stack([transform(pictures[index]) for index in batch])

@@ -1,0 +1,141 @@
+"""Routers score, rules decide: every situation's rule, and a router that nobody knew before."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condu_cli.cli.options import RouterName, RuleName
+from condu_cli.core.routing.prototypes import PrototypeBuilder, unit_rows
+from condu_cli.core.routing.routers import ROUTERS
+from condu_cli.errors import UsageError
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
+from condu_cli.workflows.answering.rules import RULES, own, rule_for, vote
+from condu_cli.workflows.opening.workspace import Workspace
+
+SITUATION = {"task": None, "labels": (), "experts": 1, "router": "pooled"}
+PICTURES = [Image.new("RGB", (16, 16), c) for c in ((40, 60, 220), (40, 190, 60))]
+OWN = {"warm": {"blue", "red"}, "plants": {"grass", "wheat"}}
+
+
+class Gaussian:
+    """One Gaussian per class of pooled features, with the covariance that all classes share.
+
+    The thirty lines that a new router takes: it reads a further array of the prototypes and is
+    passed to `PredictOptions` as it is.
+    """
+
+    def __init__(self, tasks):
+        scatter = sum(task.extra["scatter"] for task in tasks)
+        size = len(scatter)
+        count = sum(int(task.counts.sum()) for task in tasks)
+        shared = (scatter + np.trace(scatter) / size * np.eye(size)) / count
+        self.precision = np.linalg.inv(shared)
+        self.means = [task.pooled[task.counts > 0].astype(np.float64) for task in tasks]
+
+    def scores(self, query):
+        x = unit_rows(query.pooled)
+        best = [self._log_density(x, means).max(axis=1) for means in self.means]
+        return np.stack(best, axis=1)
+
+    def _log_density(self, x, means):
+        """Up to what is the same for all classes, (N, C)."""
+        projected = means @ self.precision
+        return x @ projected.T - 0.5 * (projected * means).sum(axis=1)
+
+
+class ScatterBuilder(PrototypeBuilder):
+    """Also sums up how pooled features scatter around the mean of their class, (P, P)."""
+
+    def __init__(self, text_features, pooled_size):
+        super().__init__(text_features, pooled_size)
+        self.gram = np.zeros((pooled_size, pooled_size))
+
+    def add(self, image_features, pooled, labels):
+        super().add(image_features, pooled, labels)
+        unit = unit_rows(pooled)
+        self.gram += unit.T @ unit
+
+    def build(self):
+        built = super().build()
+        between = (built.pooled.T * built.counts) @ built.pooled
+        return replace(built, extra={"scatter": self.gram - between})
+
+
+@pytest.fixture
+def with_scatter(path, learn, warm, plants, monkeypatch):
+    """A registry whose prototypes hold how features scatter."""
+    monkeypatch.setattr("condu_cli.workflows.learning.prototyping.PrototypeBuilder", ScatterBuilder)
+    learn(path, "warm", warm, iterations=2)
+    learn(path, "plants", plants, iterations=2)
+    return Registry.open(path)
+
+
+def predict(registry, **options):
+    workspace = Workspace(registry)
+    return Predictor(workspace, workspace.head(), PredictOptions(**options)).predict(PICTURES)
+
+
+# Routers
+
+
+def test_a_new_router_needs_thirty_lines_and_decides_by_the_default_rule(with_scatter):
+    predictions = predict(with_scatter, router=Gaussian)
+    assert [p.experts[0].task for p in predictions] == ["warm", "plants"]
+    for prediction in predictions:
+        (expert,) = prediction.experts
+        assert {answer.label for answer in prediction.answers} == OWN[expert.task]
+
+
+def test_a_registered_router_has_a_name_like_the_others(with_scatter, monkeypatch):
+    monkeypatch.setitem(ROUTERS, "gaussian", Gaussian)
+    named = predict(with_scatter, router="gaussian")
+    assert named == predict(with_scatter, router=Gaussian)
+    for prediction in predict(with_scatter, router="gaussian", rule="vote"):
+        assert {answer.label for answer in prediction.answers} == OWN["warm"] | OWN["plants"]
+
+
+def test_the_command_line_offers_every_router_and_every_rule():
+    assert {name.value for name in RouterName} == set(ROUTERS)
+    assert {name.value for name in RuleName} == set(RULES)
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("situation", "rule"),
+    [
+        ({}, own),
+        ({"router": Gaussian}, own),
+        ({"router": "gaussian"}, own),
+        ({"router": "paper"}, vote),
+        ({"experts": 2}, vote),
+        ({"labels": ("sea", "fire")}, vote),
+        ({"task": "warm"}, own),
+        ({"task": "warm", "experts": 3}, own),
+        ({"task": "warm", "router": "paper"}, own),
+        ({"task": "warm", "labels": ("sea", "fire")}, vote),
+    ],
+)
+def test_every_situation_has_its_rule(situation, rule):
+    assert rule_for(None, **{**SITUATION, **situation}) is rule
+
+
+@pytest.mark.parametrize(("asked", "rule"), [("own", own), ("vote", vote)])
+def test_the_rule_that_is_asked_for_decides(asked, rule):
+    for router in ROUTERS:
+        assert rule_for(asked, **{**SITUATION, "router": router}) is rule
+
+
+@pytest.mark.parametrize("situation", [{"labels": ("sea", "fire")}, {"experts": 2}])
+def test_own_classes_are_no_rule_for_what_needs_a_vote(situation):
+    with pytest.raises(UsageError, match="the rule 'own' asks one expert"):
+        rule_for("own", **{**SITUATION, **situation})
+
+
+def test_there_is_no_other_rule():
+    with pytest.raises(ValueError, match="unknown rule 'chance'; known: own, vote"):
+        rule_for("chance", **SITUATION)
