@@ -6,9 +6,6 @@ So a rename is a new session with another name for the same expert. No row of a 
 changed or removed: `packs` says which sessions are stored as a patch on another one, `collected`
 of which the blobs were removed for good.
 
-A new database is made from these tables, an older one by migrations, and both must come out the
-same: so a new column is the last of its table here, as a migration adds it.
-
 Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
 the table anew, too high a price for one more word.
 """
