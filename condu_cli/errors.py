@@ -1,17 +1,17 @@
 """Every error that condu raises on purpose, with the exit code it ends the program with.
 
-ConduError                     1   anything unexpected
-├── UsageError                 2   the command line asks for something that makes no sense
-├── PartialError               3   some inputs failed, the others were answered
+ConduError                     1   any other failure
+├── UsageError                 2   options that contradict each other or the registry
+├── PartialError               3   some inputs failed, the others succeeded
 ├── NotFoundError              4   no such task or session
-├── NoRegistryError           10   there is no registry at that path
+├── NoRegistryError           10   no registry at that path
 ├── LockedError               11   another process is writing
 │   └── HeadMovedError        11   another process has committed meanwhile
 ├── RegistryTooNewError       12   the registry was written by a newer condu
-├── BaseModelError            13   the base model cannot be had, or is not the registry's
-├── IntegrityError            14   what lies on disk is not what was written
+├── BaseModelError            13   the base model cannot be loaded, or is not the registry's
+├── IntegrityError            14   a corrupt or missing blob, manifest or database
 ├── DataError                 15   the pictures, class names or folders of a data set
-│   └── DivergedError         15   training came to numbers that are none
+│   └── DivergedError         15   the loss became NaN or infinite
 └── InterruptedByUserError   130   Ctrl-C
 
 A message is one line that says what is wrong, in words that serve a library call, an HTTP answer
@@ -71,62 +71,62 @@ class UsageError(ConduError):
 
 
 class PartialError(ConduError):
-    """Some inputs failed and were named; the results of the others were printed."""
+    """Some inputs failed; the results for the others were printed."""
 
     exit_code = 3
 
 
 class NotFoundError(ConduError):
-    """A task or session that the registry does not know."""
+    """No such task or session."""
 
     exit_code = 4
 
 
 class NoRegistryError(ConduError):
-    """No registry at the path that was given or resolved."""
+    """No registry at the given path."""
 
     exit_code = 10
 
 
 class LockedError(ConduError):
-    """Another process holds the registry's write lock."""
+    """Another process is writing to the registry."""
 
     exit_code = 11
 
 
 class HeadMovedError(LockedError):
-    """HEAD is not any more what the command started from; what it made is kept."""
+    """HEAD moved while the command ran; what the command made is kept."""
 
 
 class RegistryTooNewError(ConduError):
-    """The registry's format is newer than this program knows."""
+    """The registry was written by a newer condu."""
 
     exit_code = 12
 
 
 class BaseModelError(ConduError):
-    """A base model that cannot be loaded, or whose weights are not the registry's."""
+    """The base model cannot be loaded, or its weights are not the registry's."""
 
     exit_code = 13
 
 
 class IntegrityError(ConduError):
-    """A blob, manifest or database that does not hold what was written."""
+    """A corrupt or missing blob, manifest or database."""
 
     exit_code = 14
 
 
 class DataError(ConduError):
-    """A data set that cannot be read: pictures, class names or folder layout."""
+    """A data set with a fault: its pictures, class names or folder layout."""
 
     exit_code = 15
 
 
 class DivergedError(DataError):
-    """A training whose loss is no longer a number: to go on with it would end the same way."""
+    """A training whose loss became NaN or infinite; resuming it would end the same way."""
 
 
 class InterruptedByUserError(ConduError):
-    """Ctrl-C during a long command; what was committed stays committed."""
+    """Interrupted, for instance by Ctrl-C; what was committed stays committed."""
 
     exit_code = 130

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,16 @@ def test_every_page_is_linked_from_the_readme() -> None:
     linked = set(LINK.findall(_text("README.md")))
     reached = {target.partition("#")[0] for target in linked}
     assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= reached
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    """`python docs/make_cli.py` writes it again; it must be the same in any terminal."""
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_cli; print(make_cli.page(), end='')"],
+        cwd=ROOT / "docs",
+        env={**os.environ, "COLUMNS": "40", "PYTHONPATH": str(ROOT / "docs")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stdout == _text("docs/cli.md"), "run python docs/make_cli.py"

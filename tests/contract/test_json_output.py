@@ -12,148 +12,45 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from json_shapes import (
+    ARCHIVE,
+    BACKUP,
+    COLLECTION,
+    DIFFERENCE,
+    ERROR,
+    EVALUATION,
+    EXAMINATION,
+    EXPORTED,
+    IMPORTED,
+    LEARNED,
+    MOVED_HEAD,
+    NEW_REGISTRY,
+    NEW_SESSION,
+    NUMBER,
+    OPERATION,
+    PREDICTION,
+    PROGRESS,
+    RESULTS,
+    SESSION,
+    SHOWN_TASK,
+    STORAGE,
+    TAG,
+    TAGGED,
+    TASK,
+    VERIFICATION,
+    misfits,
+)
 from made_registries import flip, made_expert, made_registry
 
 from condu_cli.main import main
 from condu_cli.workflows.sessions.committing import keep_expert
 
-NUMBER = (int, float)
-TEXT_OR_NULL = (str, type(None))
 SESSION_ID = re.compile(r"[0-9a-f]{64}")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
-ANSWER = {"label": str, "task": TEXT_OR_NULL, "probability": float}
-EXPERT = {"task": str, "similarity": (float, type(None))}
-PREDICTION = {
-    "path": str,
-    "label": str,
-    "probability": float,
-    "task": TEXT_OR_NULL,
-    "top": list,
-    "experts": list,
-}
-SESSION = {
-    "session": str,
-    "parent": TEXT_OR_NULL,
-    "kind": str,
-    "task": str,
-    "created_at": str,
-    "head": bool,
-    "current": bool,
-    "tasks": int,
-    "tags": list,
-    "stored": str,
-}
-DIFFERENCE = {
-    "before": TEXT_OR_NULL,
-    "after": TEXT_OR_NULL,
-    "tasks": list,
-    "before_bytes": int,
-    "after_bytes": int,
-    "shared_bytes": int,
-}
-TASK_DIFFERENCE = {
-    "task": str,
-    "change": str,
-    "before": TEXT_OR_NULL,
-    "after": TEXT_OR_NULL,
-    "mask_overlap": (float, type(None)),
-    "drift": (float, type(None)),
-}
-NEW_SESSION = {"session": str, "kind": str, "task": str, "parent": str, "drift": dict}
-COLLECTION = {
-    "dry_run": bool,
-    "sessions": list,
-    "files": list,
-    "bytes": int,
-    "freed_bytes": int,
-    "packed": int,
-    "undoable": int,
-}
-VERIFICATION = {
-    "sound": bool,
-    "quick": bool,
-    "sessions": int,
-    "blobs": int,
-    "bytes": int,
-    "problems": list,
-    "leftovers": list,
-}
-PROBLEM = {"object": str, "reason": str, "sessions": list, "advice": str}
-SHOWN_TASK = {
-    "name": str,
-    "expert": dict,
-    "part": str,
-    "learned_in": str,
-    "rescaler": float,
-    "mask_density": float,
-    "l1_norm": float,
-    "drift": (float, type(None)),
-    "folder": TEXT_OR_NULL,
-    "method": dict,
-    "history": list,
-}
-METHOD = {
-    "method": str,
-    "parameters": int,
-    "rank": (int, type(None)),
-    "alpha": (float, type(None)),
-    "freeze_a": (bool, type(None)),
-    "layers": (int, type(None)),
-}
-MOMENT = {
-    "session": str,
-    "kind": str,
-    "changed_by": str,
-    "created_at": str,
-    "drift": (float, type(None)),
-    "rescaler": float,
-    "mask_density": float,
-    "l1_norm": float,
-}
-TASK = {"task": str, "classes": int, "session": str, "rescaler": float, "mask_density": float}
-STORAGE = {
-    **dict.fromkeys(
-        (
-            "total_bytes",
-            "base_bytes",
-            "unified_bytes",
-            "mask_bytes",
-            "prototype_bytes",
-            "history_bytes",
-            "metadata_bytes",
-            "trained_bytes",
-            "run_bytes",
-            "individual_ft_bytes",
-        ),
-        int,
-    ),
-    "tasks": list,
-}
-EVALUATION = {"task": str, "accuracy": float, "n": int, "label_space": str, "experts": int}
-LEARNED = {
-    "session": str,
-    "task": str,
-    "iterations": int,
-    "final_loss": float,
-    "train_seconds": float,
-    "keep_seconds": float,
-    "unify_seconds": float,
-    "commit_seconds": float,
-    "pack_seconds": float,
-}
-PROGRESS = {"event": str, "done": int, "total": int}
-ERROR = {"code": int, "reason": str, "message": str, "hint": str}
 
-
-def assert_fields(record, fields) -> None:
-    """Every field is there with its type; others may be there too. A bool is no number."""
-    assert isinstance(record, dict)
-    for name, kind in fields.items():
-        assert name in record, f"{name} is missing from {sorted(record)}"
-        found = record[name]
-        assert isinstance(found, kind), f"{name} is {found!r}"
-        assert isinstance(found, bool) == (kind is bool), f"{name} is {found!r}"
+def assert_fields(record, shape) -> None:
+    assert misfits(record, shape) == []
 
 
 def documents(ran, code: int = 0) -> list:
@@ -288,8 +185,6 @@ def test_storage_report_is_one_object_whose_parts_add_up(condu, learned):
     assert sum(report[f"{part}_bytes"] for part in parts) == report["total_bytes"]
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
     assert [task["task"] for task in report["tasks"]] == ["shapes", "colours"]
-    for task in report["tasks"]:
-        assert_fields(task, {"task": str, "part_bytes": int, "prototype_bytes": int})
 
 
 # predict
@@ -309,8 +204,6 @@ def test_predict_is_one_object_per_picture_in_order(routed):
 def test_the_best_answers_come_first_and_top_limits_them(routed):
     for prediction in results(routed):
         top = prediction["top"]
-        for answer in top:
-            assert_fields(answer, ANSWER)
         assert len(top) == 2
         assert top[0] == {name: prediction[name] for name in ("label", "task", "probability")}
         assert top[0]["probability"] >= top[1]["probability"]
@@ -319,7 +212,6 @@ def test_the_best_answers_come_first_and_top_limits_them(routed):
 def test_the_experts_that_answered_are_named_with_their_similarity(routed):
     for prediction in results(routed):
         (expert,) = prediction["experts"]
-        assert_fields(expert, EXPERT)
         assert expert["task"] == prediction["task"]
         assert -1 <= expert["similarity"] <= 1
 
@@ -368,10 +260,8 @@ def made(tmp_path, condu_here):
 def test_show_of_a_task_has_its_history_newest_first(condu_here, log):
     (shown,) = documents(condu_here("show", "shapes"))
     assert_fields(shown, SHOWN_TASK)
-    assert_fields(shown["method"], METHOD)
     assert [moment["session"] for moment in shown["history"]] == [s["session"] for s in log]
     for moment in shown["history"]:
-        assert_fields(moment, MOMENT)
         assert UTC_TIME.fullmatch(moment["created_at"])
 
 
@@ -387,8 +277,6 @@ def test_diff_is_one_object_with_a_record_per_task(made):
     run("rename", "cars", "vehicles")
     found = run("diff", "@~2", "@")
     assert_fields(found, DIFFERENCE)
-    for task in found["tasks"]:
-        assert_fields(task, TASK_DIFFERENCE)
     assert [(t["before"], t["after"], t["change"]) for t in found["tasks"]] == [
         ("birds", "birds", "changed"),
         ("cars", "vehicles", "renamed"),
@@ -404,7 +292,10 @@ def test_tag_prints_what_it_did_and_the_list_of_tags(made):
     assert run("tag", "good") == {"tag": "good", "session": head, "deleted": False}
     assert run("tag") == [{"tag": "good", "session": head}]
     assert run("log")[0]["tags"] == ["good"]
-    assert run("tag", "--delete", "good") == {"tag": "good", "session": head, "deleted": True}
+    gone = run("tag", "--delete", "good")
+    assert gone == {"tag": "good", "session": head, "deleted": True}
+    assert_fields(gone, TAGGED)
+    assert_fields([{"tag": "good", "session": head}], [TAG])
 
 
 @pytest.mark.parametrize(
@@ -440,8 +331,6 @@ def test_gc_prints_what_goes_or_went(made):
         assert_fields(found, COLLECTION)
         assert (found["dry_run"], found["sessions"]) == (dry, gone)
         assert found["bytes"] == sum(file["bytes"] for file in found["files"])
-        for file in found["files"]:
-            assert_fields(file, {"path": str, "kind": str, "bytes": int})
     assert len(run("log")) == 1
     assert [s["stored"] for s in run("log", "--all")] == ["files", "removed", "removed"]
 
@@ -457,7 +346,6 @@ def test_verify_is_one_object_and_names_every_problem(made):
     assert_fields(found, VERIFICATION)
     assert found["sound"] is False
     for problem in found["problems"]:
-        assert_fields(problem, PROBLEM)
         assert all(SESSION_ID.fullmatch(session) for session in problem["sessions"])
 
 
@@ -468,6 +356,63 @@ def test_resume_streams_like_learn(made, condu_here):
     (summary,) = results(ran)
     assert_fields(summary, {name: kind for name, kind in LEARNED.items() if name != "iterations"})
     assert summary["task"] == "flags"
+
+
+# What knows no session yet, and what moves one
+
+
+def test_rollback_prints_where_head_went_and_the_operations_are_a_list(made):
+    registry, run = made
+    new, old, _ = (session.id for session in registry.sessions())
+    moved = run("rollback")
+    assert_fields(moved, MOVED_HEAD)
+    assert (moved["from"], moved["to"]) == (new, old)
+    operations = run("log", "--operations")
+    assert_fields(operations, [OPERATION])
+    assert operations[0]["to"] == old
+
+
+@pytest.mark.parametrize("args", [["bases"], ["tasks"], ["tasks", "eurosat"], ["doctor"]])
+def test_what_is_known_and_installed_has_its_shape(made, args):
+    _, run = made
+    assert_fields(run(*args), RESULTS[args[0]][len(args) - 1].shape)
+
+
+def test_doctor_says_of_each_check_whether_it_is_ok(made):
+    _, run = made
+    found = run("doctor")
+    assert_fields(found, EXAMINATION)
+    assert found["ok"] == all(check["ok"] for check in found["checks"])
+
+
+def test_init_prints_the_new_registry(condu_here, tmp_path):
+    (found,) = documents(condu_here("init", "--base", "tiny", "--registry", str(tmp_path / "new")))
+    assert_fields(found, NEW_REGISTRY)
+    assert found["registry"] == str(tmp_path / "new")
+
+
+def test_backup_prints_what_it_copied(made, tmp_path):
+    _, run = made
+    assert_fields(run("backup", str(tmp_path / "copy")), BACKUP)
+
+
+def test_an_exported_registry_is_imported(condu_here, made, tmp_path):
+    _, run = made
+    assert_fields(run("export", "-o", str(tmp_path / "all.condu")), ARCHIVE)
+    place = ("--registry", str(tmp_path / "again"))
+    (found,) = documents(condu_here("import", str(tmp_path / "all.condu"), *place))
+    assert_fields(found, ARCHIVE)
+
+
+@pytest.mark.usefixtures("learned")
+def test_an_expert_is_exported_and_imported_as_a_task(condu_here, tmp_path):
+    file = str(tmp_path / "shapes.safetensors")
+    (exported,) = documents(condu_here("export", "--task", "shapes", "-o", file))
+    assert_fields(exported, EXPORTED)
+    place = ("--registry", str(tmp_path / "other"), "--base", "tiny")
+    ran = condu_here("import", "--task", "forms", "--weights", file, *place)
+    *_, imported = (json.loads(line) for line in ran.stdout.splitlines())
+    assert_fields(imported, IMPORTED)
 
 
 # Errors
