@@ -124,7 +124,7 @@ def test_the_same_registry_gives_the_same_bytes(
     assert export(Registry.open(tmp_path / "copy"), tmp_path / "third").read_bytes() == wanted
     script = (
         "import sys; from pathlib import Path\n"
-        "from condu_cli.registry.archive import write_archive\n"
+        "from condu_cli.registry.copies.archive import write_archive\n"
         "from condu_cli.registry.repository import Registry\n"
         "write_archive(Registry.open(Path(sys.argv[1])), Path(sys.argv[2]), overwrite=False)\n"
     )
