@@ -215,7 +215,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from registry_drafts import draft_of
-from condu_cli.registry import rows
+from condu_cli.registry.database import rows
 from condu_cli.registry.repository import Registry
 registry = Registry.open(Path(sys.argv[1]))
 head = registry.head()

@@ -103,6 +103,9 @@ def test_a_line_of_pixels_is_not_enlarged_to_gigabytes():
 
 
 def test_a_process_that_decodes_imports_no_torch():
-    code = "import sys, condu_cli.data.decoding; print({'torch', 'torchvision'} & set(sys.modules))"
+    code = (
+        "import sys; from condu_cli.data.pictures import decoding;"
+        "print({'torch', 'torchvision'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -129,8 +129,8 @@ def test_the_same_content_has_the_same_name_in_every_process(store: BlobStore) -
     assert again == first
     code = (
         "import sys, numpy as np; from pathlib import Path;"
-        "from condu_cli.registry.blobs import BlobStore;"
-        "from condu_cli.registry.paths import RegistryPaths;"
+        "from condu_cli.registry.blobs.store import BlobStore;"
+        "from condu_cli.registry.files.paths import RegistryPaths;"
         "store = BlobStore(RegistryPaths(Path(sys.argv[1])));"
         "tensors = {'mask': np.arange(8, dtype=np.uint8), 'delta': np.ones((2, 3), np.float32)};"
         "print(store.put(tensors, metadata={f'key{n}': n for n in range(20)}).sha256)"

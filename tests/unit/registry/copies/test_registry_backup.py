@@ -528,9 +528,10 @@ def test_a_kill_at_any_step_leaves_a_backup_that_opens(
         "    if status == 0:\n"
         "        break\n"
     )
+    here = Path(__file__).parent
     result = subprocess.run(
         [sys.executable, "-c", script, str(registry.path), str(target)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
         capture_output=True,
         text=True,
         check=True,

@@ -16,7 +16,7 @@ from condu_cli.registry.files.lock import RegistryLock
 
 HOLD = (
     "import sys, time; from pathlib import Path;"
-    "from condu_cli.registry.lock import RegistryLock\n"
+    "from condu_cli.registry.files.lock import RegistryLock\n"
     "with RegistryLock(Path(sys.argv[1])).acquire('condu learn --task pets'):\n"
     "    print('held', flush=True); sys.stdin.read()"
 )

@@ -53,7 +53,8 @@ def test_everything_lies_under_the_root() -> None:
 
 def test_resolving_a_path_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from condu_cli.registry.paths import resolve_registry_path as r; r(None);"
+        "import sys;"
+        "from condu_cli.registry.files.paths import resolve_registry_path as r; r(None);"
         "from condu_cli.registry.names import validate_task_name as v; v('x');"
         "print(sorted({'numpy', 'sqlalchemy', 'alembic', 'safetensors'} & set(sys.modules)))"
     )
