@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.features import image_features
 from condu_cli.data.draws import few_shot
-from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.data.sources.own_data import read_source
 

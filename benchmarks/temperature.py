@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.models.mini import Mini
-from condu_cli.data.pictures.loading import LazyPictures, PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.folders import LabelledPictures, read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.presets import preset_for
 from condu_cli.workflows.answering.answers import Candidate
-from condu_cli.workflows.answering.panel import logits_of
+from condu_cli.workflows.answering.panel import logits_of, view_of
 from condu_cli.workflows.learning.planning import LearnRequest, settle_recipe
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:
     candidates = [Candidate(name, None, DEFAULT_TEMPLATES) for name in data.class_names]
-    pictures = LazyPictures([sample.picture for sample in data.test])
-    predicted = logits_of(model, candidates, pictures, range(len(pictures)), size).argmax(axis=1)
-    labels = [sample.label for sample in data.test]
-    return sum(int(p) == y for p, y in zip(predicted, labels, strict=True)) / len(labels)
+    view = view_of(model, size)
+    right = 0
+    for window in windows([sample.picture for sample in data.test], [view.geometry]):
+        predicted = logits_of(model, candidates, window.views[view.geometry], view)
+        rows = zip(predicted.argmax(axis=1), window.places, strict=True)
+        right += sum(int(label) == data.test[place].label for label, place in rows)
+    return right / len(data.test)
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ from datetime import date
 from pathlib import Path
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.data.pictures.loading import LazyPictures
+from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.answering.answers import Candidate
-from condu_cli.workflows.answering.panel import logits_of
+from condu_cli.workflows.answering.panel import logits_of, view_of
 
 
 def main() -> None:
@@ -31,11 +31,13 @@ def main() -> None:
     for name in names:
         data = read_folder(options.data / name)
         candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in data.class_names]
-        pictures = LazyPictures([sample.picture for sample in data.test])
-        size = base.preprocessing.image_size
-        predicted = logits_of(base, candidates, pictures, range(len(pictures)), size)
+        view = view_of(base, base.preprocessing.image_size)
         labels = [sample.label for sample in data.test]
-        right = sum(int(p) == y for p, y in zip(predicted.argmax(axis=1), labels, strict=True))
+        right = 0
+        for window in windows([sample.picture for sample in data.test], [view.geometry]):
+            predicted = logits_of(base, candidates, window.views[view.geometry], view)
+            rows = zip(predicted.argmax(axis=1), window.places, strict=True)
+            right += sum(int(label) == labels[place] for label, place in rows)
         accuracy, guess = right / len(labels), 1 / len(data.class_names)
         print(f"{name} | {len(labels)} | {accuracy:.3f} | {guess:.3f} | {accuracy / guess:.1f}")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from condu_cli.backbone.dual_encoder import DualEncoder
-    from condu_cli.data.pictures.loading import PictureSet
+    from condu_cli.data.pictures.picture_sets import PictureSet
 
 LOSS_WINDOW = 10
 """The final loss is the mean over this many last iterations."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.data.pictures.loading import LazyPictures
+from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.answering.answers import Candidate
-from condu_cli.workflows.answering.panel import logits_of
+from condu_cli.workflows.answering.panel import logits_of, view_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,10 @@ def test_mini_reaches_its_known_zero_shot_accuracy(data: Path, name: str, expect
     pictures = read_folder(data / name)
     candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in pictures.class_names]
     samples = pictures.test
-    lazily = LazyPictures([sample.picture for sample in samples])
-    size = base.preprocessing.image_size
-    predicted = logits_of(base, candidates, lazily, range(len(lazily)), size).argmax(axis=1)
-    right = sum(int(p) == sample.label for p, sample in zip(predicted, samples, strict=True))
+    view = view_of(base, base.preprocessing.image_size)
+    right = 0
+    for window in windows([sample.picture for sample in samples], [view.geometry]):
+        predicted = logits_of(base, candidates, window.views[view.geometry], view)
+        rows = zip(predicted.argmax(axis=1), window.places, strict=True)
+        right += sum(int(label) == samples[place].label for label, place in rows)
     assert abs(right / len(samples) - expected) < 0.03

@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
@@ -67,14 +67,15 @@ class Unreadable:
 
     name: str
     reason: str
+    error: DataError = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as it is kept and as the base model sees it, each where that was asked for."""
+    """A picture as it is kept, where that was asked for, and as each of some geometries sees it."""
 
     kept: Pixels | None
-    seen: Pixels | None
+    seen: tuple[Pixels, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Reading:
     """How to read a picture: what to keep of it, and what to show of it."""
 
     shorter_side: int | None
-    geometry: Geometry | None
+    geometries: tuple[Geometry, ...] = ()
     keep: bool = True
 
     def one(self, picture: Picture) -> Decoded | Unreadable:
@@ -90,8 +91,8 @@ class Reading:
         try:
             image = open_picture(picture)
         except DataError as exc:
-            return Unreadable(picture_name(picture), exc.message)
-        seen = None if self.geometry is None else np.asarray(self.geometry(image))
+            return Unreadable(picture_name(picture), exc.message, exc)
+        seen = tuple(np.asarray(geometry(image)) for geometry in self.geometries)
         kept = np.asarray(reduced(image, self.shorter_side)) if self.keep else None
         return Decoded(kept, seen)
 
@@ -122,9 +123,10 @@ def decoded(
     """Every picture in order; `workers` None: as many processes as pay off, 0: none."""
     pilot = pictures[:PILOT] if workers is None else ()
     started = time.perf_counter()
-    first = reading(pilot)
+    first = deque(reading(pilot))
     seconds = time.perf_counter() - started
-    yield from first
+    while first:
+        yield first.popleft()  # held here no longer than there
     left = pictures[len(pilot) :]
     if workers is None:
         workers = worth_starting(len(left) * seconds / max(len(pilot), 1), left)

@@ -9,26 +9,30 @@ Two label spaces, always named beside the figure:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from condu_cli.core.metrics import accuracy
-from condu_cli.data.pictures.loading import LazyPictures, Selection
 from condu_cli.data.sources.task_data import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.answers import own_candidates
-from condu_cli.workflows.answering.panel import logits_of
-from condu_cli.workflows.answering.predictor import DEFAULT_ROUTER, PredictOptions, Predictor
-from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.answering.panel import logits_of, view_of
+from condu_cli.workflows.answering.predictor import (
+    DEFAULT_ROUTER,
+    PredictOptions,
+    Predictor,
+    looked_at,
+)
+from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condu_cli.data.labelled import Sample
-    from condu_cli.data.pictures.loading import Pictures
+    from condu_cli.data.pictures.decoding import Unreadable
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.answering.answers import Prediction
@@ -89,41 +93,68 @@ def evaluate(
     """
     entry = session.entry(request.task)
     samples, labels = _samples(workspace.registry, entry, request)
-    pictures, readable, unreadable = _readable(samples, on_progress)
-    labels = labels[readable]
     own = request.label_space == "own"
     options = (
         PredictOptions(task=request.task)
         if own
         else PredictOptions(experts=request.experts, router=request.router, rule=request.rule)
     )
-    predictions = Predictor(workspace, session, options).predict(pictures, on_progress)
+    predictor = Predictor(workspace, session, options)
+    asked = _ask(workspace, predictor, entry, samples, request.zero_shot, on_progress)
+    labels = labels[asked.places]
     classes = entry.expert.classes
-    predicted = np.array([_class_index(p, entry.name, classes) for p in predictions])
+    predicted = np.array([_class_index(p, entry.name, classes) for p in asked.predictions])
     return Evaluation(
         task=request.task,
         accuracy=accuracy(predicted, labels),
-        n=len(pictures),
+        n=len(labels),
         label_space=request.label_space,
-        experts=len(predictions[0].experts),
-        zero_shot=_zero_shot(workspace, entry, pictures, labels) if request.zero_shot else None,
-        routed=None if own else _routed(predictions, entry.name),
-        unreadable=unreadable,
+        experts=len(asked.predictions[0].experts),
+        zero_shot=accuracy(np.array(asked.zero_shot), labels) if request.zero_shot else None,
+        routed=None if own else _routed(asked.predictions, entry.name),
+        unreadable=tuple(broken.reason for broken in asked.unreadable),
     )
 
 
-def _readable(
-    samples: Sequence[Sample], on_progress: ProgressCallback
-) -> tuple[Pictures, list[int], tuple[str, ...]]:
-    """The pictures that can be read, which of all they are, and what is wrong with the others."""
-    every = LazyPictures([sample.picture for sample in samples])
-    errors = every.unreadable(lambda done: on_progress(Progress("reading", done, len(samples))))
-    readable = [index for index in range(len(samples)) if index not in errors]
-    if not readable:
-        first = errors[0]
+@dataclass
+class _Asked:
+    """What came of some pictures: which could be read, and the answers about those.
+
+    `zero_shot`: the class that the base model gives each of them, where it was asked.
+    """
+
+    places: list[int] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+    zero_shot: list[int] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+
+def _ask(
+    workspace: Workspace,
+    predictor: Predictor,
+    entry: TaskEntry,
+    samples: Sequence[Sample],
+    zero_shot: bool,
+    on_progress: ProgressCallback,
+) -> _Asked:
+    """Look once at every picture, for the predictor and for the base model alone."""
+    base = workspace.base
+    view = view_of(base, base.preprocessing.image_size)
+    geometries = predictor.geometries | ({view.geometry} if zero_shot else set())
+    asked = _Asked()
+    for window in looked_at([s.picture for s in samples], geometries, on_progress):
+        asked.unreadable += window.unreadable.values()
+        if not len(window):
+            continue
+        asked.places += window.places
+        asked.predictions += predictor.answer(window, on_progress)
+        if zero_shot:
+            logits = logits_of(base, own_candidates(entry), window.views[view.geometry], view)
+            asked.zero_shot += logits.argmax(axis=1).tolist()
+    if not asked.places:
+        first = asked.unreadable[0].error
         raise DataError(f"no picture can be read: {first.message}", first.hint)
-    messages = tuple(error.message for error in errors.values())
-    return Selection(every, readable), readable, messages
+    return asked
 
 
 def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> int:
@@ -134,21 +165,6 @@ def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> i
 
 def _routed(predictions: Sequence[Prediction], task: str) -> float:
     return float(np.mean([prediction.experts[0].task == task for prediction in predictions]))
-
-
-def _zero_shot(
-    workspace: Workspace, entry: TaskEntry, pictures: Pictures, labels: np.ndarray
-) -> float:
-    """What the base model answers among the task's classes, without any expert."""
-    base = workspace.base
-    logits = logits_of(
-        base,
-        own_candidates(entry),
-        pictures,
-        range(len(pictures)),
-        base.preprocessing.image_size,
-    )
-    return accuracy(logits.argmax(axis=1), labels)
 
 
 def _samples(

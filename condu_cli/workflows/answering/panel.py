@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from condu_cli.backbone.dual_encoder import DualEncoder
-    from condu_cli.data.pictures.loading import Pictures
+    from condu_cli.data.pictures.decoding import Pixels
+    from condu_cli.data.pictures.transforms import Transform
+    from condu_cli.data.pictures.windows import Window
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.workflows.opening.workspace import Workspace
 
@@ -31,7 +33,7 @@ BATCH = 32
 
 
 class Panel:
-    """All that a rule may ask, about some pictures; experts are decoupled one after another.
+    """All that a rule may ask about a window's pictures; experts are decoupled one after another.
 
     `labels`: the caller's own, which then are the only candidates of a vote.
     """
@@ -40,12 +42,12 @@ class Panel:
         self,
         workspace: Workspace,
         session: Session,
-        pictures: Pictures,
+        window: Window,
         labels: Sequence[str] = (),
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._workspace, self._session = workspace, session
-        self._pictures, self._labels = pictures, labels
+        self._window, self._labels = window, labels
         self._on_progress = on_progress
 
     def own_candidates(self, task: str) -> tuple[Candidate, ...]:
@@ -61,17 +63,22 @@ class Panel:
     def queries(self) -> Iterator[Query]:
         """What the base model sees in the pictures, batch by batch in order, for a router."""
         base = self._workspace.base
-        indices = range(len(self._pictures))
-        size = base.preprocessing.image_size
-        for pixels in _batches(base, self._pictures, indices, size):
+        transform = view_of(base, base.preprocessing.image_size)
+        for pixels in _batches(self._window.views[transform.geometry], transform):
             features = image_features(base, pixels)
             yield Query(features.image.numpy(), features.pooled.numpy())
 
     def base_logits(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """The base model's scaled cosines (N, L) of all pictures with the candidates."""
         base = self._workspace.base
-        indices = range(len(self._pictures))
-        return logits_of(base, candidates, self._pictures, indices, base.preprocessing.image_size)
+        transform = view_of(base, base.preprocessing.image_size)
+        return logits_of(base, candidates, self._window.views[transform.geometry], transform)
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Say how much of a stage is done for this window, counted in pictures of all windows."""
+        window = self._window
+        share = (window.end - window.start) * done // max(total, 1)
+        self._on_progress(Progress(stage, window.start + share, window.total))
 
     def expert_logits(
         self, task: str, candidates: Sequence[Candidate], indices: Sequence[int]
@@ -79,11 +86,9 @@ class Panel:
         """An expert's scaled cosines (len(indices), L) of some pictures with the candidates."""
         entry = self._session.entry(task)
         expert = self._workspace.expert(self._session, entry)
-        return logits_of(expert, candidates, self._pictures, indices, expert_image_size(entry))
-
-    def report(self, done: int, total: int) -> None:
-        """Say how many of the answers that are needed were given."""
-        self._on_progress(Progress("answering", done, total))
+        transform = view_of(expert, expert_image_size(entry))
+        seen = self._window.views[transform.geometry]
+        return logits_of(expert, candidates, [seen[index] for index in indices], transform)
 
 
 def expert_image_size(entry: TaskEntry) -> int:
@@ -91,18 +96,24 @@ def expert_image_size(entry: TaskEntry) -> int:
     return int(entry.expert.training["recipe"]["image_size"])
 
 
+def view_of(model: DualEncoder, image_size: int) -> Transform:
+    """How a model is shown a picture at a size in pixels."""
+    prep = model.preprocessing
+    return evaluation_transform(
+        image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+    )
+
+
 def logits_of(
     model: DualEncoder,
     candidates: Sequence[Candidate],
-    pictures: Pictures,
-    indices: Sequence[int],
-    image_size: int,
+    seen: Sequence[Pixels],
+    transform: Transform,
 ) -> NDArray[np.float32]:
-    """Scaled cosines (N, L) of some pictures with all the candidates."""
+    """Scaled cosines (N, L) of pictures, as `transform` cut them, with all the candidates."""
     classifier = _classifier(model, candidates)
     parts = [
-        class_logits(model, pixels, classifier).numpy()
-        for pixels in _batches(model, pictures, indices, image_size)
+        class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)
     ]
     return np.concatenate(parts)
 
@@ -119,13 +130,6 @@ def _classifier(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
     return torch.stack([rows[index] for index in range(len(candidates))])
 
 
-def _batches(
-    model: DualEncoder, pictures: Pictures, indices: Sequence[int], image_size: int
-) -> Iterator[Tensor]:
-    prep = model.preprocessing
-    transform = evaluation_transform(
-        image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
-    for start in range(0, len(indices), BATCH):
-        batch = indices[start : start + BATCH]
-        yield torch.stack([transform(pictures[index]) for index in batch])
+def _batches(seen: Sequence[Pixels], transform: Transform) -> Iterator[Tensor]:
+    for start in range(0, len(seen), BATCH):
+        yield transform.normalise(seen[start : start + BATCH])

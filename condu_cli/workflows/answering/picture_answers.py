@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from condu_cli.data.pictures.loading import LazyPictures, Selection
+from condu_cli.data.pictures.decoding import Reading, Unreadable
 from condu_cli.data.pictures.picture_files import list_pictures
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
@@ -46,18 +46,24 @@ def answer_paths(
     predictor = Predictor(workspace, session, options)  # unknown tasks fail before any reading
     with tempfile.TemporaryDirectory(prefix="condu-") as folder:
         named, errors = _expand(paths, stdin, Path(folder))
-        pictures = LazyPictures([path for _, path in named])
-        unreadable = pictures.unreadable()
-        errors += [_under_its_name(exc, *named[index]) for index, exc in unreadable.items()]
-        good = [index for index in range(len(pictures)) if index not in unreadable]
-        if not good:
-            return [], errors
-        predictions = predictor.predict(Selection(pictures, good), on_progress)
-    answered = [
-        Answered(named[index][0], prediction)
-        for index, prediction in zip(good, predictions, strict=True)
-    ]
+        pictures = [path for _, path in named]
+        found = _absent(pictures) or predictor.predict(pictures, on_progress)
+        answered: list[Answered] = []
+        for (name, path), answer in zip(named, found, strict=True):
+            if isinstance(answer, Unreadable):
+                errors.append(_under_its_name(answer.error, name, path))
+            else:
+                answered.append(Answered(name, answer))
     return answered, errors
+
+
+def _absent(pictures: Sequence[Path]) -> Sequence[Unreadable | Prediction]:
+    """What is wrong with each where none is a file: said at once, without loading a model."""
+    if any(path.is_file() for path in pictures):
+        return []
+    answers = [Reading(None, keep=False).one(path) for path in pictures]
+    absent = [answer for answer in answers if isinstance(answer, Unreadable)]
+    return absent if len(absent) == len(pictures) else []
 
 
 def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:

@@ -8,16 +8,23 @@ decides who of them answers, and among which labels. Neither knows of the other:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from condu_cli.core.routing.routers import RouterFactory, rank, router_for
+from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
-from condu_cli.workflows.answering.panel import Panel
-from condu_cli.workflows.answering.rules import Routes, rule_for
+from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
+from condu_cli.workflows.answering.rules import Routes, own, rule_for
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from condu_cli.data.pictures.loading import Pictures
+    from collections.abc import Collection, Iterator, Sequence
+
+    from condu_cli.core.routing.routers import Router
+    from condu_cli.data.pictures.decoding import Unreadable
+    from condu_cli.data.pictures.geometry import EvaluationGeometry
+    from condu_cli.data.pictures.picture_files import Picture
     from condu_cli.registry.manifest import Session
     from condu_cli.workflows.opening.workspace import Workspace
 
@@ -62,30 +69,70 @@ class Predictor:
         if options.task is not None:
             session.entry(options.task)
 
-    def predict(
-        self, pictures: Pictures, on_progress: ProgressCallback = silent
-    ) -> list[Prediction]:
-        """Answer for every picture, in order."""
-        options = self._options
-        panel = Panel(self._workspace, self._session, pictures, options.labels, on_progress)
-        routes: Routes
-        if options.task is not None:
-            routes = [(RoutedExpert(options.task, None),)] * len(pictures)
+    @cached_property
+    def geometries(self) -> frozenset[EvaluationGeometry]:
+        """How the pictures will be looked at; loads the base model."""
+        base = self._workspace.base
+        sizes = {base.preprocessing.image_size}
+        if self._options.task is not None:
+            entries = [self._session.entry(self._options.task)]
+            if self._decide is own:
+                sizes.clear()  # the base model is not asked
         else:
-            routes = self._route(panel, len(pictures), on_progress)
+            entries = list(self._session.entries)
+        sizes.update(expert_image_size(entry) for entry in entries)
+        return frozenset(view_of(base, size).geometry for size in sizes)
+
+    def predict(
+        self, pictures: Sequence[Picture], on_progress: ProgressCallback = silent
+    ) -> list[Prediction | Unreadable]:
+        """Answer for every picture that can be read, in order; each is decoded once."""
+        found: dict[int, Prediction | Unreadable] = {}
+        if not pictures:
+            return []
+        for window in looked_at(pictures, self.geometries, on_progress):
+            found.update(window.unreadable)
+            answers = self.answer(window, on_progress)
+            found.update(zip(window.places, answers, strict=True))
+        return [found[place] for place in range(len(pictures))]
+
+    def answer(self, window: Window, on_progress: ProgressCallback = silent) -> list[Prediction]:
+        """Answer for the readable pictures of a window, seen by at least `geometries`."""
+        if not len(window):
+            return []
+        panel = Panel(self._workspace, self._session, window, self._options.labels, on_progress)
+        routes: Routes
+        if self._options.task is not None:
+            routes = [(RoutedExpert(self._options.task, None),)] * len(window)
+        else:
+            routes = self._route(panel, len(window))
         return self._decide(panel, routes)
 
-    def _route(self, panel: Panel, count: int, on_progress: ProgressCallback) -> Routes:
+    @cached_property
+    def _router(self) -> Router:
+        workspace, session = self._workspace, self._session
+        prototypes = [workspace.prototypes(session, entry) for entry in session.entries]
+        return router_for(self._options.router, prototypes)
+
+    def _route(self, panel: Panel, count: int) -> Routes:
         """The nearest tasks of every picture by the base model's features."""
-        entries = self._session.entries
-        router = router_for(
-            self._options.router,
-            [self._workspace.prototypes(self._session, entry) for entry in entries],
-        )
+        names = [entry.name for entry in self._session.entries]
         routes: list[tuple[RoutedExpert, ...]] = []
         for query in panel.queries():
-            scores = router.scores(query)
+            scores = self._router.scores(query)
             for row, best in zip(scores, rank(scores, self._options.experts), strict=True):
-                routes.append(tuple(RoutedExpert(entries[i].name, float(row[i])) for i in best))
-            on_progress(Progress("routing", len(routes), count))
+                routes.append(tuple(RoutedExpert(names[i], float(row[i])) for i in best))
+            panel.report("routing", len(routes), count)
         return routes
+
+
+def looked_at(
+    pictures: Sequence[Picture],
+    geometries: Collection[EvaluationGeometry],
+    on_progress: ProgressCallback = silent,
+) -> Iterator[Window]:
+    """Windows of pictures, whose reading is told as progress; see `windows`."""
+    total = len(pictures)
+    return windows(
+        pictures, geometries, on_done=lambda done: on_progress(Progress("reading", done, total))
+    )

@@ -88,7 +88,7 @@ def own(panel: Panel, routes: Routes) -> list[Prediction]:
         logits = panel.expert_logits(task, candidates, indices)
         for index, row in zip(indices, logits, strict=True):
             found[index] = prediction(row, candidates, nearest[index])
-        panel.report(len(found), len(routes))
+        panel.report("answering", len(found), len(routes))
     return [found[index] for index in range(len(routes))]
 
 
@@ -101,7 +101,7 @@ def vote(panel: Panel, routes: Routes) -> list[Prediction]:
     for task, indices in _pictures_by_expert(routes).items():
         total[indices] += panel.expert_logits(task, candidates, indices)
         asked += len(indices)
-        panel.report(asked, sum(len(route) for route in routes))
+        panel.report("answering", asked, sum(len(route) for route in routes))
     mean = total / votes[:, None]
     return [prediction(row, candidates, route) for row, route in zip(mean, routes, strict=True)]
 

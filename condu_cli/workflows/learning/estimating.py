@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from condu_cli.backbone.features import image_features
-from condu_cli.data.pictures.loading import CACHE_BYTES, PictureSet, ReadingRules
+from condu_cli.data.pictures.kept_pictures import CACHE_BYTES
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.errors import DataError
 from condu_cli.train.finetune import Hooks, TrainingData, finetune

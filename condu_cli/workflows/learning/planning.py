@@ -81,13 +81,10 @@ class DrawnPictures:
 
 @dataclass(frozen=True)
 class LearnPlan:
-    """Everything that is settled before training starts."""
+    """Everything that is settled before training starts: what was drawn, and the recipe."""
 
     request: LearnRequest
-    data_root: Path
-    data: LabelledPictures
-    validation: tuple[Sample, ...]
-    templates: tuple[str, ...]
+    drawn: DrawnPictures
     recipe: Recipe
     preset: Preset
     base_id: str
@@ -96,6 +93,26 @@ class LearnPlan:
     def with_recipe(self, recipe: Recipe) -> LearnPlan:
         """Return the same plan with another recipe."""
         return replace(self, recipe=recipe)
+
+    @property
+    def data_root(self) -> Path:
+        """The folder or file of the data set."""
+        return self.drawn.root
+
+    @property
+    def data(self) -> LabelledPictures:
+        """The pictures to train on and to test with."""
+        return self.drawn.data
+
+    @property
+    def validation(self) -> tuple[Sample, ...]:
+        """The pictures held out of training, to measure on."""
+        return self.drawn.validation
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The task's prompt templates."""
+        return self.drawn.templates
 
     @property
     def overridden(self) -> tuple[str, ...]:
@@ -151,21 +168,18 @@ def plan_training(
         UsageError: a value makes no sense.
 
     """
-    data, templates = drawn.data, drawn.templates
     preset = preset_for(
         base.recipe_family,
         method,
         request.task,
-        classes=len(data.class_names),
+        classes=len(drawn.data.class_names),
         shots=request.shots,
     )
+    pictures = len(drawn.data.train)
     return LearnPlan(
         request=request,
-        data_root=drawn.root,
-        data=data,
-        validation=drawn.validation,
-        templates=templates,
-        recipe=settle_recipe(request, base, method, preset, templates, pictures=len(data.train)),
+        drawn=drawn,
+        recipe=settle_recipe(request, base, method, preset, drawn.templates, pictures=pictures),
         preset=preset,
         base_id=base.info.id,
         creates_registry=creates_registry,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.labelled import Sample
-    from condu_cli.data.pictures.loading import PictureSet
+    from condu_cli.data.pictures.picture_sets import PictureSet
     from condu_cli.data.pictures.transforms import Transform
 
 BATCH = 64

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from condu_cli.data.pictures.loading import PictureSet, ReadingRules
 from condu_cli.data.pictures.picture_files import picture_name
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.errors import DataError
 from condu_cli.train.finetune import TrainingData
 from condu_cli.workflows.learning.prototyping import build_task_prototypes

@@ -25,7 +25,8 @@ from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_del
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.class_names import class_list
 from condu_cli.data.labelled import fingerprint
-from condu_cli.data.pictures.loading import PictureSet, ReadingRules
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.sources.own_data import read_source
 from condu_cli.data.sources.task_data import templates_for
 from condu_cli.errors import ConduError, DataError, UsageError

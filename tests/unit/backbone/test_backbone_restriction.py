@@ -6,7 +6,7 @@ import torch
 from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.dual_encoder import TRAIN_CHOICES, weights_sha256
 from condu_cli.cli.hints.making import hint_of
-from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import BaseModelError, UsageError
 from condu_cli.train.finetune import TrainingData, finetune

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.train import launching
 from condu_cli.train.finetune import Hooks, TrainingData, finetune

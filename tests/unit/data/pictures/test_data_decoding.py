@@ -26,7 +26,7 @@ from condu_cli.data.pictures.decoding import (
 from condu_cli.data.pictures.geometry import CropGeometry, EvaluationGeometry
 from condu_cli.data.pictures.picture_files import StoredPicture
 
-READING = Reading(12, EvaluationGeometry(8))
+READING = Reading(12, (EvaluationGeometry(8), EvaluationGeometry(10)))
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def files(tmp_path):
 
 def plainly(answers) -> list[object]:
     return [
-        answer if isinstance(answer, Unreadable) else (answer.kept.tolist(), answer.seen.tolist())
+        answer
+        if isinstance(answer, Unreadable)
+        else (answer.kept.tolist(), [pixels.tolist() for pixels in answer.seen])
         for answer in answers
     ]
 
@@ -83,8 +85,10 @@ def test_answers_are_in_order_and_the_unreadable_are_named(files):
     assert [i for i, answer in enumerate(answers) if isinstance(answer, Unreadable)] == [5, 20]
     assert answers[5].name == str(files[5])
     assert "not a picture" in answers[5].reason
+    assert answers[5].reason == answers[5].error.message
     assert isinstance(answers[0], Decoded)
-    assert (answers[0].kept.shape, answers[0].seen.shape) == ((12, 17, 3), (8, 8, 3))
+    assert answers[0].kept.shape == (12, 17, 3)
+    assert [pixels.shape for pixels in answers[0].seen] == [(8, 8, 3), (10, 10, 3)]
 
 
 def test_workers_give_the_same_answers(files):
@@ -94,8 +98,8 @@ def test_workers_give_the_same_answers(files):
 
 
 def test_nothing_is_kept_or_shown_that_was_not_asked_for(files):
-    (answer,) = decoded(files[:1], Reading(None, None, keep=False))
-    assert answer == Decoded(None, None)
+    (answer,) = decoded(files[:1], Reading(None, keep=False))
+    assert answer == Decoded(None, ())
 
 
 def test_crops_of_pictures_that_are_not_kept_are_those_of_reduced_pictures(files):

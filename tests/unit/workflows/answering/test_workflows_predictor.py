@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from made_registries import flip
 from PIL import Image
+from stored_pictures import stored
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.metrics import softmax
+from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
-from condu_cli.workflows.answering.panel import expert_image_size, logits_of
+from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
@@ -24,7 +26,7 @@ COLOURS = {
     "grass": (40, 190, 60),
     "wheat": (230, 200, 40),
 }
-PICTURES = [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()]
+PICTURES = stored([Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()])
 OWN = {"warm": {"blue", "red"}, "plants": {"grass", "wheat"}}
 RIGHT_TASKS = ["warm", "warm", "plants", "plants"]
 
@@ -168,9 +170,11 @@ def test_a_vote_is_the_mean_of_the_base_models_and_the_experts_logits(workspace)
     session, labels = workspace.head(), ("sea", "fire")
     entry = session.entry("warm")
     candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in labels]
-    size = expert_image_size(entry)
-    base = logits_of(workspace.base, candidates, PICTURES, [0], size)
-    expert = logits_of(workspace.expert(session, entry), candidates, PICTURES, [0], size)
+    view = view_of(workspace.base, expert_image_size(entry))
+    window = next(windows(PICTURES[:1], [view.geometry]))
+    seen = window.views[view.geometry]
+    base = logits_of(workspace.base, candidates, seen, view)
+    expert = logits_of(workspace.expert(session, entry), candidates, seen, view)
     expected = dict(zip(labels, softmax((base + expert) / 2)[0], strict=True))
     (prediction,) = predict(workspace, PICTURES[:1], labels=labels)
     assert routes([prediction]) == [["warm"]]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from stored_pictures import stored
 
 from condu_cli.cli.options import RouterName, RuleName
 from condu_cli.core.routing.prototypes import PrototypeBuilder, unit_rows
@@ -14,9 +15,10 @@ from condu_cli.registry.repository import Registry
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.answering.rules import RULES, own, rule_for, vote
 from condu_cli.workflows.opening.workspace import Workspace
+from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
 SITUATION = {"task": None, "labels": (), "experts": 1, "router": "pooled"}
-PICTURES = [Image.new("RGB", (16, 16), c) for c in ((40, 60, 220), (40, 190, 60))]
+PICTURES = stored([Image.new("RGB", (16, 16), c) for c in ((40, 60, 220), (40, 190, 60))])
 OWN = {"warm": {"blue", "red"}, "plants": {"grass", "wheat"}}
 
 
@@ -95,6 +97,13 @@ def test_a_registered_router_has_a_name_like_the_others(with_scatter, monkeypatc
     assert named == predict(with_scatter, router=Gaussian)
     for prediction in predict(with_scatter, router="gaussian", rule="vote"):
         assert {answer.label for answer in prediction.answers} == OWN["warm"] | OWN["plants"]
+
+
+def test_what_a_router_needs_travels_with_the_registry(with_scatter, tmp_path):
+    before = predict(with_scatter, router=Gaussian)
+    export_registry(with_scatter, tmp_path / "all.condu", overwrite=False)
+    import_registry(tmp_path / "all.condu", tmp_path / "copy")
+    assert predict(Registry.open(tmp_path / "copy"), router=Gaussian) == before
 
 
 def test_the_command_line_offers_every_router_and_every_rule():

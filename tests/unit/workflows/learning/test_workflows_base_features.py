@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.workflows.learning import base_features
 from condu_cli.workflows.learning.prototyping import build_task_prototypes

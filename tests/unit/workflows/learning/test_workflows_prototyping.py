@@ -5,7 +5,8 @@ import pytest
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.data.pictures import decoding
-from condu_cli.data.pictures.loading import PictureSet, ReadingRules
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.learning import base_features, prototyping

@@ -14,7 +14,7 @@ import torch
 from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.draws import hold_out
-from condu_cli.data.pictures.loading import PictureSet
+from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import (
     ConduError,

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.cli.hints.making import hint_of
-from condu_cli.data.pictures.loading import LazyPictures
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.answering.evaluation import EvaluateRequest, evaluate
@@ -56,7 +55,7 @@ def answers(workspace, pictures, task=None):
 
 
 def pictures_of(folder):
-    return LazyPictures(sorted(folder.glob("*/*.png"))[::4])
+    return sorted(folder.glob("*/*.png"))[::4]
 
 
 def note_in(path):

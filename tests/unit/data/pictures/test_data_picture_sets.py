@@ -1,15 +1,18 @@
-"""Pictures as batches: cached within a budget, checked before training."""
+"""Labelled pictures as batches: kept within a budget, checked before training."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stored_pictures import Logged
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.labelled import Sample
-from condu_cli.data.pictures import decoding, loading
-from condu_cli.data.pictures.loading import LazyPictures, PictureSet, ReadingRules, Selection
+from condu_cli.data.pictures import decoding, kept_pictures
+from condu_cli.data.pictures.geometry import reduced
 from condu_cli.data.pictures.picture_files import open_picture
+from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.pictures.transforms import evaluation_transform, seeded_training_transform
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError
@@ -26,20 +29,6 @@ def files(tmp_path):
     return [tmp_path / f"{index}.png" for index in range(5)]
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """The names of the files that were decoded, in order."""
-    names = []
-    real = loading.open_picture
-
-    def counting(path):
-        names.append(path.name)
-        return real(path)
-
-    monkeypatch.setattr(loading, "open_picture", counting)
-    return names
-
-
 def red(image: Image.Image) -> int:
     return image.getpixel((0, 0))[0]
 
@@ -52,63 +41,27 @@ def samples(files) -> list[Sample]:
     return [Sample(path, index % 2) for index, path in enumerate(files)]
 
 
-# Decoding and the cache
-
-
-def test_nothing_is_decoded_before_it_is_asked_for(files, opened):
-    pictures = LazyPictures(files)
-    assert len(pictures) == 5
-    assert opened == []
-    assert red(pictures[3]) == 3
-    assert opened == ["3.png"]
-
-
-def test_a_picture_is_decoded_once(files, opened):
-    pictures = LazyPictures(files)
-    assert pictures[1] is pictures[1]
-    assert opened == ["1.png"]
-
-
-def test_beyond_the_budget_pictures_are_decoded_again(files, opened, monkeypatch):
-    monkeypatch.setattr(loading, "CACHE_BYTES", 2 * ONE_PICTURE)
-    pictures = LazyPictures(files)
-    for _ in range(2):
-        assert [red(picture) for picture in pictures] == [0, 1, 2, 3, 4]
-    assert opened == ["0.png", "1.png", "2.png", "3.png", "4.png", "2.png", "3.png", "4.png"]
-
-
-def test_there_is_no_picture_beyond_the_last_or_before_the_first(files):
-    pictures = LazyPictures(files)
-    assert [red(picture) for picture in pictures] == [0, 1, 2, 3, 4]
-    for beyond in (5, -1):
-        with pytest.raises(IndexError):
-            pictures[beyond]
-
-
-def test_large_pictures_are_kept_with_their_shorter_side_reduced(tmp_path):
-    Image.new("RGB", (100, 50)).save(tmp_path / "wide.png")
-    Image.new("RGB", (10, 30)).save(tmp_path / "small.png")
-    pictures = LazyPictures([tmp_path / "wide.png", tmp_path / "small.png"], shorter_side=20)
-    assert [picture.size for picture in pictures] == [(40, 20), (10, 30)]
+# What is kept
 
 
 def test_pictures_for_training_are_a_little_larger_than_the_crop(tmp_path):
-    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    Image.new("RGB", (100, 200)).save(tmp_path / "a.png")
     kept = PictureSet.for_training([Sample(tmp_path / "a.png", 0)], image_size=40)
-    assert kept.pictures[0].size == (46, 46)
+    kept.read()
+    assert kept.kept_bytes == 46 * 92 * 3
 
 
-# Unreadable pictures
-
-
-def test_unreadable_pictures_are_found_with_their_places(files):
-    files[1].write_text("text")
-    files[3].unlink()
-    done = []
-    errors = LazyPictures(files).unreadable(done.append)
-    assert sorted(errors) == [1, 3]
-    assert "not a picture" in errors[1].message
-    assert done == [1, 2, 3, 4, 5]
+def test_a_set_that_was_never_read_keeps_what_it_decodes_as_long_as_it_fits(
+    noisy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kept_pictures, "CACHE_BYTES", 25 * 30 * 10 * 3)
+    store = Logged(tuple(s.picture for s in noisy), tmp_path / "log")
+    pictures = PictureSet([Sample(p, 0) for p in store.pictures])
+    for _ in range(2):
+        pictures.batch(range(30), red_tensor)
+    assert store.decodings()[0] == 1
+    assert store.decodings()[29] == 2
+    assert pictures.kept_bytes <= kept_pictures.CACHE_BYTES
 
 
 # Batches
@@ -120,16 +73,6 @@ def test_a_batch_is_pictures_and_labels_in_the_order_asked_for(files):
     assert pixels[:, 0, 0, 0].tolist() == [3.0, 0.0]
     assert labels.tolist() == [1, 0]
     assert labels.dtype == torch.int64
-
-
-# Selections
-
-
-def test_a_selection_has_its_own_order(files, opened):
-    chosen = Selection(LazyPictures(files), [4, 1, 4])
-    assert len(chosen) == 3
-    assert [red(picture) for picture in chosen] == [4, 1, 4]
-    assert opened == ["4.png", "1.png"]
 
 
 # One pass over all pictures
@@ -171,7 +114,7 @@ def test_a_scan_shows_every_picture_once_in_order_and_keeps_them(files, monkeypa
     assert reds(pictures.scan(EVALUATION, 2, done.append)) == [[0, 1], [2, 3], [4]]
     assert done == [1, 2, 3, 4, 5]
     assert pictures.cached
-    pictures.seeded_batch([0, 1, 2, 3, 4], [0] * 5, CROPS)
+    list(pictures.training_batches([([0, 1, 2, 3, 4], [0] * 5)], CROPS))
     pictures.batch([4], red_tensor)
     assert decoded == [f"{index}.png" for index in range(5)]
 
@@ -196,14 +139,14 @@ def test_workers_scan_to_the_same_bits(noisy):
     for workers in (0, 2):
         pictures = PictureSet(noisy, SIDE, rules=ReadingRules(workers=workers))
         shown = torch.cat([pixels for _, pixels in pictures.scan(EVALUATION, 7)])
-        kept = pictures.seeded_batch(range(40), range(40), CROPS)[0]
-        found.append((shown, kept))
+        crops, _ = together(pictures.training_batches([(range(40), range(40))], CROPS))
+        found.append((shown, crops))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 
 
 def test_a_set_that_does_not_fit_is_not_kept_at_all(noisy, monkeypatch):
-    monkeypatch.setattr(loading, "CACHE_BYTES", 20 * ONE_PICTURE)
+    monkeypatch.setattr(kept_pictures, "CACHE_BYTES", 20 * ONE_PICTURE)
     pictures = scanned(noisy)
     assert not pictures.cached
     assert len(pictures) == 40
@@ -328,19 +271,23 @@ def together(batches) -> tuple[torch.Tensor, torch.Tensor]:
 def test_training_batches_are_the_same_bits_however_they_are_made(noisy, monkeypatch):
     kept = scanned(noisy)
     steps = plan(40, 10)
-    expected = together(kept.seeded_batch(*step, CROPS) for step in steps)
-    monkeypatch.setattr(loading, "CACHE_BYTES", 1)
+    expected = [
+        CROPS(Image.fromarray(np.asarray(reduced(open_picture(noisy[i].picture), SIDE))), seed)
+        for indices, seeds in steps
+        for i, seed in zip(indices, seeds, strict=True)
+    ]
+    monkeypatch.setattr(kept_pictures, "CACHE_BYTES", 1)
     sets = [kept, scanned(noisy, workers=0), scanned(noisy, workers=2), PictureSet(noisy, SIDE)]
     for pictures in sets:
         torch.manual_seed(int(torch.randint(0, 100, ())))
         pixels, labels = together(pictures.training_batches(steps, CROPS))
-        assert torch.equal(pixels, expected[0])
-        assert torch.equal(labels, expected[1])
+        assert torch.equal(pixels, torch.stack(expected))
+        assert labels.tolist() == [noisy[i].label for indices, _ in steps for i in indices]
 
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_plan_without_end_is_taken_step_by_step(noisy, monkeypatch, fits):
-    monkeypatch.setattr(loading, "CACHE_BYTES", loading.CACHE_BYTES if fits else 1)
+    monkeypatch.setattr(kept_pictures, "CACHE_BYTES", kept_pictures.CACHE_BYTES if fits else 1)
     pictures, taken = scanned(noisy, workers=1), []
 
     def endless():
@@ -355,7 +302,7 @@ def test_a_plan_without_end_is_taken_step_by_step(noisy, monkeypatch, fits):
 
 
 def test_a_picture_that_is_gone_when_its_turn_comes_is_an_error(noisy, monkeypatch):
-    monkeypatch.setattr(loading, "CACHE_BYTES", 1)
+    monkeypatch.setattr(kept_pictures, "CACHE_BYTES", 1)
     pictures = scanned(noisy, workers=1)
     noisy[3].picture.unlink()
     with pytest.raises(DataError, match=r"noise03\.png: no such file"):

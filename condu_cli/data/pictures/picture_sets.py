@@ -1,0 +1,222 @@
+"""Labelled pictures as batches: each decoded once, kept in memory where all of them fit."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from condu_cli.data.pictures.decoding import (
+    Cropping,
+    Pixels,
+    Reading,
+    Unreadable,
+    available_cores,
+    can_be_sent,
+    in_thread,
+    in_workers,
+)
+from condu_cli.data.pictures.geometry import reduced
+from condu_cli.data.pictures.kept_pictures import KeptPictures
+from condu_cli.data.pictures.picture_files import open_picture
+from condu_cli.data.pictures.scanning import ReadingRules, Scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from condu_cli.data.labelled import Sample
+    from condu_cli.data.pictures import transforms
+    from condu_cli.data.pictures.geometry import CropGeometry
+
+    Transform = Callable[[Image.Image], Tensor]
+    Plan: TypeAlias = Iterable[tuple[Sequence[int], Sequence[int]]]
+
+TRAINING_MARGIN = 1.15
+"""Pictures cached for training are this much larger than the crop, which then scales down."""
+
+
+class PictureSet:
+    """Labelled pictures of one split, read in one pass by `scan`.
+
+    `spare`: by label, pictures that step in for unreadable ones, in their order. `samples` and
+    every index count the readable pictures only once `scan` has left the others out; these are
+    in `unreadable`.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        shorter_side: int | None = None,
+        *,
+        spare: Mapping[int, Sequence[Sample]] | None = None,
+        rules: ReadingRules | None = None,
+    ) -> None:
+        self.samples = tuple(samples)
+        self.unreadable: list[Unreadable] = []
+        self._shorter_side = shorter_side
+        self._spare = dict(spare or {})
+        self._rules = rules or ReadingRules()
+        self._kept = KeptPictures()
+        self._too_large = False
+        self._settle(self.samples)
+
+    @classmethod
+    def for_training(
+        cls,
+        samples: Sequence[Sample],
+        image_size: int,
+        *,
+        spare: Mapping[int, Sequence[Sample]] | None = None,
+        rules: ReadingRules | None = None,
+    ) -> PictureSet:
+        """Pictures kept no larger than random crops to `image_size` pixels need."""
+        return cls(samples, round(image_size * TRAINING_MARGIN), spare=spare, rules=rules)
+
+    def of(self, samples: Sequence[Sample]) -> PictureSet:
+        """A set of other samples, to be read and kept like this one; nothing is read yet."""
+        return PictureSet(samples, self._shorter_side, rules=self._rules)
+
+    def _settle(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
+        self._labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def cached(self) -> bool:
+        """Whether all the pictures are in memory."""
+        return 0 < len(self) == len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory the decoded pictures take."""
+        return self._kept.nbytes
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of all the pictures (N,) int64."""
+        return self._labels
+
+    # Reading
+
+    def scan(
+        self,
+        transform: transforms.Transform | None = None,
+        batch: int = 64,
+        on_done: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[list[Sample], Tensor]]:
+        """Decode every picture once, in order: keep it for training, and show it to the caller.
+
+        Yields samples with their pictures (B, 3, S, S) as `transform` sees them whole, not
+        reduced; nothing where there is no transform. `on_done` hears how many are read. Only
+        the readable are yielded and counted from then on, so that the first yielded has index 0.
+        A scan that is not run to its end changes nothing.
+
+        Raises:
+            DataError: more pictures than allowed cannot be read, or all of one class.
+
+        """
+        scan = Scan(self.samples, self._spare, self._rules, self._reading(transform))
+        shown: list[Pixels] = []
+        start = 0
+        with closing(scan.run()) as progress:
+            for done in progress:
+                if on_done is not None:
+                    on_done(done)
+                shown += scan.take_seen()
+                if transform is not None and len(shown) >= batch:
+                    yield scan.readable[start : start + batch], transform.normalise(shown)
+                    shown, start = [], start + batch
+        scan.check()
+        if transform is not None and shown:
+            yield scan.readable[start:], transform.normalise(shown)
+        self.unreadable = scan.unreadable
+        self._kept = scan.kept
+        self._too_large = not len(scan.kept)
+        self._settle(scan.readable)
+
+    def read(self, on_done: Callable[[int], None] | None = None) -> None:
+        """Decode every picture once without showing it to anybody; raises as `scan` does."""
+        for _ in self.scan(None, on_done=on_done):
+            pass
+
+    def _reading(self, transform: transforms.Transform | None) -> Reading:
+        geometries = () if transform is None else (transform.geometry,)
+        return Reading(self._shorter_side, geometries, self._rules.keep)
+
+    # Batches
+
+    def whole(self, indices: Sequence[int], transform: transforms.Transform) -> Tensor:
+        """Some pictures (B, 3, S, S) decoded again, as `scan` showed them."""
+        opened = (open_picture(self.samples[index].picture) for index in indices)
+        return transform.normalise([np.asarray(transform.geometry(image)) for image in opened])
+
+    def batch(self, indices: Sequence[int], transform: Transform) -> tuple[Tensor, Tensor]:
+        """Transformed pictures (B, 3, S, S) and their labels (B,) int64."""
+        pixels = torch.stack([transform(self._picture(index)) for index in indices])
+        return pixels, self._labels[list(indices)]
+
+    def training_batches(
+        self, plan: Plan, transform: transforms.SeededTransform
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of a plan of (indices, seeds), in order; the plan is taken step by step.
+
+        Pictures in memory are cropped by a thread beside the training, those that do not fit
+        are decoded by workers ahead of time. Which of them makes no difference to a single bit.
+        Close the iterator to end the thread or the workers.
+
+        Raises:
+            DataError: a picture cannot be read any more.
+
+        """
+        taken: deque[Tensor] = deque()
+
+        def tasks() -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+            for indices, seeds in plan:
+                taken.append(self._labels[list(indices)])
+                yield indices, seeds
+
+        with closing(self._crops(tasks(), transform.geometry)) as crops:
+            for pixels in crops:
+                yield transform.normalise(pixels), taken.popleft()
+
+    def _crops(self, plan: Plan, geometry: CropGeometry) -> Generator[list[Pixels], None, None]:
+        """The crops of every batch, by whoever is best at it."""
+        if self.cached:
+            return in_thread(lambda step: self._crop(step, geometry), plan)
+        workers = self._workers()
+        if workers == 0:
+            return (self._crop(step, geometry) for step in plan)
+        files = (([self.samples[i].picture for i in indices], seeds) for indices, seeds in plan)
+        return in_workers(Cropping(self._shorter_side, geometry), files, workers)
+
+    def _workers(self) -> int:
+        workers = self._rules.workers
+        if workers is None:
+            # A set that was never read may still fit: what is decoded is kept.
+            workers = available_cores() if self._too_large else 0
+        return workers if can_be_sent([sample.picture for sample in self.samples]) else 0
+
+    def _crop(
+        self, step: tuple[Sequence[int], Sequence[int]], geometry: CropGeometry
+    ) -> list[Pixels]:
+        indices, seeds = step
+        return [
+            np.asarray(geometry(self._picture(index), seed))
+            for index, seed in zip(indices, seeds, strict=True)
+        ]
+
+    def _picture(self, index: int) -> Image.Image:
+        pixels = self._kept.get(index)
+        if pixels is None:
+            image = open_picture(self.samples[index].picture)
+            pixels = np.asarray(reduced(image, self._shorter_side))
+            self._kept.add(index, pixels)
+        return Image.fromarray(pixels)

@@ -1,0 +1,54 @@
+"""Pictures in stores of their own: made in memory, or files whose decoding is written down."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from condu_cli.data.pictures.picture_files import StoredPicture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Album:
+    """Pictures in memory."""
+
+    images: tuple[Image.Image, ...]
+
+    def picture(self, index: int) -> Image.Image:
+        return self.images[index].copy()
+
+
+def stored(images: Sequence[Image.Image]) -> list[StoredPicture]:
+    """Pictures that lie in memory."""
+    album = Album(tuple(images))
+    return [StoredPicture(str(index), album, index) for index in range(len(images))]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Files of which every decoding, whatever the process, leaves a line in a log."""
+
+    files: tuple[Path, ...]
+    log: Path
+
+    def picture(self, index: int) -> Image.Image:
+        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(log, f"{index}\n".encode())  # one write each: lines of two processes never mix
+        os.close(log)
+        return Image.open(self.files[index])
+
+    @property
+    def pictures(self) -> list[StoredPicture]:
+        return [StoredPicture(file.name, self, i) for i, file in enumerate(self.files)]
+
+    def decodings(self) -> Counter[int]:
+        """How often each picture was decoded, by its index."""
+        return Counter(map(int, self.log.read_text().split()) if self.log.exists() else ())
