@@ -115,3 +115,22 @@ def test_the_page_of_commands_is_up_to_date() -> None:
         check=True,
     )
     assert made.stdout == _text("docs/cli.md"), "run python docs/make_cli.py"
+
+
+def test_the_picture_of_the_rooms_is_the_package() -> None:
+    """Every room that CONTRIBUTING draws is there, and every package is drawn."""
+    _, _, section = _text("CONTRIBUTING.md").partition("## The rooms")
+    picture = section.split("```")[1]
+    packages = {
+        ".".join(path.parent.relative_to(ROOT / "condu_cli").parts)
+        for path in (ROOT / "condu_cli").rglob("__init__.py")
+    } - {""}
+    top = {name for name in packages if "." not in name}
+    drawn = {word for word in re.findall(r"[a-z_.]+", picture) if "." in word or word in top}
+    assert drawn == packages
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    named = re.findall(r"`((?:[\w.]+/)+[\w.]*)`", _text("CONTRIBUTING.md"))
+    gone = [n for n in named if not (ROOT / n).exists() and not (ROOT / "condu_cli" / n).exists()]
+    assert [name for name in gone if not name.startswith("../")] == []
