@@ -76,12 +76,11 @@ def draft_folders(root: Path) -> Iterator[Path]:
 def _refuse_occupied(root: Path) -> None:
     if RegistryPaths(root).database.exists():
         raise UsageError(
-            f"there is a registry at {root} already",
-            "use it with `condu learn`, or name another folder with --registry",
+            f"there is a registry at {root} already", reason="registry-exists", path=root
         )
     if root.exists() and not root.is_dir():
         raise UsageError(
-            f"{root} is a file, a registry is a folder", "name another folder with --registry"
+            f"{root} is a file, a registry is a folder", reason="registry-path-is-file", path=root
         )
     try:
         occupied = root.exists() and any(root.iterdir())
@@ -89,8 +88,7 @@ def _refuse_occupied(root: Path) -> None:
         raise _cannot_create(root, error) from error
     if occupied:
         raise UsageError(
-            f"{root} is not empty and not a registry",
-            "name a folder that does not exist yet with --registry",
+            f"{root} is not empty and not a registry", reason="folder-not-free", path=root
         )
 
 
@@ -142,5 +140,6 @@ def _cannot_create(path: Path, error: OSError) -> ConduError:
     where = error.filename or path
     return ConduError(
         f"cannot create a registry at {path}: {error.strerror or error} ({where})",
-        "name a folder that you may write to with --registry or CONDU_REGISTRY",
+        reason="cannot-create-registry",
+        path=path,
     )

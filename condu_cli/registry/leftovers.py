@@ -56,7 +56,8 @@ def remove_leftover(registry: Registry, leftover: Leftover) -> None:
     except OSError as error:
         raise ConduError(
             f"cannot remove {leftover.path}: {error.strerror or error}",
-            "correct the permissions, then run the command again",
+            reason="cannot-remove",
+            path=leftover.path,
         ) from error
 
 

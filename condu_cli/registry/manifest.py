@@ -232,9 +232,14 @@ class Session:
         for entry in self.entries:
             if entry.name == name:
                 return entry
+        known = [entry.name for entry in self.entries]
         raise NotFoundError(
             f"there is no task {name!r} in session {short_id(self.id)}",
-            _known_tasks_hint(name, [entry.name for entry in self.entries]),
+            reason="no-such-task",
+            task=name,
+            session=self.id,
+            known=known,
+            similar=_similar(name, known),
         )
 
     def blobs(self) -> set[str]:
@@ -310,13 +315,11 @@ class Pack:
     patch: str | None
 
 
-def _known_tasks_hint(name: str, known: list[str]) -> str:
-    if not known:
-        return f"no task has been learned yet; run `condu learn --task {name}`"
-    listing = "known tasks: " + ", ".join(known)
+def _similar(name: str, known: list[str]) -> str | None:
+    """Return the task whose name is most like one that is not there."""
     folded = {task.casefold(): task for task in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f"did you mean {folded[close[0]]!r}? {listing}" if close else listing
+    return folded[close[0]] if close else None
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:

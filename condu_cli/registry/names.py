@@ -16,20 +16,14 @@ def validate_task_name(text: str) -> str:
     """
     if is_task_name(text):
         return text
-    raise UsageError(
-        f"{text!r} cannot be the name of a task",
-        "use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit",
-    )
+    raise UsageError(f"{text!r} cannot be the name of a task", reason="not-a-name", name=text)
 
 
 def validate_tag_name(text: str) -> str:
     """Return `text` if it can name a tag, else raise a UsageError that says what can."""
     if is_task_name(text):
         return text
-    raise UsageError(
-        f"{text!r} cannot be the name of a tag",
-        "use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit",
-    )
+    raise UsageError(f"{text!r} cannot be the name of a tag", reason="not-a-name", name=text)
 
 
 def is_task_name(text: str) -> bool:
@@ -51,7 +45,4 @@ def validate_sha256(text: str) -> str:
     """Return `text` if it is a sha256 in lower-case hex, else raise an IntegrityError."""
     if is_sha256(text):
         return text
-    raise IntegrityError(
-        f"{text!r} is not the name of a blob",
-        "a blob is named by the 64 hex digits of its sha256",
-    )
+    raise IntegrityError(f"{text!r} is not the name of a blob", reason="not-a-blob-name", name=text)

@@ -107,7 +107,8 @@ class History:
 def _missing(session_id: str) -> IntegrityError:
     return IntegrityError(
         f"session {shown_id(session_id)} is referred to and not there",
-        "restore condu.sqlite from a backup",
+        reason="session-missing",
+        session=session_id,
     )
 
 

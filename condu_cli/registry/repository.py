@@ -128,7 +128,9 @@ class Registry:
         name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
             f"there is no session {text!r}: {name} has {_count(len(line) - 1)} before it",
-            "run `condu log` to see the sessions",
+            reason="too-far-back",
+            session=text,
+            sessions=len(line) - 1,
         )
 
     def _line(
@@ -241,7 +243,9 @@ class Registry:
                 raise HeadMovedError(
                     f"HEAD moved from {_name(parent)} to {_name(head)} "
                     f"while {command!r} was working",
-                    "nothing was committed; run the command again",
+                    reason="head-moved",
+                    parent=parent,
+                    head=head,
                 )
             rows.insert_session(transaction, session, blobs)
             if folder is not None:
@@ -256,14 +260,16 @@ class Registry:
         """Return the session `steps` before HEAD, None for the state before the first."""
         if steps < 1:
             raise UsageError(
-                f"cannot go back {steps} sessions", "a rollback goes back 1 session or more"
+                f"cannot go back {steps} sessions", reason="steps-too-few", steps=steps
             )
         with self._read() as transaction:
             line = _line_of(transaction, _head(transaction))
         if steps >= len(line):
             raise UsageError(
                 f"cannot go back {_count(steps)}: HEAD has {_count(len(line) - 1)} to undo",
-                "run `condu log` to see the sessions",
+                reason="too-far-back",
+                steps=steps,
+                sessions=len(line) - 1,
             )
         return line[steps]
 
@@ -277,7 +283,9 @@ class Registry:
         with self.lock(command), self._write() as transaction:
             if rows.head_id(transaction) == target:
                 raise UsageError(
-                    f"HEAD is at {_name(target)} already", "run `condu log` to see the sessions"
+                    f"HEAD is at {_name(target)} already",
+                    reason="head-there-already",
+                    session=target,
                 )
             self._require_usable(transaction, target)
             return rows.move_head(
@@ -323,7 +331,8 @@ class Registry:
         if not self.blobs.exists(sha256):
             raise IntegrityError(
                 f"blob {sha256} is missing, so HEAD cannot move to a session that needs it",
-                "HEAD is where it was; `condu verify` says what else is wrong",
+                reason="blob-missing-for-head",
+                blob=sha256,
             )
         return BlobRef(sha256, self.blobs.size(sha256))
 
@@ -339,15 +348,22 @@ class Registry:
 
 
 def _require_registry(paths: RegistryPaths) -> None:
-    hint = "create one with `condu init`, let `condu learn` do it, or name another with --registry"
     if paths.root.is_dir():
         if not paths.database.is_file():
-            raise NoRegistryError(f"{paths.root} is a folder, but not a registry", hint)
+            raise NoRegistryError(
+                f"{paths.root} is a folder, but not a registry",
+                reason="no-registry",
+                path=paths.root,
+            )
         _refuse_links(paths)
     elif paths.root.exists():
-        raise NoRegistryError(f"{paths.root} is a file, not a registry", hint)
+        raise NoRegistryError(
+            f"{paths.root} is a file, not a registry", reason="no-registry", path=paths.root
+        )
     else:
-        raise NoRegistryError(f"there is no registry at {paths.root}", hint)
+        raise NoRegistryError(
+            f"there is no registry at {paths.root}", reason="no-registry", path=paths.root
+        )
 
 
 def _refuse_links(paths: RegistryPaths) -> None:
@@ -356,7 +372,8 @@ def _refuse_links(paths: RegistryPaths) -> None:
         if path.is_symlink():
             raise IntegrityError(
                 f"{path} is a symbolic link, which a registry never holds",
-                "put the real file or folder there; the registry's own folder may be a link",
+                reason="symbolic-link",
+                path=path,
             )
 
 
@@ -384,7 +401,7 @@ def _get(transaction: Transaction, session_id: str) -> Session:
     row = transaction.get(SessionRow, session_id)
     if row is None:
         raise NotFoundError(
-            f"there is no session {session_id!r}", "run `condu log` to see the sessions"
+            f"there is no session {session_id!r}", reason="no-such-session", session=session_id
         )
     return rows.read_session(row)
 
@@ -411,9 +428,11 @@ def _require_live(transaction: Transaction, session: Session) -> None:
     at = marks.collected(transaction).get(session.id)
     if at is not None:
         raise NotFoundError(
-            f"session {short_id(session.id)} was removed by `condu gc` on {at[:10]}; only its "
-            "record is left",
-            "run `condu log` to see the sessions that are there",
+            f"session {short_id(session.id)} was removed by garbage collection on {at[:10]}; only "
+            "its record is left",
+            reason="session-collected",
+            session=session.id,
+            at=at,
         )
 
 

@@ -13,7 +13,6 @@ MINIMUM_PREFIX = 4
 _HEAD = ("@", "HEAD")
 _REVISION = re.compile(r"([^~]+)(?:~(\d{1,9}))?")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MINIMUM_PREFIX},64}}")
-_HINT = "run `condu log` to see the sessions"
 
 
 class Revision(NamedTuple):
@@ -34,8 +33,9 @@ def parse_revision(text: str) -> Revision:
     if match is None:
         raise NotFoundError(
             f"{text!r} does not name a session",
-            f"a session is named by at least {MINIMUM_PREFIX} digits of its id, a tag, @ (HEAD) "
-            "or @~N; " + _HINT,
+            reason="not-a-session",
+            name=text,
+            digits=MINIMUM_PREFIX,
         )
     return Revision(match[1], int(match[2] or 0))
 
@@ -49,19 +49,24 @@ def match_start(start: str, ids: Sequence[str], tags: Mapping[str, str]) -> str:
         return tags[start]
     prefix = start.lower()
     if _PREFIX.fullmatch(prefix) is None:
-        known = ", ".join(sorted(tags))
         raise NotFoundError(
             f"{start!r} does not name a session",
-            f"a session is named by at least {MINIMUM_PREFIX} digits of its id, a tag"
-            f"{f' ({known})' if tags else ''}, @ (HEAD) or @~N; " + _HINT,
+            reason="not-a-session",
+            name=start,
+            digits=MINIMUM_PREFIX,
+            tags=sorted(tags),
         )
     matches = [session_id for session_id in ids if session_id.startswith(prefix)]
     if not matches:
-        raise NotFoundError(f"there is no session {start!r}", _HINT)
+        raise NotFoundError(
+            f"there is no session {start!r}", reason="no-such-session", session=start
+        )
     if len(matches) > 1:
         raise NotFoundError(
             f"{start!r} names {len(matches)} sessions: " + ", ".join(map(short_id, matches)),
-            "give more digits of the id",
+            reason="session-ambiguous",
+            session=start,
+            matches=matches,
         )
     return matches[0]
 
@@ -72,6 +77,7 @@ def validate_new_tag(name: str) -> str:
     if name in _HEAD or _PREFIX.fullmatch(name.lower()):
         raise UsageError(
             f"{name!r} cannot be the name of a tag: it reads like HEAD or like a session's id",
-            "for instance `condu tag before-cleanup`",
+            reason="tag-reads-like-session",
+            name=name,
         )
     return name

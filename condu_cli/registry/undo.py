@@ -18,10 +18,7 @@ def rollback_to_undo(newest_first: Iterable[Operation]) -> Operation:
     if open_rollbacks:
         return open_rollbacks[0]
     since = f" since {committed.command!r}" if committed else ""
-    raise UsageError(
-        f"there is no rollback to undo{since}",
-        "name the session to go to: `condu rollback SESSION`; `condu log` lists them all",
-    )
+    raise UsageError(f"there is no rollback to undo{since}", reason="nothing-to-undo")
 
 
 def undoable_sessions(newest_first: Iterable[Operation]) -> set[str]:

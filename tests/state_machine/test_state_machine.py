@@ -177,7 +177,7 @@ class RegistryMachine(RuleBasedStateMachine):
             with pytest.raises(UsageError, match="cannot go back"):
                 roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")
         elif line[steps] in self.model.collected:
-            with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+            with pytest.raises(NotFoundError, match="removed by garbage collection"):
                 roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")
         else:
             roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")

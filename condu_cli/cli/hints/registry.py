@@ -1,5 +1,124 @@
 """What to do about failures of the registry, its files, copies and history."""
 
-from condu_cli.cli.hints.table import Hint
+from condu_cli.cli.hints.table import Facts, Hint
 
-HINTS: dict[str, Hint] = {}
+AGAIN = "Free some space or correct the permissions, then run the command again"
+DAMAGE = "condu verify{here} lists all damage"
+SESSIONS = "condu log{here} lists the sessions"
+WAIT = "Wait until that command has ended, then run this one again"
+NEW_FOLDER = "Name a folder that does not exist yet with --registry"
+NAME_RULE = "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
+RESTORE_DATABASE = "Restore condu.sqlite from a backup (condu backup) or from backups/"
+
+
+def _writing(facts: Facts) -> str:
+    return AGAIN + "; {consequence}" if facts.get("consequence") else AGAIN
+
+
+def _upgrade(facts: Facts) -> str:
+    if facts.get("writer"):
+        return "Upgrade: pip install --upgrade 'condu>={writer}'"
+    return "Upgrade: pip install --upgrade condu"
+
+
+def _kept_file(facts: Facts) -> str:
+    if facts.get("in_backups"):
+        return "Restore the file from a backup, or remove it and train again"
+    return "Remove it and train again"
+
+
+def _task(facts: Facts) -> str:
+    if not facts.get("known"):
+        return "No task has been learned yet: condu learn --task {task!q}{here}"
+    if facts.get("similar"):
+        return "Did you mean '{similar}'? Known tasks: {known}"
+    return "Known tasks: {known}"
+
+
+def _tag(facts: Facts) -> str:
+    return "Tags: {known}" if facts.get("known") else "There are no tags"
+
+
+def _session(facts: Facts) -> str:
+    tag = "a tag ({tags})" if facts.get("tags") else "a tag"
+    named = f"A session is named by at least {{digits}} digits of its id, {tag}, @ (HEAD) or @~N"
+    return f"{named}; {SESSIONS}"
+
+
+HINTS: dict[str, Hint] = {
+    # Files
+    "cannot-write": _writing,
+    "cannot-remove": "Correct the permissions of the registry's folder, then run the command again",
+    "cannot-lock": "Writing needs permission to create files in that folder",
+    "lock-is-link": "Remove it; it holds nothing but the lock",
+    "registry-locked": f"{WAIT}; the lock ends with the process",
+    "symbolic-link": "Put the real file or folder there; the registry's own folder may be a link",
+    "blob-missing": f"{DAMAGE}; restore the file from a backup, or go back to a session that does "
+    "not need it with condu rollback{here}",
+    "blob-unreadable": f"{DAMAGE}; correct the permissions or restore the file from a backup, or "
+    "go back to a session that does not need it with condu rollback{here}",
+    "blob-corrupt": f"{DAMAGE}; restore the file from a backup, or go back to a session that does "
+    "not need it with condu rollback{here}",
+    "blob-changed": DAMAGE,
+    "blob-missing-for-head": "HEAD is where it was; condu verify{here} says what else is wrong",
+    "not-a-blob-name": "A blob is named by the 64 hex digits of its sha256",
+    "kept-file-unknown": "Remove it",
+    "kept-file-corrupt": _kept_file,
+    # Creating and opening
+    "no-registry": "Create one with condu init{here}, let condu learn do it, or name another with "
+    "--registry",
+    "registry-exists": "Use it with condu learn{here}, or name another folder with --registry",
+    "registry-path-is-file": "Name another folder with --registry",
+    "folder-not-free": NEW_FOLDER,
+    "cannot-create-registry": "Name a folder that you may write to with --registry or "
+    "CONDU_REGISTRY",
+    "registry-unfinished": "Its creation was interrupted; remove the folder and run condu init"
+    "{here}",
+    "registry-too-new": _upgrade,
+    # The database
+    "database-corrupt": "Restore condu.sqlite from a copy; those from before migrations are in "
+    "backups/",
+    "database-unusable": "Check that the disk has space and that you may write to the registry's "
+    "folder",
+    "schema-unknown": "Its creation was interrupted, or another program wrote it; move the folder "
+    "away and run condu init{here}",
+    "migration-leaves-orphans": "Nothing was changed; please report this",
+    "cannot-migrate": "Nothing was changed; restore condu.sqlite from a backup",
+    "record-altered": RESTORE_DATABASE,
+    "session-altered": "Restore condu.sqlite from a copy, or go back past it: condu rollback{here}",
+    "session-missing": "Restore condu.sqlite from a backup",
+    "expert-differs": "What is known about an expert never changes; learn it again to replace it",
+    # Sessions, tasks and tags
+    "no-such-session": SESSIONS,
+    "session-collected": SESSIONS,
+    "too-far-back": SESSIONS,
+    "head-there-already": SESSIONS,
+    "steps-too-few": "A rollback goes back 1 session or more",
+    "not-a-session": _session,
+    "session-ambiguous": "Give more digits of the id",
+    "nothing-to-undo": "Name the session to go to: condu rollback SESSION{here}; condu log{here} "
+    "lists them all",
+    "head-moved": "Nothing was committed; run the command again",
+    "no-such-task": _task,
+    "not-a-name": NAME_RULE,
+    "tag-exists": "Choose another name, or remove it first: condu tag --delete {tag!q}{here}",
+    "no-such-tag": _tag,
+    "tag-reads-like-session": "For instance condu tag before-cleanup{here}",
+    # Backups and archives
+    "needed-file-missing": f"{DAMAGE}; restore the file, or do without it: condu rollback{{here}}, "
+    "then condu gc{here}",
+    "copied-file-corrupt": f"{DAMAGE}; restore the file from an earlier backup, then run the "
+    "command again",
+    "backup-nested": "Name a folder outside of the registry, best on another disk: condu backup "
+    "DIR{here}",
+    "not-a-backup": "Name a folder that does not exist yet, or an earlier backup: condu backup "
+    "DIR{here}",
+    "backup-has-other-sessions": "Name another folder: condu backup DIR{here}",
+    "output-is-folder": "Name a file that is not there yet",
+    "output-in-registry": "Name a file outside of the registry's folder",
+    "output-exists": "Name another, or overwrite it: --force",
+    "archive-corrupt": "Nothing was imported; get the file again from where it comes from",
+    "archive-too-new": _upgrade,
+    "archive-unreadable": "Name a file that condu export wrote",
+    "archive-not-a-file": "Save it as a plain file first",
+}

@@ -52,9 +52,7 @@ class TaskFiles:
         self._paths = paths
         self._folder = folder
         self._what = what
-        self._remedy = "remove it and train again"
-        if in_backups:
-            self._remedy = f"restore the file from a backup, or {self._remedy}"
+        self._in_backups = in_backups
 
     def save(
         self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
@@ -109,7 +107,9 @@ class TaskFiles:
         """Open one file; raise IntegrityError if it is not one, or not there any more."""
         match = _named(path)
         if match is None:
-            raise IntegrityError(f"{path} is no {self._what}", "remove it")
+            raise IntegrityError(
+                f"{path} is no {self._what}", reason="kept-file-unknown", path=path
+            )
         try:
             reader = BlobReader(path, match["sha256"])
         except IntegrityError as error:
@@ -120,7 +120,9 @@ class TaskFiles:
         """Name a file that cannot be used."""
         return IntegrityError(
             f"the {self._what} {path} cannot be used: {reason}",
-            self._remedy,
+            reason="kept-file-corrupt",
+            path=path,
+            in_backups=self._in_backups,
         )
 
 
@@ -136,5 +138,6 @@ def _described_errors(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise ConduError(
             f"cannot keep the {what} under {folder}: {error.strerror or error}",
-            "free some space or correct the permissions, then run the command again",
+            reason="cannot-write",
+            path=folder,
         ) from error

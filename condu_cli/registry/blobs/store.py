@@ -32,10 +32,6 @@ from condu_cli.registry.names import is_sha256, validate_sha256
 METADATA_KEY = "condu"
 _CHUNK = 1 << 20
 _THREADS = min(4, os.cpu_count() or 1)
-_DAMAGED_HINT = (
-    "`condu verify` lists all damage; restore the file from a backup, or go back to a session that "
-    "does not need it with `condu rollback`"
-)
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,8 @@ class BlobStore:
         except OSError as error:
             raise ConduError(
                 f"cannot remove blob {sha256}: {error.strerror or error}",
-                "correct the permissions of the registry's folder, then run the command again",
+                reason="cannot-remove",
+                blob=sha256,
             ) from error
         with suppress(OSError):  # others are in it, or it is gone
             path.parent.rmdir()
@@ -358,9 +355,7 @@ def _refuse_link(sha256: str, path: Path) -> None:
 def _require_folder(folder: Path) -> None:
     """Never write or remove through a link: it may lead out of the registry."""
     if folder.is_symlink():
-        raise IntegrityError(
-            f"{folder} is a symbolic link", "a registry is one folder; put the real one there"
-        )
+        raise IntegrityError(f"{folder} is a symbolic link", reason="symbolic-link", path=folder)
 
 
 @contextmanager
@@ -374,16 +369,21 @@ def _described_errors(folder: Path) -> Iterator[None]:
 def _cannot_write(folder: Path, error: OSError) -> ConduError:
     return ConduError(
         f"cannot write a blob under {folder}: {error.strerror or error}",
-        "free some space or correct the permissions, then run the command again; "
-        "the registry is as it was",
+        reason="cannot-write",
+        path=folder,
+        consequence="the registry is as it was",
     )
 
 
 def _unreadable(sha256: str, error: OSError) -> IntegrityError:
     missing = isinstance(error, FileNotFoundError)
-    reason = "missing" if missing else f"unreadable: {error.strerror or error}"
-    return IntegrityError(f"blob {sha256} is {reason}", _DAMAGED_HINT)
+    what = "missing" if missing else f"unreadable: {error.strerror or error}"
+    return IntegrityError(
+        f"blob {sha256} is {what}",
+        reason="blob-missing" if missing else "blob-unreadable",
+        blob=sha256,
+    )
 
 
 def _damaged(sha256: str, reason: str) -> IntegrityError:
-    return IntegrityError(f"blob {sha256} is damaged: {reason}", _DAMAGED_HINT)
+    return IntegrityError(f"blob {sha256} is damaged: {reason}", reason="blob-corrupt", blob=sha256)

@@ -147,7 +147,7 @@ def _add(
     file.write(header(name, size))
     written = sum(file.write(chunk) for chunk in chunks)
     if written != size:
-        raise IntegrityError(f"{name} changed while it was read", "`condu verify` lists all damage")
+        raise IntegrityError(f"{name} changed while it was read", reason="blob-changed", blob=name)
     file.write(padding(size))
 
 
@@ -160,12 +160,14 @@ def _pieces(path: Path) -> Iterator[memoryview]:
 def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UsageError(
-            f"{path} is a folder, an archive is a file", "name a file that is not there yet"
+            f"{path} is a folder, an archive is a file", reason="output-is-folder", path=path
         )
     if registry.path.resolve() in path.resolve().parents:
-        raise UsageError(f"{path} lies in the registry itself", "name a file outside of its folder")
+        raise UsageError(
+            f"{path} lies in the registry itself", reason="output-in-registry", path=path
+        )
     if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"{path} exists already", "name another file, or add --force")
+        raise UsageError(f"{path} exists already", reason="output-exists", path=path)
 
 
 def _warnings(history: History) -> tuple[str, ...]:

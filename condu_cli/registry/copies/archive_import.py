@@ -51,7 +51,6 @@ from condu_cli.registry.repository import Registry
 
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 _REVISION = re.compile(r"[0-9a-f]{4,12}")
-_HINT = "nothing was imported; get the file again from where it comes from"
 
 
 def read_archive(archive: Path, place: Path, base: str | None = None) -> ArchiveSummary:
@@ -64,7 +63,8 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     if not is_free(place):
         raise UsageError(
             f"{place} is not an empty folder, and the archive is to become a registry there",
-            "name a folder that does not exist yet with --registry",
+            reason="folder-not-free",
+            path=place,
         )
     with (
         _opened(archive) as (file, size),
@@ -85,12 +85,15 @@ def _opened(archive: Path) -> Iterator[tuple[BinaryIO, int]]:
     except OSError as error:
         raise UsageError(
             f"cannot read the archive {archive}: {error.strerror or error}",
-            "name a file that `condu export` wrote",
+            reason="archive-unreadable",
+            path=archive,
         ) from error
     with file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{archive} is not a plain file", "save it as one before")
+            raise UsageError(
+                f"{archive} is not a plain file", reason="archive-not-a-file", path=archive
+            )
         yield file, status.st_size
 
 
@@ -202,7 +205,11 @@ class _Contents:
             flush_folder(folder)
 
     def _refuse(self, fault: str, cause: Exception | None = None) -> NoReturn:
-        raise IntegrityError(f"{self.archive} is not a sound archive: {fault}", _HINT) from cause
+        raise IntegrityError(
+            f"{self.archive} is not a sound archive: {fault}",
+            reason="archive-corrupt",
+            path=self.archive,
+        ) from cause
 
 
 def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
@@ -221,7 +228,10 @@ def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
             f"{archive} has format {manifest['format']} and schema {schema}, written by condu "
             f"{writer}; condu {__version__} knows format {ARCHIVE_FORMAT} and schemas up to "
             f"{SCHEMA_REVISION}",
-            f"upgrade: `pip install --upgrade 'condu>={writer}'`",
+            reason="archive-too-new",
+            path=archive,
+            writer=writer,
+            knows=SCHEMA_REVISION,
         )
     keys = {"format", "condu", "schema", "fingerprint", "base", "head", "blobs"}
     if manifest.keys() != keys or not _is_count(manifest["blobs"]) or manifest["format"] < 1:

@@ -161,7 +161,7 @@ class _Copying:
         folder = file.target.parent
         if folder.is_symlink():
             raise IntegrityError(
-                f"{folder} is a symbolic link", "a backup is one folder; put the real one there"
+                f"{folder} is a symbolic link", reason="symbolic-link", path=folder
             )
         draft = self.paths.tmp / f"{draft_name()}.safetensors"
         try:
@@ -196,8 +196,7 @@ def _settle(database: Path) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     if mode != "delete":
         raise LockedError(
-            f"{database} is being read by another process",
-            "wait until that command has ended, then run this one again",
+            f"{database} is being read by another process", reason="registry-locked", path=database
         )
     for end in ("-journal", "-wal", "-shm"):
         database.with_name(database.name + end).unlink(missing_ok=True)
@@ -258,18 +257,29 @@ def _refuse_nested(source: Path, target: Path) -> None:
     if target == source or source in target.parents or target in source.parents:
         raise UsageError(
             f"{target} cannot be a backup of {source}: one lies in the other",
-            "name a folder outside of the registry, best on another disk: `condu backup DIR`",
+            reason="backup-nested",
+            path=target,
+            registry=source,
         )
 
 
 def _earlier_backup(registry: Registry, target: Path) -> Registry:
     """Return the backup at `target`; raise UsageError if what is there is none of `registry`."""
-    hint = "name a folder that does not exist yet, or an earlier backup: `condu backup DIR`"
     if not RegistryPaths(target).database.is_file():
-        raise UsageError(f"{target} is no backup of the registry at {registry.path}", hint)
+        raise UsageError(
+            f"{target} is no backup of the registry at {registry.path}",
+            reason="not-a-backup",
+            path=target,
+            registry=registry.path,
+        )
     earlier = Registry.open(target)
     if (earlier.created_at, earlier.config) != (registry.created_at, registry.config):
-        raise UsageError(f"{target} is another registry, no backup of {registry.path}", hint)
+        raise UsageError(
+            f"{target} is another registry, no backup of {registry.path}",
+            reason="not-a-backup",
+            path=target,
+            registry=registry.path,
+        )
     return earlier
 
 
@@ -280,5 +290,7 @@ def _refuse_other_sessions(known: frozenset[str], history: History, target: Path
         raise UsageError(
             f"{target} has {len(others)} sessions that the registry does not have; a backup "
             "would remove them",
-            "name another folder: `condu backup DIR`",
+            reason="backup-has-other-sessions",
+            path=target,
+            sessions=sorted(others),
         )

@@ -59,8 +59,8 @@ def consistently(registry: Registry, command: str, attempt: Callable[[], _Result
         except VanishedError as error:
             raise IntegrityError(
                 f"{error} is missing, and the registry at {registry.path} needs it",
-                "`condu verify` lists all damage; restore the file, or run `condu rollback` and "
-                "`condu gc` to do without it",
+                reason="needed-file-missing",
+                registry=registry.path,
             ) from error
 
 
@@ -78,7 +78,8 @@ def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
         except sqlite3.OperationalError as error:
             raise ConduError(
                 f"cannot copy {source.database} to {place.draft.parent}: {error}",
-                "free some space or correct the permissions, then run the command again",
+                reason="cannot-write",
+                path=place.draft.parent,
             ) from error
     ensure_current(place)  # a newer condu may have migrated it since it was opened
     return Registry(place)
@@ -162,7 +163,9 @@ def described_writing(what: str, consequence: str) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         raise ConduError(
             f"cannot {what}: {error.strerror or error}{where}",
-            f"free some space or correct the permissions, then run it again; {consequence}",
+            reason="cannot-write",
+            path=error.filename,
+            consequence=consequence,
         ) from error
 
 
@@ -174,11 +177,7 @@ def _read(readinto: Callable[[memoryview], int | None], chunk: memoryview, path:
 
 
 def _damaged(path: Path, reason: str) -> IntegrityError:
-    return IntegrityError(
-        f"{path} is damaged: {reason}",
-        "`condu verify` lists all damage; restore the file from an earlier backup, then run the "
-        "command again",
-    )
+    return IntegrityError(f"{path} is damaged: {reason}", reason="copied-file-corrupt", path=path)
 
 
 def _unreadable(path: Path, error: OSError) -> IntegrityError:

@@ -120,15 +120,14 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
     text = str(error)
     if "locked" in text or "busy" in text:
         return LockedError(
-            f"{database} is locked by another process",
-            "wait until that command has ended, then run this one again",
+            f"{database} is locked by another process", reason="registry-locked", path=database
         )
     if isinstance(error, sqlite3.OperationalError) and not text.startswith(_DAMAGE):
         return ConduError(
-            f"cannot use {database}: {text}",
-            "check that the disk has space and that you may write to the registry's folder",
+            f"cannot use {database}: {text}", reason="database-unusable", path=database
         )
     return IntegrityError(
         f"{database} is not a sound registry database: {text}",
-        "restore condu.sqlite from a copy; those from before migrations are in backups/",
+        reason="database-corrupt",
+        path=database,
     )

@@ -29,7 +29,9 @@ def add_tag(transaction: Transaction, name: str, session: str, command: str, at:
     if known is not None:
         raise UsageError(
             f"there is a tag {name!r} already, at session {short_id(known.session)}",
-            f"choose another name, or remove it first: `condu tag --delete {name}`",
+            reason="tag-exists",
+            tag=name,
+            session=known.session,
         )
     transaction.add(TagRow(name=name, session=session, created_at=at))
     rows.record(transaction, kind="tag", command=command, at=at, to_session=session)
@@ -39,8 +41,10 @@ def remove_tag(transaction: Transaction, name: str, command: str, at: str) -> st
     """Remove a tag and return the id of its session; raise NotFoundError if there is none."""
     row = transaction.get(TagRow, name)
     if row is None:
-        known = ", ".join(tags(transaction)) or "none"
-        raise NotFoundError(f"there is no tag {name!r}", f"tags: {known}")
+        known = list(tags(transaction))
+        raise NotFoundError(
+            f"there is no tag {name!r}", reason="no-such-tag", tag=name, known=known
+        )
     session = row.session
     transaction.delete(row)
     rows.record(transaction, kind="untag", command=command, at=at, from_session=session)

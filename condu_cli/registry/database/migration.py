@@ -80,9 +80,7 @@ def current_revision(database: Path) -> str:
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(rows) != 1:
         raise IntegrityError(
-            f"{database} does not say which schema it has",
-            "its creation was interrupted, or another program wrote it; "
-            "move the folder away and run `condu init`",
+            f"{database} does not say which schema it has", reason="schema-unknown", path=database
         )
     return str(rows[0][0])
 
@@ -108,7 +106,9 @@ def back_up(paths: RegistryPaths, label: str) -> Path:
     except OSError as error:
         raise ConduError(
             f"cannot back the database up to {target}: {error.strerror or error}",
-            "free some space or correct the permissions; nothing was changed",
+            reason="cannot-write",
+            path=target,
+            consequence="nothing was changed",
         ) from error
     finally:
         for end in ("", "-journal", "-wal", "-shm"):
@@ -138,7 +138,10 @@ def _refuse_unknown(database: Path) -> None:
         f"the registry at {database.parent} has schema {ascii(revision[:40])[1:-1]}"
         + (f", written by condu {writer}" if writer else "")
         + f"; condu {__version__} knows schemas up to {SCHEMA_REVISION}",
-        "upgrade: `pip install --upgrade " + (f"'condu>={writer}'`" if writer else "condu`"),
+        reason="registry-too-new",
+        path=database.parent,
+        writer=writer,
+        knows=SCHEMA_REVISION,
     )
 
 
@@ -175,13 +178,16 @@ def _upgrade(database: Path) -> None:
             command.upgrade(config, SCHEMA_REVISION)
         except (ValueError, TypeError, RecursionError) as error:  # of a row that condu never wrote
             raise IntegrityError(
-                f"{database} cannot be migrated: it does not hold what condu writes ({error})",
-                "nothing was changed; restore condu.sqlite from a backup",
+                f"{database} cannot be migrated: its content is not what was written ({error})",
+                reason="cannot-migrate",
+                path=database,
             ) from error
         connection.exec_driver_sql("UPDATE registry SET written_by = ?", (__version__,))
         orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if orphans:
             raise IntegrityError(
                 f"a migration of {database} would leave {len(orphans)} rows without their parent",
-                "nothing was changed; please report this",
+                reason="migration-leaves-orphans",
+                path=database,
+                rows=len(orphans),
             )

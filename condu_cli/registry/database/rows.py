@@ -67,10 +67,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     """Return what the registry is, and when it was created."""
     row = transaction.get(RegistryRow, 1)
     if row is None:
-        raise IntegrityError(
-            "the registry's database is empty",
-            "its creation was interrupted; remove the folder and run `condu init`",
-        )
+        raise IntegrityError("the registry's database is empty", reason="registry-unfinished")
     base = BaseIdentity(
         id=row.base_id,
         architecture=row.base_architecture,
@@ -98,7 +95,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
 def _altered_config() -> IntegrityError:
     return IntegrityError(
         "the registry's record of its base model, codec and parameters is not what was written",
-        "restore condu.sqlite from a backup (`condu backup`) or from backups/",
+        reason="record-altered",
     )
 
 
@@ -137,8 +134,7 @@ def require_texts(what: str, *values: object, optional: Iterable[object] = ()) -
 def noted_wrongly(what: str) -> IntegrityError:
     """Return the error for a row that condu did not write so."""
     return IntegrityError(
-        f"the database's record of {what} is not what was written",
-        "restore condu.sqlite from a backup (`condu backup`) or from backups/",
+        f"the database's record of {what} is not what was written", reason="record-altered"
     )
 
 
@@ -277,7 +273,9 @@ def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
     raise ConduError(
         f"the expert of {entry.name!r} is not the one that session "
         f"{short_id(entry.learned_in or '')} learned",
-        "what is known about an expert never changes; learn it anew to replace it",
+        reason="expert-differs",
+        task=entry.name,
+        session=entry.learned_in,
     )
 
 
@@ -322,5 +320,6 @@ def _read_entry(row: SessionTaskRow) -> TaskEntry:
 def _altered(session_id: str) -> IntegrityError:
     return IntegrityError(
         f"the record of session {shown_id(session_id)} is not what was committed",
-        "restore condu.sqlite from a copy, or `condu rollback` past it",
+        reason="session-altered",
+        session=session_id,
     )

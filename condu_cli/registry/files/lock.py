@@ -69,7 +69,8 @@ class RegistryLock:
         except OSError as error:
             raise ConduError(
                 f"cannot lock the registry at {self._path.parent}: {error.strerror or error}",
-                "writing needs permission to create files in that folder",
+                reason="cannot-lock",
+                path=self._path.parent,
             ) from error
         try:
             self._announce(command)
@@ -84,7 +85,7 @@ class RegistryLock:
     def _wait(self, timeout: float, on_wait: Callable[[str], None] | None) -> None:
         if self._path.is_symlink():
             raise IntegrityError(
-                f"{self._path} is a symbolic link", "remove it; it holds nothing but the lock"
+                f"{self._path} is a symbolic link", reason="lock-is-link", path=self._path
             )
         try:
             self._lock.acquire(timeout=0)
@@ -116,8 +117,9 @@ class RegistryLock:
         by = self.holder() or "another process"
         return LockedError(
             f"the registry at {self._path.parent} is locked by {by}",
-            "wait until that command has ended, then run this one again; "
-            "the lock ends with the process",
+            reason="registry-locked",
+            path=self._path.parent,
+            holder=by,
         )
 
 

@@ -129,7 +129,7 @@ def test_a_removed_session_says_what_became_of_it(condu, registry):
     for args in (["rollback", old[:12]], ["diff", old[:12], "@"], ["tag", "x", old[:12]]):
         ran = condu(*args)
         assert ran.code == 4
-        assert "removed by `condu gc`" in ran.err
+        assert "removed by garbage collection" in ran.err
 
 
 def test_keep_is_at_least_one(condu, registry):

@@ -132,13 +132,13 @@ def test_an_unknown_task_names_the_known_ones_and_the_closest() -> None:
     with pytest.raises(NotFoundError) as missing:
         SESSION.entry("Pet")
     assert "'Pet'" in missing.value.message
-    assert hint_of(missing.value) == "did you mean 'pets'? known tasks: pets, dtd"
+    assert hint_of(missing.value) == "Did you mean 'pets'? Known tasks: pets, dtd"
 
 
 def test_an_unknown_task_with_nothing_like_it_names_the_known_ones_only() -> None:
     with pytest.raises(NotFoundError) as missing:
         SESSION.entry("xyzzy")
-    assert hint_of(missing.value) == "known tasks: pets, dtd"
+    assert hint_of(missing.value) == "Known tasks: pets, dtd"
 
 
 def test_an_unknown_task_in_an_empty_session_hints_at_learning_it() -> None:

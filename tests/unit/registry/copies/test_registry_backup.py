@@ -556,7 +556,7 @@ def test_a_full_disk_is_said_in_words(
     with pytest.raises(ConduError, match="No space left") as full:
         back_up(registry, tmp_path / "b")
     assert type(full.value) is ConduError
-    assert "free some space" in hint_of(full.value)
+    assert "Free some space" in hint_of(full.value)
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]
 
 
@@ -574,5 +574,5 @@ def test_a_disk_too_small_for_the_database(
     monkeypatch.setattr(snapshot.sqlite3, "connect", small)
     with pytest.raises(ConduError, match="cannot copy") as full:
         back_up(registry, tmp_path / "b")
-    assert "free some space" in hint_of(full.value)
+    assert "Free some space" in hint_of(full.value)
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]

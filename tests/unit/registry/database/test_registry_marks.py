@@ -60,18 +60,18 @@ def test_a_name_in_use_is_refused_and_stays_where_it_is(registry: Registry, lear
 def test_a_tag_that_is_not_there_hints_at_those_that_are(registry: Registry, learn: Learn) -> None:
     with pytest.raises(NotFoundError) as missing:
         registry.remove_tag("best", "condu tag --delete best")
-    assert hint_of(missing.value) == "tags: none"
+    assert hint_of(missing.value) == "There are no tags"
     registry.tag("worst", learn("a"), "condu tag")
     with pytest.raises(NotFoundError) as missing:
         registry.remove_tag("best", "condu tag --delete best")
-    assert hint_of(missing.value) == "tags: worst"
+    assert hint_of(missing.value) == "Tags: worst"
 
 
 def test_a_collected_session_gets_no_tag(registry: Registry, learn: Learn) -> None:
     first, _ = learn("a"), learn("b")
     with registry.lock("gc"):
         registry.record_collected([first.id], "condu gc")
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         registry.tag("best", first, "condu tag")
     assert registry.tags() == {}
 
@@ -162,9 +162,9 @@ def test_head_never_moves_to_a_collected_session(registry: Registry, learn: Lear
     registry.rollback(first, "condu rollback")
     with registry.lock("gc"):
         registry.record_collected([second.id], "condu gc")
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         registry.rollback(second, "condu rollback")
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         registry.undo_rollback("condu rollback --undo")
     assert registry.head() == first
 

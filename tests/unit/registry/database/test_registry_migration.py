@@ -261,7 +261,7 @@ def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registr
     assert refused.value.exit_code == 12
     assert "schema 0042, written by condu 9.8.7" in refused.value.message
     assert f"condu {__version__} knows schemas up to 0003" in refused.value.message
-    assert hint_of(refused.value) == "upgrade: `pip install --upgrade 'condu>=9.8.7'`"
+    assert hint_of(refused.value) == "Upgrade: pip install --upgrade 'condu>=9.8.7'"
 
 
 @pytest.mark.parametrize("writer", ["0.2'; rm -rf ~; '", "", "9" * 50, "1\n2"])
@@ -274,7 +274,7 @@ def test_what_a_newer_registry_says_to_be_written_by_is_pasted_only_if_it_is_a_v
         connection.commit()
     with pytest.raises(RegistryTooNewError) as refused:
         Registry.open(registry.path)
-    assert hint_of(refused.value) == "upgrade: `pip install --upgrade condu`"
+    assert hint_of(refused.value) == "Upgrade: pip install --upgrade condu"
     assert "\n" not in refused.value.message
 
 
@@ -283,7 +283,7 @@ def test_a_newer_registry_with_other_tables_is_refused_too(registry: Registry) -
     execute(registry, "DROP TABLE registry")
     with pytest.raises(RegistryTooNewError) as refused:
         Registry.open(registry.path)
-    assert hint_of(refused.value) == "upgrade: `pip install --upgrade condu`"
+    assert hint_of(refused.value) == "Upgrade: pip install --upgrade condu"
 
 
 def test_a_database_without_a_revision_is_not_sound(registry: Registry) -> None:

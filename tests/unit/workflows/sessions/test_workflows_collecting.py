@@ -60,7 +60,7 @@ def test_the_newest_sessions_of_the_line_are_kept(registry, keep):
     for session in sessions[:keep]:
         assert decoded(registry, session) == before[session.id]
     for session in sessions[keep:]:
-        with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+        with pytest.raises(NotFoundError, match="removed by garbage collection"):
             registry.require_live(session)
     assert verify(registry).problems == ()
 
@@ -95,7 +95,7 @@ def test_what_an_undo_brings_back_stays_until_no_undo(registry):
     assert done.undoable == 0
     assert registry.head() == second
     assert decoded(registry, second) == before[second.id]
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         undo_rollback(registry, "undo")
     assert verify(registry).problems == ()
 

@@ -107,7 +107,7 @@ def test_an_empty_session_has_nothing_either(registry):
 def test_a_collected_session_cannot_be_compared(registry):
     after, before = registry.sessions()
     collect(registry, 1)
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         compare(registry, before, after)
 
 

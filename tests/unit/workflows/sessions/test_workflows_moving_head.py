@@ -113,9 +113,9 @@ def test_a_damaged_file_of_the_target_is_found_before_head_moves(registry):
 def test_a_collected_session_is_no_target(registry):
     first = registry.sessions()[-1]
     collect(registry, 1)
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         roll_back(registry, lambda _: first, "rollback")
-    with pytest.raises(NotFoundError, match="removed by `condu gc`"):
+    with pytest.raises(NotFoundError, match="removed by garbage collection"):
         back(registry)
 
 
