@@ -35,7 +35,10 @@ def class_names_for(
     if len(names) != len(folders):
         raise DataError(
             f"{file}: {len(names)} class names for {len(folders)} {what}",
-            "Give one name per folder, in the folders' alphabetical order",
+            reason="class-names-differ-in-number",
+            path=file,
+            names=len(names),
+            classes=len(folders),
         )
     return _distinct(file, tuple(names))
 
@@ -53,7 +56,10 @@ def names_by_class(
     if missing:
         raise DataError(
             f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
-            f"Map {what} to its name in words",
+            reason="class-names-missing",
+            path=file,
+            missing=missing,
+            what=what,
         )
     return tuple(names[name] for name in classes)
 
@@ -74,7 +80,9 @@ def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if len(resolved) < 2:
         raise DataError(
             f"{file}: a classifier needs two or more classes, not {len(resolved)}",
-            "Give one name per class",
+            reason="too-few-class-names",
+            path=file,
+            classes=len(resolved),
         )
     return folders, _distinct(file, resolved)
 
@@ -89,18 +97,23 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{file}: class names cannot be read ({exc})", "Check the path") from exc
+        raise DataError(
+            f"{file}: class names cannot be read ({exc})",
+            reason="class-names-unreadable",
+            path=file,
+        ) from exc
     if file.suffix.lower() != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         names = json.loads(text)
     except json.JSONDecodeError as exc:
-        raise DataError(f"{file}: not valid JSON ({exc})", "Check the file") from exc
+        raise DataError(f"{file}: not valid JSON ({exc})", reason="not-json", path=file) from exc
     values = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(
             f"{file}: class names must be a JSON object or list of strings",
-            'For instance {"sealake": "sea or lake"}',
+            reason="class-names-not-names",
+            path=file,
         )
     return names  # type: ignore[no-any-return]
 
@@ -108,5 +121,10 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
 def _distinct(source: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{source}: two classes are called '{twice}'", "Names must differ")
+        raise DataError(
+            f"{source}: two classes are called '{twice}'",
+            reason="class-named-twice",
+            path=source,
+            name=twice,
+        )
     return names

@@ -31,7 +31,12 @@ def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
 
     """
     if shots < 1:
-        raise DataError(f"--shots {shots}: at least one picture per class is needed", "Try 5")
+        raise DataError(
+            f"at least one picture per class is needed, not {shots}",
+            reason="too-few-shots",
+            parameter="shots",
+            value=shots,
+        )
     return _keep(data, dict.fromkeys(range(len(data.folders)), shots), seed)
 
 
@@ -48,8 +53,11 @@ def limit_pictures(data: LabelledPictures, limit: int, seed: int) -> LabelledPic
     sizes = {label: len(samples) for label, samples in _by_label(data.train).items()}
     if limit < len(sizes):
         raise UsageError(
-            f"--limit {limit}: fewer pictures than classes ({len(sizes)})",
-            f"Allow one per class at least: --limit {len(sizes)}",
+            f"{limit} pictures are fewer than the {len(sizes)} classes",
+            reason="limit-below-classes",
+            parameter="limit",
+            value=limit,
+            classes=len(sizes),
         )
     return _keep(data, _level(sizes, limit, seed), seed)
 
@@ -68,7 +76,9 @@ def hold_out(
 
     """
     if share < 0:
-        raise UsageError(f"{share:g} pictures cannot be held out", "Give a share such as 0.1")
+        raise UsageError(
+            f"{share:g} pictures cannot be held out", reason="share-below-0", value=share
+        )
     by_label = _by_label(data.train)
     sizes = {label: len(samples) for label, samples in by_label.items()}
     total = max(round(share * len(data.train)), 1) if 0 < share < 1 else int(share)

@@ -62,14 +62,15 @@ class Found:
     """What a reader found: pictures by class, the classes in the order of their labels.
 
     `test` None: the source has no test split. `beside`: the folder in which `classes.json` may
-    lie. `kind` is what holds a class there, `hint` what a source should look like.
+    lie. `kind` is what holds a class there, `form` what kind of source it is: folders, list or
+    hugging-face.
     """
 
     source: Path
     beside: Path
     train: ByClass
     test: ByClass | None
-    hint: str
+    form: str
     split: str = "folders"
     kind: str = "class folders"
     ignored: tuple[str, ...] = ()
@@ -109,17 +110,25 @@ def _check_classes(found: Found) -> None:
         raise DataError(
             f"{found.source}: test has {len(extra)} classes that train lacks: "
             f"{', '.join(extra[:3])}",
-            f"Train has '{same}', which differs only in upper and lower case"
-            if same
-            else "Training and test folders must hold the same classes",
+            reason="test-classes-unknown",
+            source=str(found.source),
+            classes=extra,
+            same=same,
         )
     if not found.train:
-        raise DataError(f"{found.source}: no pictures to train on", found.hint)
+        raise DataError(
+            f"{found.source}: no pictures to train on",
+            reason="no-training-pictures",
+            source=str(found.source),
+            form=found.form,
+        )
     if len(found.train) < 2:
         raise DataError(
             f"{found.source}: only one class ({next(iter(found.train))}); "
             "a classifier needs two or more",
-            found.hint,
+            reason="one-class-only",
+            source=str(found.source),
+            form=found.form,
         )
 
 

@@ -81,8 +81,12 @@ def read_split_file(file: Path) -> NDArray[np.bool_]:
         bits = base64.b64decode(record["bits"], validate=True)
         count, sha256 = int(record["count"]), record["sha256"]
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as exc:
-        raise DataError(f"{file}: no index file of a split ({exc})", "Install condu again") from exc
+        raise DataError(
+            f"{file}: no index file of a split ({exc})", reason="installation-damaged", path=file
+        ) from exc
     if hashlib.sha256(bits).hexdigest() != sha256 or len(bits) != (count + 7) // 8:
-        raise DataError(f"{file}: the index file is damaged", "Install condu again")
+        raise DataError(
+            f"{file}: the index file is damaged", reason="installation-damaged", path=file
+        )
     packed = np.frombuffer(bits, dtype=np.uint8)
     return np.unpackbits(packed, count=count, bitorder="little").astype(np.bool_)

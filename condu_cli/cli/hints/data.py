@@ -1,5 +1,103 @@
 """What to do about failures of pictures, lists and class names."""
 
-from condu_cli.cli.hints.table import Hint
+from condu_cli.cli.hints.table import Facts, Hint
 
-HINTS: dict[str, Hint] = {}
+FORMS = {
+    "folders": "Expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, DIR/CLASS/*.jpg, or a CSV "
+    "file of paths and labels",
+    "list": "List more pictures, each with its label",
+    "hugging-face": "Expected an Image column and a ClassLabel column",
+}
+JSON_LINE = 'Expected one JSON object per line, such as {{"path": "1.jpg", "label": "cat"}}'
+
+
+def _form(facts: Facts) -> str:
+    return FORMS[str(facts.get("form", "folders"))]
+
+
+def _classes(facts: Facts) -> str:
+    if facts.get("same"):
+        return "Train has '{same}', which differs only in upper and lower case"
+    return "Training and test folders must hold the same classes"
+
+
+def _absent(facts: Facts) -> str:
+    fetch = "Pass --download, or" if facts.get("downloadable") else "Pass"
+    return f"{fetch} --data DIR with a folder per class. By hand: put {{needs}}"
+
+
+def _incomplete(facts: Facts) -> str:
+    again = ", or remove it and pass --download" if facts.get("downloadable") else ""
+    return f"Complete it{again}. By hand: put {{needs}}"
+
+
+def _column(facts: Facts) -> str:
+    if facts.get("column") == "ClassLabel":
+        return "Cast the labels first: dataset.class_encode_column('label')"
+    return FORMS["hugging-face"]
+
+
+HINTS: dict[str, Hint] = {
+    # Where a task's pictures lie
+    "no-data": "Pass --data DIR, or put them in a folder {task} below --data-root or ${variable}",
+    "no-data-root-for-public-set": "Pass --data DIR, or say below which folder the data sets lie: "
+    "--data-root DIR or {variable}; condu tasks {task!q} says what belongs there",
+    "no-data-root": "Pass --data-root DIR, or set {variable}",
+    "no-such-data": "Check --data",
+    "no-labelled-pictures": "Check --data",
+    "no-pictures": _form,
+    "no-training-pictures": _form,
+    "one-class-only": _form,
+    "not-a-data-set": "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson",
+    "test-classes-unknown": _classes,
+    "library-missing": "pip install {package!q}",
+    "installation-damaged": "Install condu again",
+    "not-embedded": "There are: {known}",
+    # Public sets
+    "public-set-absent": _absent,
+    "public-set-incomplete": _incomplete,
+    "public-set-wrong": "Put it there whole: {needs}",
+    "public-set-damaged": "Unpack the set again",
+    "public-set-unreadable": "A file may be damaged or another one. Needed: {needs}",
+    "not-downloadable": "Get it at {url} and put {needs}",
+    "download-failed": "Get it at {url} and put {needs}",
+    "in-the-way": "Remove it, or complete it: put {needs}",
+    # Class names
+    "class-names-differ-in-number": "Give one name per folder, in the folders' alphabetical order",
+    "class-names-not-distinct": "Give one name per class, in the data set's own order",
+    "class-names-missing": "Map {what} to its name in words",
+    "class-names-not-names": 'For instance {{"sealake": "sea or lake"}}',
+    "class-names-unreadable": "Check the path",
+    "class-named-twice": "Names must differ",
+    "too-few-class-names": "Give one name per class",
+    "not-json": "Check the file",
+    "template-without-place": "For instance --template 'a photo of a {{}}.'",
+    # Lists and saved data sets
+    "list-unreadable": "It must be text in UTF-8",
+    "list-header": "Expected a header such as path,label or path,label,split",
+    "list-row-invalid": "Check its quotes",
+    "list-value-missing": "Every row needs a path and a label",
+    "wrong-number-of-columns": 'A value with a comma in it needs quotes: "a,b.jpg"',
+    "json-line-invalid": JSON_LINE,
+    "listed-twice": "List every picture once",
+    "split-missing": "Give every row a split, or none",
+    "unknown-split": "Known: {known}",
+    "path-impossible": "Correct the path",
+    "column-missing": _column,
+    "column-ambiguous": "Rename it: dataset.rename_column('{column}', '{usual}')",
+    "data-set-unreadable": "Save it again",
+    # How many pictures
+    "too-few-shots": "Try 5",
+    "limit-below-classes": "Allow one per class at least: --limit {classes}",
+    "share-below-0": "Give a share such as 0.1",
+    # Pictures
+    "too-many-unreadable": "Remove or replace them, or go on without them: --max-unreadable "
+    "{unreadable}",
+    "class-unreadable": "Replace them, or leave the class out",
+    "picture-too-large": "Scale the picture down",
+    "picture-unreadable": "The file may be damaged",
+    "no-such-file": "Check the path",
+    "permission-denied": "Check its permissions",
+    "not-a-picture-file": "Name a picture",
+    "not-a-picture": "Supported: JPEG, PNG, WebP, TIFF, …",
+}

@@ -74,20 +74,26 @@ def open_picture(picture: Picture) -> Image.Image:
             warnings.simplefilter("ignore")
             return _decoded(picture, name)
     except FileNotFoundError as exc:
-        raise DataError(f"{name}: no such file", "Check the path") from exc
+        raise DataError(f"{name}: no such file", reason="no-such-file", path=name) from exc
     except IsADirectoryError as exc:
-        raise DataError(f"{name}: is a folder, not a picture", "Name a picture") from exc
+        raise DataError(
+            f"{name}: is a folder, not a picture", reason="not-a-picture-file", path=name
+        ) from exc
     except PermissionError as exc:
-        raise DataError(f"{name}: cannot be read (permission denied)", "Check its rights") from exc
+        raise DataError(
+            f"{name}: cannot be read (permission denied)", reason="permission-denied", path=name
+        ) from exc
     except UnidentifiedImageError as exc:
-        raise DataError(f"{name}: not a picture", "Supported: JPEG, PNG, WebP, TIFF, …") from exc
+        raise DataError(f"{name}: not a picture", reason="not-a-picture", path=name) from exc
     except Image.DecompressionBombError as exc:
         raise _too_large(name, "more") from exc
     except DataError:
         raise
     except Exception as exc:
         # Decoders meet damaged bytes with whatever they trip over: struct.error, KeyError, …
-        raise DataError(f"{name}: cannot be read ({exc})", "The file may be damaged") from exc
+        raise DataError(
+            f"{name}: cannot be read ({exc})", reason="picture-unreadable", path=name
+        ) from exc
 
 
 def opened(file: Path | IO[bytes]) -> Image.Image:
@@ -109,7 +115,11 @@ def _decoded(picture: Picture, name: str) -> Image.Image:
     if isinstance(picture, Path):
         mode = picture.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe might never end
-            raise DataError(f"{name}: is a device or a pipe, not a picture", "Name a picture")
+            raise DataError(
+                f"{name}: is a device or a pipe, not a picture",
+                reason="not-a-picture-file",
+                path=name,
+            )
         image = opened(picture)
     else:
         image = picture.store.picture(picture.index)
@@ -140,7 +150,10 @@ def _within_limit(image: Image.Image, name: str) -> None:
 
 def _too_large(name: str, size: str) -> DataError:
     return DataError(
-        f"{name}: {size} pixels is over the limit of {MAX_PIXELS:,}", "Scale the picture down"
+        f"{name}: {size} pixels is over the limit of {MAX_PIXELS:,}",
+        reason="picture-too-large",
+        path=name,
+        limit=MAX_PIXELS,
     )
 
 

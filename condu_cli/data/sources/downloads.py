@@ -50,7 +50,10 @@ def download_set(task: str, root: Path) -> None:
         # A network, archives and disks fail in many ways; the user needs the same advice in all.
         raise DataError(
             f"the data set of task '{task}' could not be downloaded: {_reason(exc)}",
-            f"Get it at {public.url} and put {public.what_to_put(root)}",
+            reason="download-failed",
+            task=task,
+            url=public.url,
+            needs=public.what_to_put(root),
         ) from exc
 
 
@@ -68,7 +71,8 @@ def require_scipy(task: str) -> None:
     except ImportError as exc:
         raise DataError(
             f"the labels of task '{task}' are MATLAB files, and scipy is not installed",
-            "pip install scipy",
+            reason="library-missing",
+            package="scipy",
         ) from exc
 
 
@@ -76,12 +80,17 @@ def _check(task: str, public: KnownSet, target: Path) -> None:
     if not public.downloadable:
         raise DataError(
             f"the data set of task '{task}' cannot be downloaded by torchvision",
-            f"Get it at {public.url} and put {public.what_to_put(target.parent)}",
+            reason="not-downloadable",
+            task=task,
+            url=public.url,
+            needs=public.what_to_put(target.parent),
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
             f"{target}: is in the way of the download, and is no complete data set",
-            f"Remove it, or complete it: put {public.what_to_put(target.parent)}",
+            reason="in-the-way",
+            path=target,
+            needs=public.what_to_put(target.parent),
         )
 
 

@@ -58,7 +58,9 @@ def write_embedded(task: str, root: Path) -> None:
         "shapes": _write_shapes,
     }
     if task not in writers:
-        raise DataError(f"'{task}' is no embedded task", f"There are: {', '.join(writers)}")
+        raise DataError(
+            f"'{task}' is no embedded task", reason="not-embedded", task=task, known=list(writers)
+        )
     names = writers[task](root)
     (root / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
 
@@ -70,7 +72,8 @@ def _write_digits(root: Path) -> dict[str, str]:
     except ImportError as exc:
         raise DataError(
             "the embedded digits need scikit-learn, which is not installed",
-            "pip install 'condu[mini]'",
+            reason="library-missing",
+            package="condu[mini]",
         ) from exc
     digits = load_digits()
     for index, (grid, label) in enumerate(zip(digits.images, digits.target, strict=True)):

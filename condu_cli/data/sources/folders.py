@@ -23,11 +23,6 @@ from condu_cli.errors import DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-LAYOUT_HINT = (
-    "Expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, DIR/CLASS/*.jpg, or a CSV file of "
-    "paths and labels"
-)
-
 
 def read_folder(
     root: Path, class_names_file: Path | None = None, *, split_seed: int = SPLIT_SEED
@@ -51,14 +46,16 @@ def read_folder(
     else:
         trees = [_Tree(root / "train"), _Tree(test_root)]
     if not any(tree.by_class for tree in trees):
-        raise DataError(f"{root}: no pictures in sub-folders", LAYOUT_HINT)
+        raise DataError(
+            f"{root}: no pictures in sub-folders", reason="no-pictures", path=root, form="folders"
+        )
     stray = _stray_pictures(root) if trees[0].root != root else []
     found = Found(
         source=root,
         beside=root,
         train=trees[0].by_class,
         test=trees[1].by_class if len(trees) > 1 else None,
-        hint=LAYOUT_HINT,
+        form="folders",
         ignored=tuple(str(path) for path in (*stray, *(p for t in trees for p in t.ignored))),
         empty_classes=tuple(trees[0].empty),
     )
@@ -82,7 +79,9 @@ def read_split(
     chosen = next((root / name for name in names if _is_split(root / name)), root)
     by_class = _Tree(chosen).by_class
     if not by_class:
-        raise DataError(f"{root}: no pictures in sub-folders", LAYOUT_HINT)
+        raise DataError(
+            f"{root}: no pictures in sub-folders", reason="no-pictures", path=root, form="folders"
+        )
     folders = tuple(by_class)
     return folders, class_names_for(folders, class_names_file, root), samples_of(by_class, folders)
 
@@ -110,9 +109,14 @@ class _Tree:
 
 def _require_folder(root: Path) -> None:
     if not root.exists():
-        raise DataError(f"{root}: no such file or folder", "Check --data")
+        raise DataError(f"{root}: no such file or folder", reason="no-such-data", path=root)
     if not root.is_dir():
-        raise DataError(f"{root}: is a file, not a folder of pictures", LAYOUT_HINT)
+        raise DataError(
+            f"{root}: is a file, not a folder of pictures",
+            reason="no-pictures",
+            path=root,
+            form="folders",
+        )
 
 
 def _is_split(folder: Path) -> bool:

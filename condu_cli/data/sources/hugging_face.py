@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from condu_cli.data.pictures.picture_files import Picture
 
-HINT = "Expected an Image column and a ClassLabel column"
-CAST_HINT = "Cast the labels first: dataset.class_encode_column('label')"
 WHOLE = ""
 """What the one split of a data set without splits is called here."""
 
@@ -76,7 +74,7 @@ def find_in_hugging_face(root: Path) -> Found:
         beside=root,
         train=train.by_class,
         test=None if apart is None else apart.by_class,
-        hint=HINT,
+        form="hugging-face",
         split="as saved",
         kind="labels",
         ignored=(*train.ignored, *(apart.ignored if apart else ())),
@@ -132,8 +130,10 @@ def _columns(root: Path, features: Mapping[str, Any]) -> tuple[str, str]:
     pictures = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     if not pictures or not labels:
-        lacks = "an Image" if not pictures else "a ClassLabel"
-        raise DataError(f"{root}: no column is {lacks}", CAST_HINT if pictures else HINT)
+        lacks = "ClassLabel" if pictures else "Image"
+        raise DataError(
+            f"{root}: no column of kind {lacks}", reason="column-missing", path=root, column=lacks
+        )
     return _the_one(root, pictures, ("image", "img", "picture")), _the_one(
         root, labels, LABEL_COLUMNS
     )
@@ -145,7 +145,10 @@ def _the_one(root: Path, columns: list[str], usual: tuple[str, ...]) -> str:
     if len(columns) > 1 and not named:
         raise DataError(
             f"{root}: which column is meant: {', '.join(columns)}?",
-            f"Rename it: dataset.rename_column('{columns[0]}', '{usual[0]}')",
+            reason="column-ambiguous",
+            path=root,
+            column=columns[0],
+            usual=usual[0],
         )
     return named[0] if named else columns[0]
 
@@ -158,12 +161,15 @@ def _load(root: str) -> dict[str, Any]:
     except ImportError as exc:
         raise DataError(
             f"{root}: a Hugging Face data set, and `datasets` is not installed",
-            "pip install datasets",
+            reason="library-missing",
+            package="datasets",
         ) from exc
     try:
         found = datasets.load_from_disk(root)
     except Exception as exc:  # whatever its many file formats trip over
-        raise DataError(f"{root}: cannot be read ({exc})", "Save it again") from exc
+        raise DataError(
+            f"{root}: cannot be read ({exc})", reason="data-set-unreadable", path=root
+        ) from exc
     return dict(found) if isinstance(found, dict) else {WHOLE: found}
 
 

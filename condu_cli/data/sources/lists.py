@@ -27,8 +27,6 @@ PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split", "set", "subset")
 TRAIN_NAMES = ("train", "training")
-HEADER_HINT = "Expected a header such as path,label or path,label,split"
-JSON_HINT = 'Expected one JSON object per line, such as {"path": "1.jpg", "label": "cat"}'
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def find_in_manifest(file: Path) -> Found:
         beside=file.parent,
         train=manifest.pictures(TRAIN_NAMES if train_there else None),
         test=manifest.pictures((test or "",)) if has_splits else None,
-        hint="List more pictures, each with its label",
+        form="list",
         split="as listed",
         kind="labels",
         ignored=(*manifest.ignored, *(unused if has_splits else ())),
@@ -116,7 +114,9 @@ def read_manifest(file: Path) -> Manifest:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
-        raise DataError(f"{file}: cannot be read ({exc})", "It must be text in UTF-8") from exc
+        raise DataError(
+            f"{file}: cannot be read ({exc})", reason="list-unreadable", path=file
+        ) from exc
     manifest = Manifest(file, [])
     first: dict[str, Row] = {}
     for row in _READERS[file.suffix.lower()](file, text):
@@ -129,10 +129,12 @@ def read_manifest(file: Path) -> Manifest:
             raise DataError(
                 f"{file}, line {row.line}: {row.path} stands in line {before.line} already, "
                 "with another label or split",
-                "List every picture once",
+                reason="listed-twice",
+                path=file,
+                line=row.line,
             )
     if not manifest.rows:
-        raise DataError(f"{file}: lists no pictures", HEADER_HINT)
+        raise DataError(f"{file}: lists no pictures", reason="list-header", path=file)
     _check_splits(manifest)
     return manifest
 
@@ -144,7 +146,9 @@ def _check_splits(manifest: Manifest) -> None:
     if without is not None and named is not None:
         raise DataError(
             f"{manifest.file}, line {without.line}: no split, and line {named.line} has one",
-            "Give every row a split, or none",
+            reason="split-missing",
+            path=manifest.file,
+            line=without.line,
         )
 
 
@@ -161,7 +165,9 @@ def _rows_of_table(file: Path, text: str) -> Iterator[Row]:
         if len(fields) != len(header):
             raise DataError(
                 f"{file}, line {line}: {len(fields)} columns, the header has {len(header)}",
-                'A value with a comma in it needs quotes: "a,b.jpg"',
+                reason="wrong-number-of-columns",
+                path=file,
+                line=line,
             )
         yield _row(file, line, {role: fields[place] for role, place in columns.items()})
 
@@ -178,7 +184,10 @@ def _fields(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, fields
     except csv.Error as exc:
         raise DataError(
-            f"{file}, line {reader.line_num}: not a valid row ({exc})", "Check its quotes"
+            f"{file}, line {reader.line_num}: not a valid row ({exc})",
+            reason="list-row-invalid",
+            path=file,
+            line=reader.line_num,
         ) from exc
 
 
@@ -189,7 +198,12 @@ def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
         if found is not None:
             columns[role] = header.index(found)
         elif role != "split":
-            raise DataError(f"{file}: the header has no column '{role}'", HEADER_HINT)
+            raise DataError(
+                f"{file}: the header has no column '{role}'",
+                reason="list-header",
+                path=file,
+                column=role,
+            )
     return columns
 
 
@@ -201,9 +215,19 @@ def _rows_of_json_lines(file: Path, text: str) -> Iterator[Row]:
         try:
             values = json.loads(content)
         except (json.JSONDecodeError, RecursionError) as exc:
-            raise DataError(f"{file}, line {line}: not valid JSON ({exc})", JSON_HINT) from exc
+            raise DataError(
+                f"{file}, line {line}: not valid JSON ({exc})",
+                reason="json-line-invalid",
+                path=file,
+                line=line,
+            ) from exc
         if not isinstance(values, dict):
-            raise DataError(f"{file}, line {line}: not a JSON object", JSON_HINT)
+            raise DataError(
+                f"{file}, line {line}: not a JSON object",
+                reason="json-line-invalid",
+                path=file,
+                line=line,
+            )
         yield _row(file, line, _values(file, line, values))
 
 
@@ -216,7 +240,12 @@ def _values(file: Path, line: int, values: Mapping[str, Any]) -> dict[str, str]:
             continue
         number = role == "label" and isinstance(value, int) and not isinstance(value, bool)
         if not isinstance(value, str) and not number:
-            raise DataError(f"{file}, line {line}: the {role} is no text", JSON_HINT)
+            raise DataError(
+                f"{file}, line {line}: the {role} is no text",
+                reason="json-line-invalid",
+                path=file,
+                line=line,
+            )
         texts[role] = str(value)
     return texts
 
@@ -225,14 +254,28 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
     texts = {role: value.strip() for role, value in values.items()}
     for role in ("path", "label"):
         if not texts.get(role):
-            raise DataError(f"{file}, line {line}: no {role}", "Every row needs a path and a label")
+            raise DataError(
+                f"{file}, line {line}: no {role}",
+                reason="list-value-missing",
+                path=file,
+                line=line,
+                column=role,
+            )
     if not _can_be_a_path(texts["path"]):
-        raise DataError(f"{file}, line {line}: no file can have this path", "Correct the path")
+        raise DataError(
+            f"{file}, line {line}: no file can have this path",
+            reason="path-impossible",
+            path=file,
+            line=line,
+        )
     split = texts["split"].casefold() if "split" in texts else None
     if split is not None and split not in (*TRAIN_NAMES, *TEST_FOLDERS):
         raise DataError(
             f"{file}, line {line}: unknown split '{texts['split']}'",
-            f"Known: {', '.join((*TRAIN_NAMES, *TEST_FOLDERS))}",
+            reason="unknown-split",
+            path=file,
+            line=line,
+            known=[*TRAIN_NAMES, *TEST_FOLDERS],
         )
     return Row(line, texts["path"], texts["label"], split)
 

@@ -65,7 +65,7 @@ def read_source_split(
         _refuse_other_files(path)
         return read_split(path, split, class_names)
     if not by_class:
-        raise DataError(f"{path}: no labelled pictures", "Check --data")
+        raise DataError(f"{path}: no labelled pictures", reason="no-labelled-pictures", path=path)
     folders = tuple(by_class)
     names = class_names_for(folders, class_names, beside, "labels")
     return folders, names, samples_of(by_class, folders)
@@ -75,5 +75,6 @@ def _refuse_other_files(path: Path) -> None:
     if path.is_file():
         raise DataError(
             f"{path}: is neither a folder of pictures nor a list of them",
-            "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson",
+            reason="not-a-data-set",
+            path=path,
         )

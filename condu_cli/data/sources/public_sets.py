@@ -88,19 +88,22 @@ def absent(task: str, root: Path) -> DataError:
     if public is None:
         raise KeyError(task)
     place = where(task, root)
-    by_hand = f"put {public.what_to_put(root)}"
     if place.state is State.INCOMPLETE:
         lacks = ", ".join(str(path.relative_to(place.path)) for path in place.missing[:3])
         more = f" and {len(place.missing) - 3} more" if len(place.missing) > 3 else ""
-        again = ", or remove it and pass --download" if public.downloadable else ""
         return DataError(
             f"{place.path}: the data set of task '{task}' is incomplete: no {lacks}{more}",
-            f"Complete it{again}. By hand: {by_hand}",
+            reason="public-set-incomplete",
+            task=task,
+            downloadable=public.downloadable,
+            needs=public.what_to_put(root),
         )
-    fetch = "Pass --download, or" if public.downloadable else "Pass"
     return DataError(
         f"no pictures for task '{task}' (looked in {_looked_in(task, root, place.path)})",
-        f"{fetch} --data DIR with a folder per class. By hand: {by_hand}",
+        reason="public-set-absent",
+        task=task,
+        downloadable=public.downloadable,
+        needs=public.what_to_put(root),
     )
 
 
@@ -114,7 +117,9 @@ def _incomplete(task: str, root: Path, what: str) -> DataError:
     needs = "" if public is None else public.what_to_put(root)
     return DataError(
         f"{where(task, root).path}: the data set of task '{task}' is incomplete: it {what}",
-        f"Put it there whole: {needs}",
+        reason="public-set-wrong",
+        task=task,
+        needs=needs,
     )
 
 
@@ -131,7 +136,9 @@ def _read(task: str, root: Path, public: KnownSet) -> _Read:
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise DataError(
             f"{where(task, root).path}: cannot be read as the data set of task '{task}' ({reason})",
-            f"A file may be damaged or another one. Needed: {public.what_to_put(root)}",
+            reason="public-set-unreadable",
+            task=task,
+            needs=public.what_to_put(root),
         ) from exc
 
 
@@ -157,7 +164,9 @@ def _given_names(file: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     if len(names) != len(classes) or len(set(names)) != len(names):
         raise DataError(
             f"{file}: {len(set(names))} different class names for {len(classes)} classes",
-            "Give one name per class, in the data set's own order",
+            reason="class-names-not-distinct",
+            path=file,
+            classes=len(classes),
         )
     return tuple(names)
 
@@ -259,7 +268,9 @@ def _tiny_imagenet_words(file: Path, classes: Sequence[str]) -> list[str]:
     words = {wnid: text.strip() for wnid, text in lines}
     missing = [wnid for wnid in classes if wnid not in words]
     if missing:
-        raise DataError(f"{file}: no words for {', '.join(missing[:3])}", "Unpack the set again")
+        raise DataError(
+            f"{file}: no words for {', '.join(missing[:3])}", reason="public-set-damaged", path=file
+        )
     first = [words[wnid].split(",")[0] for wnid in classes]
     return [
         word if first.count(word) == 1 else words[wnid]

@@ -65,7 +65,8 @@ def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
         if template.count("{}") != 1:
             raise UsageError(
                 f"the template '{template}' must hold {{}} once, where the class name goes",
-                "For instance --template 'a photo of a {}.'",
+                reason="template-without-place",
+                template=template,
             )
     if given:
         return given
@@ -156,8 +157,10 @@ def find_data(task: str, data_root: Path | None, *, download: bool = False) -> P
     public = public_set(task)
     if root is None and public is not None and download:
         raise UsageError(
-            "--download needs a folder to download to",
-            f"Pass --data-root DIR, or set {DATA_VARIABLE}",
+            "a download needs a folder to download to",
+            reason="no-data-root",
+            task=task,
+            variable=DATA_VARIABLE,
         )
     if root is not None:
         if public is not None and where(task, root).state is State.THERE:
@@ -181,16 +184,11 @@ def _nowhere(task: str, root: Path | None) -> DataError:
     looked = "" if root is None else f" (looked in {root / task})"
     public = public_set(task)
     message = f"no pictures for task '{task}'{looked}"
-    if public is None:
-        return DataError(
-            message,
-            f"Pass --data DIR, or put them in a folder {task} below --data-root or "
-            f"${DATA_VARIABLE}",
-        )
     return DataError(
         message,
-        f"Pass --data DIR, or say below which folder the data sets lie: --data-root DIR or "
-        f"{DATA_VARIABLE}; condu tasks {task} says what belongs there",
+        reason="no-data" if public is None else "no-data-root-for-public-set",
+        task=task,
+        variable=DATA_VARIABLE,
     )
 
 

@@ -10,7 +10,6 @@ import typer
 
 import condu_cli
 from condu_cli import errors
-from condu_cli.cli.hints.making import HINTS, OPTIONS, RIDERS, option_of
 from condu_cli.errors import ConduError
 from condu_cli.main import app
 
@@ -53,9 +52,9 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     tree = tree_of(path)
     left_out: set[ast.AST] = set(docstrings(tree))
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if (name_of(path), node.targets[0].id) in ALLOWED:
-                left_out |= set(ast.walk(node))
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and (name_of(path), target.id) in ALLOWED:
+            left_out |= set(ast.walk(node))
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in left_out:
             yield node.lineno, node.value

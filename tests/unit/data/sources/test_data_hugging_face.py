@@ -146,7 +146,7 @@ def test_a_row_without_a_picture_is_unreadable(saved):
 def test_columns_of_other_kinds_are_refused(saved):
     content = dataset([0, 1])
     del content.features["label"]
-    with pytest.raises(DataError, match="no column is a ClassLabel") as caught:
+    with pytest.raises(DataError, match="no column of kind ClassLabel") as caught:
         read_source(saved(content))
     assert "class_encode_column" in hint_of(caught.value)
 
