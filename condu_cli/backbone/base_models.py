@@ -60,7 +60,8 @@ def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     except ImportError as exc:
         raise BaseModelError(
             f"base model '{base_id}' needs a library that does not import: {exc}",
-            "Run condu doctor to see what is wrong with the installation",
+            reason="library-broken",
+            base=base_id,
         ) from exc
     return model.to(device)
 
@@ -109,7 +110,6 @@ def split_base_id(base_id: str) -> tuple[str, str]:
     architecture, colon, pretrained = base_id.partition(":")
     if not (architecture and colon and pretrained):
         raise UsageError(
-            f"'{base_id}' names no base model",
-            "Write mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu bases",
+            f"'{base_id}' names no base model", reason="not-a-base-model", base=base_id
         )
     return architecture, pretrained

@@ -26,7 +26,7 @@ def resolve_device(name: str) -> str:
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if count and (not index or (index.isdigit() and int(index) < count)):
         return name
-    raise UsageError(f"there is no device '{name}' here", "Use --device auto or --device cpu")
+    raise UsageError(f"there is no device '{name}' here", reason="no-such-device", device=name)
 
 
 def check_devices(name: str, count: int) -> str:
@@ -39,9 +39,12 @@ def check_devices(name: str, count: int) -> str:
     kind = resolve_device(name).partition(":")[0]
     if kind == "cuda" and count > torch.cuda.device_count():
         raise UsageError(
-            f"--devices {count}: there are {torch.cuda.device_count()} GPUs here",
-            "Use fewer, or --device cpu",
+            f"{count} GPUs are asked for, and there are {torch.cuda.device_count()} here",
+            reason="too-few-devices",
+            parameter="devices",
+            value=count,
+            there=torch.cuda.device_count(),
         )
     if kind == "mps":
-        raise UsageError("there is only one GPU of this kind", "Leave --devices out")
+        raise UsageError("there is only one GPU of this kind", reason="one-device-only")
     return kind

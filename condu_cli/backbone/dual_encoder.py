@@ -142,7 +142,10 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def how_to_load(self, path: str) -> str:
-        """One line that loads a file of `library_model`'s state dict without this object."""
+        """One line of Python that loads a file of `library_model`'s state dict.
+
+        Empty where no other library builds this model.
+        """
 
     @abstractmethod
     def model_parameters(self) -> dict[str, nn.Parameter]:
@@ -188,8 +191,11 @@ class DualEncoder(nn.Module, ABC):
         """
         if train not in TRAIN_CHOICES:
             raise UsageError(
-                f"--train {train}: no part of a model is called that",
-                f"Choose one of {', '.join(TRAIN_CHOICES)}",
+                f"no part of a model is called {train!r}",
+                reason="unknown-choice",
+                parameter="train",
+                value=train,
+                choices=TRAIN_CHOICES,
             )
         return self._in_towers(self.tunable_parameters(), train)
 
@@ -214,10 +220,11 @@ class DualEncoder(nn.Module, ABC):
         for tower in ("image", "text") if train == "whole" else (train,):
             if not self._in_towers(found, tower):
                 raise UsageError(
-                    f"{self.info.id}: condu knows no MLP layers of its {tower} tower (it knows "
-                    "those of vision transformers and of ConvNeXt)",
-                    "Name the layers, --lora-targets GLOB, or train one tower, --train "
-                    + ("text" if tower == "image" else "image"),
+                    f"{self.info.id}: no MLP layers of its {tower} tower are known (those of "
+                    "vision transformers and of ConvNeXt are)",
+                    reason="no-default-lora-targets",
+                    base=self.info.id,
+                    other_tower="text" if tower == "image" else "image",
                 )
         return tuple(found)
 
@@ -236,7 +243,9 @@ class DualEncoder(nn.Module, ABC):
         if unknown:
             raise BaseModelError(
                 f"base model {self.info.id} has no layer called '{unknown[0]}' for LoRA factors",
-                "Run condu doctor: the registry may have been made with other library versions",
+                reason="layer-unknown",
+                base=self.info.id,
+                layer=unknown[0],
             )
         adapted = copy.copy(self)
         adapted._restriction = None
@@ -278,7 +287,9 @@ class DualEncoder(nn.Module, ABC):
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise BaseModelError(
                 f"base model {self.info.id} has no {what}{more}",
-                "Run condu doctor: the registry may have been made with other library versions",
+                reason="parameter-unknown",
+                base=self.info.id,
+                unknown=unknown[:3],
             )
         restricted = copy.copy(self)
         restricted._restriction = tuple(names)

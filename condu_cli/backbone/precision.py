@@ -27,12 +27,21 @@ def resolve_precision(name: str, model: DualEncoder) -> str:
     """
     if name not in PRECISION_CHOICES:
         raise UsageError(
-            f"--precision {name}: no such format", f"Choose one of {', '.join(PRECISION_CHOICES)}"
+            f"no number format is called {name!r}",
+            reason="unknown-choice",
+            parameter="precision",
+            value=name,
+            choices=PRECISION_CHOICES,
         )
     device = model.device.type
     if name == "auto":
         native = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if native and model.fast_in_bfloat16 else "float32"
     if name == "bfloat16" and device == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UsageError("this GPU does not compute in bfloat16", "Leave --precision out")
+        raise UsageError(
+            "this GPU does not compute in bfloat16",
+            reason="precision-not-here",
+            parameter="precision",
+            value=name,
+        )
     return name

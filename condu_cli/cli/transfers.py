@@ -1,6 +1,7 @@
 """`condu export` and `import`: move models and whole registries."""
 
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,9 @@ def export(
         return None
     peft = form is ExportFormat.peft
     summary = _export_model(run, task, session, output, peft=peft, overwrite=force)
+    if not summary.load:  # no other library builds this model
+        load = f"condu import --task NAME --weights {shlex.quote(summary.path)}"
+        summary = replace(summary, load=load)
     run.out.document(asdict(summary), lambda out: _print_export(out, summary))
     return summary
 

@@ -182,7 +182,9 @@ class _Run:
         if not loss - loss == 0:  # infinite, or not a number
             raise DivergedError(
                 f"training diverged at iteration {iteration + 1}: the loss is {loss}",
-                f"Lower the learning rate (it was --lr {self._recipe.learning_rate:g})",
+                reason="diverged",
+                iteration=iteration + 1,
+                learning_rate=self._recipe.learning_rate,
             )
         sum_gradients(self._team, self._parameters)
         if self._recipe.clip_norm:
@@ -308,6 +310,9 @@ def parts_of(batch_size: int, accumulation: int, processes: int) -> int:
     if batch_size < processes:
         raise UsageError(
             f"a batch of {batch_size} pictures cannot be shared by {processes} processes",
-            "Raise --batch-size, or use fewer --devices",
+            reason="batch-too-small",
+            parameter="batch_size",
+            value=batch_size,
+            processes=processes,
         )
     return max(1, min(accumulation, batch_size // processes))

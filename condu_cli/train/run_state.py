@@ -88,7 +88,7 @@ def restore(
     except (KeyError, RuntimeError) as exc:
         raise IntegrityError(
             f"the unfinished training belongs to other parameters: {exc}",
-            "condu learn --task NAME --retrain begins it anew",
+            reason="run-of-other-parameters",
         ) from exc
     return history
 

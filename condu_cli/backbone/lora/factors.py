@@ -82,8 +82,11 @@ def chosen_layers(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not matching(layers, [pattern]):
             raise UsageError(
-                f"--lora-targets {pattern!r}: no layer that can have factors is called that",
-                "Layers are called " + ", ".join(_examples(layers)),
+                f"{pattern!r}: no layer that can have factors is called that",
+                reason="no-such-layer",
+                parameter="lora_targets",
+                value=pattern,
+                examples=_examples(layers),
             )
     return matching(layers, patterns)
 

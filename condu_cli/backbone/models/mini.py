@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +148,8 @@ class Mini(DualEncoder):
         return self
 
     def how_to_load(self, path: str) -> str:
-        """Only condu loads it: no other library joins these two towers."""
-        return f"condu import --task NAME --weights {shlex.quote(path)}"
+        """Nothing: no other library joins these two towers."""
+        return ""
 
     def model_parameters(self) -> dict[str, nn.Parameter]:
         """Both towers, image first; the class embeddings are a buffer and stay fixed."""
@@ -172,7 +171,7 @@ def _load_image_tower() -> Any:
     if not same:
         raise BaseModelError(
             "base model 'mini': the installed timm builds another EfficientNet-lite0",
-            "Run condu doctor, and report the versions it prints",
+            reason="timm-unsuitable",
         )
     tower.load_state_dict(dict(zip(own, stored.values(), strict=True)))
     return tower.to(memory_format=torch.channels_last)

@@ -26,7 +26,6 @@ HUB_PREFIX = "hf-hub:"
 CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 REASON_LENGTH = 240
 """Characters of a foreign error that are shown."""
-TWO_WAYS_OUT = "Pass a local checkpoint (--base {name}:/path/to/weights.safetensors) or --base mini"
 
 
 MLP_LAYERS = ("*.mlp.c_fc", "*.mlp.c_proj", "*.mlp.fc1", "*.mlp.fc2")
@@ -150,22 +149,30 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
         open_clip.add_model_config(TINY_CONFIG)
     config = open_clip.get_model_config(architecture)
     if config is None:
-        raise UsageError(f"unknown base model '{architecture}'", "condu bases lists what there is")
+        raise UsageError(
+            f"unknown base model '{architecture}'",
+            reason="base-model-unknown",
+            architecture=architecture,
+        )
     named_quick = bool(config.get("quick_gelu", False))
     if pretrained == "" or is_checkpoint(pretrained):
         return OpenClipSpec(architecture, pretrained, named_quick)
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        known = open_clip.list_pretrained_tags_by_model(architecture)
         raise UsageError(
             f"'{pretrained}' is neither a checkpoint file nor pretrained weights of {architecture}",
-            f"Known weights of {architecture}: {tags}",
+            reason="weights-unknown",
+            architecture=architecture,
+            pretrained=pretrained,
+            known=known,
         )
     tag_quick = bool(tag.get("quick_gelu", False))
     if architecture.endswith("-quickgelu") and not tag_quick:
         raise UsageError(
             f"{architecture} uses QuickGELU, but the weights '{pretrained}' were trained without",
-            f"Use {architecture.removesuffix('-quickgelu')}:{pretrained}",
+            reason="weights-without-quickgelu",
+            base=f"{architecture.removesuffix('-quickgelu')}:{pretrained}",
         )
     return OpenClipSpec(architecture, pretrained, named_quick or tag_quick)
 
@@ -182,7 +189,9 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
     if is_checkpoint(spec.pretrained) and not Path(spec.pretrained).is_file():
         raise BaseModelError(
             f"base model '{base_id}': there is no file {spec.pretrained}",
-            "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file has moved",
+            reason="weights-file-missing",
+            path=spec.pretrained,
+            base=base_id,
         )
     # open_clip logs the failed download as an error of its own; ours says more in one line.
     previous = logging.root.manager.disable
@@ -210,11 +219,15 @@ def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelE
     if Path(spec.pretrained).is_file():
         return BaseModelError(
             f"base model '{base_id}': {tried} does not load as {spec.architecture}: {reason}",
-            "Check that the checkpoint belongs to this architecture",
+            reason="weights-do-not-fit",
+            base=base_id,
+            architecture=spec.architecture,
         )
     return BaseModelError(
         f"base model '{base_id}': could not download the weights '{tried}': {reason}",
-        TWO_WAYS_OUT.format(name=_local_architecture(spec)),
+        reason="weights-not-downloaded",
+        base=base_id,
+        architecture=_local_architecture(spec),
     )
 
 

@@ -82,17 +82,25 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
 
     """
     if not folder.parent.is_dir():
-        raise UsageError(f"{folder}: there is no folder {folder.parent}", f"mkdir {folder.parent}")
+        raise UsageError(
+            f"{folder}: there is no folder {folder.parent}",
+            reason="no-parent-folder",
+            path=folder,
+            parent=folder.parent,
+        )
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; a PEFT adapter is a folder", "Name another: -o DIR")
+        raise UsageError(
+            f"{folder}: is a file; a PEFT adapter is a folder", reason="output-is-file", path=folder
+        )
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there - {CONFIG, WEIGHTS}:
         raise UsageError(
             f"{folder}: holds other files than a PEFT adapter's",
-            "Name a folder that does not exist yet: -o DIR",
+            reason="output-holds-other-files",
+            path=folder,
         )
     if there and not overwrite:
-        raise UsageError(f"{folder}: exists already", "Name another, or overwrite it: --force")
+        raise UsageError(f"{folder}: exists already", reason="output-exists", path=folder)
 
 
 def write_adapter(
@@ -131,7 +139,7 @@ def write_adapter(
     except (OSError, SafetensorError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConduError(
-            f"{folder}: cannot be written ({reason})", "Name a folder elsewhere: -o DIR"
+            f"{folder}: cannot be written ({reason})", reason="cannot-write-output", path=folder
         ) from exc
 
 
@@ -178,13 +186,21 @@ def read_adapter(folder: Path) -> Adapter:
             content = file.read(CONFIG_LIMIT + 1)
         config = json.loads(content) if len(content) <= CONFIG_LIMIT else None
     except (OSError, ValueError, RecursionError) as exc:
-        raise DataError(f"{folder / CONFIG}: cannot be read ({exc})", "Save it again") from exc
+        raise DataError(
+            f"{folder / CONFIG}: cannot be read ({exc})",
+            reason="adapter-unreadable",
+            path=folder / CONFIG,
+        ) from exc
     if not isinstance(config, dict):
-        raise DataError(f"{folder / CONFIG}: is not what PEFT writes", "Save it again")
+        raise DataError(
+            f"{folder / CONFIG}: is not what PEFT writes",
+            reason="adapter-unreadable",
+            path=folder / CONFIG,
+        )
     _refuse_other_adapters(folder, config)
     if not (folder / WEIGHTS).is_file():
         raise DataError(
-            f"{folder}: has no {WEIGHTS}", "Save it as PEFT does: model.save_pretrained(DIR)"
+            f"{folder}: has no {WEIGHTS}", reason="adapter-without-weights", path=folder
         )
     return Adapter(folder, read_checkpoint(folder / WEIGHTS), config)
 
@@ -192,13 +208,16 @@ def read_adapter(folder: Path) -> Adapter:
 def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UsageError(f"{folder}: is no LoRA adapter but {kind}", "condu imports plain LoRA")
+        raise UsageError(
+            f"{folder}: is no LoRA adapter but {kind}", reason="not-plain-lora", path=folder
+        )
     for option, plain in PLAIN.items():
         value = config.get(option, plain)
         if value != plain and (value or plain):  # null, false and {} all mean that it is unused
             raise UsageError(
-                f"{folder}: was trained with PEFT's {option} = {value}, which condu does not know",
-                "condu imports plain LoRA: one rank, one alpha, no biases, no DoRA",
+                f"{folder}: was trained with PEFT's {option} = {value}, which is not plain LoRA",
+                reason="not-plain-lora",
+                path=folder,
             )
 
 
@@ -243,7 +262,10 @@ def _check_config(spec: LoraSpec, adapter: Adapter) -> None:
         raise UsageError(
             f"{adapter.folder}: has rank {found[0]} and alpha {found[1]}, but the registry rank "
             f"{spec.rank} and alpha {spec.alpha:g}",
-            "Import it into a registry of its own: condu init --method lora --rank N --alpha X",
+            reason="adapter-of-other-rank",
+            path=adapter.folder,
+            rank=found[0],
+            alpha=found[1],
         )
 
 
@@ -254,18 +276,24 @@ def _check_factors(factors: Factors, weights: Mapping[str, Tensor], adapter: Ada
         if names:
             raise UsageError(
                 f"{adapter.folder}: {what} the registry's layers: {some(names)}",
-                "Import it into a registry with its layers: condu init --method lora "
-                "--lora-targets GLOB",
+                reason="adapter-of-other-layers",
+                path=adapter.folder,
             )
     for name, ours in factors.tensors.items():
         if weights[name].shape != ours.shape:
             raise UsageError(
                 f"{adapter.folder}: {name} has shape {tuple(weights[name].shape)}, but "
                 f"{tuple(ours.shape)} in the registry",
-                "Import it into a registry of its own base model and rank",
+                reason="adapter-of-other-shapes",
+                path=adapter.folder,
+                tensor=name,
             )
         if not weights[name].is_floating_point():
-            raise DataError(f"{adapter.folder}: {name} holds no real numbers", "Save it again")
+            raise DataError(
+                f"{adapter.folder}: {name} holds no real numbers",
+                reason="adapter-unreadable",
+                path=adapter.folder,
+            )
 
 
 def _check_frozen(
@@ -281,7 +309,8 @@ def _check_frozen(
         raise UsageError(
             f"{adapter.folder}: was trained from other A factors than the registry's, which never "
             f"change there: {some(other)}",
-            "Import it into a registry that trains A: condu init --method lora without --freeze-a",
+            reason="adapter-of-other-factors",
+            path=adapter.folder,
         )
 
 

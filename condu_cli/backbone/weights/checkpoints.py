@@ -82,7 +82,7 @@ def write_checkpoint(
     except (OSError, SafetensorError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConduError(
-            f"{path}: cannot be written ({reason})", "Name a file in another folder: -o FILE"
+            f"{path}: cannot be written ({reason})", reason="cannot-write-output", path=path
         ) from exc
 
 
@@ -96,14 +96,21 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
     if path.suffix != SAFE_SUFFIX:
         raise UsageError(
             f"{path}: an exported model is a {SAFE_SUFFIX} file",
-            f"Write -o {path.with_suffix(SAFE_SUFFIX).name}" if path.name else "Name a file: -o",
+            reason="output-suffix",
+            path=path,
+            name=path.with_suffix(SAFE_SUFFIX).name if path.name else "",
         )
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}", f"mkdir -p {path.parent}")
+        raise UsageError(
+            f"{path}: there is no folder {path.parent}",
+            reason="no-parent-folder",
+            path=path,
+            parent=path.parent,
+        )
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not a file", "Name a file that does not exist yet: -o FILE")
+        raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
     if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already", "Name another file, or overwrite it: --force")
+        raise UsageError(f"{path}: exists already", reason="output-exists", path=path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -117,18 +124,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     """
     if path.suffix.lower() not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
-        known = ", ".join((SAFE_SUFFIX, *PICKLE_SUFFIXES))
         raise UsageError(
             f"{path}: not a checkpoint by its name",
-            f"condu reads {known}; a whole registry is imported with condu import {path}",
+            reason="not-a-checkpoint-name",
+            path=path,
+            known=(SAFE_SUFFIX, *PICKLE_SUFFIXES),
         )
     if not path.is_file():
         what = "is a folder, not a checkpoint" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {what}", "Check the path")
+        raise DataError(f"{path}: {what}", reason="no-such-file", path=path)
     safe = path.suffix.lower() == SAFE_SUFFIX
     weights, metadata = _read_safetensors(path) if safe else (_read_pickle(path), {})
     if not weights:
-        raise DataError(f"{path}: holds no tensors", "Save a state dict: torch.save or safetensors")
+        raise DataError(f"{path}: holds no tensors", reason="no-tensors", path=path)
     return Checkpoint(path, weights, metadata)
 
 
@@ -180,7 +188,9 @@ def _metadata(path: Path, note: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise DataError(
-        f"{path}: what condu noted in this file is damaged", "Export it again: condu export"
+        f"{path}: the note that an export leaves in this file is damaged",
+        reason="exported-note-damaged",
+        path=path,
     )
 
 
@@ -191,8 +201,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise DataError(
-            f"{path}: holds pickled code, which condu does not run, or is no checkpoint",
-            "Save the state dict alone: torch.save(model.state_dict(), FILE) or safetensors",
+            f"{path}: holds pickled code, which is never run, or is no checkpoint",
+            reason="pickled-code",
+            path=path,
         ) from exc
     except Exception as exc:
         # torch meets damaged bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
@@ -219,5 +230,7 @@ def _is_mapping(value: Any) -> bool:
 def _not_a_checkpoint(path: Path, exc: Exception) -> DataError:
     reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
     return DataError(
-        f"{path}: not a checkpoint, or damaged ({reason[:160]})", "Copy or export the file again"
+        f"{path}: not a checkpoint, or damaged ({reason[:160]})",
+        reason="checkpoint-damaged",
+        path=path,
     )

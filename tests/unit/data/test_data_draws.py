@@ -61,7 +61,7 @@ def test_the_draw_of_a_class_depends_neither_on_order_nor_on_other_classes():
 
 
 def test_no_shots_are_refused():
-    with pytest.raises(DataError, match="--shots 0"):
+    with pytest.raises(DataError, match="not 0"):
         few_shot(data_of([2, 2]), 0, 0)
 
 

@@ -119,7 +119,7 @@ def test_a_task_of_ones_own_that_is_nowhere_names_the_folder_to_make(tmp_path):
 
 
 def test_a_download_needs_a_folder():
-    with pytest.raises(UsageError, match="--download needs a folder") as caught:
+    with pytest.raises(UsageError, match="a download needs a folder") as caught:
         find_data("dtd", None, download=True)
     assert "--data-root DIR" in hint_of(caught.value)
 
