@@ -31,7 +31,9 @@ class ConduError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "", *, reason: str = "", **facts: object) -> None:
+    def __init__(
+        self, message: str, hint: str = "", /, *, reason: str = "", **facts: object
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -51,7 +53,7 @@ class ConduError(Exception):
 def _restored(
     kind: type[ConduError], message: str, reason: str, facts: dict[str, object]
 ) -> ConduError:
-    return kind(message, "", reason=reason, **facts)
+    return kind(message, reason=reason, **facts)
 
 
 def _plain(value: object) -> object:

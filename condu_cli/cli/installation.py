@@ -1,7 +1,5 @@
 """`condu doctor`: check the installation."""
 
-from dataclasses import asdict
-
 import typer
 
 from condu_cli.cli.command import Run, command
@@ -15,19 +13,25 @@ def register(app: typer.Typer) -> None:
 
 def doctor(run: Run) -> None:
     """Check the installation, the base model and the registry."""
+    from condu_cli.cli.hints.making import hint_for
     from condu_cli.workflows.opening.installation import examine
 
     checks = examine(run.registry_path)
+    advice = {c.name: hint_for(c.failure, c.facts, run.settings.registry) for c in checks}
     failed = [check for check in checks if not check.ok]
+
+    records = [
+        {"name": c.name, "ok": c.ok, "detail": c.detail, "advice": advice[c.name]} for c in checks
+    ]
 
     def human(out: Output) -> None:
         rows = [["ok" if c.ok else "FAILED", c.name, c.detail] for c in checks]
         out.table(["", "what", "found"], rows)
         for check in failed:
-            out.text(f"{check.name}: {check.advice}")
+            out.text(f"{check.name}: {advice[check.name]}")
         if not failed:
             out.text("Everything is in order.")
 
-    run.out.document({"ok": not failed, "checks": [asdict(c) for c in checks]}, human)
+    run.out.document({"ok": not failed, "checks": records}, human)
     if failed:
         raise typer.Exit(1)

@@ -10,6 +10,8 @@ from condu_cli.cli.output import Output
 from condu_cli.cli.wording import plural, size, when
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from condu_cli.registry.manifest import Session
     from condu_cli.workflows.sessions.collecting import Collection
     from condu_cli.workflows.sessions.verification import Verification
@@ -124,22 +126,27 @@ def verify(
 
     Problems are listed with what to do about them, and the exit code is 14. Nothing is changed.
     """
+    from condu_cli.cli.hints.making import hint_for
     from condu_cli.errors import IntegrityError
     from condu_cli.workflows.sessions.verification import verify
 
     registry = run.open_registry()
     with run.out.progress() as on_progress:
         found = verify(registry, quick=quick, on_progress=on_progress)
-    run.out.document(_verification_record(found), lambda out: _print_verification(out, found))
+    advice = [hint_for(p.failure, p.facts, run.settings.registry) for p in found.problems]
+    run.out.document(
+        _verification_record(found, advice), lambda out: _print_verification(out, found, advice)
+    )
     if found.problems:
         first = found.problems[0]
         raise IntegrityError(
             f"{plural(len(found.problems), 'problem')}; the first: {first.object} {first.reason}",
-            first.advice,
+            reason=first.failure,
+            **first.facts,
         )
 
 
-def _verification_record(found: "Verification") -> dict[str, Any]:
+def _verification_record(found: "Verification", advice: "Sequence[str]") -> dict[str, Any]:
     return {
         "sound": not found.problems,
         "quick": found.quick,
@@ -147,22 +154,28 @@ def _verification_record(found: "Verification") -> dict[str, Any]:
         "blobs": found.blobs,
         "bytes": found.bytes,
         "problems": [
-            {"object": p.object, "reason": p.reason, "sessions": p.sessions, "advice": p.advice}
-            for p in found.problems
+            {
+                "object": p.object,
+                "failure": p.failure,
+                "reason": p.reason,
+                "sessions": p.sessions,
+                "advice": hint,
+            }
+            for p, hint in zip(found.problems, advice, strict=True)
         ],
         "leftovers": [str(item.path) for item in found.leftovers],
     }
 
 
-def _print_verification(out: Output, found: "Verification") -> None:
+def _print_verification(out: Output, found: "Verification", advice: "Sequence[str]") -> None:
     from condu_cli.registry.manifest import short_id
 
-    for problem in found.problems:
+    for problem, hint in zip(found.problems, advice, strict=True):
         needed = ", ".join(short_id(session) for session in problem.sessions)
         out.text(f"{problem.object} {problem.reason}")
         if needed:
             out.text(f"  needed by: {needed}")
-        out.text(f"  what to do: {problem.advice}")
+        out.text(f"  what to do: {hint}")
     if not found.problems:
         how = "looked at" if found.quick else "read and compared"
         out.text(

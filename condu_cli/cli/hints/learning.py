@@ -1,10 +1,67 @@
 """What to do about failures of learning, evaluating and predicting."""
 
-from condu_cli.cli.hints.table import Hint
+from condu_cli.cli.hints.table import Facts, Hint
+
+RESUME = "condu learn --task {task!q} --resume"
+WITHOUT_MEASURING = "leave --keep, --patience and --validate-every out"
+TEACH = "Teach it one: condu learn --task NAME --data DIR{here}"
+
+
+def _resume(facts: Facts) -> str:
+    where = " --registry {moved_to!q}" if facts.get("moved_to") else "{here}"
+    return f"{RESUME}{where} goes on from there"
+
 
 HINTS: dict[str, Hint] = {
+    # What is asked for
+    "two-lengths": "Leave --epochs or --iterations out",
+    "learning-rate-not-positive": "Leave it out for the preset's",
+    "epochs-out-of-range": "Try --epochs 1",
+    "label-smoothing-out-of-range": "Leave it out for the paper's 0.2",
+    "warmup-too-long": "Leave it out for the preset's share",
+    "validation-share-out-of-range": "Leave it out for {usual}",
+    "nothing-to-measure-on": f"Leave it out for {{usual}}, or {WITHOUT_MEASURING}",
+    "none-to-hold-out": "Leave --keep, --patience and --validate-every out, or train on more "
+    "pictures",
+    "none-held-out-readable": f"Replace them, or measure nothing: {WITHOUT_MEASURING}",
+    "none-readable": "Replace the broken pictures",
+    "image-size-fixed": "Leave --image-size out",
+    "too-few-prototype-images": "Try 100",
+    "no-prototype-pictures": "Check --data",
+    "lora-options-without-lora": "Add --method lora, or leave {options} out",
+    "lora-option-out-of-range": "Leave the option out for the base model's own",
+    # The registry that it goes to
+    "registry-of-other-kind": "Leave {options} out, or name another --registry",
+    "registry-trains-others": "Leave --train and the LoRA options out (condu show{here} says what "
+    "it trains), or name another --registry",
+    "created-meanwhile": "Name another folder with --registry",
+    "registry-path-not-writable": "Name another folder with --registry",
+    "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could go), or name "
+    "another --registry",
+    "task-known": "Choose another name, or take it out first: condu forget {task!q}{here}",
+    "base-differs": "Use the base model that the registry was made with (is CONDU_BASE set?), or "
+    "another --registry",
+    "lora-initialisation-differs": "Run condu doctor: the registry may have been made with other "
+    "library versions",
+    "needs-newer-condu": "Upgrade condu",
     # Training
-    "diverged": "Lower the learning rate (it was --lr {learning_rate:g})",
+    "diverged": "Lower the learning rate (it was --lr {learning_rate})",
+    "expert-diverged": "Lower the learning rate (--lr)",
     "batch-too-small": "Raise --batch-size, or use fewer --devices",
+    # What is kept of a training
+    "training-interrupted": _resume,
     "run-of-other-parameters": "condu learn --task {task!q} --retrain{here} begins it anew",
+    "pictures-changed": "Put them back, or begin anew: condu learn --task {task!q} --retrain{here}",
+    "expert-waits": f"{RESUME}{{here}} commits it; --retrain trains another in its place",
+    "run-waits": f"{RESUME}{{here}} goes on with it; --retrain begins anew",
+    "nothing-to-resume": "Train one: condu learn --task NAME --data DIR{here}",
+    "interrupted-while-committing": "condu log{here} shows where HEAD is",
+    "expert-of-other-registry": "Move it to the folder trained/ of that registry",
+    "expert-file-damaged": "Remove it, and train again",
+    # Evaluating and predicting
+    "no-tasks": TEACH,
+    "class-not-learned": "Name the classes as they were learned: --class-names FILE, or "
+    "classes.json in DIR",
+    "no-pictures-in-split": "Try --split train",
+    "folder-without-pictures": "Check the path",
 }

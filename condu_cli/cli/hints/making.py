@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from condu_cli.cli.hints import data, learning, models, registry, transfers
+from condu_cli.cli.hints import data, installation, learning, models, registry, transfers
 from condu_cli.cli.hints.table import Facts, Hint
 from condu_cli.errors import ConduError
 
@@ -19,10 +19,19 @@ HINTS: dict[str, Hint] = {
     **models.HINTS,
     **learning.HINTS,
     **transfers.HINTS,
+    **installation.HINTS,
 }
 """What to do about a failure, by its reason."""
 
-RIDERS: dict[str, str] = {}
+RIDERS: dict[str, Hint] = {
+    "kept_expert": "the trained expert is kept: condu learn --task {kept_expert!q} "
+    "--resume{here} commits it",
+    "older_expert": lambda facts: (
+        "the expert that was trained before is kept: "
+        + ("remove {in_its_way}, and " if facts.get("in_its_way") else "")
+        + "condu learn --task {older_expert!q} --resume{here} commits it"
+    ),
+}
 """What a hint ends with where an error has this fact, whatever its reason."""
 
 OPTIONS = {"learning_rate": "--lr", "warmup_iterations": "--warmup"}
@@ -47,21 +56,29 @@ def hint_of(exc: ConduError, registry: Path | None = None) -> str:
 
 def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:
     """What to do about a failure that is no exception, such as a check that failed."""
-    hint = HINTS.get(reason, "")
-    template = hint if isinstance(hint, str) else hint(facts)
-    parts = [template, *(text for fact, text in RIDERS.items() if facts.get(fact))]
+    riders = [hint for fact, hint in RIDERS.items() if facts.get(fact)]
+    templates = [_template(hint, facts) for hint in (HINTS.get(reason, ""), *riders)]
     here = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
-    return _TEXT.vformat("; ".join(filter(None, parts)), (), {**facts, "here": here})
+    named = facts.get("parameters")
+    options = [option_of(str(name)) for name in named] if isinstance(named, list) else []
+    values = {**facts, "here": here, "options": options}
+    return _TEXT.vformat("; ".join(filter(None, templates)), (), values)
+
+
+def _template(hint: Hint, facts: Facts) -> str:
+    return hint if isinstance(hint, str) else hint(facts)
 
 
 class _Text(Formatter):
     """Templates with facts: lists are joined, `{task!q}` is quoted for a shell.
 
-    A fact that an error does not have is written in capitals, as usage lines do: `--task TASK`.
+    A fact that an error does not have, or None, is written in capitals, as usage lines do:
+    `--task TASK`.
     """
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return kwargs.get(str(key), str(key).upper())
+        value = kwargs.get(str(key))
+        return str(key).upper() if value is None else value
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         if conversion == "q":

@@ -45,6 +45,10 @@ def _session(facts: Facts) -> str:
     return f"{named}; {SESSIONS}"
 
 
+def _head_moved(facts: Facts) -> str:
+    return "" if facts.get("kept_expert") else "Nothing was committed; run the command again"
+
+
 HINTS: dict[str, Hint] = {
     # Files
     "cannot-write": _writing,
@@ -87,6 +91,12 @@ HINTS: dict[str, Hint] = {
     "record-altered": RESTORE_DATABASE,
     "session-altered": "Restore condu.sqlite from a copy, or go back past it: condu rollback{here}",
     "session-missing": "Restore condu.sqlite from a backup",
+    "session-damaged": f"{DAMAGE}; condu rollback{{here}} goes to an older session",
+    "patches-in-a-circle": "Restore condu.sqlite from a backup",
+    "patch-damaged": f"{DAMAGE}; restore the blob from a backup",
+    "blob-size-differs": DAMAGE,
+    "prototypes-differ": DAMAGE,
+    "figures-differ": DAMAGE,
     "expert-differs": "What is known about an expert never changes; learn it again to replace it",
     # Sessions, tasks and tags
     "no-such-session": SESSIONS,
@@ -98,8 +108,9 @@ HINTS: dict[str, Hint] = {
     "session-ambiguous": "Give more digits of the id",
     "nothing-to-undo": "Name the session to go to: condu rollback SESSION{here}; condu log{here} "
     "lists them all",
-    "head-moved": "Nothing was committed; run the command again",
+    "head-moved": _head_moved,
     "no-such-task": _task,
+    "task-name-in-use": "Choose another; see condu ls{here}",
     "not-a-name": NAME_RULE,
     "tag-exists": "Choose another name, or remove it first: condu tag --delete {tag!q}{here}",
     "no-such-tag": _tag,

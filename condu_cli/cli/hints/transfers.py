@@ -1,5 +1,17 @@
-"""What to do about failures of import and export."""
+"""What to do about failures of import and export of single experts."""
 
 from condu_cli.cli.hints.table import Hint
 
-HINTS: dict[str, Hint] = {}
+HINTS: dict[str, Hint] = {
+    "experts-not-lora": "Leave --format out for an ordinary checkpoint, or start a registry with "
+    "condu init --method lora",
+    "not-a-model": "If it is a whole registry: condu import {path!q} --registry NEW_FOLDER",
+    "not-an-adapter": "Import a PEFT adapter's folder (adapter_config.json, {weights}), or name a "
+    "registry of --method full: --registry PATH",
+    "not-whole-weights": "Make a registry for it first: condu init --method lora --rank N "
+    "--registry PATH",
+    "base-to-be-named": "Name them: --base {base!q}",
+    "class-not-in-checkpoint": "Name the classes: --class-names FILE, or classes.json in DIR",
+    "classes-unknown": "Name them in the order you like: --class-names FILE, one per line, or give "
+    "--data DIR",
+}

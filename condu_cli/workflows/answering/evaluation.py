@@ -153,7 +153,9 @@ def _ask(
             asked.zero_shot += logits.argmax(axis=1).tolist()
     if not asked.places:
         first = asked.unreadable[0].error
-        raise DataError(f"no picture can be read: {first.message}", first.hint)
+        raise DataError(
+            f"no picture can be read: {first.message}", reason=first.reason, **first.facts
+        )
     return asked
 
 
@@ -181,7 +183,12 @@ def _samples(
         download=request.download,
     )
     if not samples:
-        raise DataError(f"{root}: no {request.split} pictures", "Try --split train")
+        raise DataError(
+            f"{root}: no {request.split} pictures",
+            reason="no-pictures-in-split",
+            path=root,
+            split=request.split,
+        )
     index = _class_indices(entry, folders, names, root)
     return samples, np.array([index[sample.label] for sample in samples])
 
@@ -211,5 +218,7 @@ def _class_indices(
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
     raise DataError(
         f"{root}: task '{entry.name}' has no class called '{unknown[0]}'{more}",
-        "Name the classes as they were learned: --class-names FILE, or classes.json in DIR",
+        reason="class-not-learned",
+        task=entry.name,
+        unknown=unknown,
     )

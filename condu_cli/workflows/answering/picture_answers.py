@@ -70,7 +70,9 @@ def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
     """Standard input was read through a temporary file that the user knows nothing of."""
     if name != STANDARD_INPUT:
         return exc
-    return DataError(exc.message.replace(str(path), "standard input"), exc.hint)
+    return DataError(
+        exc.message.replace(str(path), "standard input"), reason=exc.reason, **exc.facts
+    )
 
 
 def _expand(
@@ -86,7 +88,13 @@ def _expand(
         elif path.is_dir():
             found = list_pictures(path)
             if not found:
-                errors.append(DataError(f"{path}: no pictures in this folder", "Check the path"))
+                errors.append(
+                    DataError(
+                        f"{path}: no pictures in this folder",
+                        reason="folder-without-pictures",
+                        path=path,
+                    )
+                )
             named += [(str(picture), picture) for picture in found]
         else:
             named.append((text, path))

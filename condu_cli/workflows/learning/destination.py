@@ -62,13 +62,12 @@ class Destination:
         if waiting:
             raise UsageError(
                 f"an expert of '{task}' was trained already and waits to be committed",
-                f"condu learn --task {task} --resume commits it; --retrain trains another in its "
-                "place",
+                reason="expert-waits",
+                task=task,
             )
         if runs:
             raise UsageError(
-                f"a training of '{task}' was interrupted and is kept",
-                f"condu learn --task {task} --resume goes on with it; --retrain begins anew",
+                f"a training of '{task}' was interrupted and is kept", reason="run-waits", task=task
             )
         return []
 

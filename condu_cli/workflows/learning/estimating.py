@@ -60,7 +60,8 @@ def estimate(plan: LearnPlan, base: DualEncoder, processes: int = 1) -> Estimate
         raise DataError(
             f"none of the {len(sample)} pictures that were tried can be read: "
             f"{pictures.unreadable[0].reason}",
-            "Replace the broken pictures",
+            reason="none-readable",
+            tried=len(sample),
         )
     decoding, encoding = (part / len(pictures) for part in seconds)
     step = _seconds_per_iteration(plan, base, pictures, processes)

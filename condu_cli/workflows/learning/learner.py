@@ -183,7 +183,7 @@ class Learner:
             return ()
         return (
             f"a registry with other options was created at {self._destination.path} meanwhile: "
-            f"this task was learned in {moved}, use it with --registry",
+            f"this task was learned in a registry of its own, {moved}",
         )
 
     def _commit(
@@ -194,7 +194,7 @@ class Learner:
             self._destination.registry(),
             trained,
             parent=None if parent is None else parent.id,
-            command=f"learn --task {trained.task}",
+            command=f"learn {trained.task}",
             on_kept=on_kept,
             on_progress=on_progress,
         )

@@ -149,7 +149,9 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
         raise UsageError(
             f"no picture can be held out of {len(data.train)} of {len(data.class_names)} classes, "
             "since every class keeps one",
-            "Leave --keep, --patience and --validate-every out, or train on more pictures",
+            reason="none-to-hold-out",
+            pictures=len(data.train),
+            classes=len(data.class_names),
         )
     return DrawnPictures(root, data, validation, templates)
 
@@ -214,9 +216,12 @@ def settle_recipe(
     values.setdefault("warmup_iterations", round(iterations * preset.warmup_share))
     if values["warmup_iterations"] > iterations:
         raise UsageError(
-            f"--warmup {values['warmup_iterations']}: longer than the {iterations} iterations, so "
-            "that the learning rate would never be reached",
-            "Leave it out for the preset's share",
+            f"a warm-up of {values['warmup_iterations']} is longer than {iterations} iterations, "
+            "so that the learning rate would never be reached",
+            reason="warmup-too-long",
+            parameter="warmup_iterations",
+            value=values["warmup_iterations"],
+            iterations=iterations,
         )
     if _wants_validation(given):
         values.setdefault("validate_every", max(1, round(iterations / MEASUREMENTS)))
@@ -244,32 +249,44 @@ def _validation_share(given: Mapping[str, Any]) -> float:
 def _check_values(given: Mapping[str, Any]) -> None:
     """Refuse what makes no sense whatever the base model."""
     if "epochs" in given and "iterations" in given:
-        raise UsageError("--epochs and --iterations both say how long", "Leave one of the two out")
+        raise UsageError("epochs and iterations both say how long", reason="two-lengths")
     if not given.get("learning_rate", 1.0) > 0:
         raise UsageError(
-            f"--lr {given['learning_rate']:g}: the learning rate must be above 0",
-            "Leave it out for the preset's",
+            f"the learning rate must be above 0, not {given['learning_rate']:g}",
+            reason="learning-rate-not-positive",
+            parameter="learning_rate",
+            value=given["learning_rate"],
         )
     if not 0 < given.get("epochs", 1.0) <= MOST_EPOCHS:
         raise UsageError(
-            f"--epochs {given['epochs']:g}: must be above 0 and at most {MOST_EPOCHS:,}",
-            "Try --epochs 1",
+            f"must be above 0 and at most {MOST_EPOCHS:,}, not {given['epochs']:g}",
+            reason="epochs-out-of-range",
+            parameter="epochs",
+            value=given["epochs"],
+            most=MOST_EPOCHS,
         )
     if not 0 <= given.get("label_smoothing", 0.0) < 1:
         raise UsageError(
-            f"--label-smoothing {given['label_smoothing']:g}: must be from 0 to below 1",
-            "Leave it out for the paper's 0.2",
+            f"must be from 0 to below 1, not {given['label_smoothing']:g}",
+            reason="label-smoothing-out-of-range",
+            parameter="label_smoothing",
+            value=given["label_smoothing"],
         )
     if not 0 <= given.get("validation_share", 0.0) < 1:
         raise UsageError(
-            f"--validation-share {given['validation_share']:g}: must be from 0 to below 1",
-            f"Leave it out for {VALIDATION_SHARE:g}",
+            f"must be from 0 to below 1, not {given['validation_share']:g}",
+            reason="validation-share-out-of-range",
+            parameter="validation_share",
+            value=given["validation_share"],
+            usual=VALIDATION_SHARE,
         )
     if given.get("validation_share") == 0 and _uses_validation(given):
         raise UsageError(
-            "--validation-share 0 holds out no picture to measure on",
-            f"Leave it out for {VALIDATION_SHARE:g}, or leave --keep, --patience and "
-            "--validate-every out",
+            "a share of 0 holds out no picture to measure on",
+            reason="nothing-to-measure-on",
+            parameter="validation_share",
+            value=0,
+            usual=VALIDATION_SHARE,
         )
 
 
@@ -279,5 +296,8 @@ def _check_fit(given: Mapping[str, Any], base: DualEncoder) -> None:
     if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
         raise UsageError(
             f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",
-            "Leave --image-size out",
+            reason="image-size-fixed",
+            parameter="image_size",
+            value=size,
+            fixed=base.preprocessing.image_size,
         )

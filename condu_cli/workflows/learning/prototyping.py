@@ -57,7 +57,10 @@ def build_task_prototypes(
     """
     if per_class is not None and per_class < 1:
         raise UsageError(
-            f"--prototype-images {per_class}: at least one picture per class is needed", "Try 100"
+            f"at least one picture per class is needed, not {per_class}",
+            reason="too-few-prototype-images",
+            parameter="prototype_images",
+            value=per_class,
         )
     text = text_features(base, class_names, templates).cpu().numpy()
     prep = base.preprocessing
@@ -79,7 +82,7 @@ def _with_images(text: NDArray[np.float32], batches: Iterator[Seen]) -> Prototyp
             builder = PrototypeBuilder(text, seen.pooled.shape[1])
         builder.add(seen.image, seen.pooled, np.array([s.label for s in seen.samples]))
     if builder is None:
-        raise DataError("there are no training pictures", "Check --data")
+        raise DataError("there are no training pictures", reason="no-prototype-pictures")
     return builder.build()
 
 

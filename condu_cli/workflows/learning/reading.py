@@ -88,7 +88,8 @@ def _read_held_out(pictures: PictureSet) -> None:
         broken = pictures.unreadable
         raise DataError(
             f"none of the {len(broken)} pictures held out can be read: {broken[0].reason}",
-            "Replace them, or measure nothing: leave --keep, --patience and --validate-every out",
+            reason="none-held-out-readable",
+            unreadable=len(broken),
         )
 
 

@@ -72,15 +72,19 @@ def refuse_other_kind(registry: Registry | None, wanted: RegistryRequest) -> Non
         return
     config = registry.config
     if wanted.base is not None and canonical_base_id(wanted.base) != config.base.id:
-        raise _other(registry, "base model", config.base.id, wanted.base, "--base")
+        raise _other(registry, "base model", config.base.id, wanted.base, "base")
     if wanted.method is not None and wanted.method != config.method:
-        raise _other(registry, "method", config.method, wanted.method, "--method")
+        raise _other(registry, "method", config.method, wanted.method, "method")
 
 
-def _other(registry: Registry, what: str, recorded: str, given: str, option: str) -> UsageError:
+def _other(registry: Registry, what: str, recorded: str, given: str, parameter: str) -> UsageError:
     return UsageError(
         f"the registry at {registry.path} belongs to {what} {recorded}, not {given}",
-        f"Leave {option} out, or name another --registry",
+        reason="registry-of-other-kind",
+        parameters=[parameter],
+        registry=registry.path,
+        recorded=recorded,
+        given=given,
     )
 
 
@@ -92,8 +96,8 @@ def _refuse_other_parameters(registry: Registry, wanted: RegistryRequest, device
     if not any(_would_be(registry.config, wanted, train, device) for train in towers):
         raise UsageError(
             f"the registry at {registry.path} trains other parameters than you ask for",
-            "Leave --train and the LoRA options out (condu show says what it trains), or name "
-            "another --registry",
+            reason="registry-trains-others",
+            registry=registry.path,
         )
 
 

@@ -75,7 +75,8 @@ def resume(
     if errors:
         raise PartialError(
             f"{len(errors)} of {count} kept experts still wait: {errors[0].message}",
-            errors[0].hint,
+            reason=errors[0].reason,
+            **errors[0].facts,
         )
     return found
 
@@ -133,7 +134,7 @@ def _commit_waiting(
             registry,
             expert,
             trained=trained,
-            command=f"learn --task {expert.task} --resume",
+            command=f"learn {expert.task} again",
             on_progress=on_progress,
         )
     except ConduError as exc:
@@ -176,7 +177,7 @@ def _finish(
 
 
 def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: ConduError) -> None:
-    """Where a retraining cannot go on, say how to have the expert that it was to replace.
+    """Where a retraining cannot go on, add that the expert that it was to replace is kept.
 
     `older`: the experts that waited before. Not where the retraining is finished and only its
     commit failed, nor where the task is learned by now.
@@ -186,12 +187,8 @@ def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: C
     if not older or known or registry.waiting.paths(task) != list(older):
         return
     runs = registry.runs.paths(task)
-    later = [str(run) for run in runs if _written_at(run) >= _written_at(older[-1])]
-    first = f"remove {' and '.join(later)}, and " if later else ""
-    exc.hint += (
-        f"; the expert that was trained before is kept: {first}condu learn --task {task} "
-        "--resume commits it"
-    )
+    later = [run for run in runs if _written_at(run) >= _written_at(older[-1])]
+    exc.add(older_expert=task, in_its_way=later)
 
 
 def _nothing(registry: Registry, task: str | None) -> NotFoundError:
@@ -199,5 +196,7 @@ def _nothing(registry: Registry, task: str | None) -> NotFoundError:
     return NotFoundError(
         f"no trained expert{of_task} waits to be committed in {registry.path}, and no training "
         "was interrupted",
-        "Train one: condu learn --task NAME --data DIR",
+        reason="nothing-to-resume",
+        task=task,
+        registry=registry.path,
     )

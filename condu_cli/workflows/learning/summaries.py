@@ -78,5 +78,6 @@ def _divergence(training: Mapping[str, Any]) -> tuple[str, ...]:
     accuracy = _kept_accuracy(training) or 0.0
     return (
         f"{found}; the expert is that of iteration {training['kept_iteration']}, the best one "
-        f"measured ({100 * accuracy:.1f} % of the pictures held out): a lower --lr may do better",
+        f"measured ({100 * accuracy:.1f} % of the pictures held out): a lower learning rate may do "
+        "better",
     )

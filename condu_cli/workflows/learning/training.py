@@ -160,7 +160,9 @@ class Training:
             self._save(state)
         except ConduError as exc:
             left = "only what was written down before" if had_kept else "nothing of it"
-            raise ConduError(f"{exc.message}; {left} is kept", exc.hint) from exc
+            raise ConduError(
+                f"{exc.message}; {left} is kept", reason=exc.reason, **exc.facts
+            ) from exc
 
     def _save(self, state: RunState) -> None:
         request, root = replace(self._plan.request, templates=self._plan.templates), data_root()
@@ -180,12 +182,13 @@ class Training:
 
     def _interrupted(self, state: RunState) -> InterruptedByUserError:
         task, recipe = self._plan.request.task, self._plan.recipe
-        moved = self._destination.moved_to
-        where = "" if moved is None else f" --registry {moved}"
         return InterruptedByUserError(
             f"the training of '{task}' stopped after iteration {state.history['iteration']} of "
             f"{recipe.iterations} and is kept",
-            f"condu learn --task {task} --resume{where} goes on from there",
+            reason="training-interrupted",
+            task=task,
+            iteration=state.history["iteration"],
+            moved_to=self._destination.moved_to,
         )
 
     def record(self, result: FinetuneResult, reading_seconds: float) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def check_same_data(unfinished: Unfinished, found: str) -> None:
     if unfinished.data != found:
         raise DataError(
             f"the pictures of '{unfinished.task}' are not those that its training began with",
-            f"Put them back, or begin anew: condu learn --task {unfinished.task} --retrain",
+            reason="pictures-changed",
+            task=unfinished.task,
         )
 
 

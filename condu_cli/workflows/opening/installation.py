@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from condu_cli._version import __version__
 from condu_cli.errors import ConduError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 LIBRARIES = (
@@ -42,12 +43,17 @@ FREE_BYTES_WANTED = 2 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's answer; `advice` says what to do where it is not ok."""
+    """One line of the doctor's answer.
+
+    Where it is not ok, `failure` and `facts` name its kind and what it is about, as an error's
+    reason and facts do.
+    """
 
     name: str
     ok: bool
     detail: str
-    advice: str = ""
+    failure: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def examine(registry_path: Path) -> list[Check]:
@@ -66,10 +72,11 @@ def examine(registry_path: Path) -> list[Check]:
 def _check_library(module: str) -> Check:
     """Import in a process of its own: a broken native library may end the process."""
     distribution = DISTRIBUTIONS.get(module, module)
+    package = {"package": distribution}
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return Check(module, False, "not installed", f"pip install {distribution}")
+        return Check(module, False, "not installed", "library-missing", package)
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, a name from the table above
             [sys.executable, "-c", f"import {module}"],
@@ -80,12 +87,12 @@ def _check_library(module: str) -> Check:
         )
     except subprocess.TimeoutExpired:
         slow = f"{installed} takes over {IMPORT_SECONDS} s to import"
-        return Check(module, False, slow, "Run condu doctor again when the machine is less busy")
+        return Check(module, False, slow, "library-slow")
     if done.returncode == 0:
         return Check(module, True, installed)
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    advice = f"pip install --force-reinstall {distribution}"
-    return Check(module, False, f"{installed} does not import: {last}", advice)
+    broken = f"{installed} does not import: {last}"
+    return Check(module, False, broken, "library-damaged", package)
 
 
 def _check_compiler() -> Check:
@@ -100,11 +107,7 @@ def _explain_torchvision(check: Check) -> Check:
     """A torchvision for another build of torch is the commonest broken installation."""
     if check.ok or "torchvision::nms" not in check.detail:
         return check
-    advice = (
-        "torch and torchvision come from different builds (CPU-only and CUDA); install both "
-        "from one place: pip uninstall -y torch torchvision && pip install torch torchvision"
-    )
-    return Check(check.name, False, check.detail, advice)
+    return replace(check, failure="torchvision-of-other-build", facts={})
 
 
 def _check_mini() -> Check:
@@ -114,7 +117,7 @@ def _check_mini() -> Check:
         for file in MINI_FILES:
             file.locate()
     except ConduError as exc:
-        return Check("base model mini", False, exc.message, exc.hint)
+        return Check("base model mini", False, exc.message, exc.reason, exc.facts)
     return Check("base model mini", True, "weights present, sha256 as expected")
 
 
@@ -124,8 +127,10 @@ def _check_space(registry_path: Path) -> Check:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     ok = free >= FREE_BYTES_WANTED
-    advice = "" if ok else f"Free some space on the disk of {folder}"
-    return Check("disk space", ok, f"{free / 1e9:.1f} GB free at {folder}", advice)
+    found = f"{free / 1e9:.1f} GB free at {folder}"
+    if ok:
+        return Check("disk space", True, found)
+    return Check("disk space", False, found, "disk-full", {"path": str(folder)})
 
 
 def _check_registry(registry_path: Path) -> Check:
@@ -137,7 +142,7 @@ def _check_registry(registry_path: Path) -> Check:
             return Check("registry", True, f"none yet at {registry_path}; learn will create it")
         head = registry.head()
     except ConduError as exc:
-        return Check("registry", False, exc.message, exc.hint)
+        return Check("registry", False, exc.message, exc.reason, exc.facts)
     tasks = 0 if head is None else len(head.entries)
     return Check(
         "registry", True, f"{registry.path}: {tasks} tasks, base {registry.config.base.id}"

@@ -71,26 +71,28 @@ def lora_options(
     freeze_a: bool = False,
     seed: int | None = None,
 ) -> LoraRequest | None:
-    """Options of a command line as `new_config` takes them: None unless the method is LoRA.
+    """LoRA's options as `new_config` takes them: None unless the method is LoRA.
 
     Raises:
         UsageError: an option that belongs to LoRA beside another method.
 
     """
     given = {
-        "--rank": rank is not None,
-        "--alpha": alpha is not None,
-        "--lora-targets": bool(targets),
-        "--freeze-a": freeze_a,
-        "--lora-seed": seed is not None,
+        "rank": rank is not None,
+        "alpha": alpha is not None,
+        "lora_targets": bool(targets),
+        "freeze_a": freeze_a,
+        "lora_seed": seed is not None,
     }
     if method == LORA:
         return LoraRequest(rank, alpha, tuple(targets), freeze_a, seed)
     named = [option for option, there in given.items() if there]
     if named:
         raise UsageError(
-            f"{named[0]} belongs to LoRA, and --method is {method}",
-            f"Add --method {LORA}, or leave {', '.join(named)} out",
+            f"{named[0]} belongs to LoRA, and the method is {method}",
+            reason="lora-options-without-lora",
+            parameters=named,
+            method=method,
         )
     return None
 
@@ -110,7 +112,7 @@ def adapted(base: DualEncoder, request: LoraRequest, train: str) -> DualEncoder:
     try:
         spec = LoraSpec(rank, float(alpha), targets, request.freeze_a, request.seed or 0)
     except ValueError as exc:
-        raise UsageError(f"LoRA: {exc}", "Leave the option out for the base model's own") from exc
+        raise UsageError(f"LoRA: {exc}", reason="lora-option-out-of-range") from exc
     return base.with_lora(spec)
 
 
@@ -143,7 +145,7 @@ def recorded_spec(options: Mapping[str, Any]) -> LoraSpec:
         return LoraSpec.from_record(options)
     except ValueError as exc:
         raise IntegrityError(
-            f"the registry's LoRA options cannot be used: {exc}", "Upgrade condu"
+            f"the registry's LoRA options cannot be used: {exc}", reason="needs-newer-condu"
         ) from exc
 
 
@@ -160,7 +162,7 @@ def adapted_as_recorded(base: DualEncoder, options: Mapping[str, Any]) -> DualEn
     if model.factors.initial_sha256() != options.get(INITIAL):
         raise BaseModelError(
             "the LoRA factors of this registry start from another initialisation than recorded",
-            "Run condu doctor: the registry may have been made with other library versions",
+            reason="lora-initialisation-differs",
         )
     return model
 

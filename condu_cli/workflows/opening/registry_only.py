@@ -60,7 +60,8 @@ def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
         raise BaseModelError(
             f"a registry of base model {registry.config.base.id} was created at {registry.path} "
             "meanwhile, with other options",
-            "Name another folder with --registry",
+            reason="created-meanwhile",
+            registry=registry.path,
         )
 
 
@@ -78,7 +79,10 @@ def require_space(path: Path, config: RegistryConfig) -> None:
         raise ConduError(
             f"{path} has {free / 1e6:,.0f} MB left; to keep and commit an expert takes "
             f"{needed / 1e6:,.0f} MB",
-            "Free some space (condu gc --dry-run shows what could go), or name another --registry",
+            reason="disk-too-full",
+            path=path,
+            free=free,
+            needed=needed,
         )
 
 
@@ -105,7 +109,9 @@ def _require_writable(path: Path) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConduError(
             f"a registry cannot be created at {path}: {parent} is not a folder to write to",
-            "Name another folder with --registry",
+            reason="registry-path-not-writable",
+            path=path,
+            parent=parent,
         )
 
 
@@ -119,6 +125,5 @@ def refuse_existing(path: Path) -> None:
     """
     if open_if_there(path) is not None:
         raise UsageError(
-            f"there is a registry at {path} already",
-            "Use it with condu learn, or name another folder with --registry",
+            f"there is a registry at {path} already", reason="registry-exists", path=path
         )

@@ -77,7 +77,8 @@ class Workspace:
         if self._pinned is None or not self._pinned.session.entries:
             raise NotFoundError(
                 f"the registry at {self.registry.path} holds no tasks yet",
-                "Teach it one: condu learn --task NAME --data DIR",
+                reason="no-tasks",
+                registry=self.registry.path,
             )
         return self._pinned.session
 
@@ -125,7 +126,8 @@ class Workspace:
         except InvalidStateError as exc:
             raise IntegrityError(
                 f"the prototypes of task '{entry.name}' are damaged: {exc}",
-                "condu verify lists all damage; condu rollback goes to an older session",
+                reason="session-damaged",
+                task=entry.name,
             ) from exc
 
     @cached_property
@@ -144,7 +146,8 @@ def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
     """
     if config.method not in METHODS:
         raise IntegrityError(
-            f"the registry's method cannot be used: {config.method!r} is unknown", "Upgrade condu"
+            f"the registry's method cannot be used: {config.method!r} is unknown",
+            reason="needs-newer-condu",
         )
     if config.method == LORA:
         base = adapted_as_recorded(base, config.method_options)
@@ -155,7 +158,9 @@ def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
             raise BaseModelError(
                 f"the registry's parameter {parameter.name!r} has shape {parameter.shape}, that "
                 f"of {config.base.id} {shapes[parameter.name]}",
-                "Use the base model that the registry was made with, or another --registry",
+                reason="base-differs",
+                parameter_name=parameter.name,
+                base=config.base.id,
             )
     return model
 
@@ -179,8 +184,11 @@ def new_config(
     """
     if method not in METHODS or (method == FULL and lora is not None):
         raise UsageError(
-            f"--method {method}: " + ("has no options" if lora else "there is no such method"),
-            f"Choose one of {', '.join(METHODS)}",
+            f"{method!r} has no options" if lora else f"there is no method {method!r}",
+            reason="unknown-choice",
+            parameter="method",
+            value=method,
+            choices=METHODS,
         )
     options: dict[str, Any] = {}
     if method == LORA:
@@ -218,6 +226,8 @@ def check_base(registry: Registry, info: BaseInfo) -> None:
             raise BaseModelError(
                 f"the registry at {registry.path} belongs to base model {recorded.id} with "
                 f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
-                "Use the base model that the registry was made with (is CONDU_BASE set?), or "
-                "another --registry",
+                reason="base-differs",
+                registry=registry.path,
+                base=recorded.id,
+                found=info.id,
             )

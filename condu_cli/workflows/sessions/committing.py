@@ -84,7 +84,9 @@ def refuse_known_task(head: Session | None, task: str) -> None:
             session = short_id(entry.learned_in or "")
             raise UsageError(
                 f"task '{task}' is learned already (session {session})",
-                f"Choose another name, or take it out first: condu forget {task}",
+                reason="task-known",
+                task=task,
+                session=entry.learned_in,
             )
 
 
@@ -102,9 +104,7 @@ def check_delta(config: RegistryConfig, delta: Mapping[str, NDArray[np.float32]]
 
 
 def _unusable(exc: InvalidDeltaError) -> ConduError:
-    return ConduError(
-        f"the trained expert cannot be unified: {exc}", "Lower the learning rate (--lr)"
-    )
+    return ConduError(f"the trained expert cannot be unified: {exc}", reason="expert-diverged")
 
 
 def commit_expert(
@@ -138,11 +138,15 @@ def commit_expert(
         )
     except ConduError as exc:
         if waiting.path.exists():  # else somebody has resumed it meanwhile
-            exc.hint = _kept_hint(trained.task, exc)
+            exc.add(kept_expert=trained.task)
         raise
     except KeyboardInterrupt:
-        hint = _kept_hint(trained.task, None) if waiting.path.exists() else ""
-        raise InterruptedByUserError("interrupted while committing", hint) from None
+        stopped = InterruptedByUserError(
+            "interrupted while committing", reason="interrupted-while-committing"
+        )
+        if waiting.path.exists():
+            stopped.add(kept_expert=trained.task)
+        raise stopped from None
 
 
 def resume_expert(
@@ -210,7 +214,8 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
     if record.get("fingerprint") != registry.config.fingerprint():
         raise IntegrityError(
             f"{waiting.path} was trained for a registry of another base model",
-            "Move it to the folder `trained` of that registry",
+            reason="expert-of-other-registry",
+            path=waiting.path,
         )
     try:
         return TrainedExpert(
@@ -225,7 +230,9 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
         )
     except (InvalidStateError, KeyError, TypeError) as exc:
         raise IntegrityError(
-            f"{waiting.path} does not hold a trained expert: {exc}", "Remove it, and train again"
+            f"{waiting.path} does not hold a trained expert: {exc}",
+            reason="expert-file-damaged",
+            path=waiting.path,
         ) from exc
 
 
@@ -241,13 +248,6 @@ def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _host(values: Any) -> Any:
     """Numpy arrays as they are, tensors of any device as numpy arrays."""
     return values if hasattr(values, "__array_interface__") else values.detach().cpu().numpy()
-
-
-def _kept_hint(task: str, exc: ConduError | None) -> str:
-    keep = f"the trained expert is kept: condu learn --task {task} --resume commits it"
-    if exc is None or isinstance(exc, HeadMovedError) or not exc.hint:
-        return keep
-    return f"{exc.hint}; {keep}"
 
 
 def _commit_waiting(
@@ -306,7 +306,12 @@ def _require_head(head: Session | None, parent: str | None, command: str) -> Non
     found = None if head is None else head.id
     if found != parent:
         was, now = (short_id(i) if i else "the empty state" for i in (parent, found))
-        raise HeadMovedError(f"HEAD moved from {was} to {now} while {command!r} was working")
+        raise HeadMovedError(
+            f"HEAD moved from {was} to {now} while {command!r} was working",
+            reason="head-moved",
+            parent=parent,
+            head=found,
+        )
 
 
 def _unify(

@@ -78,7 +78,9 @@ def check_new_name(head: Session, old: str, new: str) -> None:
     head.entry(old)
     for entry in head.entries:
         if entry.name == new:
-            raise UsageError(f"there is a task '{new}' already", "Choose another; see condu ls")
+            raise UsageError(
+                f"there is a task '{new}' already", reason="task-name-in-use", task=new
+            )
 
 
 def require_head(registry: Registry) -> Session:
@@ -87,7 +89,8 @@ def require_head(registry: Registry) -> Session:
     if head is None or not head.entries:
         raise NotFoundError(
             f"the registry at {registry.path} holds no tasks yet",
-            "Teach it one: condu learn --task NAME --data DIR",
+            reason="no-tasks",
+            registry=registry.path,
         )
     return head
 

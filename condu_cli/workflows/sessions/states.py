@@ -46,7 +46,7 @@ def codec_for(config: RegistryConfig) -> Codec:
         return codec_by_name(config.codec, layout_of(config), config.codec_options)
     except (UnknownCodecError, ValueError) as exc:
         raise IntegrityError(
-            f"the registry's codec cannot be used: {exc}", "Upgrade condu"
+            f"the registry's codec cannot be used: {exc}", reason="needs-newer-condu"
         ) from exc
 
 
@@ -175,7 +175,8 @@ def damaged_session(session: Session, exc: Exception) -> IntegrityError:
     """Name the session whose blobs do not hold what they should."""
     return IntegrityError(
         f"session {short_id(session.id)} is damaged: {exc}",
-        "condu verify lists all damage; condu rollback goes to an older session",
+        reason="session-damaged",
+        session=session.id,
     )
 
 
@@ -198,7 +199,8 @@ def _restored(
         if reference in chain:
             raise IntegrityError(
                 f"the patches of session {short_id(session.id)} go round in a circle",
-                "restore condu.sqlite from a backup",
+                reason="patches-in-a-circle",
+                session=session.id,
             )
         chain.append(reference)
         at = None if has_files(registry, reference) else packs.get(reference.id)
@@ -232,5 +234,7 @@ def _one_back(
     except (InvalidStateError, KeyError) as exc:
         raise IntegrityError(
             f"session {short_id(session.id)} does not come back from its patch {patch}: {exc}",
-            "condu verify lists all damage; restore the blob from a backup",
+            reason="patch-damaged",
+            session=session.id,
+            patch=patch,
         ) from exc

@@ -11,7 +11,7 @@ Nothing is repaired. A problem names its object, the sessions that it concerns a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.routing.prototypes import Prototypes
@@ -24,7 +24,7 @@ from condu_cli.workflows.sessions.committing import load_expert
 from condu_cli.workflows.sessions.states import codec_for, open_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from condu_cli.core.arrays.layout import Tensors
@@ -36,17 +36,22 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 TOLERANCE = 1e-6
 """Relative; norms are sums whose last bits may depend on the machine that added them up."""
-RESTORE = "restore it from a backup, or go back to a session without it: condu rollback"
+FILE = "needed-file-damaged"
+"""The failure of whatever is wrong with a blob or with what it should give."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: what, why, which sessions need it, and what to do."""
+    """One thing that is wrong: what, why and which sessions need it.
+
+    `failure` names the kind and `facts` what it is about, as an error's reason and facts do.
+    """
 
     object: str
     reason: str
     sessions: tuple[str, ...]
-    advice: str
+    failure: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,7 @@ def verify(
 ) -> Verification:
     """Check a registry; a writer at work beside it makes no false alarm."""
     problems = [
-        Problem("condu.sqlite", fault, (), "restore condu.sqlite from a backup")
-        for fault in check_database(registry)
+        Problem("condu.sqlite", fault, (), "database-unsound") for fault in check_database(registry)
     ]
     if problems:  # nothing that it says about blobs can be relied on
         return Verification(quick, 0, 0, 0, tuple(problems))
@@ -119,7 +123,7 @@ def _fault_of_waiting(registry: Registry, path: Path) -> Problem | None:
     try:
         load_expert(registry, registry.waiting.open(path))
     except ConduError as exc:
-        return Problem(f"trained/{path.name}", exc.message, (), exc.hint)
+        return Problem(f"trained/{path.name}", exc.message, (), exc.reason, exc.facts)
     return None
 
 
@@ -131,13 +135,17 @@ def _check_files(
     for done, sha256 in enumerate(needed, 1):
         try:
             if registry.blobs.size(sha256) != sizes.get(sha256):
-                raise IntegrityError(f"blob {sha256} has another size than was written")
+                raise IntegrityError(
+                    f"blob {sha256} has another size than was written",
+                    reason="blob-size-differs",
+                    blob=sha256,
+                )
             registry.blobs.open(sha256)
             if not quick:
                 registry.blobs.verify(sha256)
         except IntegrityError as exc:
             reason = exc.message.removeprefix(f"blob {sha256} ")
-            yield Problem(f"blob {sha256}", reason, _sessions_with(history, sha256), RESTORE)
+            yield Problem(f"blob {sha256}", reason, _sessions_with(history, sha256), FILE)
         on_progress(Progress("blobs", done, len(needed)))
 
 
@@ -166,9 +174,9 @@ def _check_session(
         for entry, part in zip(session.entries, state.parts, strict=True):
             _check_figures(codec, entry, part)
     except InvalidStateError as exc:
-        yield Problem(name, str(exc), (session.id,), RESTORE)
+        yield Problem(name, str(exc), (session.id,), FILE)
     except IntegrityError as exc:
-        yield Problem(name, exc.message, (session.id,), RESTORE)
+        yield Problem(name, exc.message, (session.id,), FILE)
 
 
 def _check_prototypes(registry: Registry, entry: TaskEntry) -> None:
@@ -176,7 +184,9 @@ def _check_prototypes(registry: Registry, entry: TaskEntry) -> None:
     if len(prototypes.counts) != len(entry.expert.classes):
         raise IntegrityError(
             f"the prototypes of task '{entry.name}' are of {len(prototypes.counts)} classes, "
-            f"not of {len(entry.expert.classes)}"
+            f"not of {len(entry.expert.classes)}",
+            reason="prototypes-differ",
+            task=entry.name,
         )
 
 
@@ -190,5 +200,7 @@ def _check_figures(codec: Codec, entry: TaskEntry, part: Tensors) -> None:
     for what, recorded, found in pairs:
         if abs(recorded - found) > TOLERANCE * max(1.0, abs(recorded)):
             raise IntegrityError(
-                f"the {what} of task '{entry.name}' is {found:g}, not {recorded:g} as recorded"
+                f"the {what} of task '{entry.name}' is {found:g}, not {recorded:g} as recorded",
+                reason="figures-differ",
+                task=entry.name,
             )

@@ -104,8 +104,8 @@ def export_adapter(
         raise UsageError(
             f"the experts of this registry are fully fine-tuned ({config.method}); PEFT's files "
             "hold LoRA factors",
-            "Leave --format out for an ordinary checkpoint, or start a registry with condu init "
-            "--method lora",
+            reason="experts-not-lora",
+            method=config.method,
         )
     refuse_folder(folder, overwrite=overwrite)
     workspace.registry.require_live(session)
@@ -161,11 +161,14 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
         return None
     written = metadata.get("format")
     if isinstance(written, int) and written > FORMAT:
-        raise DataError(f"{path}: was exported by a newer condu", "Upgrade condu")
+        raise DataError(
+            f"{path}: was exported by a newer condu", reason="needs-newer-condu", path=path
+        )
     if metadata.get("kind") not in (EXPERT, BASE):
         raise UsageError(
             f"{path}: holds no single model but a {metadata.get('kind')}",
-            f"If it is a whole registry: condu import {path} --registry NEW_FOLDER",
+            reason="not-a-model",
+            path=path,
         )
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -246,5 +249,7 @@ def _is_sound(note: ExportNote) -> bool:
 
 def _altered(path: Path) -> DataError:
     return DataError(
-        f"{path}: what condu noted in this file was altered", "Export it again: condu export"
+        f"{path}: the note that an export leaves in this file was altered",
+        reason="exported-note-damaged",
+        path=path,
     )

@@ -187,7 +187,7 @@ class Importer:
             registry,
             trained,
             parent=None if self._parent is None else self._parent.id,
-            command=f"import --task {trained.task}",
+            command=f"import {trained.task}",
             on_progress=on_progress,
         )
         return ImportSummary(
@@ -214,8 +214,8 @@ class Importer:
         try:
             check_delta(self._config, expert.delta)
         except ConduError as exc:
-            exc.hint = "The training may have diverged: use an earlier checkpoint"
-            raise
+            path = self._request.weights
+            raise ConduError(exc.message, reason="checkpoint-not-finite", path=path) from exc
 
     def _load_base(self, note: ExportNote | None) -> DualEncoder:
         request = self._request
@@ -226,7 +226,11 @@ class Importer:
             raise UsageError(
                 f"the registry at {self._path} belongs to base model {recorded}, "
                 f"not {request.base}",
-                "Leave --base out, or name another --registry",
+                reason="registry-of-other-kind",
+                parameters=["base"],
+                registry=self._path,
+                recorded=recorded,
+                given=request.base,
             )
         return Workspace(self._registry, request.device).base
 
@@ -248,17 +252,19 @@ class Importer:
 def _refuse_other_method(path: Path, method: str) -> None:
     """Tell apart what cannot be unified, before anything is read."""
     if not path.exists():
-        raise DataError(f"{path}: no such file", "Check the path")
+        raise DataError(f"{path}: no such file", reason="no-such-file", path=path)
     if method == LORA and not is_adapter(path):
         raise UsageError(
             f"{path}: is a checkpoint of whole weights, but the registry holds LoRA experts",
-            f"Import a PEFT adapter's folder (adapter_config.json, {WEIGHTS}), or name a registry "
-            "of --method full: --registry PATH",
+            reason="not-an-adapter",
+            path=path,
+            weights=WEIGHTS,
         )
     if method != LORA and is_adapter(path):
         raise UsageError(
             f"{path}: is a PEFT adapter, but the registry holds fully fine-tuned experts",
-            "Make a registry for it first: condu init --method lora --rank N --registry PATH",
+            reason="not-whole-weights",
+            path=path,
         )
 
 
@@ -297,7 +303,9 @@ def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
         named = note.base if on_hub else f"{note.architecture}:/path/to/weights"
         raise UsageError(
             f"{request.weights}: was fine-tuned from {note.base}, whose weights you must name",
-            f"Name them: --base {named}",
+            reason="base-to-be-named",
+            path=request.weights,
+            base=named,
         )
     return note.base
 
@@ -325,7 +333,9 @@ def _labelled_as_noted(
         raise DataError(
             f"{request.data}: the checkpoint's task has no class called '{unknown[0]}'"
             + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
-            "Name the classes: --class-names FILE, or classes.json in DIR",
+            reason="class-not-in-checkpoint",
+            path=request.data,
+            unknown=unknown,
         )
     index = [places[name] for name in found]
     folders = list(note.folders or note.classes)
@@ -356,7 +366,8 @@ def _classes(
         return note.folders or note.classes, note.classes
     raise UsageError(
         f"{request.weights}: says nothing of its classes, which are told apart by their names",
-        "Name them in the order you like: --class-names FILE, one per line, or give --data DIR",
+        reason="classes-unknown",
+        path=request.weights,
     )
 
 
@@ -366,7 +377,10 @@ def _settle_image_size(request: ImportRequest, note: ExportNote | None, base: Du
     if prep.fixed_size and size != prep.image_size:
         raise UsageError(
             f"{base.info.id} takes pictures of {prep.image_size} pixels only, not {size}",
-            "Leave --image-size out",
+            reason="image-size-fixed",
+            parameter="image_size",
+            value=size,
+            fixed=prep.image_size,
         )
     return size
 
@@ -375,8 +389,8 @@ def _routing_warnings(task: str, data: LabelledPictures | None) -> tuple[str, ..
     if data is not None:
         return ()
     return (
-        f"task {task} has no images: beside tasks that have some, only --task {task} or "
-        "--router paper reaches it",
+        f"task {task} has no images: beside tasks that have some, only its name or the router "
+        "'paper' reaches it",
     )
 
 

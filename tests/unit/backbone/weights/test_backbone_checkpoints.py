@@ -220,7 +220,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, new_format):
     path, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
     content = {"state_dict": Trap(sprung)}
     torch.save(content, path, _use_new_zipfile_serialization=new_format)
-    with pytest.raises(DataError, match="pickled code, which condu does not run") as caught:
+    with pytest.raises(DataError, match="pickled code, which is never run") as caught:
         read_checkpoint(path)
     assert "state_dict()" in hint_of(caught.value)
     assert not sprung.exists()
@@ -273,7 +273,7 @@ def test_a_missing_file_a_folder_and_a_strange_suffix_are_named(tmp_path):
 @pytest.mark.parametrize("note", ["{", "[1]", "[" * 100_000])
 def test_a_damaged_note_is_an_error(expert, path, note):
     save_file(expert.clip.state_dict(), path, {METADATA_KEY: note})
-    with pytest.raises(DataError, match="noted in this file is damaged"):
+    with pytest.raises(DataError, match="in this file is damaged"):
         read_checkpoint(path)
 
 

@@ -83,7 +83,7 @@ def test_each_choice_of_towers_has_its_factors(train):
 def test_the_full_method_has_no_options():
     config = new_config(load_base("tiny"))
     assert (config.method, config.method_options) == ("full", {})
-    with pytest.raises(UsageError, match="--method full: has no options"):
+    with pytest.raises(UsageError, match="'full' has no options"):
         new_config(load_base("tiny"), lora=LoraRequest())
     with pytest.raises(UsageError, match="there is no such method"):
         new_config(load_base("tiny"), "prompt")

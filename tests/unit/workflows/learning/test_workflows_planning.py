@@ -39,7 +39,7 @@ def test_epochs_are_passes_over_the_pictures(path, warm, planned):
     assert planned(path, warm, epochs=3, batch_size=8).recipe.iterations == 6  # of 16 pictures
     assert planned(path, warm, epochs=0.1).recipe.iterations == 1
     assert planned(path, warm, epochs=2, batch_size=100).recipe.iterations == 2
-    with pytest.raises(UsageError, match="--epochs and --iterations"):
+    with pytest.raises(UsageError, match="epochs and iterations"):
         planned(path, warm, epochs=1, iterations=1)
 
 

@@ -104,5 +104,5 @@ def test_no_pictures_are_an_error(base):
 
 
 def test_none_per_class_is_refused(base, samples):
-    with pytest.raises(UsageError, match="--prototype-images 0"):
+    with pytest.raises(UsageError, match="not 0"):
         build(base, samples, per_class=0)

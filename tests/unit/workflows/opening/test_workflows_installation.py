@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from condu_cli.cli.hints.making import hint_for
 from condu_cli.errors import BaseModelError
 from condu_cli.workflows.opening import installation
 from condu_cli.workflows.opening.installation import (
@@ -46,7 +47,7 @@ def test_a_library_that_does_not_import_shows_the_last_line(imports):
     check = _check_library("open_clip")
     assert not check.ok
     assert check.detail == "1.2.3 does not import: ImportError: libcudart.so.13: cannot open"
-    assert check.advice == "pip install --force-reinstall open_clip_torch"
+    assert hint_for(check.failure, check.facts) == "pip install --force-reinstall open_clip_torch"
 
 
 def test_a_library_that_ends_the_process_is_found_too(imports):
@@ -78,8 +79,8 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
 def test_torch_and_torchvision_of_different_builds_are_recognised():
     explained = _explain_torchvision(Check("torchvision", False, NMS, "reinstall"))
     assert (explained.name, explained.ok, explained.detail) == ("torchvision", False, NMS)
-    assert "different builds" in explained.advice
-    assert "pip install torch torchvision" in explained.advice
+    assert "different builds" in hint_for(explained.failure, explained.facts)
+    assert "pip install torch torchvision" in hint_for(explained.failure, explained.facts)
 
 
 def test_other_failures_keep_their_advice():
@@ -108,7 +109,7 @@ def test_a_disk_that_is_nearly_full_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "FREE_BYTES_WANTED", 1 << 80)
     check = _check_space(where)
     assert not check.ok
-    assert str(tmp_path) in check.advice
+    assert str(tmp_path) in hint_for(check.failure, check.facts)
 
 
 def test_no_registry_yet_is_fine(tmp_path):
@@ -127,13 +128,15 @@ def test_a_registry_that_is_none_fails_with_its_hint(tmp_path):
     (tmp_path / "notes.txt").touch()
     check = _check_registry(tmp_path)
     assert not check.ok
-    assert "condu init" in check.advice
+    assert "condu init" in hint_for(check.failure, check.facts)
 
 
 def test_an_examination_names_every_library_and_explains_the_broken_one(imports, registry_path):
     imports(1, "RuntimeError: operator torchvision::nms does not exist")
     checks = {check.name: check for check in examine(registry_path)}
     assert set(installation.LIBRARIES) < set(checks)
-    assert "different builds" in checks["torchvision"].advice
+    assert "different builds" in hint_for(
+        checks["torchvision"].failure, checks["torchvision"].facts
+    )
     assert checks["condu"].ok
     assert checks["registry"].ok

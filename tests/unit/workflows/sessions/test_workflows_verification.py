@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_registries import flip, learn, made_expert, made_registry
 
+from condu_cli.cli.hints.making import hint_for
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import verification
 from condu_cli.workflows.sessions.committing import keep_expert
@@ -50,7 +51,7 @@ def assert_found(registry, path, offset) -> None:
     problem = found.problems[objects(found).index(f"blob {path.name}")]
     assert problem.sessions
     assert problem.reason
-    assert "rollback" in problem.advice
+    assert "rollback" in hint_for(problem.failure, problem.facts)
 
 
 # Sound
@@ -241,7 +242,7 @@ def test_an_altered_row_does_not_match_its_sessions_id(registry, statement, quic
     execute(registry, statement.format(entries=entries, session=session))
     found = verify(Registry.open(registry.path), quick=quick)
     assert set(objects(found)) == {"condu.sqlite"}
-    assert "backup" in found.problems[0].advice
+    assert "backup" in hint_for(found.problems[0].failure, found.problems[0].facts)
 
 
 def test_a_patch_on_a_session_that_is_not_there_is_found(registry):
