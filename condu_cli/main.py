@@ -116,16 +116,15 @@ def _as_condu_error(exc: BaseException) -> ConduError:
     if isinstance(exc, ConduError):
         return exc
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
-        return InterruptedByUserError(
-            "interrupted", "nothing that was committed is lost; condu log shows where HEAD is"
-        )
+        return InterruptedByUserError("interrupted", reason="interrupted")
     if isinstance(exc, typer.TyperException):
         message = " ".join(exc.format_message().split())
-        return UsageError(message, f"See {_help_command(exc)}")
+        return UsageError(message, reason="usage", help_command=_help_command(exc))
     lines = str(exc).strip().splitlines()
     return ConduError(
         f"unexpected {type(exc).__name__}: {lines[0] if lines else 'no message'}",
-        f"Run it again with {DEBUG_VARIABLE}=1 and report what it prints",
+        reason="unexpected",
+        variable=DEBUG_VARIABLE,
     )
 
 

@@ -39,7 +39,7 @@ def check_devices(name: str, count: int) -> str:
     kind = resolve_device(name).partition(":")[0]
     if kind == "cuda" and count > torch.cuda.device_count():
         raise UsageError(
-            f"{count} GPUs are asked for, and there are {torch.cuda.device_count()} here",
+            f"devices must be at most the {torch.cuda.device_count()} GPUs here, not {count}",
             reason="too-few-devices",
             parameter="devices",
             value=count,

@@ -191,7 +191,7 @@ class DualEncoder(nn.Module, ABC):
         """
         if train not in TRAIN_CHOICES:
             raise UsageError(
-                f"no part of a model is called {train!r}",
+                f"train: no part of a model is called {train!r}",
                 reason="unknown-choice",
                 parameter="train",
                 value=train,

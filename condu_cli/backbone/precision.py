@@ -27,7 +27,7 @@ def resolve_precision(name: str, model: DualEncoder) -> str:
     """
     if name not in PRECISION_CHOICES:
         raise UsageError(
-            f"no number format is called {name!r}",
+            f"precision: no number format is called {name!r}",
             reason="unknown-choice",
             parameter="precision",
             value=name,

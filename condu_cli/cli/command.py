@@ -141,7 +141,7 @@ def command(
 def _no_dry_run(name: str) -> "UsageError":
     from condu_cli.errors import UsageError
 
-    return UsageError(f"{name} has no dry run: it would write", "Leave -n out")
+    return UsageError(f"{name} has no dry run: it would write", reason="no-dry-run", command=name)
 
 
 def _global_parameters(*, changes: bool, short_n: bool) -> list[inspect.Parameter]:

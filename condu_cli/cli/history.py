@@ -139,7 +139,7 @@ def rollback(
     from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 
     if sum((session is not None, steps is not None, undo)) > 1:
-        raise UsageError("SESSION, -n and --undo exclude each other", "Choose one of them")
+        raise UsageError("SESSION, -n and --undo exclude each other", reason="options-exclude")
     registry = run.open_registry()
     before = registry.head()
     if run.settings.dry_run:
@@ -192,7 +192,7 @@ def tag(
     registry = run.open_registry()
     if name is None:
         if delete:
-            raise UsageError("--delete needs the NAME of a tag", "condu tag lists them")
+            raise UsageError("--delete needs the NAME of a tag", reason="no-tag-named")
         _list_tags(run.out, registry)
         return
     if delete:
@@ -202,7 +202,10 @@ def tag(
     else:
         target = registry.resolve(session)
         if target is None:
-            raise UsageError("the empty state before the first session cannot be tagged")
+            raise UsageError(
+                "the empty state before the first session cannot be tagged",
+                reason="empty-state-not-tagged",
+            )
         registry.tag(name, target, f"tag {name} {session_name(target.id)}")
         text = f"Tagged {describe_session(target)} as {name}"
         record = {"tag": name, "session": target.id, "deleted": False}

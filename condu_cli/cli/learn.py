@@ -150,9 +150,9 @@ class _Given:
         from condu_cli.workflows.learning.planning import LearnRequest
 
         if not tasks:
-            raise UsageError("the new task needs a name", "condu learn --task NAME --data DIR")
+            raise UsageError("the new task needs a name", reason="no-task-named")
         if len(set(tasks)) != len(tasks):
-            raise UsageError("a task is named twice", "Name every task once")
+            raise UsageError("a task is named twice", reason="task-named-twice")
         single = [n for n in ("data", "class_names", "templates") if self.pictures[n]]
         if len(tasks) > 1 and single:
             option = (
@@ -160,7 +160,7 @@ class _Given:
             )
             raise UsageError(
                 f"{option} belongs to one task, and {len(tasks)} are named",
-                "Put each task's pictures in a folder of its name below --data-root",
+                reason="option-of-one-task",
             )
         overrides = {name: value for name, value in self.overrides.items() if value is not None}
         return [
@@ -185,7 +185,7 @@ class _Given:
             raise UsageError(
                 "--resume goes on with what was begun; of the options only --task, --device, "
                 "--devices and --save-every go with it",
-                "Leave the others out",
+                reason="resume-with-options",
             )
 
 
@@ -194,8 +194,7 @@ def _refuse_to_download() -> NoReturn:
     from condu_cli.errors import UsageError
 
     raise UsageError(
-        "--dry-run reads the pictures, but downloads nothing",
-        "Leave --download out; condu tasks NAME says what belongs where",
+        "--dry-run reads the pictures, but downloads nothing", reason="dry-run-downloads-nothing"
     )
 
 
@@ -266,6 +265,7 @@ def _learn(
     retrain: bool,
 ) -> "list[LearnSummary]":
     """Check all the tasks before the first is trained; then train one after another."""
+    from condu_cli.cli.hints.making import message_of
     from condu_cli.errors import ConduError, InterruptedByUserError, PartialError
     from condu_cli.workflows.learning.learner import Learner
 
@@ -290,7 +290,7 @@ def _learn(
         except ConduError as exc:
             if len(plans) == 1 or machine.team.size > 1:  # a team must not come apart
                 raise
-            run.out.warning(f"{plan.request.task} was not learned: {exc.message}")
+            run.out.warning(f"{plan.request.task} was not learned: {message_of(exc)}")
             errors.append(exc)
             continue
         if summary is not None:
@@ -299,7 +299,8 @@ def _learn(
     if errors:
         raise PartialError(
             f"{len(errors)} of {len(plans)} tasks were not learned: {errors[0].message}",
-            errors[0].hint,
+            reason=errors[0].reason,
+            **errors[0].facts,
         )
     return summaries
 

@@ -136,8 +136,7 @@ class Output:
             return True
         if self.mode is not Mode.HUMAN or not sys.stdin.isatty():
             raise UsageError(
-                "this cannot be undone, and nobody can be asked here",
-                "Look with --dry-run, then say --yes",
+                "this cannot be undone, and nobody can be asked here", reason="nobody-to-ask"
             )
         show(self)
         self._stderr().print(f"{question} [y/N] ", end="", markup=False, highlight=False)

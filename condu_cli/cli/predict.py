@@ -62,9 +62,11 @@ def predict(
     from condu_cli.workflows.opening.workspace import Workspace
 
     if as_csv and run.settings.json:
-        raise UsageError("--csv and --json exclude each other", "Choose one")
+        raise UsageError("--csv and --json exclude each other", reason="options-exclude")
     if task is not None and experts != 1:
-        raise UsageError("--task names one expert, --experts asks for more", "Choose one of them")
+        raise UsageError(
+            "--task names one expert, --experts asks for more", reason="options-exclude"
+        )
     options = PredictOptions(
         task, _split_labels(labels), experts, router.value, None if rule is None else rule.value
     )
@@ -77,12 +79,15 @@ def predict(
     if errors and not answered:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise DataError(first.message + more, first.hint)
+        raise DataError(first.message + more, reason=first.reason, **first.facts)
     if errors:
         names = "; ".join(error.message for error in errors[:3])
         total = len(errors) + len(answered)
         raise PartialError(
-            f"{len(errors)} of {total} inputs failed: {names}", "The others were answered"
+            f"{len(errors)} of {total} inputs failed: {names}",
+            reason="inputs-failed",
+            failed=len(errors),
+            total=total,
         )
     return answered
 
@@ -94,9 +99,7 @@ def _split_labels(text: str | None) -> tuple[str, ...]:
         return ()
     labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if len(labels) < 2:
-        raise UsageError(
-            f"--labels '{text}' holds fewer than two labels", "For instance --labels 'cat,dog'"
-        )
+        raise UsageError(f"--labels '{text}' holds fewer than two labels", reason="too-few-labels")
     return labels
 
 

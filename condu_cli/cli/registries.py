@@ -153,7 +153,7 @@ def _codec_options(
         if rescaler not in (None, Rescaler.all):
             raise UsageError(
                 f"--compat paper means --rescaler global, not {rescaler.value}",
-                "Leave one of the two out",
+                reason="compat-contradicted",
             )
         rescaler = Rescaler.all
     if rescaler is not None:

@@ -69,10 +69,11 @@ def _session_or_task_hint(registry: "Registry", name: str) -> "Session":
     except NotFoundError as exc:
         raise NotFoundError(
             f"there is no task and no session called '{name}'",
-            "condu ls lists the tasks, condu log the sessions",
+            reason="no-such-task-or-session",
+            name=name,
         ) from exc
     if session is None:
-        raise NotFoundError("nothing has been learned yet", "condu learn --task NAME --data DIR")
+        raise NotFoundError("nothing has been learned yet", reason="no-tasks")
     return session
 
 

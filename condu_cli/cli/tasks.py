@@ -71,7 +71,9 @@ def tasks(
         if name not in known:
             raise NotFoundError(
                 f"condu knows no task '{name}' by name",
-                f"It knows {', '.join(known)}; any other takes --data DIR",
+                reason="not-a-known-task",
+                task=name,
+                known=list(known),
             )
         record = {**_task_record(known[name], root), **_task_details(known[name])}
         run.out.document(record, lambda out: _print_task(out, record))
@@ -364,7 +366,7 @@ def evaluate(
     session = workspace.head()
     names = task or [entry.name for entry in session.entries]
     if data is not None and len(names) > 1:
-        raise UsageError("--data belongs to one task", "Name it: --task NAME --data DIR")
+        raise UsageError("--data belongs to one task", reason="data-of-one-task")
     for name in names:
         session.entry(name)
     results = []

@@ -26,9 +26,6 @@ class ExportFormat(str, Enum):
     peft = "peft"
 
 
-KIND = "Write -o FILE with --task NAME for one expert, --base for the base model, or neither"
-
-
 def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
     command(app, writes=True)(export)
@@ -75,11 +72,11 @@ def export(
     from condu_cli.errors import UsageError
 
     if task is not None and base:
-        raise UsageError("--task and --base exclude each other", KIND)
+        raise UsageError("--task and --base exclude each other", reason="export-kinds")
     if session is not None and task is None:
-        raise UsageError("--session belongs to --task", KIND)
+        raise UsageError("--session belongs to --task", reason="export-kinds")
     if form is not None and task is None:
-        raise UsageError("--format belongs to --task", KIND)
+        raise UsageError("--format belongs to --task", reason="export-kinds")
     if task is None and not base:
         _export_registry(run, output, overwrite=force)
         return None
@@ -106,7 +103,10 @@ def _export_model(
         return export_base(workspace, output, overwrite=overwrite)
     found = workspace.head() if session is None else registry.resolve(session)
     if found is None:
-        raise NotFoundError(f"there are no tasks before the first session ({session})", "condu log")
+        raise NotFoundError(
+            f"there are no tasks before the first session ({session})",
+            reason="empty-state-not-exported",
+        )
     write = export_adapter if peft else export_expert
     return write(workspace, found, task, output, overwrite=overwrite)
 
@@ -224,7 +224,8 @@ def import_(
         if any(value is not None for value in others):
             raise UsageError(
                 f"{archive} is a whole registry; the other options belong to one task",
-                "Import a checkpoint with --task NAME --weights FILE, without an ARCHIVE",
+                reason="archive-with-options",
+                path=archive,
             )
         _import_registry(run, archive, base)
         return None
@@ -232,7 +233,7 @@ def import_(
         missing = "--weights FILE" if weights is None else "--task NAME"
         raise UsageError(
             f"import needs an ARCHIVE, or --task and --weights: {missing} is missing",
-            "condu import --task NAME --weights FILE --class-names FILE",
+            reason="import-incomplete",
         )
     from condu_cli.backbone.devices import resolve_device
     from condu_cli.workflows.transfers.importing import ImportRequest
@@ -273,7 +274,7 @@ def _import_registry(run: Run, archive: Path, base: str | None) -> None:
     from condu_cli.workflows.transfers.archiving import import_registry
 
     if run.settings.dry_run:
-        raise UsageError("--dry-run is for one task, not for a whole registry", "Leave it out")
+        raise UsageError("--dry-run is for one task, not for a whole registry", reason="no-dry-run")
     path = run.registry_path
     summary = import_registry(archive, path, base)
     for warning in summary.warnings:

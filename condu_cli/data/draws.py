@@ -32,7 +32,7 @@ def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
     """
     if shots < 1:
         raise DataError(
-            f"at least one picture per class is needed, not {shots}",
+            f"shots must be at least 1, not {shots}",
             reason="too-few-shots",
             parameter="shots",
             value=shots,
@@ -53,7 +53,7 @@ def limit_pictures(data: LabelledPictures, limit: int, seed: int) -> LabelledPic
     sizes = {label: len(samples) for label, samples in _by_label(data.train).items()}
     if limit < len(sizes):
         raise UsageError(
-            f"{limit} pictures are fewer than the {len(sizes)} classes",
+            f"limit must be at least the {len(sizes)} classes, not {limit}",
             reason="limit-below-classes",
             parameter="limit",
             value=limit,

@@ -82,7 +82,7 @@ def chosen_layers(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not matching(layers, [pattern]):
             raise UsageError(
-                f"{pattern!r}: no layer that can have factors is called that",
+                f"lora_targets: no layer that can have factors is called {pattern!r}",
                 reason="no-such-layer",
                 parameter="lora_targets",
                 value=pattern,

@@ -14,7 +14,7 @@ def _resume(facts: Facts) -> str:
 
 HINTS: dict[str, Hint] = {
     # What is asked for
-    "two-lengths": "Leave --epochs or --iterations out",
+    "two-lengths": "Of --epochs and --iterations leave one out",
     "learning-rate-not-positive": "Leave it out for the preset's",
     "epochs-out-of-range": "Try --epochs 1",
     "label-smoothing-out-of-range": "Leave it out for the paper's 0.2",

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from condu_cli.cli.hints import data, installation, learning, models, registry, transfers
+from condu_cli.cli.hints import commands, data, installation, learning, models, registry, transfers
 from condu_cli.cli.hints.table import Facts, Hint
 from condu_cli.errors import ConduError
 
@@ -20,6 +20,7 @@ HINTS: dict[str, Hint] = {
     **learning.HINTS,
     **transfers.HINTS,
     **installation.HINTS,
+    **commands.HINTS,
 }
 """What to do about a failure, by its reason."""
 
@@ -44,9 +45,12 @@ def option_of(parameter: str) -> str:
 
 
 def message_of(exc: ConduError) -> str:
-    """What is wrong, with the option at fault in front where there is one."""
+    """What is wrong; a parameter at fault stands in front, spelled as an option."""
     parameter = exc.facts.get("parameter")
-    return exc.message if parameter is None else f"{option_of(str(parameter))}: {exc.message}"
+    if parameter is None:
+        return exc.message
+    option, rest = option_of(str(parameter)), exc.message.removeprefix(str(parameter))
+    return f"{option}: {exc.message}" if rest == exc.message else option + rest
 
 
 def hint_of(exc: ConduError, registry: Path | None = None) -> str:

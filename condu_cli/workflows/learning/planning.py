@@ -216,8 +216,8 @@ def settle_recipe(
     values.setdefault("warmup_iterations", round(iterations * preset.warmup_share))
     if values["warmup_iterations"] > iterations:
         raise UsageError(
-            f"a warm-up of {values['warmup_iterations']} is longer than {iterations} iterations, "
-            "so that the learning rate would never be reached",
+            f"warmup_iterations must be at most the {iterations} iterations, not "
+            f"{values['warmup_iterations']}: the learning rate would never be reached",
             reason="warmup-too-long",
             parameter="warmup_iterations",
             value=values["warmup_iterations"],
@@ -252,14 +252,14 @@ def _check_values(given: Mapping[str, Any]) -> None:
         raise UsageError("epochs and iterations both say how long", reason="two-lengths")
     if not given.get("learning_rate", 1.0) > 0:
         raise UsageError(
-            f"the learning rate must be above 0, not {given['learning_rate']:g}",
+            f"learning_rate must be above 0, not {given['learning_rate']:g}",
             reason="learning-rate-not-positive",
             parameter="learning_rate",
             value=given["learning_rate"],
         )
     if not 0 < given.get("epochs", 1.0) <= MOST_EPOCHS:
         raise UsageError(
-            f"must be above 0 and at most {MOST_EPOCHS:,}, not {given['epochs']:g}",
+            f"epochs must be above 0 and at most {MOST_EPOCHS:,}, not {given['epochs']:g}",
             reason="epochs-out-of-range",
             parameter="epochs",
             value=given["epochs"],
@@ -267,14 +267,14 @@ def _check_values(given: Mapping[str, Any]) -> None:
         )
     if not 0 <= given.get("label_smoothing", 0.0) < 1:
         raise UsageError(
-            f"must be from 0 to below 1, not {given['label_smoothing']:g}",
+            f"label_smoothing must be from 0 to below 1, not {given['label_smoothing']:g}",
             reason="label-smoothing-out-of-range",
             parameter="label_smoothing",
             value=given["label_smoothing"],
         )
     if not 0 <= given.get("validation_share", 0.0) < 1:
         raise UsageError(
-            f"must be from 0 to below 1, not {given['validation_share']:g}",
+            f"validation_share must be from 0 to below 1, not {given['validation_share']:g}",
             reason="validation-share-out-of-range",
             parameter="validation_share",
             value=given["validation_share"],
@@ -282,7 +282,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
         )
     if given.get("validation_share") == 0 and _uses_validation(given):
         raise UsageError(
-            "a share of 0 holds out no picture to measure on",
+            "validation_share 0 holds out no picture to measure on",
             reason="nothing-to-measure-on",
             parameter="validation_share",
             value=0,

@@ -57,7 +57,7 @@ def build_task_prototypes(
     """
     if per_class is not None and per_class < 1:
         raise UsageError(
-            f"at least one picture per class is needed, not {per_class}",
+            f"prototype_images must be at least 1, not {per_class}",
             reason="too-few-prototype-images",
             parameter="prototype_images",
             value=per_class,

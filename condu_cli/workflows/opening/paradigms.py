@@ -91,6 +91,7 @@ def lora_options(
         raise UsageError(
             f"{named[0]} belongs to LoRA, and the method is {method}",
             reason="lora-options-without-lora",
+            parameter=named[0],
             parameters=named,
             method=method,
         )

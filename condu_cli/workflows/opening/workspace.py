@@ -184,7 +184,7 @@ def new_config(
     """
     if method not in METHODS or (method == FULL and lora is not None):
         raise UsageError(
-            f"{method!r} has no options" if lora else f"there is no method {method!r}",
+            f"method {method!r} " + ("has no options" if lora else "is unknown"),
             reason="unknown-choice",
             parameter="method",
             value=method,

@@ -128,10 +128,10 @@ def test_a_measurement_holds_pictures_out(plan):
     ("options", "words"),
     [
         (("--epochs", 1, "--iterations", 1), "--epochs and --iterations"),
-        (("--epochs", 0), "--epochs 0: must be above 0"),
-        (("--epochs", "inf"), "--epochs inf: must be above 0"),
-        (("--lr", 0), "--lr 0: the learning rate must be above 0"),
-        (("--label-smoothing", 1), "--label-smoothing 1: must be from 0 to below 1"),
+        (("--epochs", 0), "--epochs must be above 0 and at most 1,000,000, not 0"),
+        (("--epochs", "inf"), "--epochs must be above 0 and at most 1,000,000, not inf"),
+        (("--lr", 0), "--lr must be above 0, not 0"),
+        (("--label-smoothing", 1), "--label-smoothing must be from 0 to below 1, not 1"),
         (("--validation-share", 1), "--validation-share 1: must be from 0 to below 1"),
         (("--image-size", 64), "pictures of 32 pixels only"),
         (("--limit", 1), "--limit 1: fewer pictures than classes"),
@@ -272,7 +272,7 @@ def test_without_any_the_defaults_choose(asked):
 def test_an_option_of_lora_beside_another_method_is_refused(condu, colours, tmp_path):
     for option in (("--rank", 2), ("--lora-seed", 0), ("--freeze-a",)):
         ran = condu(*NEW, "--data", colours, "--method", "full", *option)
-        assert_refused(ran, f"{option[0]} belongs to LoRA, and --method is full")
+        assert_refused(ran, f"{option[0]} belongs to LoRA, and the method is full")
     assert not (tmp_path / "registry").exists()
 
 
@@ -434,7 +434,7 @@ def test_json_names_all_unreadable_pictures(report):
     ("options", "words"),
     [
         (("--validation-share", 0, "--keep", "best"), "holds out no picture"),
-        (("--iterations", 5, "--warmup", 6), "--warmup 6: longer than the 5 iterations"),
+        (("--iterations", 5, "--warmup", 6), "--warmup must be at most the 5 iterations, not 6"),
     ],
 )
 def test_options_that_undo_each_other_are_refused(condu, colours, options, words):

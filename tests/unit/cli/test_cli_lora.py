@@ -59,7 +59,7 @@ def test_init_keeps_every_option(condu, tmp_path):
 def test_an_option_of_lora_without_lora_is_refused(condu, tmp_path, option):
     ran = condu("init", "--base", "tiny", *option)
     assert ran.code == 2
-    assert f"{option[0]} belongs to LoRA, and --method is full" in ran.err
+    assert f"{option[0]} belongs to LoRA, and the method is full" in ran.err
     assert "--method lora" in ran.err
     assert not (tmp_path / "registry").exists()
 

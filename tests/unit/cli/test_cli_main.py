@@ -162,7 +162,10 @@ def test_what_has_no_dry_run_writes_nothing_where_one_is_asked_for(
         (["learn", "--task", "x", "--iterations", "0"], ["--iterations"]),
         (["learn", "--task", "x", "--iterations", "many"], ["--iterations", "integer"]),
         (["learn", "--task", "x", "--device", "tpu"], ["tpu", "--device cpu"]),
-        (["learn", "--task", "shapes", "--lr", "0", "--base", "tiny"], ["--lr 0"]),
+        (
+            ["learn", "--task", "shapes", "--lr", "0", "--base", "tiny"],
+            ["--lr must be above 0, not 0"],
+        ),
         (["learn", "--task", "shapes", "--template", "no place"], ["{}", "--template"]),
         (["init", "--base", "nonsense"], ["'nonsense'", "condu bases"]),
         (["init", "--method", "magic"], ["magic"]),

@@ -115,8 +115,8 @@ def test_nothing_is_coloured_off_a_terminal(capsys):
 
 @pytest.mark.parametrize("mode", [Mode.HUMAN, Mode.SILENT])
 def test_an_error_is_one_line_and_a_hint(capsys, mode):
-    Output(mode, quiet=True).error(DataError("a.png: not a picture", "Name a picture"))
-    assert capsys.readouterr() == ("", "error: a.png: not a picture\nhint: Name a picture\n")
+    Output(mode, quiet=True).error(DataError("a.png: a folder", reason="not-a-picture-file"))
+    assert capsys.readouterr() == ("", "error: a.png: a folder\nhint: Name a picture\n")
 
 
 def test_an_error_without_a_hint_is_one_line(capsys):
@@ -125,10 +125,10 @@ def test_an_error_without_a_hint_is_one_line(capsys):
 
 
 def test_an_error_in_json_is_the_contracts_object(capsys):
-    Output(Mode.JSON).error(DataError("wrong", "do this"))
+    Output(Mode.JSON).error(DataError("wrong", reason="not-json"))
     captured = capsys.readouterr()
     assert captured.out == ""
-    record = {"code": 15, "reason": "", "message": "wrong", "hint": "do this"}
+    record = {"code": 15, "reason": "not-json", "message": "wrong", "hint": "Check the file"}
     assert lines(captured.err) == [{"error": record}]
 
 

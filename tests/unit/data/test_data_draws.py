@@ -87,7 +87,7 @@ def test_what_a_limit_leaves_out_is_spare_after_few_shots_too():
 
 
 def test_a_limit_below_the_number_of_classes_is_refused():
-    with pytest.raises(UsageError, match=r"--limit 2: fewer pictures than classes \(3\)") as caught:
+    with pytest.raises(UsageError, match="limit must be at least the 3 classes, not 2") as caught:
         limit_pictures(data_of([5, 5, 5]), 2, 0)
     assert "--limit 3" in hint_of(caught.value)
 

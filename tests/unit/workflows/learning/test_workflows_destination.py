@@ -58,14 +58,15 @@ def waiting(registry_path, warm, learn, monkeypatch):
     """A registry in whose folder `trained` an expert of `third` waits: its commit failed."""
 
     def full(*_args, **_values):
-        raise ConduError("no space left", "free some space")
+        raise ConduError("no space left", reason="cannot-write")
 
     with monkeypatch.context() as patch:
         patch.setattr(committing, "draft_session", full)
         with pytest.raises(ConduError, match="no space left") as caught:
             learn(registry_path, "third", warm, iterations=1)
     assert hint_of(caught.value) == (
-        "free some space; the trained expert is kept: condu learn --task third --resume commits it"
+        "Free some space or correct the permissions, then run the command again; "
+        "the trained expert is kept: condu learn --task third --resume commits it"
     )
     return Registry.open(registry_path)
 

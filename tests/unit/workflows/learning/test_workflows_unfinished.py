@@ -258,7 +258,7 @@ def test_the_request_is_read_back_as_it_was(stopped):
 
 def test_a_picture_that_cannot_be_read_for_a_moment_costs_nothing(stopped, monkeypatch):
     def hiccup(*_):
-        raise DataError("the disk does not answer", "Try again")
+        raise DataError("the disk does not answer", reason="no-such-file")
         yield
 
     with monkeypatch.context() as patch:
@@ -361,7 +361,7 @@ def test_of_a_retraining_that_has_written_itself_down_again_the_later_file_is_na
     def hiccup(*given):
         for number, batch in enumerate(batches(*given)):
             if number == 2:
-                raise DataError("the disk does not answer", "Try again")
+                raise DataError("the disk does not answer", reason="no-such-file")
             yield batch
 
     before = stopped.runs.paths()
@@ -369,7 +369,7 @@ def test_of_a_retraining_that_has_written_itself_down_again_the_later_file_is_na
     with pytest.raises(DataError, match="does not answer") as caught:
         resume(stopped, "warm", machine=Machine(save_every=1))
     (later,) = set(stopped.runs.paths()) - set(before)
-    assert hint_of(caught.value).startswith("Try again; ")
+    assert hint_of(caught.value).startswith("Check the path; ")
     assert f"remove {later}, and" in hint_of(caught.value)
 
 
@@ -440,7 +440,7 @@ def test_ctrl_c_without_room_says_what_is_kept(path, warm, learn, monkeypatch):
 
 
 def no_room(*_):
-    raise ConduError("no room", "free some space")
+    raise ConduError("no room", reason="cannot-write")
 
 
 def test_ctrl_c_after_the_last_iteration_waits_until_the_expert_is_kept(

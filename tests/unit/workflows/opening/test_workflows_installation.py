@@ -96,10 +96,12 @@ def test_a_sound_library_is_not_explained():
 def test_broken_weights_of_mini_are_reported_with_their_hint(monkeypatch):
     class Broken:
         def locate(self):
-            raise BaseModelError("the file is another", "reinstall it")
+            raise BaseModelError("the file is another", reason="weights-damaged", package="some")
 
     monkeypatch.setattr("condu_cli.backbone.models.embedded_weights.MINI_FILES", (Broken(),))
-    assert _check_mini() == Check("base model mini", False, "the file is another", "reinstall it")
+    check = _check_mini()
+    assert (check.ok, check.detail) == (False, "the file is another")
+    assert (check.failure, check.facts) == ("weights-damaged", {"package": "some"})
 
 
 def test_a_disk_that_is_nearly_full_is_reported(tmp_path, monkeypatch):

@@ -139,9 +139,9 @@ def test_tensors_are_kept_as_arrays(registry):
 
 
 FAILURES = {
-    "lock": (LockedError("locked by another", "wait"), "lock"),
-    "unify": (ConduError("no memory"), "_unify"),
-    "write": (ConduError("no space left", "free some"), "draft_session"),
+    "lock": (LockedError("locked by another", reason="registry-locked"), "lock"),
+    "unify": (ConduError("no memory", reason="no-memory"), "_unify"),
+    "write": (ConduError("no space left", reason="cannot-write"), "draft_session"),
 }
 
 

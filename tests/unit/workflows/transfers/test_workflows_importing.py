@@ -192,7 +192,7 @@ def test_with_pictures_prototypes_are_those_of_learning(path, foreign, warm, wor
 
 def test_a_task_without_pictures_is_reached_where_no_task_has_any(path, exported, warm):
     summary = import_task(path, exported)
-    assert any("--task moved or --router paper" in line for line in summary.warnings)
+    assert any("only its name or the router" in line for line in summary.warnings)
     found = answers(Workspace(Registry.open(path)), pictures_of(warm))
     assert all(p.experts[0].task == "moved" for p in found)
     assert all(p.answers[0].label in ("blue", "red") for p in found)

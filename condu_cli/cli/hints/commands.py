@@ -1,0 +1,34 @@
+"""What to do where options and arguments of a command do not go together, or none expected it."""
+
+from condu_cli.cli.hints.table import Hint
+
+HINTS: dict[str, Hint] = {
+    "usage": "See {help_command}",
+    "unexpected": "Run it again with {variable}=1 and report what it prints",
+    "interrupted": "Nothing that was committed is lost; condu log{here} shows where HEAD is",
+    "options-exclude": "Choose one of them",
+    "no-dry-run": "Leave -n out",
+    "nobody-to-ask": "Look with --dry-run, then say --yes",
+    # learn and evaluate
+    "no-task-named": "condu learn --task NAME --data DIR{here}",
+    "task-named-twice": "Name every task once",
+    "option-of-one-task": "Put each task's pictures in a folder of its name below --data-root",
+    "data-of-one-task": "Name it: --task NAME --data DIR",
+    "resume-with-options": "Leave the others out",
+    "dry-run-downloads-nothing": "Leave --download out; condu tasks NAME says what belongs where",
+    "not-a-known-task": "Known by name: {known}; any other takes --data DIR",
+    # predict
+    "inputs-failed": "The others were answered",
+    "too-few-labels": "For instance --labels 'cat,dog'",
+    # init, history, export and import
+    "compat-contradicted": "Leave one of the two out",
+    "no-tag-named": "condu tag{here} lists them",
+    "empty-state-not-tagged": "Name a session: condu tag NAME SESSION{here}",
+    "no-such-task-or-session": "condu ls{here} lists the tasks, condu log{here} the sessions",
+    "empty-state-not-exported": "condu log{here} lists the sessions",
+    "export-kinds": "Write -o FILE with --task NAME for one expert, --base for the base "
+    "model, or neither",
+    "import-incomplete": "condu import --task NAME --weights FILE --class-names FILE{here}",
+    "archive-with-options": "Import a checkpoint with --task NAME --weights FILE, without an "
+    "ARCHIVE",
+}
