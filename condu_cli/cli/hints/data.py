@@ -51,7 +51,7 @@ HINTS: dict[str, Hint] = {
     "not-a-data-set": "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson",
     "test-classes-unknown": _classes,
     "library-missing": "pip install {package!q}",
-    "installation-damaged": "Install condu again",
+    "installation-damaged": "Reinstall the package condu",
     "not-embedded": "There are: {known}",
     # Public sets
     "public-set-absent": _absent,

@@ -50,7 +50,7 @@ HINTS: dict[str, Hint] = {
     "batch-too-small": "Raise --batch-size, or use fewer --devices",
     # What is kept of a training
     "training-interrupted": _resume,
-    "run-of-other-parameters": "condu learn --task {task!q} --retrain{here} begins it anew",
+    "run-of-other-parameters": "condu learn --task NAME --retrain{here} begins it anew",
     "pictures-changed": "Put them back, or begin anew: condu learn --task {task!q} --retrain{here}",
     "expert-waits": f"{RESUME}{{here}} commits it; --retrain trains another in its place",
     "run-waits": f"{RESUME}{{here}} goes on with it; --retrain begins anew",

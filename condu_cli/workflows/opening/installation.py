@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ def _check_library(module: str) -> Check:
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return Check(module, False, "not installed", "library-missing", package)
+        return Check(module, False, "not installed", failure="library-missing", facts=package)
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, a name from the table above
             [sys.executable, "-c", f"import {module}"],
@@ -87,12 +87,12 @@ def _check_library(module: str) -> Check:
         )
     except subprocess.TimeoutExpired:
         slow = f"{installed} takes over {IMPORT_SECONDS} s to import"
-        return Check(module, False, slow, "library-slow")
+        return Check(module, False, slow, failure="library-slow")
     if done.returncode == 0:
         return Check(module, True, installed)
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     broken = f"{installed} does not import: {last}"
-    return Check(module, False, broken, "library-damaged", package)
+    return Check(module, False, broken, failure="library-damaged", facts=package)
 
 
 def _check_compiler() -> Check:
@@ -107,7 +107,7 @@ def _explain_torchvision(check: Check) -> Check:
     """A torchvision for another build of torch is the commonest broken installation."""
     if check.ok or "torchvision::nms" not in check.detail:
         return check
-    return replace(check, failure="torchvision-of-other-build", facts={})
+    return Check(check.name, False, check.detail, failure="torchvision-of-other-build")
 
 
 def _check_mini() -> Check:
@@ -117,7 +117,7 @@ def _check_mini() -> Check:
         for file in MINI_FILES:
             file.locate()
     except ConduError as exc:
-        return Check("base model mini", False, exc.message, exc.reason, exc.facts)
+        return Check("base model mini", False, exc.message, failure=exc.reason, facts=exc.facts)
     return Check("base model mini", True, "weights present, sha256 as expected")
 
 
@@ -130,7 +130,7 @@ def _check_space(registry_path: Path) -> Check:
     found = f"{free / 1e9:.1f} GB free at {folder}"
     if ok:
         return Check("disk space", True, found)
-    return Check("disk space", False, found, "disk-full", {"path": str(folder)})
+    return Check("disk space", False, found, failure="disk-full", facts={"path": str(folder)})
 
 
 def _check_registry(registry_path: Path) -> Check:
@@ -142,7 +142,7 @@ def _check_registry(registry_path: Path) -> Check:
             return Check("registry", True, f"none yet at {registry_path}; learn will create it")
         head = registry.head()
     except ConduError as exc:
-        return Check("registry", False, exc.message, exc.reason, exc.facts)
+        return Check("registry", False, exc.message, failure=exc.reason, facts=exc.facts)
     tasks = 0 if head is None else len(head.entries)
     return Check(
         "registry", True, f"{registry.path}: {tasks} tasks, base {registry.config.base.id}"

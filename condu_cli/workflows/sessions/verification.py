@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 TOLERANCE = 1e-6
 """Relative; norms are sums whose last bits may depend on the machine that added them up."""
-FILE = "needed-file-damaged"
-"""The failure of whatever is wrong with a blob or with what it should give."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ def verify(
 ) -> Verification:
     """Check a registry; a writer at work beside it makes no false alarm."""
     problems = [
-        Problem("condu.sqlite", fault, (), "database-unsound") for fault in check_database(registry)
+        Problem("condu.sqlite", fault, (), failure="database-unsound")
+        for fault in check_database(registry)
     ]
     if problems:  # nothing that it says about blobs can be relied on
         return Verification(quick, 0, 0, 0, tuple(problems))
@@ -123,7 +122,7 @@ def _fault_of_waiting(registry: Registry, path: Path) -> Problem | None:
     try:
         load_expert(registry, registry.waiting.open(path))
     except ConduError as exc:
-        return Problem(f"trained/{path.name}", exc.message, (), exc.reason, exc.facts)
+        return Problem(f"trained/{path.name}", exc.message, (), failure=exc.reason, facts=exc.facts)
     return None
 
 
@@ -145,7 +144,12 @@ def _check_files(
                 registry.blobs.verify(sha256)
         except IntegrityError as exc:
             reason = exc.message.removeprefix(f"blob {sha256} ")
-            yield Problem(f"blob {sha256}", reason, _sessions_with(history, sha256), FILE)
+            yield Problem(
+                f"blob {sha256}",
+                reason,
+                _sessions_with(history, sha256),
+                failure="needed-file-damaged",
+            )
         on_progress(Progress("blobs", done, len(needed)))
 
 
@@ -174,9 +178,9 @@ def _check_session(
         for entry, part in zip(session.entries, state.parts, strict=True):
             _check_figures(codec, entry, part)
     except InvalidStateError as exc:
-        yield Problem(name, str(exc), (session.id,), FILE)
+        yield Problem(name, str(exc), (session.id,), failure="needed-file-damaged")
     except IntegrityError as exc:
-        yield Problem(name, exc.message, (session.id,), FILE)
+        yield Problem(name, exc.message, (session.id,), failure="needed-file-damaged")
 
 
 def _check_prototypes(registry: Registry, entry: TaskEntry) -> None:

@@ -1,0 +1,191 @@
+"""Errors and hints fit together: every failure has a hint, and every hint can be followed."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+
+import pytest
+import typer
+
+import condu_cli
+from condu_cli import errors
+from condu_cli.cli.hints.making import HINTS, OPTIONS, RIDERS, option_of
+from condu_cli.errors import ConduError
+from condu_cli.main import app
+
+ROOT = Path(condu_cli.__file__).parent
+PROGRAM = typer.main.get_command(app)
+COMMANDS = PROGRAM.commands
+KINDS = {
+    name
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, ConduError)
+}
+ADVISED = {"Check", "Problem"}
+"""Records of what is wrong that are no errors; `failure` and `facts` say the same."""
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+LIBRARY = [
+    path
+    for path in FILES
+    if path != ROOT / "main.py"
+    and ROOT / "cli" not in path.parents
+    and "migrations" not in str(path)
+]
+ALLOWED = {
+    # The text of a file for whoever finds the folder, not what a call answers.
+    ("registry/creation.py", "README"),
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def docstrings(tree: ast.Module) -> set[ast.expr]:
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """The string literals of a module, without its docstrings and what is allowed."""
+    tree = tree_of(path)
+    left_out: set[ast.AST] = set(docstrings(tree))
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and (name_of(path), target.id) in ALLOWED:
+            left_out |= set(ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in left_out:
+            yield node.lineno, node.value
+
+
+def failures(path: Path) -> Iterator[ast.Call]:
+    """The calls that make an error of ours, a check of doctor's or a problem of verify's."""
+    for node in ast.walk(tree_of(path)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in KINDS | ADVISED
+        ):
+            yield node
+
+
+def reasons(call: ast.Call) -> set[str]:
+    """The reasons that a call spells out; none where it passes another error's on."""
+    return {
+        part.value
+        for keyword in call.keywords
+        if keyword.arg in ("reason", "failure")
+        for part in ast.walk(keyword.value)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
+def facts(call: ast.Call) -> set[str] | None:
+    """The names of the facts that a call gives; None where it passes a mapping of them on."""
+    names = {keyword.arg for keyword in call.keywords}
+    return None if names & {None, "facts"} else {str(name) for name in names}
+
+
+RAISED = [(path, call) for path in FILES for call in failures(path)]
+USED = {reason for _, call in RAISED for reason in reasons(call)}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_nothing_outside_the_command_line_speaks_its_words(path: Path) -> None:
+    words = re.compile(rf"--[a-z]|\bcondu ({'|'.join(COMMANDS)})\b")
+    assert [(line, text) for line, text in texts(path) if words.search(text)] == []
+
+
+def test_every_error_gives_a_reason() -> None:
+    without = [
+        f"{name_of(path)}:{call.lineno}"
+        for path, call in RAISED
+        if call.func.id not in ADVISED and not any(k.arg == "reason" for k in call.keywords)
+    ]
+    assert without == []
+
+
+def test_every_reason_has_a_hint_and_every_hint_a_failure() -> None:
+    assert USED - set(HINTS) == set()
+    assert set(HINTS) - USED == set()
+
+
+def test_a_hint_has_the_facts_that_it_is_made_of() -> None:
+    """Where a fact may be missing the hint is a function, which looks first."""
+    lacking = []
+    for path, call in RAISED:
+        given = facts(call)
+        for reason in reasons(call):
+            hint = HINTS.get(reason)
+            if isinstance(hint, str) and given is not None:
+                needed = {name for _, name, _, _ in Formatter().parse(hint) if name} - {"here"}
+                needed = needed - {"options"} | ({"parameters"} if "options" in needed else set())
+                lacking += [(f"{name_of(path)}:{call.lineno}", n) for n in needed - given]
+    assert lacking == []
+
+
+HINT_TEXTS = [
+    (path.name, text)
+    for path in sorted((ROOT / "cli" / "hints").glob("*.py"))
+    for _, text in texts(path)
+]
+FOREIGN = {"--force-reinstall", "--upgrade"}
+"""Options of pip."""
+
+
+def options_of(command: str) -> set[str]:
+    return {option for p in COMMANDS[command].params for option in (*p.opts, *p.secondary_opts)}
+
+
+EVERY_OPTION = {option for name in COMMANDS for option in options_of(name)}
+
+
+def test_a_hint_names_commands_and_options_that_there_are() -> None:
+    unknown = [
+        (name, word)
+        for name, text in HINT_TEXTS
+        for word in re.findall(r"(?<![\w/.])(?:condu |(?=--))([a-z-][\w-]*)", text)
+        if word not in EVERY_OPTION | FOREIGN | set(COMMANDS) and word.strip("-")
+    ]
+    assert unknown == []
+
+
+def test_a_command_in_a_hint_takes_the_options_it_is_given() -> None:
+    word = r"(?: +(?:--[\w-]+|[A-Z]+|lora|\{\w+!q\}))"
+    refused = [
+        (name, command, option)
+        for name, text in HINT_TEXTS
+        for command, rest in re.findall(rf"condu ([a-z][\w-]*)({word}*)", text)
+        for option in re.findall(r"--[a-z][\w-]*", rest)
+        if option not in options_of(command)
+    ]
+    assert refused == []
+
+
+def test_every_parameter_at_fault_is_an_option() -> None:
+    named = {
+        keyword.value.value
+        for _, call in RAISED
+        for keyword in call.keywords
+        if keyword.arg == "parameter" and isinstance(keyword.value, ast.Constant)
+    }
+    assert {option_of(name) for name in named} - EVERY_OPTION == set()
+    assert set(OPTIONS.values()) <= EVERY_OPTION
+
+
+def test_what_is_kept_is_said_by_facts_that_are_added() -> None:
+    added = {
+        keyword.arg
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr == "add"
+        for keyword in node.keywords
+    }
+    assert set(RIDERS) <= added
