@@ -60,6 +60,7 @@ HINTS: dict[str, Hint] = {
     "expert-file-damaged": "Remove it, and train again",
     # Evaluating and predicting
     "no-tasks": TEACH,
+    "own-rule-cannot-vote": "Leave --rule out, or choose --rule vote",
     "class-not-learned": "Name the classes as they were learned: --class-names FILE, or "
     "classes.json in DIR",
     "no-pictures-in-split": "Try --split train",

@@ -60,7 +60,6 @@ def rule_for(
         what = "labels of one's own" if labels else f"{experts} experts"
         raise UsageError(
             f"the rule 'own' asks one expert about its own classes, not {what}",
-            "Leave --rule out, or choose --rule vote",
             reason="own-rule-cannot-vote",
             parameter="rule",
         )
