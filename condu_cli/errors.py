@@ -31,12 +31,9 @@ class ConduError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, message: str, hint: str = "", /, *, reason: str = "", **facts: object
-    ) -> None:
+    def __init__(self, message: str, *, reason: str = "", **facts: object) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
         self.reason = reason
         self.facts: dict[str, object] = {}
         self.add(**facts)

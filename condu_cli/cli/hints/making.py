@@ -55,7 +55,7 @@ def message_of(exc: ConduError) -> str:
 
 def hint_of(exc: ConduError, registry: Path | None = None) -> str:
     """What to do about an error; `registry` is the folder that --registry named, if it did."""
-    return exc.hint or hint_for(exc.reason, exc.facts, registry)
+    return hint_for(exc.reason, exc.facts, registry)
 
 
 def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:

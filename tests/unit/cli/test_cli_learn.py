@@ -132,9 +132,9 @@ def test_a_measurement_holds_pictures_out(plan):
         (("--epochs", "inf"), "--epochs must be above 0 and at most 1,000,000, not inf"),
         (("--lr", 0), "--lr must be above 0, not 0"),
         (("--label-smoothing", 1), "--label-smoothing must be from 0 to below 1, not 1"),
-        (("--validation-share", 1), "--validation-share 1: must be from 0 to below 1"),
+        (("--validation-share", 1), "--validation-share must be from 0 to below 1, not 1"),
         (("--image-size", 64), "pictures of 32 pixels only"),
-        (("--limit", 1), "--limit 1: fewer pictures than classes"),
+        (("--limit", 1), "--limit must be at least the 2 classes, not 1"),
         (("--template", "no place"), "must hold {} once"),
         (("--iterations", 0), "--iterations"),
         (("--batch-size", 0), "--batch-size"),
@@ -333,7 +333,7 @@ def launched(monkeypatch):
 def test_more_processes_than_gpus_are_refused(condu, gpus, launched, device):
     gpus(2)
     ran = condu("learn", "--task", "new", "--devices", 3, "--device", device)
-    assert_refused(ran, "--devices 3: there are 2 GPUs here", "--device cpu")
+    assert_refused(ran, "--devices must be at most the 2 GPUs here, not 3", "--device cpu")
     assert launched == []
 
 

@@ -111,6 +111,15 @@ def test_an_option_after_the_command_wins(condu, tmp_path):
     assert_one_error(ran, 10, str(tmp_path / "second"))
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_hint_repeats_the_registry_that_was_named(condu, tmp_path, before):
+    made_registry(tmp_path / "my own", "birds")
+    named = ("--registry", tmp_path / "my own")
+    command = ("rollback", "ffffffff")
+    ran = condu(*named, *command) if before else condu(*command, *named)
+    assert_one_error(ran, 4, f"hint: condu log --registry '{tmp_path}/my own' lists the sessions")
+
+
 @pytest.mark.parametrize("args", [("-q", "bases"), ("bases", "-q"), ("bases", "--quiet")])
 def test_quiet_drops_the_hints(condu, args):
     assert "hint" in condu("bases").err
