@@ -94,7 +94,7 @@ def test_the_full_method_has_no_options():
     [{"rank": 4}, {"alpha": 1.0}, {"targets": ["*"]}, {"freeze_a": True}, {"seed": 0}],
 )
 def test_loras_options_beside_full_fine_tuning_are_refused(option):
-    with pytest.raises(UsageError, match="rank belongs to LoRA, and the method is full") as caught:
+    with pytest.raises(UsageError, match="belongs to LoRA, and the method is full") as caught:
         lora_options("full", **option)
     assert "--method lora" in hint_of(caught.value)
     assert lora_options("lora", **option) is not None

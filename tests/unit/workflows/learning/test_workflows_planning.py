@@ -60,8 +60,8 @@ def test_whatever_needs_a_measurement_holds_pictures_out(path, warm, planned, va
         ({"epochs": 0.0}, "must be above 0"),
         ({"label_smoothing": 1.0}, "from 0 to below 1"),
         ({"validation_share": 1.0}, "from 0 to below 1"),
-        ({"precision": "float8"}, "no such format"),
-        ({"limit": 1}, "fewer pictures than classes"),
+        ({"precision": "float8"}, "no number format"),
+        ({"limit": 1}, "limit must be at least"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(path, warm, planned, values, message):
@@ -82,5 +82,5 @@ def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):
 
 @pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan")])
 def test_the_learning_rate_must_be_positive(path, warm, rate, planned):
-    with pytest.raises(UsageError, match="learning rate must be above 0"):
+    with pytest.raises(UsageError, match="learning_rate must be above 0"):
         planned(path, warm, learning_rate=rate)

@@ -73,7 +73,9 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(installation, "version", missing)
-    assert _check_library("PIL") == Check("PIL", False, "not installed", "pip install pillow")
+    check = _check_library("PIL")
+    assert (check.ok, check.detail) == (False, "not installed")
+    assert hint_for(check.failure, check.facts) == "pip install pillow"
 
 
 def test_torch_and_torchvision_of_different_builds_are_recognised():

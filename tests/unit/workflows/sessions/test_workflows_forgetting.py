@@ -87,7 +87,7 @@ def test_an_unknown_task_is_an_error_that_names_a_similar_one(registry, remove):
     head = registry.head()
     with pytest.raises(NotFoundError, match="no task 'crs'") as caught:
         remove(registry, "crs")
-    assert "did you mean 'cars'" in hint_of(caught.value)
+    assert "Did you mean 'cars'" in hint_of(caught.value)
     assert registry.head() == head
 
 
