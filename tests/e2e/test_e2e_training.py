@@ -426,7 +426,11 @@ MISTAKES = {
     "no pictures": (("--data", "none"), 15, "no pictures"),
     "no folder": (("--data", "missing"), 15, "missing"),
     "a wrong list of names": (("--data", "two", "--class-names", "names.txt"), 15, "3 class names"),
-    "fewer than classes": (("--data", "two", "--limit", "1"), 2, "--limit must be at least the 2 classes"),
+    "fewer than classes": (
+        ("--data", "two", "--limit", "1"),
+        2,
+        "--limit must be at least the 2 classes",
+    ),
     "no header": (("--data", "list.csv"), 15, "the header has no column 'path'"),
     "epochs and iterations": (("--data", "two", "--epochs", "2"), 2, "--epochs and --iterations"),
     "all held out": (("--data", "two", "--validation-share", "1"), 2, "--validation-share must be"),

@@ -203,7 +203,7 @@ def test_a_dry_run_makes_no_session(condu, registry, args, option):
 @pytest.mark.parametrize(
     ("args", "code", "parts"),
     [
-        (["forget", "crs"], 4, ["crs", "did you mean 'cars'"]),
+        (["forget", "crs"], 4, ["crs", "Did you mean 'cars'"]),
         (["rename", "crs", "x"], 4, ["crs"]),
         (["rename", "cars", "digits"], 2, ["there is a task 'digits' already"]),
         (["rename", "cars", "a/b"], 2, ["a/b"]),

@@ -210,7 +210,7 @@ def test_csv_and_json_exclude_each_other(condu):
 @pytest.mark.parametrize(
     ("args", "code", "parts"),
     [
-        (["predict", "a.png", "--task", "wram"], 4, ["wram", "did you mean 'warm'"]),
+        (["predict", "a.png", "--task", "wram"], 4, ["wram", "Did you mean 'warm'"]),
         (["evaluate", "--task", "nothing"], 4, ["nothing", "warm"]),
         (["show", "nothing"], 4, ["nothing", "condu ls"]),
         (["rollback", "ffff"], 4, ["ffff", "condu log"]),
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_with_130_and_says_so(condu, failing):
     failing(KeyboardInterrupt())
     ran = condu("init")
     assert ran.code == 130
-    assert_one_error(ran, 130, "error: interrupted\n", "nothing that was committed is lost")
+    assert_one_error(ran, 130, "error: interrupted\n", "Nothing that was committed is lost")
 
 
 def test_debugging_lets_the_exception_through(condu, failing, monkeypatch):
@@ -345,7 +345,8 @@ def test_a_failed_check_ends_the_doctor_with_1(condu, monkeypatch):
     from condu_cli.workflows.opening import installation
     from condu_cli.workflows.opening.installation import Check
 
-    found = [Check("torch", True, "2"), Check("peft", False, "not installed", "pip install peft")]
+    missing = Check("peft", False, "not installed", "library-missing", {"package": "peft"})
+    found = [Check("torch", True, "2"), missing]
     monkeypatch.setattr(installation, "examine", lambda _: found)
     ran = condu("doctor")
     assert (ran.code, ran.err) == (1, "")

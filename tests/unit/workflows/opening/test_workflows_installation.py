@@ -79,14 +79,14 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
 
 
 def test_torch_and_torchvision_of_different_builds_are_recognised():
-    explained = _explain_torchvision(Check("torchvision", False, NMS, "reinstall"))
+    explained = _explain_torchvision(Check("torchvision", False, NMS, "library-damaged"))
     assert (explained.name, explained.ok, explained.detail) == ("torchvision", False, NMS)
     assert "different builds" in hint_for(explained.failure, explained.facts)
     assert "pip install torch torchvision" in hint_for(explained.failure, explained.facts)
 
 
 def test_other_failures_keep_their_advice():
-    check = Check("torch", False, "not installed", "pip install torch")
+    check = Check("torch", False, "not installed", "library-missing")
     assert _explain_torchvision(check) is check
 
 
