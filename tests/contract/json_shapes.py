@@ -76,7 +76,7 @@ COLLECTION = {
     "packed": int,
     "undoable": int,
 }
-PROBLEM = {"object": str, "reason": str, "sessions": [str], "advice": str}
+PROBLEM = {"object": str, "failure": str, "reason": str, "sessions": [str], "advice": str}
 VERIFICATION = {
     "sound": bool,
     "quick": bool,
@@ -235,7 +235,7 @@ TOUR = {
     "digits_after": float,
     "rollback_restores_predictions": bool,
 }
-ERROR = {"code": int, "message": str, "hint": str}
+ERROR = {"code": int, "reason": str, "message": str, "hint": str}
 
 
 class Result(NamedTuple):

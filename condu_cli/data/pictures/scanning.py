@@ -90,7 +90,9 @@ class Scan:
         if count > self._allowed:
             raise DataError(
                 f"{count} of {len(self._samples)} pictures cannot be read: {named}",
-                f"Remove or replace them, or go on without them: --max-unreadable {count}",
+                reason="too-many-unreadable",
+                unreadable=count,
+                total=len(self._samples),
             )
         lost = {s.label for s in self._samples} - {s.label for s in self.readable}
         if lost and self._rules.every_class:
@@ -99,7 +101,8 @@ class Scan:
             name = f"'{names[label]}'" if label < len(names) else f"number {label}"
             raise DataError(
                 f"none of the pictures of class {name} can be read: {named}",
-                "Replace them, or leave the class out",
+                reason="class-unreadable",
+                label=name,
             )
 
     def _take(self, sample: Sample, answer: Decoded | Unreadable) -> None:
