@@ -35,7 +35,7 @@ import torch
 from condu_cli.core.arrays.layout import ParameterLayout
 from condu_cli.core.codecs.codec import ConduCodec, EncodedState
 from condu_cli.core.merging.decouple import Target, decouple_into
-from condu_cli.core.merging.masks import unpack
+from condu_cli.core.merging.masks import MaskBytes, tensor_mask
 from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.unify import Unified, unify
 from condu_cli.core.passes.kernels import threads
@@ -137,10 +137,7 @@ class Dense:
     def of(cls, layout: ParameterLayout, state: Unified | None) -> Dense:
         if state is None:
             return cls(torch.zeros(layout.count), [], [])
-        masks = [
-            torch.from_numpy(flatten(dict(unpack(layout, trigger.mask))))
-            for trigger in state.triggers
-        ]
+        masks = [torch.from_numpy(flat_mask(layout, trigger.mask)) for trigger in state.triggers]
         rescalers = [float(trigger.rescaler[0]) for trigger in state.triggers]
         return cls(torch.from_numpy(flatten(state.unified)), masks, rescalers)
 
@@ -172,6 +169,10 @@ def flatten(tensors: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([tensor.reshape(-1) for tensor in tensors.values()])
 
 
+def flat_mask(layout: ParameterLayout, mask: MaskBytes) -> np.ndarray:
+    return flatten({name: tensor_mask(mask, layout, name) for name in layout.names})
+
+
 def unified_bytes(state: Unified) -> int:
     return sum(a.nbytes for a in state.unified.values()) + sum(
         t.mask.nbytes for t in state.triggers
@@ -193,7 +194,7 @@ def copy_all(arrays: list[np.ndarray]) -> list[np.ndarray]:
 def different_bits(layout: ParameterLayout, state: Unified, dense: Dense) -> int:
     found = 0
     for trigger, mask in zip(state.triggers, dense.masks, strict=True):
-        ours = flatten(dict(unpack(layout, trigger.mask)))
+        ours = flat_mask(layout, trigger.mask)
         found += int(np.count_nonzero(ours != mask.numpy()))
     return found
 

@@ -49,7 +49,7 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
         task=task,
         kind="learn",
         delta=dict(codec.decode(state.shared, state.parts[0])),
-        prototypes=Prototypes.from_arrays(source.blobs.load(expert.prototypes)),
+        prototypes=Prototypes.from_arrays(source.blobs.open(expert.prototypes)),
         classes=expert.classes,
         templates=expert.templates,
         training={**expert.training, "run": new_run()},

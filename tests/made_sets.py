@@ -6,12 +6,13 @@ against md5 sums of the real files by torchvision; `trust_files` gives it those 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import pickle
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from condu_cli.data import seeded_splits
 from condu_cli.data.sources.known_tasks import known_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import pytest
@@ -219,13 +220,19 @@ def trust_files(task: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Flowers102, "_file_dict", known)
 
 
+def split_record(is_train: Sequence[bool]) -> dict[str, Any]:
+    """What an index file holds, as far as it is read."""
+    bits = np.packbits(np.array(is_train, dtype=np.bool_), bitorder="little").tobytes()
+    sha256, encoded = hashlib.sha256(bits).hexdigest(), base64.b64encode(bits).decode("ascii")
+    return {"count": len(is_train), "sha256": sha256, "bits": encoded}
+
+
 def index_of(
     task: str, is_train: Iterable[bool], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Give a seeded task an index file of its own, for as many pictures as were made."""
     file = folder / f"{task}-index.json"
-    bits = np.array(list(is_train), dtype=np.bool_)
-    file.write_text(json.dumps(seeded_splits.split_record(task, bits)))
+    file.write_text(json.dumps(split_record(list(is_train))))
     monkeypatch.setattr(seeded_splits, "split_file", lambda _: file)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,51 +22,10 @@ from condu_cli.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SPLIT_SEED = 42
-TRAIN_SHARE = 0.8
-ORDERS = {
-    "caltech101": "class folders and numbers sorted, as torchvision.datasets.Caltech101",
-    "eurosat": "class folders and file names sorted, as torchvision.datasets.EuroSAT",
-    # torchvision takes the pictures as the file system lists them, which differs from disk to
-    # disk; sorted is the one order that everybody can have.
-    "sun397": "paths sorted",
-}
-"""The tasks with such a split, and the order in which their pictures are counted."""
-
 
 def split_file(task: str) -> Path:
     """Where the index file of a task lies in the package."""
     return Path(str(files("condu_cli.data") / "splits" / f"{task}.json"))
-
-
-def draw_split(count: int) -> NDArray[np.bool_]:
-    """Draw which of `count` pictures are for training, as the authors' code does."""
-    import torch
-    from torch.utils.data import random_split
-
-    train = int(TRAIN_SHARE * count)
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    pictures: Any = range(count)  # anything with a length will do
-    chosen = random_split(pictures, [train, count - train], generator=generator)[0]
-    is_train = np.zeros(count, dtype=np.bool_)
-    is_train[list(chosen.indices)] = True
-    return is_train
-
-
-def split_record(task: str, is_train: NDArray[np.bool_]) -> dict[str, Any]:
-    """What an index file holds."""
-    bits = np.packbits(is_train, bitorder="little").tobytes()
-    return {
-        "task": task,
-        "count": len(is_train),
-        "train": int(is_train.sum()),
-        "made": f"torch.utils.data.random_split, generator seed {SPLIT_SEED}, "
-        f"int({TRAIN_SHARE} * count) for training",
-        "order": ORDERS[task],
-        "encoding": "one bit per picture, 1 for training, little bit order, base64",
-        "sha256": hashlib.sha256(bits).hexdigest(),
-        "bits": base64.b64encode(bits).decode("ascii"),
-    }
 
 
 def read_split_file(file: Path) -> NDArray[np.bool_]:

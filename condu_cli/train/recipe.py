@@ -6,9 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEEP_CHOICES = ("last", "best")
-PRECISIONS = ("float32", "bfloat16")
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -76,11 +76,6 @@ class ParameterLayout:
         if any(n < 0 for shape in self.shapes for n in shape):
             raise ValueError("a shape has a negative size")
 
-    @classmethod
-    def of(cls, tensors: Tensors) -> "ParameterLayout":
-        """The layout of a mapping of arrays, in the order of its keys."""
-        return cls(tuple(tensors), tuple(tensors[name].shape for name in tensors))
-
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Elements in each tensor."""
@@ -90,11 +85,6 @@ class ParameterLayout:
     def count(self) -> int:
         """d, the number of trainable parameters (elements)."""
         return sum(self.sizes)
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """Where each tensor starts in the flat vector of `count` elements."""
-        return tuple(accumulate(self.sizes, initial=0))[:-1]
 
     @cached_property
     def row_counts(self) -> tuple[int, ...]:

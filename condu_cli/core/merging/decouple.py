@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from condu_cli.core.merging.method import Method, Trigger, check_trigger
 from condu_cli.core.passes.streaming import Execution, Room, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -228,23 +228,6 @@ def moved(
 def _load_masks(chunk: Chunk, masks: Sequence[MaskBytes], words: NDArray[np.uint64]) -> None:
     for target, mask in zip(words, masks, strict=True):
         chunk.load_bits(mask, target)
-
-
-def drift(
-    before: Iterable[tuple[str, NDArray[Any]]], after: Iterable[tuple[str, NDArray[Any]]]
-) -> float:
-    """How far an expert moved between two sessions: ||after - before||_1 / ||before||_1.
-
-    Both arguments yield (name, delta) in the same order, as a codec's decode does; one pair
-    of tensors is in memory at a time. Raises ValueError where names or shapes differ.
-    """
-    distance, norm = [], []
-    for (name, old), (other, new) in zip(before, after, strict=True):
-        if name != other or old.shape != new.shape:
-            raise ValueError(f"experts differ in their parameters: {name!r} and {other!r}")
-        distance.append(float(np.abs(np.subtract(new, old, dtype=np.float64)).sum()))
-        norm.append(float(np.abs(old).sum(dtype=np.float64)))
-    return relative_drift(math.fsum(distance), math.fsum(norm))
 
 
 def relative_drift(distance: float, norm: float) -> float:

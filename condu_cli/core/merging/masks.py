@@ -4,7 +4,6 @@ Numpy packs and unpacks; bitarray counts and compares, which it does several tim
 Padding bits between tensors are always 0, so counts need no layout.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from bitarray.util import count_and, count_or
 from condu_cli.core.arrays.bits import Array
 from condu_cli.core.arrays.bits import pack_bits as pack_bits
 from condu_cli.core.arrays.bits import unpack_bits as unpack_bits
-from condu_cli.core.arrays.layout import Bits, Bools, InvalidStateError, ParameterLayout, Tensors
+from condu_cli.core.arrays.layout import Bits, Bools, InvalidStateError, ParameterLayout
 from condu_cli.core.arrays.platform import Platform
 from condu_cli.core.arrays.platforms import NUMPY
 
@@ -46,30 +45,6 @@ class Overlap(NamedTuple):
         return self.both / self.either if self.either else 1.0
 
 
-def pack(layout: ParameterLayout, masks: Tensors) -> Bits:
-    """Pack one boolean array per parameter into uint8 of shape (layout.mask_bytes,).
-
-    Raises InvalidStateError for a missing, unexpected, misshapen or non-boolean array.
-    """
-    fault = layout.name_fault(masks)
-    if fault:
-        raise InvalidStateError(*fault)
-    packed = np.zeros(layout.mask_bytes, dtype=np.uint8)
-    for name, shape, offset in zip(layout.names, layout.shapes, layout.mask_offsets, strict=True):
-        mask = masks[name]
-        if mask.shape != shape or mask.dtype != np.bool_:
-            raise InvalidStateError(name, f"is {mask.dtype} {mask.shape}, not bool {shape}")
-        bits = pack_bits(mask.reshape(-1))
-        packed[offset // 8 : offset // 8 + bits.size] = bits
-    return packed
-
-
-def unpack(layout: ParameterLayout, packed: Bits) -> Iterator[tuple[str, Bools]]:
-    """Yield (name, bool array of the parameter's shape) one tensor at a time."""
-    for name in layout.names:
-        yield name, tensor_mask(packed, layout, name)
-
-
 def tensor_mask(packed: MaskBytes, layout: ParameterLayout, name: str) -> Bools:
     """One parameter's mask as a bool array of its shape; only its own bytes are read.
 
@@ -85,11 +60,6 @@ def tensor_mask(packed: MaskBytes, layout: ParameterLayout, name: str) -> Bools:
 def count(packed: MaskBytes) -> int:
     """How many bits are set."""
     return _bitarray(packed).count()
-
-
-def density(packed: Bits, layout: ParameterLayout) -> float:
-    """The share of all d parameters whose bit is set, in 0..1."""
-    return count(packed) / layout.count if layout.count else 0.0
 
 
 def overlap(first: Bits, second: Bits) -> Overlap:

@@ -123,21 +123,6 @@ class PrototypeBuilder:
         return labels
 
 
-def build_prototypes(
-    text_features: NDArray[Any],
-    image_features: NDArray[Any],
-    pooled: NDArray[Any],
-    labels: NDArray[Any],
-) -> Prototypes:
-    """Prototypes from all features at once: (C, E), (N, E), (N, P) and labels (N,).
-
-    Raises ValueError as `PrototypeBuilder` does.
-    """
-    builder = PrototypeBuilder(text_features, _matrix("pooled features", pooled).shape[1])
-    builder.add(image_features, pooled, labels)
-    return builder.build()
-
-
 def unit_rows(values: NDArray[Any]) -> Float64:
     """Rows scaled to length 1, in float64; a row of zeros stays zero."""
     wide = values.astype(np.float64)

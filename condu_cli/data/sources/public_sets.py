@@ -336,7 +336,8 @@ def _sun397(root: Path) -> _Read:
     from torchvision.datasets import SUN397
 
     found = SUN397(root)
-    # torchvision keeps them as the file system happens to list them; see `seeded_splits.ORDERS`.
+    # torchvision keeps them as the file system happens to list them; sorted is the one
+    # order that everybody can have.
     base = root / "SUN397"
     samples = sorted(_file_samples(found), key=lambda sample: _below(base, sample.picture))
     return _seeded("sun397", root, tuple(found.classes), samples)

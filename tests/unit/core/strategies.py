@@ -1,19 +1,21 @@
 """Layouts and deltas that look for trouble, and helpers to walk between flat and named."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import numpy as np
 from hypothesis import strategies as st
 
 from condu_cli.core.arrays.coders import DTYPES as UNIFIED_DTYPES
 from condu_cli.core.arrays.layout import ParameterLayout
-from condu_cli.core.merging.decouple import State, decouple
-from condu_cli.core.merging.masks import unpack
+from condu_cli.core.merging.decouple import State, decouple, relative_drift
+from condu_cli.core.merging.masks import tensor_mask
 from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.rescalers import GRANULARITIES
 from condu_cli.core.merging.unify import unify
 from condu_cli.core.passes.kernels import compiled_loops
 from condu_cli.core.passes.streaming import Execution
+from condu_cli.core.routing.prototypes import PrototypeBuilder
 
 __all__ = ["DTYPES", "GRANULARITIES", "KERNELS"]
 
@@ -107,12 +109,17 @@ def problems(draw, max_tasks=4, elements=flat_deltas, of=layouts):
     return layout, deltas
 
 
+def starts(layout):
+    """Where each tensor starts in the flat vector."""
+    return list(accumulate(layout.sizes, initial=0))[:-1]
+
+
 def named(layout, flat):
     """Flat vector -> {name: tensor}."""
     return {
         name: flat[offset : offset + size].reshape(shape)
         for name, shape, size, offset in zip(
-            layout.names, layout.shapes, layout.sizes, layout.offsets, strict=True
+            layout.names, layout.shapes, layout.sizes, starts(layout), strict=True
         )
     }
 
@@ -123,7 +130,23 @@ def flat(layout, tensors):
 
 
 def flat_mask(layout, packed):
-    return flat(layout, dict(unpack(layout, packed)))
+    return flat(layout, {name: tensor_mask(packed, layout, name) for name in layout.names})
+
+
+def packed_mask(layout, masks):
+    """{name: bool tensor} -> packed bits, bit by bit."""
+    bits = np.zeros(layout.mask_bytes * 8, dtype=bool)
+    for name, offset in zip(layout.names, layout.mask_offsets, strict=True):
+        mask = masks[name].reshape(-1)
+        bits[offset : offset + mask.size] = mask
+    return np.packbits(bits, bitorder="little")
+
+
+def drift(before, after):
+    """||after - before||_1 / ||before||_1 of experts as a codec's decode gives them."""
+    pairs = list(zip(dict(before).values(), dict(after).values(), strict=True))
+    moved = sum(np.abs(np.subtract(new, old, dtype=np.float64)).sum() for old, new in pairs)
+    return relative_drift(moved, sum(np.abs(old).sum(dtype=np.float64) for old, _ in pairs))
 
 
 def vector(*values):
@@ -217,3 +240,10 @@ class LazyTensors(Mapping):
 
     def __len__(self):
         return len(self._arrays)
+
+
+def prototypes_of(text, images, pooled, labels):
+    """Prototypes of all the features at once."""
+    builder = PrototypeBuilder(text, pooled.shape[1])
+    builder.add(images, pooled, labels)
+    return builder.build()

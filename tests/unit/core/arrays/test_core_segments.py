@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import flat_mask, layouts, named, usual
+from strategies import flat_mask, layouts, named, packed_mask, usual
 
 from condu_cli.core.arrays.layout import ParameterLayout
 from condu_cli.core.arrays.segments import BLOCK_SIZE, SEGMENT, Segmentation
@@ -25,7 +25,7 @@ def all_chunks(layout, by_row, block_size):
 
 def random_mask(layout, seed):
     flags = np.random.default_rng(seed).random(layout.count) < 0.5
-    return masks.pack(layout, named(layout, flags))
+    return packed_mask(layout, named(layout, flags))
 
 
 @given(some_layouts, st.booleans(), block_sizes)
@@ -157,7 +157,7 @@ def test_padding_bits_are_never_stored(layout, by_row, block_size):
 def test_bits_of_a_sparse_mask_are_loaded_alike(by_row):
     flags = np.zeros(LONG.count, dtype=bool)
     flags[[0, 9999, 10_000, 11_000, LONG.count - 1]] = True
-    dense = masks.pack(LONG, named(LONG, flags))
+    dense = packed_mask(LONG, named(LONG, flags))
     words = dense.view("<u8")
     index = np.packbits(words != 0, bitorder="little")
     sparse = decode_mask({"mask_words": words[words != 0], "mask_index": index}, LONG)

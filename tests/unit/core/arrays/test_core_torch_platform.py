@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import named
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from condu_cli.core.arrays.coders import DTYPES
@@ -105,15 +106,6 @@ def picked(magnitudes, seed, size):
 
 def usual(seed, size):
     return np.random.default_rng(seed).normal(scale=1e-3, size=size).astype(np.float32)
-
-
-def named(layout, flat):
-    return {
-        name: flat[offset : offset + size].reshape(shape)
-        for name, shape, size, offset in zip(
-            layout.names, layout.shapes, layout.sizes, layout.offsets, strict=True
-        )
-    }
 
 
 def flat_delta(layout, kind, seed, earlier):
@@ -627,7 +619,7 @@ from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.unify import unify
 delta = {"w": np.ones((3, 9), np.float32)}
 for dtype in ("float32", "bfloat16", "int8"):
-    method = Method(ParameterLayout.of(delta), "row", dtype)
+    method = Method(ParameterLayout(("w",), ((3, 9),)), "row", dtype)
     state = unify(method, None, [], delta)
     weights = {"w": np.empty((3, 9), np.float32)}
     decouple_into(method, state.unified, delta, [Target(state.triggers[0], weights)])

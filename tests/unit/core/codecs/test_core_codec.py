@@ -10,6 +10,7 @@ from strategies import (
     DTYPES,
     GRANULARITIES,
     LazyTensors,
+    drift,
     experts,
     flat,
     learn_all,
@@ -29,7 +30,6 @@ from condu_cli.core.codecs.codec import (
     codec_by_name,
 )
 from condu_cli.core.codecs.condu.stored_masks import MASK_ARRAYS, decode_mask
-from condu_cli.core.merging.decouple import drift
 from condu_cli.core.merging.masks import count
 from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.unify import reunify

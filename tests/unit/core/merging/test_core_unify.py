@@ -24,6 +24,7 @@ from strategies import (
     learn,
     learn_all,
     named,
+    packed_mask,
     problems,
     rescalers,
     same_bits,
@@ -36,7 +37,6 @@ from strategies import (
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
 from condu_cli.core.codecs.condu.stored_masks import SparseMask, decode_mask, encode_mask
 from condu_cli.core.merging.decouple import moved
-from condu_cli.core.merging.masks import pack
 from condu_cli.core.merging.method import Method, Trigger, check_trigger
 from condu_cli.core.merging.unify import reunify, unify
 from condu_cli.core.passes.streaming import Execution
@@ -651,7 +651,9 @@ def test_a_broken_unified_delta_of_another_dtype_is_refused_by_name(dtype, chang
 
 def test_a_mask_with_padding_bits_in_a_later_tensor_is_refused():
     state = learn_all(Method(FULL), [usual(1, FULL.count)])
-    mask = pack(FULL, {n: np.ones(s, bool) for n, s in zip(FULL.names, FULL.shapes, strict=True)})
+    mask = packed_mask(
+        FULL, {n: np.ones(s, bool) for n, s in zip(FULL.names, FULL.shapes, strict=True)}
+    )
     mask[-1] = 128
     with pytest.raises(InvalidStateError, match="padding bits set behind parameter 'c'"):
         reunify(Method(FULL), state.unified, [Trigger(mask, vector(1))])

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from strategies import prototypes_of
 
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes, build_prototypes
+from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 
 
 def features(seed, rows, columns):
@@ -19,7 +20,7 @@ def unit(values):
 
 TEXT, IMAGES, POOLED = features(0, 3, 8), features(1, 20, 8), features(2, 20, 5)
 LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no image
-PROTOTYPES = build_prototypes(TEXT, IMAGES, POOLED, LABELS)
+PROTOTYPES = prototypes_of(TEXT, IMAGES, POOLED, LABELS)
 
 
 def test_prototypes_are_means_of_unit_features():

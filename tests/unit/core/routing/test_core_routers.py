@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from strategies import prototypes_of
 
-from condu_cli.core.routing.prototypes import Prototypes, build_prototypes
+from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.core.routing.routers import PaperRouter, Query, rank, router_for
 
 
@@ -17,7 +18,7 @@ def unit(values):
 
 TEXT, IMAGES, POOLED = features(0, 3, 8), features(1, 20, 8), features(2, 20, 5)
 LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no image
-PROTOTYPES = build_prototypes(TEXT, IMAGES, POOLED, LABELS)
+PROTOTYPES = prototypes_of(TEXT, IMAGES, POOLED, LABELS)
 
 EYE = np.eye(4, dtype=np.float32)
 
@@ -29,7 +30,7 @@ def task(text_rows, pooled_rows, counts=None):
 
 
 def test_paper_scores_a_task_by_its_best_prototype():
-    other = build_prototypes(features(9, 6, 8), IMAGES, POOLED, LABELS)
+    other = prototypes_of(features(9, 6, 8), IMAGES, POOLED, LABELS)
     queries = features(5, 11, 8)
     scores = router_for("paper", [PROTOTYPES, other]).scores(Query(queries, POOLED[:11]))
     for column, prototypes in enumerate([PROTOTYPES, other]):

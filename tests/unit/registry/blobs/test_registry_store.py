@@ -58,11 +58,12 @@ def plant(store: BlobStore, header: object, data: bytes = b"") -> str:
 
 def test_what_was_put_is_read_back(store: BlobStore) -> None:
     ref = store.put(TENSORS, metadata={"codec": "condu", "tasks": 3})
-    tensors = store.load(ref.sha256, verify=True)
+    store.verify(ref.sha256)
+    tensors = store.open(ref.sha256)
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         np.testing.assert_array_equal(tensors[name], tensor, strict=True)
-    assert store.metadata(ref.sha256) == {"codec": "condu", "tasks": 3}
+    assert store.open(ref.sha256).metadata == {"codec": "condu", "tasks": 3}
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,7 +79,7 @@ def test_any_array_in_any_memory_layout_survives(
 ) -> None:
     given_array = array.T if transposed else array
     ref = store.put({"x": given_array})
-    loaded = store.load(ref.sha256)["x"]
+    loaded = store.open(ref.sha256)["x"]
     native = given_array.astype(given_array.dtype.newbyteorder("="))
     np.testing.assert_array_equal(loaded, native, strict=True)
 
@@ -150,7 +151,7 @@ def test_metadata_is_part_of_the_content(store: BlobStore) -> None:
         store.put(TENSORS, metadata={"x": 1}).sha256,
     }
     assert len(names) == 3
-    assert store.metadata(store.put(TENSORS).sha256) == {}
+    assert store.open(store.put(TENSORS).sha256).metadata == {}
 
 
 def test_an_existing_blob_is_kept_and_the_draft_dropped(
@@ -292,7 +293,7 @@ def test_a_missing_tmp_folder_is_made(store: BlobStore, paths: RegistryPaths) ->
     ref = store.put(TENSORS)
     store.verify(ref.sha256)
     paths.tmp.rmdir()
-    header, tensors = store.open(ref.sha256).header, store.load(ref.sha256)
+    header, tensors = store.open(ref.sha256).header, dict(store.open(ref.sha256))
     store.remove(ref.sha256)
     store.put_again(ref.sha256, header, tensors)
     store.verify(ref.sha256)
@@ -314,7 +315,8 @@ def test_blobs_put_together_are_those_put_one_by_one(
     assert refs == [store.put(tensors) for tensors in mappings]
     assert {path: path.stat().st_mtime_ns for path in files_in(paths.blobs)} == before
     for ref, tensors in zip(refs, mappings, strict=True):
-        np.testing.assert_array_equal(store.load(ref.sha256, verify=True)["x"], tensors["x"])
+        store.verify(ref.sha256)
+        np.testing.assert_array_equal(store.open(ref.sha256)["x"], tensors["x"])
     assert store.put_all([]) == []
 
 
@@ -426,7 +428,7 @@ def test_an_iterator_is_one_mapping_ahead_and_stays_in_its_thread(store: BlobSto
 
 
 def test_a_missing_blob_is_named(store: BlobStore) -> None:
-    for use in (store.open, store.load, store.verify, store.size, store.metadata):
+    for use in (store.open, store.verify, store.size):
         with pytest.raises(IntegrityError, match="a" * 64 + " is missing"):
             use("a" * 64)
     assert not store.exists("a" * 64)
@@ -437,7 +439,7 @@ def test_a_truncated_blob_is_named(store: BlobStore, kept: int) -> None:
     ref = store.put(TENSORS)
     path = store.path(ref.sha256)
     path.write_bytes(path.read_bytes()[:kept])
-    for use in (store.open, store.load, store.verify):
+    for use in (store.open, store.verify):
         with pytest.raises(IntegrityError, match=ref.sha256):
             use(ref.sha256)
 
@@ -461,10 +463,9 @@ def test_a_damaged_header_is_named(store: BlobStore, header: object) -> None:
         content = bytearray(store.path(sha256).read_bytes())
         content[:8] = b"\xff" * 8
         store.path(sha256).write_bytes(content)
-    for use in (store.open, store.load, store.metadata):
-        with pytest.raises(IntegrityError, match=f"blob {sha256} is damaged: ") as failed:
-            use(sha256)
-        assert "condu rollback" in hint_of(failed.value)
+    with pytest.raises(IntegrityError, match=f"blob {sha256} is damaged: ") as failed:
+        store.open(sha256)
+    assert "condu rollback" in hint_of(failed.value)
 
 
 def test_a_dtype_that_numpy_does_not_have_is_named_when_it_is_read(store: BlobStore) -> None:
@@ -475,7 +476,7 @@ def test_a_dtype_that_numpy_does_not_have_is_named_when_it_is_read(store: BlobSt
     with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: tensor 'small' .* F8_E5M2"):
         reader["small"]
     with pytest.raises(IntegrityError, match=r"F8_E5M2"):
-        store.load(ref.sha256)
+        dict(store.open(ref.sha256))
 
 
 @pytest.mark.parametrize("kept", [0, 40, -1])
@@ -494,7 +495,7 @@ def test_a_file_that_is_cut_right_after_its_check_is_named(
 
     monkeypatch.setattr(safetensors, "safe_open", cut_after)
     with pytest.raises(IntegrityError, match=f"blob {ref.sha256} is damaged"):
-        store.load(ref.sha256)
+        dict(store.open(ref.sha256))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -509,7 +510,7 @@ def test_no_flipped_bit_escapes_verify(store: BlobStore, data: st.DataObject) ->
     path.write_bytes(damaged)
     try:
         with pytest.raises(IntegrityError, match=ref.sha256):
-            store.load(ref.sha256, verify=True)
+            store.verify(ref.sha256)
     finally:
         path.write_bytes(sound)
 
@@ -523,7 +524,7 @@ def test_foreign_metadata_is_no_record(store: BlobStore, paths: RegistryPaths, t
     store.path(sha256).parent.mkdir()
     store.path(sha256).write_bytes(content)
     with pytest.raises(IntegrityError, match="metadata"):
-        store.metadata(sha256)
+        _ = store.open(sha256).metadata
 
 
 def test_tensors_are_read_when_they_are_asked_for(store: BlobStore) -> None:
@@ -735,7 +736,7 @@ def test_metadata_that_is_too_deep_is_no_record(store: BlobStore) -> None:
     store.path(sha256).parent.mkdir()
     store.path(sha256).write_bytes(content)
     with pytest.raises(IntegrityError, match="metadata is not JSON"):
-        store.metadata(sha256)
+        _ = store.open(sha256).metadata
 
 
 # --- links ------------------------------------------------------------------------------------
@@ -758,7 +759,7 @@ def test_a_blob_behind_a_link_is_not_read(store: BlobStore, linked: tuple[str, P
     sha256, _ = linked
     assert not store.exists(sha256)
     assert list(store.all()) == []
-    for use in (store.open, store.load, store.verify, store.metadata):
+    for use in (store.open, store.verify):
         with pytest.raises(IntegrityError, match=f"{sha256} is damaged: it is a symbolic link"):
             use(sha256)
 

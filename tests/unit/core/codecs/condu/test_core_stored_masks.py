@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts
+from strategies import layouts, named, packed_mask
 
 from condu_cli.core.arrays.layout import InvalidStateError, ParameterLayout
 from condu_cli.core.codecs.condu import stored_masks
@@ -36,15 +36,7 @@ def random_mask(layout, kind, seed):
         flags = np.zeros(layout.count, dtype=bool)
     if kind == "single" and layout.count:
         flags[generator.integers(layout.count)] = True
-    return masks.pack(
-        layout,
-        {
-            name: flags[offset : offset + size].reshape(shape)
-            for name, shape, size, offset in zip(
-                layout.names, layout.shapes, layout.sizes, layout.offsets, strict=True
-            )
-        },
-    )
+    return packed_mask(layout, named(layout, flags))
 
 
 def sparse_form(packed):
@@ -116,9 +108,8 @@ def test_a_sparse_mask_looks_like_the_array_that_it_stands_for(case):
     assert mask.count() == masks.count(packed) == masks.count(mask)
     assert np.array_equal(mask.dense(), packed)
     assert np.asarray(mask, dtype=np.int64).dtype == np.int64
-    for (name, found), (_, wanted) in zip(
-        masks.unpack(layout, mask), masks.unpack(layout, packed), strict=True
-    ):
+    for name in layout.names:
+        found, wanted = (masks.tensor_mask(m, layout, name) for m in (mask, packed))
         assert np.array_equal(found, wanted), name
 
 
