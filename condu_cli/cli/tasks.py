@@ -272,7 +272,8 @@ def forget(
     The other experts are unified again, which may change them slightly. Older sessions keep the
     task: `condu rollback` brings it back.
     """
-    from condu_cli.workflows.sessions.forgetting import forget, require_head
+    from condu_cli.workflows.sessions.current import require_head
+    from condu_cli.workflows.sessions.forgetting import forget
 
     registry = run.open_registry()
     if run.settings.dry_run:
@@ -289,7 +290,8 @@ def rename(
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
 ) -> None:
     """Commit a session in which a task has another name."""
-    from condu_cli.workflows.sessions.forgetting import check_new_name, rename, require_head
+    from condu_cli.workflows.sessions.current import require_head
+    from condu_cli.workflows.sessions.forgetting import check_new_name, rename
 
     registry = run.open_registry()
     if run.settings.dry_run:

@@ -64,6 +64,31 @@ def names_by_class(
     return tuple(names[name] for name in classes)
 
 
+def places_among(
+    known: tuple[Sequence[str], Sequence[str]], found: tuple[Sequence[str], Sequence[str]]
+) -> list[int] | None:
+    """For each class that was found its place among those known, or None if one is unknown.
+
+    Both are (names, folders). All are known by their names, or else all by their folders, which
+    helps where the names were given in a file.
+    """
+    for known_by, found_by in zip(known, found, strict=True):
+        places = {name: index for index, name in enumerate(known_by)}
+        if places.keys() >= set(found_by):
+            return [places[name] for name in found_by]
+    return None
+
+
+def unknown_among(known: Sequence[str], found: Sequence[str]) -> list[str]:
+    """The names found that are not known."""
+    return [name for name in found if name not in known]
+
+
+def name_unknown(unknown: Sequence[str]) -> str:
+    """The first of some names, quoted, and how many more there are."""
+    return f"'{unknown[0]}'" + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
+
+
 def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Folders and class names of a task whose pictures are not at hand, in the task's order.
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
+from condu_cli.disk import flush_folder
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.database import rows
 from condu_cli.registry.database.engine import described_errors, make_engine, write
 from condu_cli.registry.database.migration import create_database
 from condu_cli.registry.files.drafts import draft_name, is_abandoned
-from condu_cli.registry.files.durability import flush_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import RegistryConfig
 
@@ -107,10 +107,15 @@ def _fill(root: Path, config: RegistryConfig, command: str) -> None:
         raise
 
 
-def _build(paths: RegistryPaths, config: RegistryConfig, command: str) -> None:
+def make_skeleton(paths: RegistryPaths) -> None:
+    """Make the folders of a registry and its README in an empty folder; OSError if not."""
     for folder in (paths.blobs, paths.backups, paths.tmp):
         folder.mkdir()
     paths.readme.write_text(README, encoding="utf-8")
+
+
+def _build(paths: RegistryPaths, config: RegistryConfig, command: str) -> None:
+    make_skeleton(paths)
     create_database(paths)
     now = utc_now()
     with described_errors(paths.database), write(make_engine(paths.database)) as transaction:

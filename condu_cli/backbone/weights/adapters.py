@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
-from condu_cli.backbone.weights.checkpoints import METADATA_KEY, Checkpoint, flush, read_checkpoint
+from condu_cli.backbone.weights.checkpoints import METADATA_KEY, Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import (
     ForeignExpert,
     check_note,
@@ -31,6 +31,7 @@ from condu_cli.backbone.weights.foreign_experts import (
     some,
     with_known_names,
 )
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ def write_adapter(
             save_file(tensors, draft / WEIGHTS, {METADATA_KEY: note})
             (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)  # safetensors leaves 0600
             for name in (CONFIG, WEIGHTS):
-                flush(draft / name)
+                flush_file(draft / name)
             _move(draft, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        flush(folder)
-        flush(folder.parent)
+        flush_folder(folder)
+        flush_folder(folder.parent)
     except (OSError, SafetensorError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConduError(

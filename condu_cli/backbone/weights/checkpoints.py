@@ -7,7 +7,6 @@ file without condu. Nothing that is read may run code: pickles are loaded with `
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from condu_cli.disk import flush_file, flush_folder, mode_of_new_file
 from condu_cli.errors import ConduError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -70,15 +70,15 @@ def write_checkpoint(
         folder = Path(tempfile.mkdtemp(prefix=".condu-", dir=path.parent))
         try:
             draft = folder / path.name
-            mode = _mode_of_new_files(folder)
+            mode = mode_of_new_file(draft)
             save_file(tensors, draft, {METADATA_KEY: note})
-            draft.chmod(mode)  # safetensors leaves 0600 whatever the umask
-            flush(draft)
+            draft.chmod(mode)
+            flush_file(draft)
             refuse_target(path, overwrite=overwrite)  # writing takes a while
             draft.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        flush(path.parent)
+        flush_folder(path.parent)
     except (OSError, SafetensorError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConduError(
@@ -150,26 +150,6 @@ def _row_major(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain[name] = value.clone() if place in seen else value
         seen.add(place)
     return plain
-
-
-def _mode_of_new_files(folder: Path) -> int:
-    """What the umask makes of a new file; asking for the umask itself would have to change it."""
-    probe = folder / "mode"
-    with probe.open("xb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-    probe.unlink()
-    return mode
-
-
-def flush(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from condu_cli.disk import flush_folder
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.blobs.store import METADATA_KEY, BlobReader, write_durably
-from condu_cli.registry.files.durability import flush_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import canonical_json
 from condu_cli.registry.names import is_task_name, validate_task_name
@@ -38,6 +38,10 @@ class TaskFile:
     def record(self) -> dict[str, Any]:
         """What was stored beside the arrays."""
         return self.arrays.metadata
+
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose names begin so, by the rest of their names."""
+        return {n.removeprefix(prefix): self.arrays[n] for n in self.arrays if n.startswith(prefix)}
 
 
 class TaskFiles:
@@ -115,6 +119,14 @@ class TaskFiles:
         except IntegrityError as error:
             raise self.damaged(path, error.message) from error
         return TaskFile(match["task"], path, reader.size, reader)
+
+    def verified_record(self, file: TaskFile) -> dict[str, Any]:
+        """Hash a file's bytes and return its record; raise IntegrityError if it is damaged."""
+        try:
+            file.arrays.verify()
+            return file.record
+        except IntegrityError as error:
+            raise self.damaged(file.path, error.message) from error
 
     def damaged(self, path: Path, reason: str) -> IntegrityError:
         """Name a file that cannot be used."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.blobs.tensor_files import (
     TensorFile,
@@ -24,7 +25,6 @@ from condu_cli.registry.blobs.tensor_files import (
     write_tensor_file,
 )
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.files.durability import flush_file, flush_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import canonical_json
 from condu_cli.registry.names import is_sha256, validate_sha256
@@ -176,16 +176,6 @@ class BlobStore:
     def open(self, sha256: str) -> BlobReader:
         """Return the blob's tensors, read lazily; raise IntegrityError if it is not whole."""
         return BlobReader(self.path(sha256), sha256)
-
-    def load(self, sha256: str, *, verify: bool = False) -> dict[str, np.ndarray]:
-        """Return all tensors of the blob, with `verify` only after hashing its bytes."""
-        if verify:
-            self.verify(sha256)
-        return dict(self.open(sha256))
-
-    def metadata(self, sha256: str) -> dict[str, Any]:
-        """Return the JSON record that was stored with the tensors."""
-        return self.open(sha256).metadata
 
     def size(self, sha256: str) -> int:
         """Return the blob's size on disk in bytes."""

@@ -7,13 +7,14 @@ since its own reader copies each tensor.
 
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from condu_cli.disk import mode_of_new_file
 
 _LENGTH_BYTES = 8
 _DTYPES = {
@@ -121,11 +122,7 @@ def write_tensor_file(
     folder.mkdir()
     try:
         inside = folder / path.name
-        # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted
-        # mode. It must be gone before: a rename onto a file makes some file systems flush at once.
-        with inside.open("xb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-        inside.unlink()
+        mode = mode_of_new_file(inside)
         save_file({name: _plain(tensor) for name, tensor in tensors.items()}, inside, metadata)
         inside.chmod(mode)
         inside.replace(path)

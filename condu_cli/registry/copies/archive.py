@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from condu_cli._version import __version__
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import IntegrityError, UsageError
 from condu_cli.registry.copies.archive_database import write_clean_database
 from condu_cli.registry.copies.archive_format import (
@@ -37,7 +38,6 @@ from condu_cli.registry.copies.snapshot import (
 )
 from condu_cli.registry.database.engine import described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION
-from condu_cli.registry.files.durability import flush_file, flush_folder
 from condu_cli.registry.manifest import RegistryConfig, canonical_json
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry

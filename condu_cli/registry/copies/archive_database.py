@@ -5,15 +5,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from condu_cli.registry.copies.archive_format import ArchiveError
 from condu_cli.registry.database.engine import described_errors, exclusive_connection, make_engine
-from condu_cli.registry.database.migration import migrations_folder
+from condu_cli.registry.database.migration import run_migrations
 from condu_cli.registry.manifest import RegistryConfig
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 LOCAL_TABLES = frozenset({"sources"})
 """Tables of what is only true on one machine."""
@@ -51,14 +47,6 @@ def set_base(connection: sqlite3.Connection, config: RegistryConfig) -> None:
         "UPDATE registry SET base_id = ?, base_pretrained = ?, fingerprint = ?",
         (config.base.id, config.base.pretrained, config.fingerprint()),
     )
-
-
-def known_revisions() -> set[str]:
-    """Return every schema that this program can read or upgrade."""
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(_config())
-    return {script.revision for script in scripts.walk_revisions()}
 
 
 def check_stranger(database: Path, revision: str, scratch: Path) -> None:
@@ -132,13 +120,9 @@ def _copy_rows(connection: sqlite3.Connection, table: str) -> None:
 
 def _made_schema(revision: str, scratch: Path) -> _Schema:
     """Return the schema that our migrations make."""
-    from alembic import command
-
-    config = _config()
     scratch.touch(exist_ok=False)
     with described_errors(scratch), exclusive_connection(make_engine(scratch)) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        run_migrations(connection, revision)
     with closing(sqlite3.connect(scratch)) as made:
         schema = _schema(made)
     scratch.unlink()
@@ -161,13 +145,3 @@ def _words(sql: object) -> tuple[str, ...]:
     if not isinstance(sql, str):
         raise ArchiveError("its tables have no definition")
     return tuple(_TOKEN.findall(sql))
-
-
-def _config() -> "Config":
-    from alembic.config import Config
-
-    config = Config()
-    # The value passes through ConfigParser, to which a percent sign means something.
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config

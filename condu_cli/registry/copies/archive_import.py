@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, NoReturn
 from unicodedata import category
 
 from condu_cli._version import __version__
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
 from condu_cli.registry.copies.archive import manifest_of, summarise, without_folders
-from condu_cli.registry.copies.archive_database import check_stranger, known_revisions, set_base
+from condu_cli.registry.copies.archive_database import check_stranger, set_base
 from condu_cli.registry.copies.archive_format import (
     ARCHIVE_FORMAT,
     DATABASE,
@@ -38,10 +39,9 @@ from condu_cli.registry.copies.snapshot import (
     move_folder,
     set_wal,
 )
-from condu_cli.registry.creation import README
+from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.engine import connect, described_errors
-from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current
-from condu_cli.registry.files.durability import flush_file, flush_folder
+from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current, known_revisions
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig, Session
@@ -72,8 +72,8 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
         built_beside(place) as draft,
     ):
         contents = _Contents(archive, RegistryPaths(draft))
-        contents.unpack(file, size)
-        history, config = contents.check(base)
+        manifest = contents.unpack(file, size)
+        history, config = contents.check(manifest, base)
         move_folder(draft, place)
     return summarise(place, size, history, config)
 
@@ -106,11 +106,12 @@ class _Contents:
     manifest: dict[str, Any] | None = None
     blobs: int = 0
 
-    def unpack(self, file: BinaryIO, size: int) -> None:
-        """Write the archive's database and blobs; raise IntegrityError for anything else."""
-        for folder in (self.paths.blobs, self.paths.backups, self.paths.tmp):
-            folder.mkdir()
-        self.paths.readme.write_text(README, encoding="utf-8")
+    def unpack(self, file: BinaryIO, size: int) -> dict[str, Any]:
+        """Write the archive's database and blobs, and return its manifest.
+
+        Raises IntegrityError for anything else.
+        """
+        make_skeleton(self.paths)
         reader = ArchiveReader(file, size)
         try:
             for member in reader.members():
@@ -121,15 +122,14 @@ class _Contents:
             self._refuse(f"it has no {DATABASE if self.manifest else MANIFEST}")
         if self.blobs != self.manifest["blobs"]:
             self._refuse(f"it has {self.blobs} blobs, not those that {MANIFEST} counts")
+        return self.manifest
 
-    def check(self, base: str | None) -> tuple[History, RegistryConfig]:
+    def check(self, manifest: dict[str, Any], base: str | None) -> tuple[History, RegistryConfig]:
         """Raise IntegrityError unless what was unpacked is a registry, whole and sound."""
-        if self.manifest is None:
-            raise RuntimeError("unpack comes first")
         try:
-            check_stranger(self.paths.database, self.manifest["schema"], self.paths.tmp / "new")
+            check_stranger(self.paths.database, manifest["schema"], self.paths.tmp / "new")
             ensure_current(self.paths)
-            history, config = self._check_registry(Registry(self.paths), self.manifest)
+            history, config = self._check_registry(Registry(self.paths), manifest)
             if base is not None:
                 config = self._rename_base(config, base)
         except ArchiveError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import IntegrityError, LockedError, UsageError
 from condu_cli.registry.copies.snapshot import (
     DraftPaths,
@@ -21,14 +22,13 @@ from condu_cli.registry.copies.snapshot import (
     described_writing,
     is_free,
     move_folder,
-    remove_database,
     set_wal,
     sound_chunks,
 )
-from condu_cli.registry.creation import README
+from condu_cli.registry.creation import make_skeleton
+from condu_cli.registry.database.copying import remove_database
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.files.durability import flush_file, flush_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.reachability import History
@@ -86,9 +86,7 @@ def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) 
 def _new_backup(registry: Registry, target: Path, on_progress: OnProgress) -> BackupSummary:
     with built_beside(target) as draft:
         paths = RegistryPaths(draft)
-        for folder in (paths.blobs, paths.backups, paths.tmp):
-            folder.mkdir()
-        paths.readme.write_text(README, encoding="utf-8")
+        make_skeleton(paths)
         summary = _Copying(registry, paths, on_progress, frozenset()).run(target, created=True)
         move_folder(draft, target)
     return summary

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from condu_cli.disk import flush_folder
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.creation import draft_folders
+from condu_cli.registry.database.copying import copy_standing_alone
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import ensure_current
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.files.durability import flush_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
@@ -66,15 +67,9 @@ def consistently(registry: Registry, command: str, attempt: Callable[[], _Result
 
 def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
     """Copy the database as it is now into a draft, and return the registry that it describes."""
-    with (
-        described_errors(source.database),
-        closing(connect(source.database)) as original,
-        closing(sqlite3.connect(place.draft)) as copy,
-    ):
+    with described_errors(source.database):
         try:
-            original.backup(copy)
-            # One file that stands alone: no log beside it, nothing to create when it is read.
-            copy.execute("PRAGMA journal_mode = DELETE")
+            copy_standing_alone(source.database, place.draft)
         except sqlite3.OperationalError as error:
             raise ConduError(
                 f"cannot copy {source.database} to {place.draft.parent}: {error}",
@@ -83,13 +78,6 @@ def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
             ) from error
     ensure_current(place)  # a newer condu may have migrated it since it was opened
     return Registry(place)
-
-
-def remove_database(database: Path) -> None:
-    """Remove a draft of a database and what SQLite may have left beside it."""
-    for end in ("", "-journal", "-wal", "-shm"):
-        with suppress(OSError):
-            database.with_name(database.name + end).unlink(missing_ok=True)
 
 
 def set_wal(database: Path) -> None:

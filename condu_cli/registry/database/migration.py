@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli._version import __version__
+from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.clock import utc_now
+from condu_cli.registry.database.copying import copy_standing_alone, remove_database
 from condu_cli.registry.database.engine import (
     connect,
     described_errors,
@@ -24,12 +26,12 @@ from condu_cli.registry.database.engine import (
     make_engine,
 )
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.files.durability import flush_file, flush_folder
 from condu_cli.registry.files.lock import RegistryLock
 from condu_cli.registry.files.paths import RegistryPaths
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from sqlalchemy import Connection
 
 SCHEMA_REVISION = "0003"
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -93,13 +95,7 @@ def back_up(paths: RegistryPaths, label: str) -> Path:
     try:
         for folder in (paths.backups, paths.tmp):
             folder.mkdir(exist_ok=True)  # git, for one, keeps no empty folder
-        with (
-            closing(connect(paths.database)) as source,
-            closing(sqlite3.connect(draft)) as copy,
-        ):
-            source.backup(copy)
-            # A backup stands alone: no log beside it, nothing to create when it is read.
-            copy.execute("PRAGMA journal_mode = DELETE")
+        copy_standing_alone(paths.database, draft)
         flush_file(draft)
         draft.replace(target)
         flush_folder(paths.backups)
@@ -111,9 +107,7 @@ def back_up(paths: RegistryPaths, label: str) -> Path:
             consequence="nothing was changed",
         ) from error
     finally:
-        for end in ("", "-journal", "-wal", "-shm"):
-            with suppress(OSError):
-                draft.with_name(draft.name + end).unlink(missing_ok=True)
+        remove_database(draft)
     return target
 
 
@@ -125,13 +119,27 @@ def migrations_folder() -> Path:
     return Path(__file__).resolve().parents[3] / "migrations"
 
 
-def _refuse_unknown(database: Path) -> None:
-    """Raise RegistryTooNewError unless the database's revision is one that we can upgrade."""
+def known_revisions() -> set[str]:
+    """Return every schema that this program can read or upgrade."""
     from alembic.script import ScriptDirectory
 
-    revision = current_revision(database)
     scripts = ScriptDirectory.from_config(_config())
-    if revision in {script.revision for script in scripts.walk_revisions()}:
+    return {script.revision for script in scripts.walk_revisions()}
+
+
+def run_migrations(connection: "Connection", revision: str) -> None:
+    """Run all missing migrations up to a revision, in the transaction of the caller."""
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _refuse_unknown(database: Path) -> None:
+    """Raise RegistryTooNewError unless the database's revision is one that we can upgrade."""
+    revision = current_revision(database)
+    if revision in known_revisions():
         return
     writer = _written_by(database)
     raise RegistryTooNewError(
@@ -168,14 +176,10 @@ def _config() -> "Config":
 
 def _upgrade(database: Path) -> None:
     """Run all missing migrations in one transaction."""
-    from alembic import command
-
-    config = _config()
     engine = make_engine(database)
     with exclusive_connection(engine) as connection:
-        config.attributes["connection"] = connection
         try:
-            command.upgrade(config, SCHEMA_REVISION)
+            run_migrations(connection, SCHEMA_REVISION)
         except (ValueError, TypeError, RecursionError) as error:  # of a row that condu never wrote
             raise IntegrityError(
                 f"{database} cannot be migrated: its content is not what was written ({error})",

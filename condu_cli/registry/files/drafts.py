@@ -11,6 +11,8 @@ import socket
 import time
 from pathlib import Path
 
+from condu_cli.registry.files.processes import is_running
+
 STALE_SECONDS = 24 * 3600.0
 """After so long without a change, a draft of another machine is nobody's any more."""
 
@@ -26,7 +28,7 @@ def is_abandoned(draft: Path) -> bool:
     """Say whether the process that wrote a draft is gone."""
     match = _OWNER.search(draft.name)
     if match is not None and match["host"] == _host() and os.name != "nt":
-        return not _is_running(int(match["pid"]))
+        return not is_running(int(match["pid"]))
     try:
         return time.time() - draft.lstat().st_mtime > STALE_SECONDS
     except FileNotFoundError:
@@ -35,13 +37,3 @@ def is_abandoned(draft: Path) -> bool:
 
 def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] or "_"
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from condu_cli.errors import ConduError, IntegrityError, LockedError
 from condu_cli.registry.clock import utc_now
+from condu_cli.registry.files.processes import is_running
 
 DEFAULT_TIMEOUT = 10.0
 
@@ -127,10 +128,4 @@ def _is_gone(holder: Holder) -> bool:
     """Say whether the holder ran on this machine and does no more."""
     if os.name == "nt" or holder.host != socket.gethostname():
         return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError, TypeError):
-        return False
-    return False
+    return isinstance(holder.pid, int) and not is_running(holder.pid)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import accuracy
+from condu_cli.data.class_names import name_unknown, places_among, unknown_among
 from condu_cli.data.sources.task_data import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.answers import own_candidates
@@ -205,19 +206,14 @@ def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
 def _class_indices(
     entry: TaskEntry, folders: Sequence[str], names: Sequence[str], root: Path
 ) -> list[int]:
-    """For each class of the data its place in the task: by its name, else by its folder.
-
-    Folders help where the names were given in a file when the task was learned.
-    """
-    recorded = entry.expert.training.get("folders", ())
-    for known, found in ((entry.expert.classes, names), (recorded, folders)):
-        places = {name: index for index, name in enumerate(known)}
-        if places.keys() >= set(found):
-            return [places[name] for name in found]
-    unknown = [name for name in names if name not in entry.expert.classes]
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    """For each class of the data its place in the task: by its name, else by its folder."""
+    classes = entry.expert.classes
+    found = places_among((classes, entry.expert.training.get("folders", ())), (names, folders))
+    if found is not None:
+        return found
+    unknown = unknown_among(classes, names)
     raise DataError(
-        f"{root}: task '{entry.name}' has no class called '{unknown[0]}'{more}",
+        f"{root}: task '{entry.name}' has no class called {name_unknown(unknown)}",
         reason="class-not-learned",
         task=entry.name,
         unknown=unknown,

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from condu_cli._version import __version__
+from condu_cli.disk import nearest_existing
 from condu_cli.errors import ConduError
 
 if TYPE_CHECKING:
@@ -122,9 +123,7 @@ def _check_mini() -> Check:
 
 
 def _check_space(registry_path: Path) -> Check:
-    folder = registry_path
-    while not folder.exists():
-        folder = folder.parent
+    folder = nearest_existing(registry_path)
     free = shutil.disk_usage(folder).free
     ok = free >= FREE_BYTES_WANTED
     found = f"{free / 1e9:.1f} GB free at {folder}"

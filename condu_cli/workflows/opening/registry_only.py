@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from condu_cli.disk import nearest_existing
 from condu_cli.errors import BaseModelError, ConduError, UsageError
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
@@ -88,10 +89,7 @@ def require_space(path: Path, config: RegistryConfig) -> None:
 
 def free_bytes(path: Path) -> int:
     """What is left on the disk where a path is, or would be."""
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest_existing(path)).free
 
 
 def state_bytes(config: RegistryConfig, *, best: bool) -> int:
@@ -103,9 +101,7 @@ def state_bytes(config: RegistryConfig, *, best: bool) -> int:
 
 
 def _require_writable(path: Path) -> None:
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
+    parent = nearest_existing(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConduError(
             f"a registry cannot be created at {path}: {parent} is not a folder to write to",

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.codec import EncodedState
-from condu_cli.errors import NotFoundError, UsageError
+from condu_cli.errors import UsageError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import SessionDraft
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
+from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
 from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
 
@@ -81,18 +82,6 @@ def check_new_name(head: Session, old: str, new: str) -> None:
             raise UsageError(
                 f"there is a task '{new}' already", reason="task-name-in-use", task=new
             )
-
-
-def require_head(registry: Registry) -> Session:
-    """Return HEAD; raise NotFoundError if it holds no tasks."""
-    head = registry.head()
-    if head is None or not head.entries:
-        raise NotFoundError(
-            f"the registry at {registry.path} holds no tasks yet",
-            reason="no-tasks",
-            registry=registry.path,
-        )
-    return head
 
 
 def _committed(registry: Registry, draft: SessionDraft, head: Session, command: str) -> Removal:

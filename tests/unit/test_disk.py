@@ -1,3 +1,5 @@
+"""Flushing, modes and folders; and the times that name what was written."""
+
 import os
 import re
 import stat
@@ -5,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, nearest_existing
 from condu_cli.registry.clock import utc_now
-from condu_cli.registry.files.durability import flush_file, flush_folder
 
 
 @pytest.fixture
@@ -31,6 +33,24 @@ def test_a_file_is_flushed_and_keeps_its_bytes(tmp_path: Path, flushed: list[boo
 def test_a_folder_is_flushed(tmp_path: Path, flushed: list[bool]) -> None:
     flush_folder(tmp_path)
     assert flushed == [True]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_that_the_umask_gives(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        assert mode_of_new_file(tmp_path / "probe") == mode
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_nearest_of_a_path_is_itself_or_a_folder_above(tmp_path: Path) -> None:
+    assert nearest_existing(tmp_path) == tmp_path
+    assert nearest_existing(tmp_path / "a" / "b") == tmp_path
 
 
 def test_times_are_texts_that_sort() -> None:
