@@ -75,15 +75,15 @@ class Chain:
         if before is not None:
             self.differences += self._with_files(saved, before, commit.session)
         head = sum(files_of(self.registry, commit.session).values())
-        total = history_bytes(self.registry)
+        total, seconds = history_bytes(self.registry), commit.seconds
         return {
             "head": head / MEGA,
             "all": total / MEGA,
             "ratio": total / head,
             "copies": sum(self.copies.values()) / MEGA,
             "differences": (head + self.differences) / MEGA,
-            "commit": commit.keep_seconds + commit.unify_seconds + commit.commit_seconds,
-            "pack": commit.pack_seconds,
+            "commit": seconds.keep_seconds + seconds.unify_seconds + seconds.commit_seconds,
+            "pack": seconds.pack_seconds,
         }
 
     def _copy_away(self, session: Session | None) -> dict[Path, bytes]:

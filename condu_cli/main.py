@@ -119,7 +119,7 @@ def _as_condu_error(exc: BaseException) -> ConduError:
         return InterruptedByUserError("interrupted", reason="interrupted")
     if isinstance(exc, typer.TyperException):
         message = " ".join(exc.format_message().split())
-        return UsageError(message, reason="usage", help_command=_help_command(exc))
+        return _usage_error(message, exc)
     lines = str(exc).strip().splitlines()
     return ConduError(
         f"unexpected {type(exc).__name__}: {lines[0] if lines else 'no message'}",
@@ -128,6 +128,22 @@ def _as_condu_error(exc: BaseException) -> ConduError:
     )
 
 
-def _help_command(exc: typer.TyperException) -> str:
-    context = getattr(exc, "ctx", None)
-    return f"{context.command_path if context else 'condu'} --help"
+def _usage_error(message: str, exc: typer.TyperException) -> UsageError:
+    """What Typer refuses; where it is an option of other commands, they are named."""
+    context, option = getattr(exc, "ctx", None), getattr(exc, "option_name", None)
+    if context is None:
+        return UsageError(message, reason="usage", help_command="condu --help")
+    commands = context.find_root().command.commands.items()
+    takers = [name for name, taker in commands if any(option in p.opts for p in taker.params)]
+    if takers == ["init"]:
+        return UsageError(message, reason="option-of-init", option=option)
+    help_command = f"{context.command_path} --help"
+    if not takers:
+        return UsageError(message, reason="usage", help_command=help_command)
+    return UsageError(
+        message,
+        reason="option-of-others",
+        option=option,
+        commands=takers,
+        help_command=help_command,
+    )

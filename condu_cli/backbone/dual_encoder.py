@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from condu_cli.backbone.lora.spec import LoraDefaults, LoraSpec
+    from condu_cli.base_identity import BaseIdentity
 
 TRAIN_CHOICES = ("whole", "image", "text")
 """What of a model may be trained: both towers, or one of them."""
@@ -50,18 +51,6 @@ class Preprocessing:
     """False where the image tower accepts other sizes (convolutional towers)."""
 
 
-@dataclass(frozen=True)
-class BaseInfo:
-    """The identity of a base model, as a registry records it."""
-
-    id: str
-    architecture: str
-    pretrained: str
-    activation: str
-    weights_sha256: str
-    image_size: int
-
-
 class DualEncoder(nn.Module, ABC):
     """An image tower and a text tower that meet in one embedding space of width E.
 
@@ -69,7 +58,7 @@ class DualEncoder(nn.Module, ABC):
     other buffers stay those of the base model, and dropout stays off.
     """
 
-    info: BaseInfo
+    info: BaseIdentity
     preprocessing: Preprocessing
     recipe_family: str
     """Whose recipes fit: a key of train/recipes.json."""
@@ -324,11 +313,11 @@ class DualEncoder(nn.Module, ABC):
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) in trainable)
 
-    def seal(self, info: BaseInfo) -> None:
-        """Freeze what is not trainable and record the identity with the weights' hash."""
+    def seal(self, info: BaseIdentity) -> BaseIdentity:
+        """Freeze what is not trainable; answer with the identity, the weights' hash in it."""
         self.train(False)
         self._freeze()
-        self.info = replace(info, weights_sha256=weights_sha256(self))
+        return replace(info, weights_sha256=weights_sha256(self))
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -9,19 +9,8 @@ import typer
 
 from condu_cli.cli import learn_options as options
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.options import (
-    AlphaOption,
-    ClassNamesOption,
-    DataRootOption,
-    DeviceOption,
-    DownloadOption,
-    FreezeAOption,
-    LoraSeedOption,
-    LoraTargetsOption,
-    RankOption,
-)
+from condu_cli.cli.options import ClassNamesOption, DataRootOption, DeviceOption, DownloadOption
 from condu_cli.cli.output import Mode, Output
-from condu_cli.cli.registries import Method, Train
 from condu_cli.cli.wording import duration, percent, plural, size, unreadable_text
 
 if TYPE_CHECKING:
@@ -31,7 +20,6 @@ if TYPE_CHECKING:
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.learning.estimating import Estimate
     from condu_cli.workflows.learning.planning import LearnPlan, LearnRequest
-    from condu_cli.workflows.learning.registry_kind import RegistryRequest
     from condu_cli.workflows.learning.summaries import LearnSummary
     from condu_cli.workflows.learning.training import Machine
 
@@ -76,19 +64,14 @@ def learn(
     resume: options.ResumeOption = False,
     retrain: options.RetrainOption = False,
     base: options.NewBaseOption = None,
-    method: options.NewMethodOption = None,
-    train: options.NewTrainOption = None,
-    rank: RankOption = None,
-    alpha: AlphaOption = None,
-    lora_targets: LoraTargetsOption = None,
-    freeze_a: FreezeAOption = False,
-    lora_seed: LoraSeedOption = None,
 ) -> "list[LearnSummary]":
     """Fine-tune an expert for a task and commit a new session.
 
     The new expert is unified with all others. Recipe options override the preset for the base
     model and the task; `--dry-run` prints the preset, and so does `condu tasks NAME` for a known
     task.
+
+    Where there is no registry, one is created with the default options; `condu init` has others.
     """
     if devices > 1 and not _is_launched():
         raise typer.Exit(_launch(devices, device))
@@ -120,8 +103,7 @@ def learn(
         "prototype_images": prototype_images,
         "workers": workers,
     }
-    wanted = _wanted(base, method, train, (rank, alpha, lora_targets, freeze_a, lora_seed))
-    given = _Given(pictures, overrides, wanted, seed=seed, download=download, retrain=retrain)
+    given = _Given(pictures, overrides, base, seed=seed, download=download, retrain=retrain)
     if download and run.settings.dry_run:
         _refuse_to_download()
     with _machine(device, save_every or 0) as machine:
@@ -130,7 +112,7 @@ def learn(
         if resume:
             given.refuse_beside_resume()
             return _resume(run, task or [], machine)
-        return _learn(run, given.requests(task or []), wanted, machine, retrain=retrain)
+        return _learn(run, given.requests(task or []), base, machine, retrain=retrain)
 
 
 @dataclass(frozen=True)
@@ -139,7 +121,7 @@ class _Given:
 
     pictures: dict[str, Any]
     overrides: dict[str, Any]
-    wanted: "RegistryRequest"
+    base: str | None
     seed: int | None
     download: bool
     retrain: bool
@@ -178,8 +160,7 @@ class _Given:
         """Everything about a training was settled when it began."""
         from condu_cli.errors import UsageError
 
-        given = [self.seed, *self.pictures.values(), *self.overrides.values()]
-        given += asdict(self.wanted).values()
+        given = [self.seed, self.base, *self.pictures.values(), *self.overrides.values()]
         said = any(value not in (None, ()) for value in given)  # 0 says something too
         if self.retrain or self.download or said:
             raise UsageError(
@@ -196,32 +177,6 @@ def _refuse_to_download() -> NoReturn:
     raise UsageError(
         "--dry-run reads the pictures, but downloads nothing", reason="dry-run-downloads-nothing"
     )
-
-
-def _wanted(
-    base: str | None,
-    method: Method | None,
-    train: Train | None,
-    lora: tuple[int | None, float | None, list[str] | None, bool, int | None],
-) -> "RegistryRequest":
-    from condu_cli.workflows.learning.registry_kind import RegistryRequest
-    from condu_cli.workflows.opening.paradigms import LORA, lora_options
-
-    rank, alpha, targets, freeze_a, lora_seed = lora
-    asked = bool(targets or freeze_a) or any(v is not None for v in (rank, alpha, lora_seed))
-    # LoRA's options say the method as well.
-    name = method.value if method is not None else (LORA if asked else None)
-    request = None
-    if asked and name is not None:
-        request = lora_options(
-            name,
-            rank=rank,
-            alpha=alpha,
-            targets=targets or (),
-            freeze_a=freeze_a,
-            seed=lora_seed,
-        )
-    return RegistryRequest(base, name, train and train.value, request)
 
 
 def _is_launched() -> bool:
@@ -259,7 +214,7 @@ def _machine(device: str, save_every: int) -> "Iterator[Machine]":
 def _learn(
     run: Run,
     requests: "Sequence[LearnRequest]",
-    wanted: "RegistryRequest",
+    base: str | None,
     machine: "Machine",
     *,
     retrain: bool,
@@ -270,27 +225,27 @@ def _learn(
     from condu_cli.workflows.learning.learner import Learner
 
     path = run.registry_path
-    learners = [Learner(path, r, wanted, machine, retrain=retrain) for r in requests]
+    learners = [Learner(path, r, base, machine, retrain=retrain) for r in requests]
     for learner in learners:
         learner.draw()  # a mistake in the last one is named before the base model is loaded
-    plans = [learner.plan() for learner in learners]
+    planned = [learner.plan() for learner in learners]
     if run.settings.dry_run:
-        for learner, plan in zip(learners, plans, strict=True):
-            _show_plan(run.out, learner.estimate(plan), plan)
+        for one in planned:
+            _show_plan(run.out, one.estimate(), one.plan)
         return []
     summaries: list[LearnSummary] = []
     errors: list[ConduError] = []
-    for learner, plan in zip(learners, plans, strict=True):
-        _note_plan(run.out, plan)
+    for one in planned:
+        _note_plan(run.out, one.plan)
         try:
             with run.out.progress(json_events=True) as on_progress:
-                summary = learner.run(plan, on_progress)
+                summary = one.run(on_progress)
         except InterruptedByUserError:
             raise
         except ConduError as exc:
-            if len(plans) == 1 or machine.team.size > 1:  # a team must not come apart
+            if len(planned) == 1 or machine.team.size > 1:  # a team must not come apart
                 raise
-            run.out.warning(f"{plan.request.task} was not learned: {message_of(exc)}")
+            run.out.warning(f"{one.plan.request.task} was not learned: {message_of(exc)}")
             errors.append(exc)
             continue
         if summary is not None:
@@ -298,7 +253,7 @@ def _learn(
             summaries.append(summary)
     if errors:
         raise PartialError(
-            f"{len(errors)} of {len(plans)} tasks were not learned: {errors[0].message}",
+            f"{len(errors)} of {len(planned)} tasks were not learned: {errors[0].message}",
             reason=errors[0].reason,
             **errors[0].facts,
         )

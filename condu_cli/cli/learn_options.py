@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from condu_cli.cli.options import DATA_HELP, PICTURES
-from condu_cli.cli.registries import Method, Train
 
 RECIPE, RUNNING, REGISTRY = "Recipe", "Running", "If the registry is new"
 """Headings of the help."""
@@ -220,14 +219,7 @@ RetrainOption = Annotated[
     _option(RUNNING, "Train again instead of resuming what was kept of the task.", "--retrain"),
 ]
 
-# A registry that does not exist yet
+# A registry that does not exist yet; all its other options belong to `condu init`
 NewBaseOption = Annotated[
     str | None, _option(REGISTRY, "Base model. Default: mini.", "--base", metavar="ID")
-]
-NewMethodOption = Annotated[
-    Method | None,
-    _option(REGISTRY, "Fine-tune all weights, or LoRA factors.", "--method"),
-]
-NewTrainOption = Annotated[
-    Train | None, _option(REGISTRY, "Train both towers, or freeze one of them.", "--train")
 ]

@@ -254,15 +254,15 @@ def import_(
 def _import_expert(run: Run, request: "ImportRequest") -> "ImportSummary | None":
     from condu_cli.workflows.transfers.importing import Importer
 
-    importer = Importer(run.registry_path, request)
-    plan = importer.plan()
+    planned = Importer(run.registry_path, request).plan()
+    plan = planned.plan
     if run.settings.dry_run:
         for warning in plan.warnings:
             run.out.warning(warning)
         run.out.document(_plan_record(plan), lambda out: _print_plan(out, plan))
         return None
     with run.out.progress(json_events=True) as on_progress:
-        summary = importer.run(plan, on_progress)
+        summary = planned.run(on_progress)
     for warning in summary.warnings:
         run.out.warning(warning)
     run.out.document(asdict(summary), lambda out: _print_import(out, summary))
@@ -298,7 +298,7 @@ def _plan_record(plan: "ImportPlan") -> dict[str, Any]:
         "base": plan.base_id,
         "weights": str(plan.request.weights),
         "weights_sha256": plan.weights_sha256,
-        "distance": plan.expert.distance,
+        "distance": plan.distance,
         "classes": list(plan.classes),
         "templates": list(plan.templates),
         "image_size": plan.image_size,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import NotFoundError
 from condu_cli.registry.names import is_sha256, validate_task_name
 
@@ -49,18 +50,6 @@ class ParameterShape:
     def size(self) -> int:
         """How many numbers the parameter holds."""
         return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class BaseIdentity:
-    """The base model that a registry belongs to; its weights are named, not copied."""
-
-    id: str
-    architecture: str
-    pretrained: str
-    activation: str
-    weights_sha256: str
-    image_size: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""What lies on disk, by what it is for; the figures are sizes of real files and add up."""
+"""What lies on disk, by what it is for, beside the checkpoints that it replaces.
+
+The figures are sizes of real files and add up.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +13,7 @@ from condu_cli.registry.manifest import Session
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.repository import Registry
 
+FLOAT_BYTES = 4
 UNIFIED = "unified"
 MASK = "mask"
 PROTOTYPE = "prototype"
@@ -32,16 +36,29 @@ class TaskSizes:
 
 
 @dataclass(frozen=True)
-class StorageSizes:
-    """The bytes of every file under the registry, each in exactly one category.
+class FileSize:
+    """One file: its path below the registry, its bytes, and the category it is counted in."""
+
+    path: str
+    bytes: int
+    category: str
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """All figures in bytes; every file under the registry is counted in exactly one category.
 
     unified, mask and prototype are what HEAD needs; history is what only other sessions or
     nobody needs (patches, and blobs half written, included); trained are experts that wait to be
-    committed, runs are trainings that are not finished; metadata is all the rest. `categories`
-    maps each file, relative to the registry, to the category it is counted in, `file_bytes` to
-    its size.
+    committed, run are unfinished trainings; metadata is all the rest.
+    `base_bytes` is what full fine-tuning of the registry's towers would change of the base model,
+    in float32, also where the registry trains LoRA factors; `parameters` counts what it trains.
+    The base model is not copied into the registry, so `total_bytes` does not include it.
+    `individual_ft_bytes`: one full float32 checkpoint per task, the folder this replaces.
     """
 
+    total_bytes: int
+    base_bytes: int
     unified_bytes: int
     mask_bytes: int
     prototype_bytes: int
@@ -49,28 +66,31 @@ class StorageSizes:
     metadata_bytes: int
     trained_bytes: int
     run_bytes: int
-    total_bytes: int
+    individual_ft_bytes: int
+    parameters: int
     tasks: tuple[TaskSizes, ...]
-    categories: Mapping[Path, str]
-    file_bytes: Mapping[Path, int]
+    files: tuple[FileSize, ...]
 
 
-def measure(registry: Registry) -> StorageSizes:
+def measure(registry: Registry) -> StorageReport:
     """Measure the registry's files as they are now."""
     # The database first: while it is read, it keeps files of its own beside it.
     head = registry.head()
     needed = {} if head is None else _needed(head)
-    categories: dict[Path, str] = {}
-    sizes: dict[Path, int] = {}
-    for path, size in _files(registry.path):
-        relative = path.relative_to(registry.path)
-        categories[relative] = _category(registry.paths, path, needed)
-        sizes[relative] = size
+    sizes = {path.relative_to(registry.path): size for path, size in _files(registry.path)}
+    files = tuple(
+        FileSize(str(path), size, _category(registry.paths, registry.path / path, needed))
+        for path, size in sorted(sizes.items())
+    )
 
     def total(category: str) -> int:
-        return sum(size for path, size in sizes.items() if categories[path] == category)
+        return sum(file.bytes for file in files if file.category == category)
 
-    return StorageSizes(
+    tasks = _task_sizes(registry, head, sizes)
+    base_bytes = registry.config.model_parameter_count * FLOAT_BYTES
+    return StorageReport(
+        total_bytes=sum(sizes.values()),
+        base_bytes=base_bytes,
         unified_bytes=total(UNIFIED),
         mask_bytes=total(MASK),
         prototype_bytes=total(PROTOTYPE),
@@ -78,10 +98,10 @@ def measure(registry: Registry) -> StorageSizes:
         metadata_bytes=total(METADATA),
         trained_bytes=total(TRAINED),
         run_bytes=total(RUN),
-        total_bytes=sum(sizes.values()),
-        tasks=_task_sizes(registry, head, sizes),
-        categories=categories,
-        file_bytes=sizes,
+        individual_ft_bytes=base_bytes * len(tasks),
+        parameters=registry.config.parameter_count,
+        tasks=tasks,
+        files=files,
     )
 
 

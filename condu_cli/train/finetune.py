@@ -117,12 +117,18 @@ def finetune(
         IntegrityError: `start` belongs to other parameters.
 
     """
-    return _Run(model, data, recipe, hooks or Hooks(), team).run(start)
+    return _Run(model, data, recipe, hooks or Hooks(), team, start).run()
 
 
 class _Run:
     def __init__(
-        self, model: DualEncoder, data: TrainingData, recipe: Recipe, hooks: Hooks, team: Team
+        self,
+        model: DualEncoder,
+        data: TrainingData,
+        recipe: Recipe,
+        hooks: Hooks,
+        team: Team,
+        start: RunState | None,
     ) -> None:
         self._model, self._data, self._recipe = model, data, recipe
         self._hooks, self._team = hooks, team
@@ -139,14 +145,13 @@ class _Run:
         self._parts = parts_of(self._sampler.batch_size, recipe.accumulation, team.size)
         self._best: dict[str, Tensor] = {}
         self._history = History()
-
-    def run(self, start: RunState | None) -> FinetuneResult:
         if start is not None:
             self._history = restore(start, self._named, self._optimizer, self._best)
-        self._objective = Objective(self._model, self._data.class_names, self._recipe, self._team)
+        self._objective = Objective(model, data.class_names, recipe, team)
         self._began = time.perf_counter() - self._history.seconds
         self._saved_at = time.perf_counter()
-        self._seen = 0
+
+    def run(self) -> FinetuneResult:
         done = self._history.iteration
         diverged = None
         try:
@@ -196,7 +201,6 @@ class _Run:
         history = self._history
         history.iteration += 1
         history.losses = [*history.losses, loss][-LOSS_WINDOW:]
-        self._seen += self._sampler.batch_size
         self._measure_if_due()
         history.seconds = time.perf_counter() - self._began
         measured = history.validation

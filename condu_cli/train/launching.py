@@ -1,7 +1,15 @@
 """Start the processes of a team on this machine: what `--devices N` does.
 
-`accelerate launch` does the same and also spans machines; this one needs no configuration and
-ends with the exit code of the process that failed.
+`accelerate launch` and `torchrun` may start the processes as well, and also span machines. For
+one machine torch's launcher was tried in the place of this one (torch 2.15), and left:
+
+- `torch.distributed.run` ends with 1 whatever happened, be it 15 for a data set or 130 for an
+  interruption, and prints a traceback of its own where condu prints one line.
+- `torch.distributed.elastic.multiprocessing.start_processes` does give the exit codes. But as soon
+  as one process fails it sends SIGTERM to the others, which process 0 must take for the user's:
+  it says that the training was interrupted and is kept, and hides the error. Each process gets a
+  session of its own, so that Ctrl-C does not reach it. What is passed on (SIGTERM, Ctrl-C), the
+  environment and whose output is shown would stay here; it imports for two seconds.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.registry.manifest import (
-    BaseIdentity,
     Expert,
     ParameterShape,
     RegistryConfig,

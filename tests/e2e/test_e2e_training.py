@@ -18,8 +18,10 @@ import pytest
 from condu_process import program_here
 from PIL import Image
 
+from condu_cli.backbone.base_models import load_base
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning.unfinished import load_unfinished
+from condu_cli.workflows.opening.workspace import new_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +40,7 @@ RECIPE = (
     "--precision",
     "float32",
 )
-NEW = {"full": ("--base", "tiny"), "lora": ("--base", "tiny", "--method", "lora")}
+NEW = ("--base", "tiny")
 TWO = ("--devices", "2", "--device", "cpu")
 # What `accelerate launch --multi_gpu` runs; by itself it starts several processes on GPUs only.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "condu_cli")
@@ -72,8 +74,8 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def train(method: str) -> Trained:
         if method not in done:
-            registry = tmp_path_factory.mktemp(method) / "registry"
-            done[method] = finished(Process(registry, *learning(pictures, method)))
+            registry = place_for(tmp_path_factory.mktemp(method), method)
+            done[method] = finished(Process(registry, *learning(pictures)))
         return done[method]
 
     return train
@@ -83,7 +85,7 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 def by_two(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The same training in two processes."""
     registry = tmp_path_factory.mktemp("two") / "registry"
-    return finished(Process(registry, *learning(pictures, "full"), *TWO))
+    return finished(Process(registry, *learning(pictures), *TWO))
 
 
 class Process:
@@ -136,8 +138,16 @@ def environment(registry: Path) -> dict[str, str]:
     return {**kept, **own, "HF_HUB_OFFLINE": "1"}
 
 
-def learning(pictures: Path, method: str) -> tuple[object, ...]:
-    return ("learn", "--task", "colours", "--data", pictures, "--json", *RECIPE, *NEW[method])
+def place_for(folder: Path, method: str) -> Path:
+    """Where a task can be learned to: nothing is there yet, or an empty LoRA registry."""
+    path = folder / "registry"
+    if method == "lora":
+        Registry.create(path, new_config(load_base("tiny"), method))
+    return path
+
+
+def learning(pictures: Path) -> tuple[object, ...]:
+    return ("learn", "--task", "colours", "--data", pictures, "--json", *RECIPE, *NEW)
 
 
 def finished(process: Process) -> Trained:
@@ -185,7 +195,7 @@ def assert_one_error(err: str, *words: str) -> None:
 def test_a_killed_training_goes_on_bit_for_bit(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path, method: str
 ) -> None:
-    process = Process(tmp_path / "registry", *learning(pictures, method), "--save-every", "1")
+    process = Process(place_for(tmp_path, method), *learning(pictures), "--save-every", "1")
     process.wait_until_it_has_saved()
     process.signal(signal.SIGKILL)
     assert process.end()[0] == -signal.SIGKILL
@@ -207,7 +217,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
 def test_a_training_that_is_asked_to_stop_is_kept_and_goes_on(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = [argument for argument in learning(pictures, "full") if argument != "--json"]
+    arguments = [argument for argument in learning(pictures) if argument != "--json"]
     process = Process(tmp_path / "registry", *arguments, "--save-every", "1")
     process.wait_until_it_has_saved()
     process.signal(number)
@@ -233,7 +243,7 @@ def test_two_processes_learn_what_one_would(
 def test_another_launcher_may_start_the_processes(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path
 ) -> None:
-    arguments = (*learning(pictures, "full"), "--device", "cpu")
+    arguments = (*learning(pictures), "--device", "cpu")
     process = Process(tmp_path / "registry", *arguments, launcher=TORCHRUN)
     assert_the_same_training(finished(process), straight("full"))
 
@@ -280,7 +290,7 @@ def assert_one_speaks(team: Trained) -> None:
 def test_a_team_that_is_asked_to_stop_is_kept_and_goes_on(
     by_two: Trained, pictures: Path, tmp_path: Path
 ) -> None:
-    arguments = [argument for argument in learning(pictures, "full") if argument != "--json"]
+    arguments = [argument for argument in learning(pictures) if argument != "--json"]
     process = Process(tmp_path / "registry", *arguments, *TWO, "--save-every", "1")
     process.wait_until_it_has_saved()
     process.signal(signal.SIGTERM)
@@ -303,9 +313,7 @@ def test_an_error_in_a_team_ends_all_of_it(
     if mistake == "unreadable":
         for picture in (data / "red").iterdir():
             picture.write_text("broken")
-    process = Process(
-        tmp_path / "registry", "learn", "--task", "new", "--data", data, *NEW["full"], *TWO
-    )
+    process = Process(tmp_path / "registry", "learn", "--task", "new", "--data", data, *NEW, *TWO)
     code, out, err = process.end()
     assert (code, out) == (15, "")
     assert_one_error(err, "only one class" if mistake == "one class" else "cannot be read")
@@ -446,7 +454,7 @@ def test_a_mistake_is_refused_before_anything_is_loaded(
     mistake: str,
 ) -> None:
     make_mistakes(tmp_path, make_pictures)
-    forbid(monkeypatch, "condu_cli.workflows.learning.registry_kind.load_base")
+    forbid(monkeypatch, "condu_cli.workflows.opening.registry_kind.load_base")
     forbid(monkeypatch, "condu_cli.data.pictures.picture_files.opened")
     before = sorted(tmp_path.rglob("*"))
     options, code, words = MISTAKES[mistake]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.registry.manifest import BaseIdentity, ParameterShape, RegistryConfig
+from condu_cli.registry.manifest import ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
 from condu_cli.workflows.sessions.moving_head import roll_back

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.dual_encoder import BaseInfo, DualEncoder, Preprocessing
+from condu_cli.backbone.dual_encoder import DualEncoder, Preprocessing
 from condu_cli.backbone.lora.spec import LoraDefaults
 from condu_cli.backbone.models.embedded_weights import (
     IMAGE_WEIGHTS,
@@ -27,6 +27,7 @@ from condu_cli.backbone.models.embedded_weights import (
     TEXT_WEIGHTS,
 )
 from condu_cli.backbone.user_cache import UserCache
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Mini(DualEncoder):
         # it must not enter the hash by which a registry knows its base model.
         embeddings = _kept_embeddings(self._imagenet_class_embeddings)
         self.register_buffer("class_embeddings", embeddings, persistent=False)
-        self.seal(BaseInfo("mini", "efficientnet_lite0+minilm_l6", "mini", "relu6+gelu", "", 224))
+        architecture = "efficientnet_lite0+minilm_l6"
+        self.info = self.seal(BaseIdentity("mini", architecture, "mini", "relu6+gelu", "", 224))
 
     def _imagenet_class_embeddings(self) -> Tensor:
         """Text embeddings of the 1,000 ImageNet class names (1000, E), mean removed.

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.dual_encoder import BaseInfo, DualEncoder, Preprocessing
+from condu_cli.backbone.dual_encoder import DualEncoder, Preprocessing
 from condu_cli.backbone.lora.spec import LoraDefaults
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class OpenClipModel(DualEncoder):
         self._is_cuttable = _has_causal_text(model)
         size = self.preprocessing.image_size
         activation = _activation(model)
-        self.seal(BaseInfo(base_id, spec.architecture, spec.pretrained, activation, "", size))
+        self.info = self.seal(
+            BaseIdentity(base_id, spec.architecture, spec.pretrained, activation, "", size)
+        )
 
     def pool_images(self, pixels: Tensor) -> Tensor:
         """Images (B, 3, H, W) to features before the projection (B, P).

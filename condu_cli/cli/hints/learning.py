@@ -32,8 +32,6 @@ HINTS: dict[str, Hint] = {
     "lora-option-out-of-range": "Leave the option out for the base model's own",
     # The registry that it goes to
     "registry-of-other-kind": "Leave {options} out, or name another --registry",
-    "registry-trains-others": "Leave --train and the LoRA options out (condu show{here} says what "
-    "it trains), or name another --registry",
     "created-meanwhile": "Name another folder with --registry",
     "registry-path-not-writable": "Name another folder with --registry",
     "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could go), or name "

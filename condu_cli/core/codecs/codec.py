@@ -21,7 +21,7 @@ from condu_cli.core.codecs.condu.parts import trigger_of
 from condu_cli.core.codecs.condu.patches import difference, restore
 from condu_cli.core.codecs.condu.stored_masks import encode_mask
 from condu_cli.core.merging import masks
-from condu_cli.core.merging.checks import check_delta
+from condu_cli.core.merging.checks import CheckedDelta, check_delta
 from condu_cli.core.merging.decouple import (
     State,
     Target,
@@ -78,8 +78,8 @@ class Codec(Protocol):
     def prepare(self) -> None:
         """Get ready to encode: whatever takes time and can be done while an expert is trained."""
 
-    def check(self, delta: Tensors) -> None:
-        """Raise InvalidDeltaError for a delta that could not be encoded, naming a parameter."""
+    def check(self, delta: Tensors) -> CheckedDelta:
+        """The delta, checked; raise InvalidDeltaError, naming a parameter, if it is not sound."""
 
     def check_state(self, state: EncodedState) -> None:
         """Raise InvalidStateError naming what does not have its promised form; reads all masks."""
@@ -181,9 +181,9 @@ class ConduCodec:
         if self.layout.count >= WORTH_PREPARING:
             prepare()
 
-    def check(self, delta: Tensors) -> None:
+    def check(self, delta: Tensors) -> CheckedDelta:
         """Names, shapes, dtype and values; see `Codec.check`."""
-        check_delta(self.layout, delta)
+        return check_delta(self.layout, delta)
 
     def check_state(self, state: EncodedState) -> None:
         """Names, dtypes and shapes of all arrays, and the bits of the masks."""

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from condu_cli.core.arrays.bits import Array
 from condu_cli.core.arrays.layout import InvalidDeltaError, ParameterLayout, pattern_fault
 from condu_cli.core.arrays.platforms import platform_of
 from condu_cli.core.passes.vectorised import extremes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from condu_cli.core.arrays.bits import Array
     from condu_cli.core.arrays.platform import Platform
 
 
-def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> None:
+class CheckedDelta(Mapping[str, Array]):
+    """A delta of which `check_delta` has seen every value: nobody looks at them for NaN again.
+
+    Read-only as far as the mapping goes; whoever writes to its arrays breaks the promise.
+    """
+
+    def __init__(self, delta: Mapping[str, Array]) -> None:
+        self._delta = delta
+
+    def __getitem__(self, name: str) -> Array:
+        return self._delta[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._delta)
+
+    def __len__(self) -> int:
+        return len(self._delta)
+
+
+def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> CheckedDelta:
     """Check names, shapes, dtype (float32) and values of a delta, numpy's or torch's.
+
+    To be called where a delta enters: after training, or when it is read from a file.
 
     Raises InvalidDeltaError naming the first parameter that is missing, unexpected, of another
     shape or dtype, or that holds NaN, infinity or a value beyond `LARGEST_VALUE`.
@@ -32,6 +54,7 @@ def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> None:
             fault = pattern_fault(extremes(part).largest)
             if fault:
                 raise InvalidDeltaError(name, fault)
+    return CheckedDelta(delta)
 
 
 def check_forms(layout: ParameterLayout, platform: Platform, tensors: Sequence[Array]) -> None:

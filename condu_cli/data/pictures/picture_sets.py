@@ -64,7 +64,7 @@ class PictureSet:
         self._rules = rules or ReadingRules()
         self._kept = KeptPictures()
         self._too_large = False
-        self._settle(self.samples)
+        self._labels = _labels_of(self.samples)
 
     @classmethod
     def for_training(
@@ -81,10 +81,6 @@ class PictureSet:
     def of(self, samples: Sequence[Sample]) -> PictureSet:
         """A set of other samples, to be read and kept like this one; nothing is read yet."""
         return PictureSet(samples, self._shorter_side, rules=self._rules)
-
-    def _settle(self, samples: Sequence[Sample]) -> None:
-        self.samples = tuple(samples)
-        self._labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -140,7 +136,8 @@ class PictureSet:
         self.unreadable = scan.unreadable
         self._kept = scan.kept
         self._too_large = not len(scan.kept)
-        self._settle(scan.readable)
+        self.samples = tuple(scan.readable)
+        self._labels = _labels_of(self.samples)
 
     def read(self, on_done: Callable[[int], None] | None = None) -> None:
         """Decode every picture once without showing it to anybody; raises as `scan` does."""
@@ -220,3 +217,8 @@ class PictureSet:
             pixels = np.asarray(reduced(image, self._shorter_side))
             self._kept.add(index, pixels)
         return Image.fromarray(pixels)
+
+
+def _labels_of(samples: Sequence[Sample]) -> Tensor:
+    """(N,) int64."""
+    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
 from condu_cli._version import __version__
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.blobs.store import BlobRef
 from condu_cli.registry.database.tables import (
@@ -21,7 +22,6 @@ from condu_cli.registry.database.tables import (
 )
 from condu_cli.registry.manifest import (
     MANIFEST_FORMAT,
-    BaseIdentity,
     Expert,
     Operation,
     ParameterShape,

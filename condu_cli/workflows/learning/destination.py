@@ -12,21 +12,22 @@ from condu_cli.workflows.opening.registry_only import (
     open_if_there,
     require_same_kind,
 )
-from condu_cli.workflows.sessions.committing import new_run, refuse_known_task
+from condu_cli.workflows.sessions.committing import new_run
+from condu_cli.workflows.sessions.current import refuse_known_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.workflows.learning.unfinished import Unfinished
 
 
-class Destination:
-    """The registry that one task goes to, and what its training writes down there.
+class Site:
+    """The place that one task is to be learned to, as it is before anything large is loaded.
 
     `own_file`: the file of a training that is taken up again; `retrain`: whether what is kept of
-    the task may be replaced. `found`: the registry, if it is there; `parent`: its HEAD;
-    `moved_to`: where the registry is, if not where it was asked for.
+    the task may be replaced. `found`: the registry, if it is there.
 
     Raises:
         ConduError: a folder could not be made at the path.
@@ -39,17 +40,11 @@ class Destination:
     def __init__(
         self, path: Path, task: str, own_file: Path | None = None, *, retrain: bool = False
     ) -> None:
-        self.path, self._task = path, task
+        self._path, self._task = path, task
         self._file = own_file
-        self.moved_to: Path | None = None
         self.found: Registry | None = open_if_there(path)
-        self.parent: Session | None = None
-        self._look_at_head()
+        refuse_known_task(None if self.found is None else self.found.head(), task)
         self._replaced = self._left_over(retrain=retrain)
-
-    def _look_at_head(self) -> None:
-        self.parent = None if self.found is None else self.found.head()
-        refuse_known_task(self.parent, self._task)
 
     def _left_over(self, *, retrain: bool) -> list[Path]:
         """Files of earlier trainings of the task, which go when this one is committed."""
@@ -71,7 +66,7 @@ class Destination:
             )
         return []
 
-    def look_again(self, config: RegistryConfig) -> None:
+    def settled(self, config: RegistryConfig) -> Destination:
         """Build on what is HEAD now: an earlier task of the same command may have moved it.
 
         `config`: of the registry, should it have to be created.
@@ -81,12 +76,37 @@ class Destination:
             UsageError: somebody has learned the task meanwhile.
 
         """
-        self.config = config
-        if self.found is None:
-            self.found = open_if_there(self.path)
-            if self.found is not None:
-                require_same_kind(self.found, config)
-        self._look_at_head()
+        registry = self.found
+        if registry is None:
+            registry = open_if_there(self._path)
+            if registry is not None:
+                require_same_kind(registry, config)
+        parent = None if registry is None else registry.head()
+        refuse_known_task(parent, self._task)
+        return Destination(self._path, config, registry, parent, self._file, self._replaced)
+
+
+class Destination:
+    """The registry that one task goes to, and what its training writes down there.
+
+    `config`: the registry's, also while it is not there yet; `parent`: the HEAD to build on;
+    `moved_to`: where the registry is, if not where it was asked for. `Site.settled` makes it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: RegistryConfig,
+        registry: Registry | None,
+        parent: Session | None,
+        own_file: Path | None,
+        replaced: Sequence[Path],
+    ) -> None:
+        self.path, self.config, self.parent = path, config, parent
+        self.moved_to: Path | None = None
+        self._registry = registry
+        self._file = own_file
+        self._replaced = replaced
 
     def registry(self) -> Registry:
         """The registry, created if need be.
@@ -94,13 +114,13 @@ class Destination:
         Where somebody else has created one of another kind there meanwhile, it lies beside that
         one: what was trained must not be lost.
         """
-        if self.found is None:
+        if self._registry is None:
             try:
-                self.found = join_or_create(self.path, self.config, "learn")
+                self._registry = join_or_create(self.path, self.config, "learn")
             except BaseModelError:
                 self.moved_to = self.path.with_name(f"{self.path.name}-{new_run()[:8]}")
-                self.found = Registry.create(self.moved_to, self.config, command="learn")
-        return self.found
+                self._registry = Registry.create(self.moved_to, self.config, command="learn")
+        return self._registry
 
     @property
     def has_kept(self) -> bool:
@@ -118,8 +138,8 @@ class Destination:
 
     def drop(self) -> None:
         """Remove what the training has written down."""
-        if self.found is not None and self._file is not None:
-            self.found.runs.remove(self._file)
+        if self._registry is not None and self._file is not None:
+            self._registry.runs.remove(self._file)
 
     def drop_all(self) -> None:
         """Once the task is committed, remove its training and those that it replaces."""

@@ -158,12 +158,11 @@ def _finish(
         learner = Learner(
             registry.path,
             unfinished.request_now,
-            None,
-            machine,
+            machine=machine,
             resumed=unfinished,
             resumed_from=path,
         )
-        summary = learner.run(learner.plan(), on_progress)
+        summary = learner.plan().run(on_progress)
     except InterruptedByUserError:
         raise
     except ConduError as exc:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from condu_cli.workflows.sessions.committing import CommitSeconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,13 +13,12 @@ if TYPE_CHECKING:
     from condu_cli.workflows.sessions.committing import Commit, TrainedExpert
 
 
-@dataclass(frozen=True)
-class LearnSummary:
+@dataclass(frozen=True, kw_only=True)
+class LearnSummary(CommitSeconds):
     """What a finished `learn` reports; times in seconds. An imported expert has no loss.
 
-    `prototype_seconds` is reading the pictures and building the prototypes from them,
-    `keep_seconds` writing the trained expert down before the commit, `pack_seconds` storing the
-    session before as a patch after it. `validation_accuracy` is that of the weights that were
+    `prototype_seconds` is reading the pictures and building the prototypes from them.
+    `validation_accuracy` is that of the weights that were
     kept, None where nothing was held out; `unreadable` says of every picture that was left out
     what is wrong with it.
     """
@@ -28,10 +29,6 @@ class LearnSummary:
     final_loss: float | None
     train_seconds: float
     prototype_seconds: float
-    keep_seconds: float
-    unify_seconds: float
-    commit_seconds: float
-    pack_seconds: float
     images: int
     classes: int
     tasks: int
@@ -45,16 +42,13 @@ def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
     training = trained.training
     recipe = training.get("recipe", {})
     return LearnSummary(
+        **asdict(commit.seconds),
         session=commit.session.id,
         task=trained.task,
         iterations=training.get("iterations_run", recipe.get("iterations", 0)),
         final_loss=training.get("final_loss"),
         train_seconds=training.get("train_seconds", 0.0),
         prototype_seconds=training.get("prototype_seconds", 0.0),
-        keep_seconds=commit.keep_seconds,
-        unify_seconds=commit.unify_seconds,
-        commit_seconds=commit.commit_seconds,
-        pack_seconds=commit.pack_seconds,
         images=training.get("train_images", 0),
         classes=len(trained.classes),
         tasks=len(commit.session.entries),

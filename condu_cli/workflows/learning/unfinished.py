@@ -6,13 +6,13 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.data.pictures.picture_files import picture_name
 from condu_cli.data.sources.known_tasks import data_root
-from condu_cli.errors import DataError, IntegrityError
+from condu_cli.errors import DataError
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.manifest import canonical_json, plain_record
 from condu_cli.train.recipe import Recipe
@@ -20,7 +20,7 @@ from condu_cli.train.run_state import RunState
 from condu_cli.workflows.learning.planning import LearnRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from condu_cli.data.labelled import Sample
     from condu_cli.registry.blobs.kept_files import TaskFile
@@ -99,11 +99,7 @@ def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
         IntegrityError: the file is damaged, or belongs to another base model or registry.
 
     """
-    try:
-        file.arrays.verify()
-        record = file.record
-    except IntegrityError as exc:
-        raise registry.runs.damaged(file.path, exc.message) from exc
+    record = registry.runs.verified_record(file)
     if record.get("fingerprint") != registry.config.fingerprint():
         raise registry.runs.damaged(file.path, "it belongs to a registry of another base model")
     try:
@@ -113,8 +109,8 @@ def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
             request=LearnRequest.from_record(record["request"]),
             recipe=Recipe(**record["recipe"]),
             data=str(record["data"]),
-            prototypes=Prototypes.from_arrays(_under(PROTOTYPES, file.arrays)),
-            state=RunState(_under(STATE, file.arrays), dict(record["history"])),
+            prototypes=Prototypes.from_arrays(file.under(PROTOTYPES)),
+            state=RunState(file.under(STATE), dict(record["history"])),
             root=Path(record["root"]) if record.get("root") else None,
         )
     except (InvalidStateError, KeyError, TypeError) as exc:
@@ -159,7 +155,3 @@ def check_same_data(unfinished: Unfinished, found: str) -> None:
             reason="pictures-changed",
             task=unfinished.task,
         )
-
-
-def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}

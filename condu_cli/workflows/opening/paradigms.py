@@ -37,16 +37,6 @@ class LoraRequest:
     freeze_a: bool = False
     seed: int | None = None
 
-    def completed(self, spec: LoraSpec) -> LoraRequest:
-        """Return the same request, what it leaves open taken from a registry's options."""
-        return LoraRequest(
-            rank=spec.rank if self.rank is None else self.rank,
-            alpha=spec.alpha if self.alpha is None else self.alpha,
-            targets=self.targets or spec.targets,
-            freeze_a=self.freeze_a or spec.freeze_a,
-            seed=spec.seed if self.seed is None else self.seed,
-        )
-
 
 class MethodSummary(NamedTuple):
     """A registry's paradigm for people and for JSON; without LoRA only the first two are set.

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.base_models import load_recorded_base
 from condu_cli.backbone.deltas import put_weights, weights_of
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.codec import Codec, ConduCodec, ExpertTarget
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.errors import BaseModelError, IntegrityError, NotFoundError, UsageError
-from condu_cli.registry.manifest import (
-    BaseIdentity,
-    ParameterShape,
-    RegistryConfig,
-    Session,
-    TaskEntry,
-)
+from condu_cli.errors import BaseModelError, IntegrityError, UsageError
+from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session, TaskEntry
 from condu_cli.workflows.opening.paradigms import (
     FULL,
     LORA,
@@ -29,12 +23,14 @@ from condu_cli.workflows.opening.paradigms import (
     lora_record,
 )
 from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
+from condu_cli.workflows.sessions.current import require_tasks
 from condu_cli.workflows.sessions.states import codec_for, damaged_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from condu_cli.backbone.dual_encoder import BaseInfo, DualEncoder
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.base_identity import BaseIdentity
     from condu_cli.registry.repository import Registry
 
 
@@ -74,13 +70,7 @@ class Workspace:
 
         """
         self._pinned = pin_head(self.registry)
-        if self._pinned is None or not self._pinned.session.entries:
-            raise NotFoundError(
-                f"the registry at {self.registry.path} holds no tasks yet",
-                reason="no-tasks",
-                registry=self.registry.path,
-            )
-        return self._pinned.session
+        return require_tasks(self.registry, None if self._pinned is None else self._pinned.session)
 
     def expert(self, session: Session, entry: TaskEntry) -> DualEncoder:
         """Decouple one expert into a working copy of the base model.
@@ -199,7 +189,7 @@ def new_config(
     parameters = base.trainable_parameters()
     shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
     return RegistryConfig(
-        base=BaseIdentity(**asdict(base.info)),
+        base=base.info,
         method=method,
         method_options=options,
         codec=ConduCodec.name,
@@ -208,7 +198,7 @@ def new_config(
     )
 
 
-def check_base(registry: Registry, info: BaseInfo) -> None:
+def check_base(registry: Registry, info: BaseIdentity) -> None:
     """Compare a loaded base model with the one that the registry records.
 
     Raises:

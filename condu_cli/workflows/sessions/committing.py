@@ -14,12 +14,12 @@ from condu_cli.errors import (
     HeadMovedError,
     IntegrityError,
     InterruptedByUserError,
-    UsageError,
 )
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.history_packing import pack_parent
 from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
 
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from condu_cli.core.codecs.codec import Codec, EncodedState
+    from condu_cli.core.merging.checks import CheckedDelta
     from condu_cli.registry.blobs.kept_files import TaskFile
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
@@ -45,14 +43,15 @@ DELTA, PROTOTYPES = "delta/", "prototypes/"
 class TrainedExpert:
     """A finished expert on its way into the registry.
 
-    `delta`: float32 of each trainable parameter's shape. `training` is any JSON record of how it
+    `delta`: float32 of each trainable parameter's shape, from `check_delta`, the one place where
+    its values are looked at. `training` is any JSON record of how it
     was made; it travels with the registry, so that no path of this machine belongs in it, but in
     `folder`, where the pictures are. `run` names this very training.
     """
 
     task: str
     kind: str
-    delta: Mapping[str, NDArray[np.float32]]
+    delta: CheckedDelta
     prototypes: Prototypes
     classes: tuple[str, ...]
     templates: tuple[str, ...]
@@ -60,37 +59,31 @@ class TrainedExpert:
     folder: str | None = None
 
 
-@dataclass(frozen=True)
-class Commit:
-    """A committed session, the HEAD that it was built on, and what it took in seconds.
+@dataclass(frozen=True, kw_only=True)
+class CommitSeconds:
+    """What a commit took, in seconds.
 
     `keep_seconds` went into writing the expert down before the lock was taken, `pack_seconds`
     into storing the session before as a patch.
     """
 
-    session: Session
-    parent: Session | None
     keep_seconds: float
     unify_seconds: float
     commit_seconds: float
     pack_seconds: float
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed session, the HEAD that it was built on, and what it took."""
+
+    session: Session
+    parent: Session | None
+    seconds: CommitSeconds
     warnings: tuple[str, ...] = ()
 
 
-def refuse_known_task(head: Session | None, task: str) -> None:
-    """Raise UsageError where the session holds the task already."""
-    for entry in () if head is None else head.entries:
-        if entry.name == task:
-            session = short_id(entry.learned_in or "")
-            raise UsageError(
-                f"task '{task}' is learned already (session {session})",
-                reason="task-known",
-                task=task,
-                session=entry.learned_in,
-            )
-
-
-def check_delta(config: RegistryConfig, delta: Mapping[str, NDArray[np.float32]]) -> None:
+def check_delta(config: RegistryConfig, delta: Mapping[str, Any]) -> CheckedDelta:
     """Refuse a delta that could not be unified, before anything is created or locked.
 
     Raises:
@@ -98,7 +91,7 @@ def check_delta(config: RegistryConfig, delta: Mapping[str, NDArray[np.float32]]
 
     """
     try:
-        codec_for(config).check(delta)
+        return codec_for(config).check(delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
 
@@ -127,7 +120,6 @@ def commit_expert(
         IntegrityError: the current session is damaged; the expert is kept.
 
     """
-    check_delta(registry.config, trained.delta)
     started = time.perf_counter()
     waiting = keep_expert(registry, trained)
     kept = time.perf_counter() - started
@@ -205,12 +197,7 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
         IntegrityError: it is damaged, or was trained for another base model or registry.
 
     """
-    try:
-        waiting.arrays.verify()
-        record = waiting.record
-    except IntegrityError as exc:
-        raise registry.waiting.damaged(waiting.path, exc.message) from exc
-    arrays = waiting.arrays
+    record = registry.waiting.verified_record(waiting)
     if record.get("fingerprint") != registry.config.fingerprint():
         raise IntegrityError(
             f"{waiting.path} was trained for a registry of another base model",
@@ -221,14 +208,14 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
         return TrainedExpert(
             task=waiting.task,
             kind=record["kind"],
-            delta=_under(DELTA, arrays),
-            prototypes=Prototypes.from_arrays(_under(PROTOTYPES, arrays)),
+            delta=codec_for(registry.config).check(waiting.under(DELTA)),
+            prototypes=Prototypes.from_arrays(waiting.under(PROTOTYPES)),
             classes=tuple(record["classes"]),
             templates=tuple(record["templates"]),
             training=dict(record["training"], run=str(record["training"]["run"])),
             folder=record["folder"],
         )
-    except (InvalidStateError, KeyError, TypeError) as exc:
+    except (InvalidDeltaError, InvalidStateError, KeyError, TypeError) as exc:
         raise IntegrityError(
             f"{waiting.path} does not hold a trained expert: {exc}",
             reason="expert-file-damaged",
@@ -239,10 +226,6 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
 def new_run() -> str:
     """A mark for one training, by which its expert is known again."""
     return secrets.token_hex(8)
-
-
-def _under(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {n.removeprefix(prefix): arrays[n] for n in arrays if n.startswith(prefix)}
 
 
 def _host(values: Any) -> Any:
@@ -285,10 +268,12 @@ def _commit_waiting(
         return Commit(
             session=session,
             parent=head,
-            keep_seconds=kept_seconds,
-            unify_seconds=unified - started,
-            commit_seconds=committed - unified,
-            pack_seconds=time.perf_counter() - committed,
+            seconds=CommitSeconds(
+                keep_seconds=kept_seconds,
+                unify_seconds=unified - started,
+                commit_seconds=committed - unified,
+                pack_seconds=time.perf_counter() - committed,
+            ),
             warnings=packed.warnings,
         )
 
@@ -318,12 +303,10 @@ def _unify(
     codec: Codec,
     head: Session | None,
     before: EncodedState,
-    delta: Mapping[str, NDArray[np.float32]],
+    delta: CheckedDelta,
 ) -> EncodedState:
     try:
         return codec.encode(before, delta)
-    except InvalidDeltaError as exc:
-        raise _unusable(exc) from exc
     except InvalidStateError as exc:
         assert head is not None  # noqa: S101 - the empty state is always valid
         raise damaged_session(head, exc) from exc

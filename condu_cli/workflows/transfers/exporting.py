@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.backbone.dual_encoder import DualEncoder
-    from condu_cli.registry.manifest import BaseIdentity, Session, TaskEntry
+    from condu_cli.base_identity import BaseIdentity
+    from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.workflows.opening.workspace import Workspace
 
 FORMAT = 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from condu_cli._version import __version__
-from condu_cli.backbone.base_models import DEFAULT_BASE, canonical_base_id, load_base
+from condu_cli.backbone.base_models import DEFAULT_BASE
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.models.open_clip_models import HUB_PREFIX, is_checkpoint
@@ -23,7 +23,7 @@ from condu_cli.backbone.weights.adapters import (
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
-from condu_cli.data.class_names import class_list
+from condu_cli.data.class_names import class_list, name_unknown, places_among, unknown_among
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.scanning import ReadingRules
@@ -34,16 +34,17 @@ from condu_cli.registry.blobs.store import file_sha256
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.learning.prototyping import build_task_prototypes
 from condu_cli.workflows.opening.paradigms import FULL, LORA
+from condu_cli.workflows.opening.registry_kind import load_kind, refuse_other_base
 from condu_cli.workflows.opening.registry_only import join_or_create, open_if_there
-from condu_cli.workflows.opening.workspace import Workspace, new_config
 from condu_cli.workflows.progress import ProgressCallback, silent
 from condu_cli.workflows.sessions.committing import (
+    CommitSeconds,
     TrainedExpert,
     check_delta,
     commit_expert,
     new_run,
-    refuse_known_task,
 )
+from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.transfers.exporting import ExportNote, read_note
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.merging.checks import CheckedDelta
     from condu_cli.data.labelled import LabelledPictures, Sample
-    from condu_cli.registry.manifest import RegistryConfig
+    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.registry.repository import Registry
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,15 @@ class ImportPlan:
     templates: tuple[str, ...]
     image_size: int
     data: LabelledPictures | None
-    expert: ForeignExpert
+    delta: CheckedDelta
+    distance: float
     weights_sha256: str
     creates_registry: bool
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ImportSummary:
+@dataclass(frozen=True, kw_only=True)
+class ImportSummary(CommitSeconds):
     """What a finished `import` reports; times in seconds, `distance` relative to the base model."""
 
     session: str
@@ -105,15 +109,11 @@ class ImportSummary:
     tasks: int
     distance: float
     prototype_seconds: float
-    keep_seconds: float
-    unify_seconds: float
-    commit_seconds: float
-    pack_seconds: float
     warnings: tuple[str, ...] = field(default=())
 
 
 class Importer:
-    """One run of `import`: `plan` settles and checks everything, `run` commits."""
+    """One expert to import: `plan` settles and checks everything, and gives what can be run."""
 
     def __init__(self, registry_path: Path, request: ImportRequest) -> None:
         validate_task_name(request.task)
@@ -123,7 +123,7 @@ class Importer:
         self._parent = None if self._registry is None else self._registry.head()
         refuse_known_task(self._parent, request.task)
 
-    def plan(self) -> ImportPlan:
+    def plan(self) -> PlannedImport:
         """Read the checkpoint, find its delta, and settle classes and prompts.
 
         Raises:
@@ -142,24 +142,50 @@ class Importer:
         templates = templates_for(request.task, request.templates or _noted_templates(note))
         data = _read_data(request, note)
         folders, classes = _classes(request, note, data)
-        self._base = self._load_base(note)
-        expert = _delta(self._base, found)
-        self._check_usable(expert)
-        return ImportPlan(
+        base, config = load_kind(self._registry, self._base_id(note), request.device)
+        expert = _delta(base, found)
+        delta = _checked(config, expert, request.weights)
+        plan = ImportPlan(
             request=request,
-            base_id=self._base.info.id,
+            base_id=base.info.id,
             classes=classes,
             folders=folders,
             templates=templates,
-            image_size=_settle_image_size(request, note, self._base),
+            image_size=_settle_image_size(request, note, base),
             data=data,
-            expert=expert,
+            delta=delta,
+            distance=expert.distance,
             weights_sha256=file_sha256(checkpoint.path),
             creates_registry=self._registry is None,
             warnings=(*expert.warnings, *_routing_warnings(request.task, data)),
         )
+        return PlannedImport(plan, base, config, self._path, self._registry, self._parent)
 
-    def run(self, plan: ImportPlan, on_progress: ProgressCallback = silent) -> ImportSummary:
+    def _base_id(self, note: ExportNote | None) -> str | None:
+        """The base model that was asked for, or that the file names where there is no registry."""
+        base = self._request.base
+        refuse_other_base(self._registry, base)
+        if base is None and self._registry is None:
+            return _noted_base(self._request, note)
+        return base
+
+
+@dataclass(frozen=True)
+class PlannedImport:
+    """An import that is settled and checked, and that can be run; `Importer.plan` makes it.
+
+    `base`: the base model, loaded; `registry` at `path`, None where one of `config` is to be
+    created; `parent`: its HEAD.
+    """
+
+    plan: ImportPlan
+    base: DualEncoder
+    config: RegistryConfig
+    path: Path
+    registry: Registry | None
+    parent: Session | None
+
+    def run(self, on_progress: ProgressCallback = silent) -> ImportSummary:
         """Build prototypes, unify and commit; until the commit nothing is written.
 
         Raises:
@@ -169,14 +195,14 @@ class Importer:
 
         """
         started = time.perf_counter()
-        prototypes = self._prototypes(plan, on_progress)
+        prototypes = self._prototypes(on_progress)
         seconds = time.perf_counter() - started
-        registry = self._registry or join_or_create(self._path, self._config, "import")
-        data = plan.data
+        registry = self.registry or join_or_create(self.path, self.config, "import")
+        plan, data = self.plan, self.plan.data
         trained = TrainedExpert(
             task=plan.request.task,
             kind="import",
-            delta=plan.expert.delta,
+            delta=plan.delta,
             prototypes=prototypes,
             classes=plan.classes,
             templates=plan.templates,
@@ -186,67 +212,43 @@ class Importer:
         commit = commit_expert(
             registry,
             trained,
-            parent=None if self._parent is None else self._parent.id,
+            parent=None if self.parent is None else self.parent.id,
             command=f"import {trained.task}",
             on_progress=on_progress,
         )
         return ImportSummary(
+            **asdict(commit.seconds),
             session=commit.session.id,
             task=trained.task,
             imported_from=plan.request.weights.name,
             classes=len(plan.classes),
             images=0 if data is None else len(data.train),
             tasks=len(commit.session.entries),
-            distance=plan.expert.distance,
+            distance=plan.distance,
             prototype_seconds=seconds,
-            keep_seconds=commit.keep_seconds,
-            unify_seconds=commit.unify_seconds,
-            commit_seconds=commit.commit_seconds,
-            pack_seconds=commit.pack_seconds,
             warnings=(*plan.warnings, *commit.warnings),
         )
 
-    @property
-    def _config(self) -> RegistryConfig:
-        return self._registry.config if self._registry else new_config(self._base)
-
-    def _check_usable(self, expert: ForeignExpert) -> None:
-        try:
-            check_delta(self._config, expert.delta)
-        except ConduError as exc:
-            path = self._request.weights
-            raise ConduError(exc.message, reason="checkpoint-not-finite", path=path) from exc
-
-    def _load_base(self, note: ExportNote | None) -> DualEncoder:
-        request = self._request
-        if self._registry is None:
-            return load_base(request.base or _noted_base(request, note), request.device)
-        recorded = self._registry.config.base.id
-        if request.base is not None and canonical_base_id(request.base) != recorded:
-            raise UsageError(
-                f"the registry at {self._path} belongs to base model {recorded}, "
-                f"not {request.base}",
-                reason="registry-of-other-kind",
-                parameters=["base"],
-                registry=self._path,
-                recorded=recorded,
-                given=request.base,
-            )
-        return Workspace(self._registry, request.device).base
-
-    def _prototypes(self, plan: ImportPlan, on_progress: ProgressCallback) -> Prototypes:
-        data = plan.data
+    def _prototypes(self, on_progress: ProgressCallback) -> Prototypes:
+        plan, data = self.plan, self.plan.data
         if data is None:
-            return text_prototypes(self._base, plan.classes, plan.templates)
+            return text_prototypes(self.base, plan.classes, plan.templates)
         # Nothing is trained on them: no picture is kept in memory.
         rules = ReadingRules(class_names=plan.classes, keep=False)
         return build_task_prototypes(
-            self._base,
+            self.base,
             PictureSet(data.train, rules=rules),
             plan.classes,
             plan.templates,
             on_progress=on_progress,
         )
+
+
+def _checked(config: RegistryConfig, expert: ForeignExpert, path: Path) -> CheckedDelta:
+    try:
+        return check_delta(config, expert.delta)
+    except ConduError as exc:
+        raise ConduError(exc.message, reason="checkpoint-not-finite", path=path) from exc
 
 
 def _refuse_other_method(path: Path, method: str) -> None:
@@ -324,20 +326,15 @@ def _labelled_as_noted(
     request: ImportRequest, note: ExportNote, data: LabelledPictures
 ) -> LabelledPictures:
     """Match the folders with the noted classes, by name or by folder; some may lack pictures."""
-    for known, found in ((note.classes, data.class_names), (note.folders, data.folders)):
-        places = {name: index for index, name in enumerate(known)}
-        if places.keys() >= set(found):
-            break
-    else:
-        unknown = [name for name in data.class_names if name not in note.classes]
+    index = places_among((note.classes, note.folders), (data.class_names, data.folders))
+    if index is None:
+        unknown = unknown_among(note.classes, data.class_names)
         raise DataError(
-            f"{request.data}: the checkpoint's task has no class called '{unknown[0]}'"
-            + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""),
+            f"{request.data}: the checkpoint's task has no class called {name_unknown(unknown)}",
             reason="class-not-in-checkpoint",
             path=request.data,
             unknown=unknown,
         )
-    index = [places[name] for name in found]
     folders = list(note.folders or note.classes)
     for label, folder in zip(index, data.folders, strict=True):
         folders[label] = folder
@@ -407,7 +404,7 @@ def _record(plan: ImportPlan) -> dict[str, Any]:
         "recipe": {"image_size": plan.image_size},
         "imported_from": plan.request.weights.name,
         "weights_sha256": plan.weights_sha256,
-        "distance": plan.expert.distance,
+        "distance": plan.distance,
         "folders": list(plan.folders),
         "train_images": 0,
         "test_images": 0,

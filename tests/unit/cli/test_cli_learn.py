@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lora_registries import made_registry as made_lora_registry
-from made_registries import made_registry
 
 from condu_cli.cli import learn
 from condu_cli.cli.output import Mode, Output
 from condu_cli.train import launching
 from condu_cli.workflows.learning import learner as workflow
 from condu_cli.workflows.learning.estimating import Estimate
-from condu_cli.workflows.learning.registry_kind import RegistryRequest
 from condu_cli.workflows.learning.summaries import LearnSummary
 
 NEW = ("learn", "--task", "colours", "--base", "tiny")
@@ -32,7 +29,7 @@ def assert_refused(ran, *words, code=2):
 def plan(condu, colours, monkeypatch):
     """The plan of a dry run with some options, its estimate made up."""
     found = Estimate(1.0, 0.1, 1.0, 10**9, 10**6)
-    monkeypatch.setattr(workflow.Learner, "estimate", lambda *_: found)
+    monkeypatch.setattr(workflow.PlannedTask, "estimate", lambda *_: found)
 
     def run(*options):
         ran = condu(*NEW, "--data", colours, "--dry-run", "--json", *options)
@@ -44,15 +41,15 @@ def plan(condu, colours, monkeypatch):
 
 @pytest.fixture
 def asked(condu, monkeypatch):
-    """What `Learner`s are asked for by a command line: one (request, wanted, machine, retrain)."""
+    """What `Learner`s are asked for by a command line: one (request, base, machine, retrain)."""
     calls = []
 
     class AskedError(Exception):
         pass
 
     class Learner:
-        def __init__(self, path, request, wanted, machine, *, retrain):
-            calls.append((request, wanted, machine, retrain))
+        def __init__(self, path, request, base, machine, *, retrain):
+            calls.append((request, base, machine, retrain))
 
         def draw(self):
             raise AskedError
@@ -196,7 +193,7 @@ def test_several_tasks_share_their_options(asked, tmp_path):
 def test_a_mistake_in_the_last_task_is_named_before_the_base_model_is_loaded(
     condu, colours, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("condu_cli.workflows.learning.registry_kind.load_base", lambda *_: 1 / 0)
+    monkeypatch.setattr("condu_cli.workflows.opening.registry_kind.load_base", lambda *_: 1 / 0)
     (tmp_path / "a").symlink_to(colours, target_is_directory=True)
     (tmp_path / "b" / "only").mkdir(parents=True)
     tasks = ("--task", "a", "--task", "b", "--data-root", tmp_path)
@@ -221,8 +218,7 @@ BESIDE_RESUME = [
     ("--seed", 0), ("--lr", 0.1), ("--iterations", 2), ("--warmup", 0), ("--label-smoothing", 0),
     ("--keep", "best"), ("--data", "."), ("--data-root", "."), ("--download",), ("--shots", 1),
     ("--template", "{}"), ("--max-unreadable", 0), ("--workers", 0), ("--retrain",),
-    ("--base", "tiny"), ("--method", "full"), ("--train", "image"), ("--rank", 2),
-    ("--freeze-a",), ("--lora-seed", 0),
+    ("--base", "tiny"),
 ]  # fmt: skip
 
 
@@ -247,60 +243,36 @@ def test_a_dry_run_lists_what_would_go_on(condu, learned):
 # The registry
 
 
-@pytest.mark.parametrize(
-    ("option", "field", "value"),
-    [
-        (("--rank", 2), "rank", 2),
-        (("--alpha", 8), "alpha", 8.0),
-        (("--lora-targets", "*.c_fc"), "targets", ("*.c_fc",)),
-        (("--freeze-a",), "freeze_a", True),
-        (("--lora-seed", 5), "seed", 5),
-        (("--lora-seed", 0), "seed", 0),
-    ],
-)
-def test_an_option_of_lora_says_the_method_as_well(asked, option, field, value):
-    ((_, wanted, _, _),) = asked("--task", "new", *option)
-    assert wanted.method == "lora"
-    assert getattr(wanted.lora, field) == value
+OF_INIT = [
+    "--method",
+    "--train",
+    "--rank",
+    "--alpha",
+    "--lora-targets",
+    "--freeze-a",
+    "--lora-seed",
+]
+OF_INIT += ["--dtype", "--rescaler", "--compat"]
 
 
-def test_without_any_the_defaults_choose(asked):
-    ((_, wanted, _, _),) = asked("--task", "new")
-    assert wanted == RegistryRequest()
-
-
-def test_an_option_of_lora_beside_another_method_is_refused(condu, colours, tmp_path):
-    for option in (("--rank", 2), ("--lora-seed", 0), ("--freeze-a",)):
-        ran = condu(*NEW, "--data", colours, "--method", "full", *option)
-        assert_refused(ran, f"{option[0]} belongs to LoRA, and the method is full")
+@pytest.mark.parametrize("option", OF_INIT)
+def test_what_a_registry_is_belongs_to_init(condu, colours, tmp_path, option):
+    value = () if option == "--freeze-a" else (1,)
+    ran = condu(*NEW, "--data", colours, option, *value)
+    assert_refused(ran, f"No such option: {option}", "condu init -h")
+    assert option not in condu("learn", "--help").out
+    assert option in condu("init", "--help").out
     assert not (tmp_path / "registry").exists()
 
 
-def test_a_new_registry_is_made_as_it_is_asked_for(condu, colours):
-    ran = condu(*NEW, "--data", colours, "--iterations", 1, "--rank", 2, "--train", "image")
-    assert ran.code == 0, ran.err
-    method = json.loads(condu("show", "colours", "--json").out)["method"]
-    assert (method["method"], method["rank"]) == ("lora", 2)
+def test_an_option_of_other_commands_is_said_to_be_theirs(condu, colours):
+    ran = condu(*NEW, "--data", colours, "--labels", "cat,dog")
+    assert_refused(ran, "--labels belongs to condu predict; see condu learn --help")
 
 
-@pytest.mark.parametrize("option", [("--method", "lora"), ("--rank", 2)])
-def test_another_method_than_the_registrys_is_refused(condu, colours, tmp_path, option):
-    made_registry(tmp_path / "registry")
-    ran = condu("learn", "--task", "new", "--data", colours, *option)
-    assert_refused(ran, "belongs to method full, not lora", "Leave --method out")
-
-
-def test_full_fine_tuning_in_a_lora_registry_is_refused(condu, colours, tmp_path):
-    made_lora_registry(tmp_path / "registry")
-    ran = condu("learn", "--task", "new", "--data", colours, "--method", "full")
-    assert_refused(ran, "belongs to method lora, not full", "another --registry")
-
-
-@pytest.mark.parametrize("option", [("--rank", 3), ("--train", "image"), ("--lora-seed", 1)])
-def test_other_parameters_than_the_registrys_are_refused(condu, colours, tmp_path, option):
-    made_lora_registry(tmp_path / "registry")
-    ran = condu("learn", "--task", "new", "--data", colours, *option)
-    assert_refused(ran, "trains other parameters than you ask for", "condu show")
+def test_the_base_model_of_a_new_registry_may_be_named(asked):
+    assert [base for _, base, _, _ in asked("--task", "new", "--base", "tiny")] == ["tiny"]
+    assert [base for _, base, _, _ in asked("--task", "new")] == [None]
 
 
 # Processes
@@ -439,23 +411,3 @@ def test_json_names_all_unreadable_pictures(report):
 )
 def test_options_that_undo_each_other_are_refused(condu, colours, options, words):
     assert_refused(condu(*NEW, "--data", colours, *options), words)
-
-
-@pytest.mark.parametrize(
-    "options", [("--rank", 2), ("--lora-seed", 5), ("--train", "image"), ("--freeze-a",)]
-)
-def test_what_the_registry_is_may_be_said_again(condu, colours, options):
-    made = ("--rank", 2, "--lora-seed", 5, "--train", "image", "--freeze-a")
-    assert condu("init", "--base", "tiny", "--method", "lora", *made).code == 0
-    assert condu("learn", "--task", "a", "--data", colours, "--iterations", 1, *options).code == 0
-
-
-@pytest.mark.parametrize(
-    "options", [("--rank", 4), ("--lora-seed", 0), ("--train", "whole"), ("--train", "text"),
-                ("--alpha", 1), ("--lora-targets", "text.*")]
-)  # fmt: skip
-def test_what_the_registry_is_not_is_refused(condu, colours, options):
-    made = ("--rank", 2, "--lora-seed", 5, "--train", "image")
-    assert condu("init", "--base", "tiny", "--method", "lora", *made).code == 0
-    ran = condu("learn", "--task", "a", "--data", colours, *options)
-    assert_refused(ran, "trains other parameters than you ask for")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from registry_drafts import draft_of
 
-from condu_cli.registry.manifest import BaseIdentity, ParameterShape, RegistryConfig, Session
+from condu_cli.base_identity import BaseIdentity
+from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session
 from condu_cli.registry.repository import Registry
 
 Learn = Callable[..., Session]

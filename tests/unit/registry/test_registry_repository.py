@@ -86,7 +86,7 @@ def test_a_registry_may_be_moved(registry: Registry, learn: Learn, tmp_path: Pat
     session = learn("pets")
     moved = Registry.open(shutil.copytree(registry.path, tmp_path / "elsewhere #2"))
     assert moved.head() == session
-    assert moved.blobs.load(session.entry("pets").part, verify=True)
+    moved.blobs.verify(session.entry("pets").part)
 
 
 # --- committing ------------------------------------------------------------------------------
@@ -246,7 +246,8 @@ def test_a_crash_leaves_the_old_head_and_at_most_unreferenced_blobs(
     assert again.head() == head
     assert again.sessions() == [head]
     assert before < {ref.sha256 for ref in again.blobs.all()}
-    assert all(again.blobs.load(sha256, verify=True) for sha256 in head.blobs())
+    for sha256 in head.blobs():
+        again.blobs.verify(sha256)
     assert learn("b").parent == head.id
 
 

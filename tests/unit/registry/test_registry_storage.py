@@ -6,7 +6,7 @@ import numpy as np
 
 from condu_cli.registry.manifest import Session, SessionDraft
 from condu_cli.registry.repository import Registry
-from condu_cli.registry.storage import measure
+from condu_cli.registry.storage import StorageReport, measure
 
 Learn = Callable[[str], Session]
 
@@ -23,6 +23,10 @@ def files_under(root: Path) -> set[Path]:
     return {path.relative_to(root) for path in root.rglob("*") if not path.is_dir()}
 
 
+def categories(report: StorageReport) -> dict[Path, str]:
+    return {Path(file.path): file.category for file in report.files}
+
+
 def assert_every_byte_is_counted_once(registry: Registry) -> None:
     sizes = measure(registry)
     assert sizes.total_bytes == bytes_under(registry.path)
@@ -35,14 +39,14 @@ def assert_every_byte_is_counted_once(registry: Registry) -> None:
         + sizes.trained_bytes
         + sizes.run_bytes
     )
-    assert set(sizes.categories) == files_under(registry.path)
+    assert set(categories(sizes)) == files_under(registry.path)
 
 
 def test_an_empty_registry_is_metadata_only(registry: Registry) -> None:
     sizes = measure(registry)
     assert sizes.metadata_bytes == sizes.total_bytes == bytes_under(registry.path)
     assert sizes.tasks == ()
-    assert sizes.categories == {
+    assert categories(sizes) == {
         Path("README.txt"): "metadata",
         Path("condu.sqlite"): "metadata",
     }
@@ -100,7 +104,7 @@ def test_experts_that_wait_are_counted_apart(registry: Registry, learn: Learn) -
     after = measure(registry)
     assert after.trained_bytes == first.size + second.size
     assert after.total_bytes == before.total_bytes + after.trained_bytes
-    assert after.categories[first.path.relative_to(registry.path)] == "trained"
+    assert categories(after)[first.path.relative_to(registry.path)] == "trained"
     assert_every_byte_is_counted_once(registry)
 
 
@@ -161,6 +165,6 @@ def test_while_a_writer_works_its_files_are_counted_too(registry: Registry, lear
     with registry.lock("condu learn"), write(make_engine(registry.paths.database)):
         sizes = measure(registry)
         assert {Path("condu.sqlite-wal"), Path("lock"), Path("lock.holder")} <= set(
-            sizes.categories
+            categories(sizes)
         )
         assert_every_byte_is_counted_once(registry)

@@ -11,7 +11,6 @@ from condu_cli.registry.repository import Registry
 from condu_cli.train.recipe import Recipe
 from condu_cli.workflows.learning.learner import Learner
 from condu_cli.workflows.learning.planning import LearnRequest
-from condu_cli.workflows.learning.registry_kind import RegistryRequest
 from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.opening.workspace import Workspace
 
@@ -39,22 +38,22 @@ def plants(tmp_path_factory, make_pictures) -> Path:
 
 
 RECIPE_VALUES = {f.name for f in fields(Recipe)} - {"seed", "template", "method"} | {"epochs"}
-REGISTRY_VALUES = {field.name for field in fields(RegistryRequest)}
 
 
-def learner(path: Path, task: str, data: Path, *, machine=None, retrain=False, **values) -> Learner:
-    """A learner from values of the recipe, the registry and the request, told apart by name."""
+def learner(
+    path: Path, task: str, data: Path, *, base=None, machine=None, retrain=False, **values
+) -> Learner:
+    """A learner from values of the recipe and of the request, told apart by name."""
     overrides = {n: values.pop(n) for n in RECIPE_VALUES & values.keys()}
-    wanted = {n: values.pop(n) for n in REGISTRY_VALUES & values.keys()}
     request = LearnRequest(task=task, data=data, overrides=overrides, **values)
-    return Learner(path, request, RegistryRequest(**wanted), machine or Machine(), retrain=retrain)
+    return Learner(path, request, base, machine or Machine(), retrain=retrain)
 
 
 def learn(path: Path, task: str, data: Path, on_progress=lambda _: None, **values):
     """Run one `learn` from plan to commit."""
     defaults = {"iterations": ITERATIONS, "learning_rate": LEARNING_RATE, "base": "tiny"}
     one = learner(path, task, data, **{**defaults, "precision": "float32", **values})
-    return one.run(one.plan(), on_progress)
+    return one.plan().run(on_progress)
 
 
 @pytest.fixture(name="learner")
@@ -98,7 +97,7 @@ def planned(learner):
 
     def plan(path, data, **values):
         values = {"task": "warm", "base": "tiny", **values}
-        return learner(path, values.pop("task"), data, **values).plan()
+        return learner(path, values.pop("task"), data, **values).plan().plan
 
     return plan
 

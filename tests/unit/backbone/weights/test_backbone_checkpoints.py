@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.backbone.dual_encoder import BaseInfo, Preprocessing
+from condu_cli.backbone.dual_encoder import Preprocessing
 from condu_cli.backbone.models.open_clip_models import OpenClipModel
 from condu_cli.backbone.weights import checkpoints
 from condu_cli.backbone.weights.checkpoints import (
@@ -25,6 +25,7 @@ from condu_cli.backbone.weights.checkpoints import (
     write_checkpoint,
 )
 from condu_cli.backbone.weights.foreign_experts import expert_delta
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, DataError, UsageError
 
@@ -283,7 +284,7 @@ def test_a_damaged_note_is_an_error(expert, path, note):
 def named(architecture, activation, **preprocessing):
     """A model that is only asked how its files are loaded."""
     model = object.__new__(OpenClipModel)
-    info = BaseInfo("x", architecture, "", activation, "", 224)
+    info = BaseIdentity("x", architecture, "", activation, "", 224)
     usual = PreprocessCfg()
     values = {"image_size": 224, "mean": tuple(usual.mean), "std": tuple(usual.std)}
     vars(model).update(info=info, preprocessing=Preprocessing(**{**values, **preprocessing}))

@@ -80,7 +80,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config() -> RegistryConfig:
-    from condu_cli.registry.manifest import BaseIdentity, ParameterShape
+    from condu_cli.base_identity import BaseIdentity
+    from condu_cli.registry.manifest import ParameterShape
 
     base = BaseIdentity("tiny", "tiny", "nothing", "gelu", "b" * 64, 8)
     return RegistryConfig(base, "full", "condu", {}, (ParameterShape("w", (3, 4)),))

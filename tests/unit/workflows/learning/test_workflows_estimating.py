@@ -11,7 +11,8 @@ from condu_cli.workflows.learning.estimating import estimate
 def planned(learner, tmp_path, warm):
     def plan(data=warm, **values):
         one = learner(tmp_path / "registry", "warm", data, base="tiny", **values)
-        return one.plan(), one.base
+        found = one.plan()
+        return found.plan, found.kind.base
 
     return plan
 

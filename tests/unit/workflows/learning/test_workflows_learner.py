@@ -1,6 +1,7 @@
 """Learn: plan, train, keep the expert, unify, commit; nothing on disk before it is trained."""
 
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -10,6 +11,9 @@ from made_registries import flip
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.cli.hints.making import hint_of
+from condu_cli.core.arrays import layout
+from condu_cli.core.arrays.segments import BLOCK_SIZE
+from condu_cli.core.merging import checks, unify
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, DataError, IntegrityError, NoRegistryError, UsageError
 from condu_cli.registry.repository import Registry
@@ -237,6 +241,24 @@ def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, mon
     with pytest.raises(ConduError, match="cannot be unified"):
         learn(path, "warm", warm, iterations=1)
     assert not path.parent.exists()
+
+
+def test_every_value_of_a_delta_is_looked_at_once(path, warm, plants, learn, monkeypatch):
+    """For NaN, infinity and divergence; the unified delta of earlier tasks is another array."""
+    looked_at = []
+    real = layout.pattern_fault
+
+    def counted(largest):
+        looked_at.append(largest)
+        return real(largest)
+
+    for module in (checks, unify):
+        monkeypatch.setattr(module, "pattern_fault", counted)
+    for task, data in (("warm", warm), ("plants", plants)):
+        looked_at.clear()
+        learn(path, task, data, iterations=1)
+        parameters = Registry.open(path).config.parameters
+        assert len(looked_at) == sum(math.ceil(p.size / BLOCK_SIZE) for p in parameters)
 
 
 def test_a_damaged_session_is_not_built_upon(registry_path, warm, learn):

@@ -19,11 +19,11 @@ from condu_cli.backbone.weights.adapters import CONFIG, WEIGHTS
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, DataError, IntegrityError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.paradigms import LoraRequest, lora_options, summary_of
 from condu_cli.workflows.opening.workspace import Workspace, new_config, trained_part
 from condu_cli.workflows.sessions.states import codec_for
 from condu_cli.workflows.sessions.verification import verify
-from condu_cli.workflows.storage_report import report
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 from condu_cli.workflows.transfers.exporting import export_adapter, export_expert
 from condu_cli.workflows.transfers.importing import Importer, ImportRequest
@@ -45,8 +45,7 @@ def expert_of(workspace, task="warm"):
 
 
 def imported(path, weights, task="again", **values):
-    importer = Importer(path, ImportRequest(task=task, weights=weights, **values))
-    return importer.run(importer.plan())
+    return Importer(path, ImportRequest(task=task, weights=weights, **values)).plan().run()
 
 
 # The configuration
@@ -208,7 +207,7 @@ def test_answering_imports_no_peft(tmp_path, make_pictures):
 
 
 def test_full_checkpoints_are_counted_in_parameters_of_the_model(workspace):
-    found = report(workspace.registry)
+    found = measure(workspace.registry)
     full = new_config(load_base("tiny"))
     assert found.base_bytes == 4 * full.parameter_count
     assert found.individual_ft_bytes == 4 * full.parameter_count

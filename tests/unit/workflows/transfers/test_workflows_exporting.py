@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from condu_cli._version import __version__
 from condu_cli.backbone.base_models import load_base
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError, NotFoundError, UsageError
-from condu_cli.registry.manifest import BaseIdentity
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.moving_head import roll_back

@@ -45,8 +45,7 @@ def foreign(exported, tmp_path):
 
 
 def import_task(path, weights, task="moved", **values):
-    importer = Importer(path, ImportRequest(task=task, weights=weights, **values))
-    return importer.run(importer.plan())
+    return Importer(path, ImportRequest(task=task, weights=weights, **values)).plan().run()
 
 
 def answers(workspace, pictures, task=None):
@@ -231,7 +230,7 @@ def test_one_imported_with_pictures_is_measured_on_those_it_has_not_seen(path, e
 
 def plan_of(path, weights, **values):
     values = {"base": "tiny", **values}
-    return Importer(path, ImportRequest(task="moved", weights=weights, **values)).plan()
+    return Importer(path, ImportRequest(task="moved", weights=weights, **values)).plan().plan
 
 
 @pytest.mark.parametrize(
@@ -368,9 +367,9 @@ def test_a_picture_that_cannot_be_read_leaves_nothing_behind(
 
 def test_head_that_moves_meanwhile_is_noticed(registry_path, exported):
     importer = Importer(registry_path, ImportRequest(task="moved", weights=exported))
-    plan = importer.plan()
+    planned = importer.plan()
     registry = Registry.open(registry_path)
     roll_back(registry, lambda found: found.rollback_target(1), "rollback")
     with pytest.raises(ConduError, match="HEAD moved"):
-        importer.run(plan)
+        planned.run()
     assert [entry.name for entry in Registry.open(registry_path).head().entries] == ["warm"]
