@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +21,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Before anything imports torch: more threads than cores slow all of them down several times.
     _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell leaves it so to what it runs in the background; tests are about Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine must not fail a test.
 settings.register_profile("condu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -60,6 +65,13 @@ def _own_cache(cache_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache_folder))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> None:
+    import registry_templates
+
+    registry_templates.keep_in(tmp_path_factory.mktemp("templates"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """LoRA registries of `tiny` with made-up experts: the real factors, no training, no PEFT."""
 
 import numpy as np
+from registry_templates import copy_of
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.core.routing.prototypes import Prototypes
@@ -46,6 +47,11 @@ def commit(registry, task, seed):
 
 
 def made_registry(path, *tasks, **values):
+    """A registry with an expert for each of the tasks; `values` as for `lora_config`."""
+    return copy_of(path, _made_anew, *tasks, **values)
+
+
+def _made_anew(path, *tasks, **values):
     registry = Registry.create(path, lora_config(**values))
     for seed, task in enumerate(tasks):
         commit(registry, task, seed)

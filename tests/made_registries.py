@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+from registry_templates import copy_of
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
@@ -37,8 +38,13 @@ def made_config(dtype: str = "float32", rescaler: str = "row") -> RegistryConfig
     )
 
 
-def made_registry(path: Path, *tasks: str, dtype: str = "float32", rescaler: str = "row"):
-    """Create a registry and commit an expert for each of the tasks."""
+def made_registry(path: Path, *tasks: str, **values: str) -> Registry:
+    """A registry with an expert for each of the tasks; `values` as for `made_config`."""
+    return copy_of(path, made_anew, *tasks, **values)
+
+
+def made_anew(path: Path, *tasks: str, dtype: str = "float32", rescaler: str = "row") -> Registry:
+    """Create a registry and commit an expert for each of the tasks, as things are now."""
     registry = Registry.create(path, made_config(dtype, rescaler))
     for task in tasks:
         learn(registry, task)

@@ -1,7 +1,7 @@
 """Packing: who becomes a patch of whom, and that nothing is removed before it is safe."""
 
 import pytest
-from made_registries import blob_bytes, decoded, flip, learn, made_registry
+from made_registries import blob_bytes, decoded, flip, learn, made_anew, made_registry
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
@@ -30,7 +30,7 @@ def unpacked(tmp_path, monkeypatch) -> Registry:
     """Three sessions that all have their files."""
     with monkeypatch.context() as patch:
         patch.setattr(committing, "pack_parent", lambda *_: Packed())
-        return made_registry(tmp_path / "unpacked", "birds", "cars", "digits")
+        return made_anew(tmp_path / "unpacked", "birds", "cars", "digits")
 
 
 def references(registry) -> dict[str, str]:
