@@ -1,7 +1,8 @@
 """The JSON that programs read. Fields may be added; none may be renamed, removed or retyped.
 
-Real commands on a registry of two tasks of `tiny`. Each kind of command runs as a subprocess;
-where one of its kind did already, main() is called here, which saves the import of torch.
+Real commands on a registry of two tasks of `tiny`. What needs torch is called here, through
+main(), which saves importing it; other commands run as subprocesses, and so do `learn` and
+`predict` in the tests of `e2e`.
 """
 
 import contextlib
@@ -101,13 +102,13 @@ def condu_here(place, cache_folder):
 
 
 @pytest.fixture(scope="module")
-def learned(condu, condu_here, make_pictures, place):
+def learned(condu_here, make_pictures, place):
     """What the two runs of `learn` printed: embedded shapes, and generated colours."""
     make_pictures(place / "colours", ("blue", "red"), 5, 16)
     few = ("--iterations", "3")
     return [
         condu_here("learn", "--task", "shapes", "--base", "tiny", *few),
-        condu("learn", "--task", "colours", "--data", "colours", *few),
+        condu_here("learn", "--task", "colours", "--data", "colours", *few),
     ]
 
 
@@ -118,9 +119,9 @@ def log(condu, learned) -> list:
 
 
 @pytest.fixture(scope="module")
-def routed(condu, learned):
-    """Three pictures whose task nobody names."""
-    return condu("predict", "colours/blue/00.png", "colours/red", "--top", 2)
+def routed(condu_here, learned):
+    """Six pictures whose task nobody names."""
+    return condu_here("predict", "colours/blue/00.png", "colours/red", "--top", "2")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""The main job on real pictures: learn two tasks, forget neither, ask, measure, roll back."""
+"""The main job on real pictures: learn two tasks, forget neither, ask, measure, roll back.
+
+The demo does it on embedded pictures, and is what README's test command runs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from condu_process import Condu
 
-pytestmark = [pytest.mark.slow, pytest.mark.data]
+pytestmark = [pytest.mark.slow, pytest.mark.data, pytest.mark.thorough]
 
 # Enough to be far above zero-shot, short enough for every run of the tests.
 BRIEF = ("--iterations", "60", "--shots", "40", "--image-size", "112")

@@ -29,8 +29,7 @@ def pictures(make_pictures: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def learned(condu: Condu, pictures: Path) -> Condu:
-    condu.ok("init", "--base", "tiny")
-    condu.ok("learn", "--task", "colours", "--data", pictures, *QUICK)
+    condu.ok("learn", "--task", "colours", "--data", pictures, "--base", "tiny", *QUICK)
     return condu
 
 
@@ -129,8 +128,10 @@ def test_a_registry_path_that_is_a_file_is_refused(
     assert file.read_text() == "mine"
 
 
-def test_some_unreadable_inputs_do_not_hide_the_others(learned: Condu, pictures: Path) -> None:
-    done = learned.run("predict", pictures / "blue", "missing.jpg")
+def test_some_unreadable_inputs_do_not_hide_the_others(
+    in_this_process: Callable[..., Done], pictures: Path
+) -> None:
+    done = in_this_process("predict", pictures / "blue", "missing.jpg")
     assert done.returncode == 3
     assert len(done.stdout.splitlines()) == 8
     assert "1 of 9 inputs failed" in done.stderr

@@ -191,7 +191,7 @@ def assert_one_error(err: str, *words: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.thorough)])
 def test_a_killed_training_goes_on_bit_for_bit(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path, method: str
 ) -> None:
@@ -213,7 +213,9 @@ def test_a_killed_training_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM]
+)
 def test_a_training_that_is_asked_to_stop_is_kept_and_goes_on(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -240,6 +242,7 @@ def test_two_processes_learn_what_one_would(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_another_launcher_may_start_the_processes(
     straight: Callable[[str], Trained], pictures: Path, tmp_path: Path
 ) -> None:
@@ -287,6 +290,7 @@ def assert_one_speaks(team: Trained) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_team_that_is_asked_to_stop_is_kept_and_goes_on(
     by_two: Trained, pictures: Path, tmp_path: Path
 ) -> None:
@@ -303,7 +307,9 @@ def test_a_team_that_is_asked_to_stop_is_kept_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", ["one class", "unreadable"])
+@pytest.mark.parametrize(
+    "mistake", ["one class", pytest.param("unreadable", marks=pytest.mark.thorough)]
+)
 def test_an_error_in_a_team_ends_all_of_it(
     make_pictures: Callable[..., Path], tmp_path: Path, mistake: str
 ) -> None:

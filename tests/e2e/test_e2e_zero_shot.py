@@ -16,7 +16,7 @@ from condu_cli.workflows.answering.panel import logits_of, view_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.slow, pytest.mark.data]
+pytestmark = [pytest.mark.slow, pytest.mark.data, pytest.mark.thorough]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("oxford_pets", 0.61), ("scene15", 0.50)])

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
-NAMES = ("learn, first task", "learn, fourth task", "import", "forget", "rollback", "undo", "gc")
+QUICK = ("learn, fourth task", "rollback")
+THOROUGH = ("learn, first task", "import", "forget", "undo", "gc")
+NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.thorough) for name in THOROUGH)]
 ROOM = (*range(0, 200, 16), 400)
 """KiB that are free on the disk: from too little to lock the registry, to enough for all."""
 FILE_SIZES = (0, 300, 900, 2_000, 3_000, 4_000, 6_000, 8_500, 17_000, 25_000, 34_000, 50_000)

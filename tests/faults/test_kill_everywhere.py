@@ -29,6 +29,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SEED = 20260
 RANDOM_KILLS = 25
+QUICK = ("learn, second task", "undo", "migration", "first backup")
+"""One operation of each kind: a commit with its pack, a move of HEAD, a migration, a copy."""
+NAMES = [
+    pytest.param(o.name, marks=() if o.name in QUICK else pytest.mark.thorough) for o in OPERATIONS
+]
 SUMMARY = (
     "{operation}: {steps} kills at steps, {random} at random instants ({ended} came too late), "
     "seed {seed}; {old} left the old state, {new} the new one; {states} different leftovers; "
@@ -48,10 +53,17 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def harness() -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+def harness(
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """The outcome of an operation's harness; as many run at once as there are processors."""
+    selected = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "harness" in item.fixturenames
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {o.name: pool.submit(run_harness, o.name) for o in OPERATIONS}
+        running = {name: pool.submit(run_harness, name) for name in selected}
         yield lambda name: running[name].result()
         pool.shutdown(cancel_futures=True)  # after a failure nobody asks for the rest
 
@@ -71,7 +83,7 @@ def run_harness(name: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_kill_leaves_the_old_state_or_the_new_one(
     name: str,
     harness: Callable[[str], subprocess.CompletedProcess[str]],

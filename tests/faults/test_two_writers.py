@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
 ROUNDS = 6
-READERS = 20
-CHURN_SECONDS = 6
 SEED = 20260
 
 
@@ -159,24 +157,31 @@ def test_a_killed_holder_frees_the_lock_at_once(registry: Registry, holder: Star
 
 
 @pytest.mark.slow
-def test_twenty_readers_never_notice_a_writer(
-    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("readers", "seconds"), [(4, 0), pytest.param(20, 6, marks=pytest.mark.thorough)]
+)
+def test_readers_never_notice_a_writer(
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    readers: int,
+    seconds: int,
 ) -> None:
     tiny.learn(registry, "task1")
     tiny.learn(registry, "task2")
     stop = tmp_path / "stop"
     with (
-        Started("churn", registry.path, CHURN_SECONDS, SEED) as writer,
-        Started("read", registry.path, READERS, stop) as readers,
+        Started("churn", registry.path, seconds, SEED) as writer,
+        Started("read", registry.path, readers, stop) as reading,
     ):
-        readers.wait_until_ready()
+        reading.wait_until_ready()
         (written,) = writer.wait_until_ready().results()
         stop.touch()
-        results = readers.results()
-    assert len(results) == READERS
+        results = reading.results()
+    assert len(results) == readers
     with capsys.disabled():
         passes = sum(result["passes"] for result in results)
-        print(f"\n{READERS} readers, {passes} passes beside {written['counts']}", end="")
+        print(f"\n{readers} readers, {passes} passes beside {written['counts']}", end="")
     for result in results:
         assert result["passes"]
         for session, states in result["found"].items():

@@ -1,6 +1,7 @@
 """`init`: the choices that belong to a registry for good."""
 
 import json
+from itertools import product
 
 import pytest
 
@@ -39,8 +40,17 @@ def test_an_unknown_choice_is_refused(condu, option):
     assert option[1] in ran.err
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-@pytest.mark.parametrize("rescaler", ["global", "tensor", "row"])
+QUICK = {("bfloat16", "global"), ("bfloat16", "tensor"), ("int8", "row")}
+"""Each choice once; what lies between is thorough."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rescaler"),
+    [
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.thorough)
+        for pair in product(("bfloat16", "int8"), ("global", "tensor", "row"))
+    ],
+)
 def test_every_choice_learns_and_predicts(condu, colours, dtype, rescaler):
     condu("init", "--base", "tiny", "--dtype", dtype, "--rescaler", rescaler)
     for task in ("warm", "again"):

@@ -185,22 +185,20 @@ def test_answering_imports_no_peft(tmp_path, make_pictures):
     code = (
         "import sys\n"
         "from condu_cli.main import main\n"
-        "try:\n"
-        "    main(sys.argv[1:])\n"
-        "except SystemExit as done:\n"
-        "    print(done.code, 'torch' in sys.modules, 'peft' in sys.modules)\n"
+        "for named in (['--task', 'warm'], []):\n"
+        "    try:\n"
+        "        main([*sys.argv[1:], *named])\n"
+        "    except SystemExit as done:\n"
+        "        print(done.code, 'torch' in sys.modules, 'peft' in sys.modules)\n"
     )
-    for named in (["--task", "warm"], []):
-        arguments = ["predict", str(picture), *named, "--registry", str(tmp_path / "registry")]
-        run = subprocess.run(
-            [sys.executable, "-c", code, *arguments, "--json"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        *answers, last = run.stdout.splitlines()
-        assert json.loads(answers[0])["label"] in CLASSES, run.stderr
-        assert last == "0 True False"
+    arguments = ["predict", str(picture), "--registry", str(tmp_path / "registry"), "--json"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    named, left, unnamed, left_again = run.stdout.splitlines()
+    for answer in (named, unnamed):
+        assert json.loads(answer)["label"] in CLASSES, run.stderr
+    assert left == left_again == "0 True False"
 
 
 # Storage
