@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
     except BrokenPipeError:
-        # The reader of a pipe left (`condu log | head`): nothing to say and nobody to say it to.
+        # The reader of a pipe left (`condu log | head`): nothing left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (Exception, KeyboardInterrupt) as exc:

@@ -48,11 +48,11 @@ CATALOG = (
 def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     """Load a base model by name onto a device.
 
-    The last one is kept for the next call: nobody changes a base model, experts are copies.
+    The last one is kept for the next call: a base model is never changed, experts are copies.
 
     Raises:
         UsageError: the name makes no sense.
-        BaseModelError: the weights cannot be had or are not what they should be.
+        BaseModelError: the weights cannot be loaded or are not what they should be.
 
     """
     try:

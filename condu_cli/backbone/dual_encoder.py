@@ -251,7 +251,7 @@ class DualEncoder(nn.Module, ABC):
         return self._factors
 
     def merge_factors(self) -> None:
-        """Make an expert's weights follow its factors, after somebody has written those.
+        """Make an expert's weights follow its factors, after those were written.
 
         Nothing to do where the weights themselves are trained, or where PEFT's layers add the
         factors at every call.

@@ -1,7 +1,7 @@
 """Arrays that are worth keeping between runs, in the user's cache folder.
 
 Each file is named by a hash of everything that its content depends on, so that nothing is ever out
-of date; it may be removed at any time. A damaged file counts as absent, and a folder that cannot be
+of date; it may be removed at any time. A corrupt file counts as absent, and a folder that cannot be
 written to is no error: whoever asks computes again.
 """
 
@@ -33,7 +33,7 @@ LIMIT_BYTES = 1 << 30
 """Of each kind; the files that were used least recently go first."""
 DIGEST_BYTES = 32
 STALE_SECONDS = 3600.0
-"""Drafts older than this are nobody's."""
+"""Drafts older than this are left over."""
 
 
 class UserCache:
@@ -74,7 +74,7 @@ class UserCache:
         path = self._path(depends_on)
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and renamed, so that nobody ever reads half of it.
+            # Written beside its place and renamed, so that a half-written file is never read.
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 draft = Path(folder, path.name)
                 draft.write_bytes(hashlib.sha256(content).digest() + content)

@@ -121,7 +121,7 @@ class Tour:
         return after
 
     def _storage(self) -> None:
-        self._step("What lies on disk?", "storage-report")
+        self._step("What is on disk?", "storage-report")
         registries.storage_report(self._run)
 
     def _roll_back(self, digit: Path, first_answer: "list[Answered]") -> bool:

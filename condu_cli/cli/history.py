@@ -86,7 +86,7 @@ def _mark(record: dict[str, Any]) -> str:
 
 
 def _stored(history: "History", session: "Session") -> str:
-    """How its experts lie on disk: in files, as a patch, or not any more."""
+    """How its experts are stored: in files, as a patch, or no longer."""
     if session.id in history.collected:
         return "removed"
     return "files" if history.has_files(session) else "patch"

@@ -164,7 +164,7 @@ class _Given:
         said = any(value not in (None, ()) for value in given)  # 0 says something too
         if self.retrain or self.download or said:
             raise UsageError(
-                "--resume goes on with what was begun; of the options only --task, --device, "
+                "--resume continues what was begun; of the options only --task, --device, "
                 "--devices and --save-every go with it",
                 reason="resume-with-options",
             )
@@ -394,4 +394,4 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
         f"{duration(summary.commit_seconds)}{share}, keeping the expert "
         f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
     )
-    out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback takes it back")
+    out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback undoes it")

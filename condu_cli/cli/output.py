@@ -128,7 +128,7 @@ class Output:
     def confirm(self, question: str, *, assume: bool, show: Callable[["Output"], None]) -> bool:
         """Ask before something that cannot be undone; `show` says what.
 
-        Raises UsageError where nobody can be asked and `assume` (--yes) was not given.
+        Raises UsageError where the user cannot be asked and `assume` (--yes) was not given.
         """
         from condu_cli.errors import UsageError
 

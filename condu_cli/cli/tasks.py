@@ -327,7 +327,7 @@ def _report_session(out: Output, done: "Removal", text: str) -> None:
         largest = max((drift or 0.0 for drift in moved.values()), default=0.0)
         if largest:
             o.text(f"the other experts moved by at most {percent(largest)}")
-        o.hint("condu rollback takes it back")
+        o.hint("condu rollback undoes it")
 
     out.document(record, human)
 

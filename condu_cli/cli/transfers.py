@@ -331,4 +331,4 @@ def _print_import(out: Output, summary: "ImportSummary") -> None:
         f"distance from the base model {summary.distance:.4f} of its norm; unify "
         f"{duration(summary.unify_seconds)}, commit {duration(summary.commit_seconds)}"
     )
-    out.hint(f"condu predict --task {summary.task} PATH asks it; condu rollback takes it back")
+    out.hint(f"condu predict --task {summary.task} PATH asks it; condu rollback undoes it")

@@ -221,7 +221,7 @@ def backup(
         if summary.unneeded_blobs:
             out.hint(
                 f"{plural(summary.unneeded_blobs, 'blob')} of {size(summary.unneeded_bytes)} there "
-                f"belong to nothing any more; condu gc --registry {target} removes them"
+                f"are no longer needed; condu gc --registry {target} removes them"
             )
         out.hint(f"condu verify --registry {target} checks the copy")
 

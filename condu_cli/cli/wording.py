@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from condu_cli.workflows.opening.paradigms import MethodSummary
 
 NAMED = 10
-"""So many unreadable pictures are named on the screen."""
+"""Name at most this many unreadable pictures on the screen."""
 
 
 def size(count: float) -> str:

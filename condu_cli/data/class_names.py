@@ -90,7 +90,7 @@ def name_unknown(unknown: Sequence[str]) -> str:
 
 
 def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Folders and class names of a task whose pictures are not at hand, in the task's order.
+    """Folders and class names of a task whose pictures are not available, in the task's order.
 
     A JSON object gives both, in the folders' alphabetical order, as `read_folder` would find
     them; a list gives names, which then stand for the folders as well.

@@ -22,7 +22,7 @@ SPLIT_SEED = 42
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """What the test split may be called; the first of them that is there is taken."""
 NAMED_IGNORED = 10
-"""So many of the files that were ignored are kept by name."""
+"""Keep the names of at most this many ignored files."""
 
 ByClass: TypeAlias = "Mapping[str, Sequence[Picture]]"
 
@@ -40,7 +40,7 @@ class LabelledPictures:
     """A data set: class names in words, the training and the test pictures.
 
     `folders`: what the classes are called in the source, folders or labels. `ignored` counts
-    files and rows that are no labelled pictures; `ignored_names` names the first of them.
+    files and rows that are not labelled pictures; `ignored_names` names the first of them.
     `empty_classes`: classes of the source without any picture. `spare`: by label, the training
     pictures that a draw left out, in the order in which they step in for unreadable ones.
     """

@@ -1,7 +1,7 @@
 """The splits that the paper's code draws at random, kept as index files.
 
 EuroSAT, Caltech101 and SUN397 have no published split; the authors draw one by torch's
-`random_split` with seed 42. The draw is written down, one bit per picture, so that a task's
+`random_split` with seed 42. The draw is stored, one bit per picture, so that a task's
 test pictures do not depend on a version of torch. `benchmarks/make_splits.py` makes the files.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def split_file(task: str) -> Path:
-    """Where the index file of a task lies in the package."""
+    """The path of a task's index file in the package."""
     return Path(str(files("condu_cli.data") / "splits" / f"{task}.json"))
 
 
@@ -32,7 +32,7 @@ def read_split_file(file: Path) -> NDArray[np.bool_]:
     """Read for each picture, in the set's order, whether it is for training.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or corrupt.
 
     """
     try:

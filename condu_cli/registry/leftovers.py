@@ -1,7 +1,7 @@
 """Files under a registry that nothing in it asks for: what crashes and removed sessions leave.
 
 Only what condu itself writes is ever called a leftover: blobs by their place and name, and drafts
-in tmp/ of processes that are gone. Anything else in the folder belongs to somebody.
+in tmp/ of processes that are gone. Anything else in the folder is not ours.
 """
 
 import shutil

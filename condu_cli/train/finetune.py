@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run came to; time in seconds, over all its parts where it was interrupted.
+    """The result of a run; time in seconds, over all its parts where it was interrupted.
 
     `iterations` is how many were run, `kept_iteration` after which one the expert is as it is.
     `diverged`: what was wrong with the loss after the last of them, where the best weights until
@@ -62,7 +62,7 @@ class FinetuneResult:
 
 
 class TrainingInterruptedError(Exception):
-    """Somebody asked to stop; `state` goes on from after the last finished iteration."""
+    """A stop was requested; `state` resumes after the last finished iteration."""
 
     def __init__(self, state: RunState) -> None:
         super().__init__("training was interrupted")
@@ -109,9 +109,9 @@ def finetune(
     interrupted and goes on from `start`.
 
     Raises:
-        DivergedError: the loss is no longer a number (the learning rate is too high), and no
+        DivergedError: the loss became NaN (the learning rate is too high), and no
             best weights that have learned something are kept.
-        DataError: a picture cannot be read any more.
+        DataError: a picture can no longer be read.
         UsageError: more processes than pictures in a batch.
         TrainingInterruptedError: a hook asked to stop.
         IntegrityError: `start` belongs to other parameters.
@@ -254,13 +254,13 @@ class _Run:
         return bool(self._best) and self._history.best_accuracy > chance
 
     def _is_over(self) -> bool:
-        """Whether the last iteration is done, or enough measurements were no better."""
+        """Whether the last iteration is done, or enough measurements were not better."""
         patience = self._recipe.patience
         tired = bool(patience) and self._history.measured_since_best >= patience
         return tired or self._history.iteration == self._recipe.iterations
 
     def _keep_or_stop(self) -> None:
-        """Write the run down when it is time, and stop when somebody asks for it."""
+        """Save the run when it is time, and stop when asked to."""
         stop, due = self._agreed(self._hooks.stop_requested(), self._is_save_due())
         if stop:
             raise TrainingInterruptedError(self._state())
@@ -276,7 +276,7 @@ class _Run:
         return time.perf_counter() - self._saved_at >= self._hooks.save_every_seconds
 
     def _agreed(self, *wishes: bool) -> list[bool]:
-        """What anybody of the team wants, everybody does, in the same iteration."""
+        """What one process of the team wants, all do, in the same iteration."""
         if self._team.size == 1:
             return list(wishes)
         return [bool(n) for n in self._team.sum(torch.tensor(wishes, dtype=torch.float32))]

@@ -39,7 +39,7 @@ class History:
 
 @dataclass(frozen=True)
 class RunState:
-    """Arrays by name and the history, as they are written down."""
+    """Arrays by name and the history, as they are saved."""
 
     arrays: Arrays
     history: dict[str, Any]

@@ -30,11 +30,11 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether somebody has asked to stop."""
+        """Whether a stop was requested."""
         return self.requested
 
     def __enter__(self) -> StopRequest:
-        # Python allows handlers in the main thread only; elsewhere nobody presses Ctrl-C.
+        # Python allows handlers in the main thread only; elsewhere Ctrl-C does not arrive.
         if threading.current_thread() is threading.main_thread():
             known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
             self._before = {

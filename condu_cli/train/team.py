@@ -56,7 +56,7 @@ class Solo:
         return value
 
     def end(self) -> None:
-        """Nobody is left behind."""
+        """No process is left behind."""
 
 
 class AcceleratedTeam:

@@ -56,7 +56,7 @@ def adaptable_layers(model: nn.Module) -> list[str]:
 
     Exactly these two classes: torch's attention reads the weight of its output projection, a
     subclass, without calling the layer, so that factors beside it would train nothing. A
-    convolution in groups, or with a larger kernel, is no product of two factors of this shape.
+    convolution in groups, or with a larger kernel, is not a product of two factors of this shape.
     """
     return [name for name, module in model.named_modules() if _is_adaptable(module)]
 

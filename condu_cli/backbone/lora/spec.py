@@ -72,7 +72,7 @@ class LoraSpec:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> LoraSpec:
-        """Read a registry's record, which anybody may have written.
+        """Read a registry's record, which is not trusted.
 
         Raises:
             ValueError: it is not what `to_record` gives.

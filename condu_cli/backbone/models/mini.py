@@ -53,7 +53,7 @@ LORA_DEFAULTS = LoraDefaults(
 )
 """MiniLM's MLP layers, and what is closest to them in an EfficientNet: all 1x1 convolutions, which
 hold nearly all of its weights, and the classifier. Most of them have fewer than 200 channels on
-one side, where rank 64 would not be low any more."""
+one side, where rank 64 would no longer be low."""
 
 
 class Mini(DualEncoder):
@@ -204,7 +204,7 @@ def _load_tokenizer() -> Any:
 def _kept_embeddings(compute: Callable[[], Tensor]) -> Tensor:
     """What `compute` gives (1000, E) float32, from this user's cache where it was left before.
 
-    They take longer to compute than one picture's answer. They are no part of what condu ships:
+    They take longer to compute than one picture's answer. They are not part of what condu ships:
     their last bits differ between machines, and an expert must be asked with those that it was
     trained with. So the cache knows them by all that those bits depend on.
     """

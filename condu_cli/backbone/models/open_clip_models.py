@@ -184,7 +184,7 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
     """Build the model and load its weights, downloading them where the tag needs it.
 
     Raises:
-        BaseModelError: the weights cannot be had or do not fit.
+        BaseModelError: the weights cannot be loaded or do not fit.
 
     """
     import open_clip

@@ -179,7 +179,7 @@ def read_adapter(folder: Path) -> Adapter:
 
     Raises:
         UsageError: an adapter that is not plain LoRA.
-        DataError: a file is missing, damaged, or not what PEFT writes.
+        DataError: a file is missing, corrupt, or not what PEFT writes.
 
     """
     try:

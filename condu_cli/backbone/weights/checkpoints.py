@@ -1,4 +1,4 @@
-"""Checkpoint files: a whole model as safetensors, and weights that somebody else has saved.
+"""Checkpoint files: a whole model as safetensors, and weights from elsewhere.
 
 What is written are the names and tensors of the model's own library, so that open_clip loads the
 file without condu. Nothing that is read may run code: pickles are loaded with `weights_only`.
@@ -41,7 +41,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 class Checkpoint:
     """Tensors by name as a file holds them, on the CPU, and what condu noted in it.
 
-    `metadata` is empty where condu did not write the file; it is anybody's claim, not checked.
+    `metadata` is empty where condu did not write the file; it is not checked.
     """
 
     path: Path
@@ -116,7 +116,7 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a .safetensors file, or a .pt, .pth or .bin file that holds nothing but tensors.
 
-    The usual wrappers (`state_dict`, `model_state_dict`, `model`) are taken off.
+    The usual wrappers (`state_dict`, `model_state_dict`, `model`) are removed.
 
     Raises:
         UsageError: a suffix that names neither format.
@@ -186,7 +186,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             path=path,
         ) from exc
     except Exception as exc:
-        # torch meets damaged bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
+        # torch meets corrupt bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
         raise _not_a_checkpoint(path, exc) from exc
     return _unwrapped(found)
 

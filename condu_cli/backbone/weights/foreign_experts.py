@@ -24,7 +24,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
 MAX_DISTANCE = 0.5
 """Relative distance from the base model above which a checkpoint was not fine-tuned from it.
 
-Unrelated weights of the same shapes lie at about 1.4 (two independent vectors of one length);
+Unrelated weights of the same shapes are at about 1.4 (two independent vectors of one length);
 fine-tuned ones far below this threshold."""
 NO_WEIGHTS = ("num_batches_tracked", "position_ids", "attn_mask")
 """Buffers that do not matter to a model in evaluation mode, or follow from its shape."""

@@ -3,7 +3,7 @@
 The passes are one text that asks a platform for what the two do differently: to make arrays, to
 fetch and check those that come from outside, to look at values as bit patterns.
 
-Arrays of the state (unified arrays, masks, rescalers) may lie elsewhere than the platform; they
+Arrays of the state (unified arrays, masks, rescalers) may be elsewhere than on the platform; they
 are moved there one chunk at a time, in the dtype in which they are stored.
 """
 
@@ -67,7 +67,7 @@ class Platform(Protocol):
         """How a unified delta of this dtype is read and written on the platform."""
 
     def is_contiguous(self, array: Array) -> bool:
-        """Whether the elements lie in memory in the order of the axes."""
+        """Whether the elements are in memory in the order of the axes."""
 
     def form_fault(self, layout: ParameterLayout, name: str, values: Array) -> str | None:
         """What is wrong with a parameter's tensor: shape, dtype (float32) or place; or None."""

@@ -6,7 +6,7 @@ on at a time. Sums are taken inside segments and added up in order, so that no r
 the size of the chunks or on the number of threads.
 
 In a chunk's working arrays, shape (segments, padded), every segment starts at a multiple of 64
-elements, so that one 64-bit word of a mask never spans two segments. Where rows are no multiple
+elements, so that one 64-bit word of a mask never spans two segments. Where rows are not a multiple
 of 64 long they are moved apart for that; elsewhere the working arrays are plain copies. The same
 text runs on numpy arrays and on torch tensors.
 """

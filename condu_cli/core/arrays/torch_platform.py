@@ -92,7 +92,7 @@ class TorchPlatform:
     def form_fault(self, layout: ParameterLayout, name: str, values: Array) -> str | None:
         """The layout's answer, or that the tensor is on another device."""
         if not isinstance(values, torch.Tensor):
-            return f"is no torch tensor on {self.device}"
+            return f"is not a torch tensor on {self.device}"
         if values.device != self.device:
             return f"is on {values.device}, not on {self.device}"
         return layout.form_fault(name, values, torch.float32)

@@ -11,7 +11,7 @@ Old experts are never materialised. A decoupled expert is zero or has the sign o
 
     S_j = u_j * sum_i(l_i M_ij) + delta_j   and   max_i |expert_ij| = |u_j| * max{l_i : M_ij = 1}
 
-Elements whose column of mask bits is empty belong to nobody and count as 0. docs/fusion.md has
+Elements whose column of mask bits is empty belong to no task and count as 0. docs/fusion.md has
 the proof.
 
 Arithmetic. A rescaler is a float32 value, so l_i * u_j is exact in float64 and the election is
@@ -143,7 +143,7 @@ class _Pass:
         self.platform = platform
         self.layout = method.layout
         self.groups = method.groups
-        # Without a task no element belongs to anybody: an old unified delta counts as zero.
+        # Without a task no element is owned: an old unified delta counts as zero.
         self.old = method.stored(unified, platform) if unified is not None and triggers else None
         self.old_masks = [platform.source(trigger.mask) for trigger in triggers]
         self.rescalers = self.groups.stack([platform.host(t.rescaler) for t in triggers])

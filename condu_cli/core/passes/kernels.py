@@ -29,7 +29,7 @@ def choose(elements: int, implementation: str | None = None) -> ModuleType:
     Compiled loops that are there already, see `prepare`, are always used.
 
     Without numba it is always `vectorised`, unless `compiled` was asked for by name: then
-    ImportError says why it cannot be had. Raises ValueError for another name.
+    ImportError says why it is not available. Raises ValueError for another name.
     """
     wanted = implementation or os.environ.get(ENVIRONMENT)
     if wanted is not None:

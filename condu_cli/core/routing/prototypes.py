@@ -119,7 +119,7 @@ class PrototypeBuilder:
             raise ValueError(f"labels are {labels.dtype} {labels.shape}, not integers (N,)")
         classes = len(self._counts)
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, not 0..{classes - 1}")
+            raise ValueError(f"labels are in {labels.min()}..{labels.max()}, not 0..{classes - 1}")
         return labels
 
 

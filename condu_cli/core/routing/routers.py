@@ -1,4 +1,4 @@
-"""Routing: which tasks an image belongs to, when nobody names one.
+"""Routing: which tasks an image belongs to, when none is named.
 
 A router scores every task; who then answers, and among which classes, is for a rule to decide.
 One that is not in the table is passed as it is, wherever a router's name is taken.

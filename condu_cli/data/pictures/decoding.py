@@ -44,7 +44,7 @@ START_SECONDS = 2.0
 """Workers are started where they save more: starting and ending two takes 0.4 s where cores are
 idle, 1 s and more where something else computes (2026-11-22, 2 cores)."""
 PILOT = 16
-"""So many pictures are decoded here first, to see how long one takes."""
+"""Decode this many pictures here first, to measure how long one takes."""
 CHUNK = 8
 """Pictures that a worker is given at once."""
 SENDABLE_BYTES = 1 << 20
@@ -156,7 +156,7 @@ def available_cores() -> int:
 
 
 def can_be_sent(pictures: Sequence[Picture]) -> bool:
-    """Whether all the pictures lie on disk, so that a worker needs no more than their names."""
+    """Whether all the pictures are on disk, so that a worker needs no more than their names."""
     stores = {id(p.store): p.store for p in pictures if isinstance(p, StoredPicture)}
     return all(len(pickle.dumps(store)) <= SENDABLE_BYTES for store in stores.values())
 

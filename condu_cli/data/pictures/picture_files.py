@@ -32,7 +32,7 @@ PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
 class PictureStore(Protocol):
-    """Pictures that lie in something else than files of their own; it can be pickled."""
+    """Pictures in something else than files of their own; it can be pickled."""
 
     def picture(self, index: int) -> Image.Image:
         """One picture as `opened` gives it; raises whatever its decoder raises."""
@@ -63,13 +63,13 @@ def open_picture(picture: Picture) -> Image.Image:
     least to its greatest; what is not a number is black.
 
     Raises:
-        DataError: the file is missing, is no picture, is damaged, or is too large.
+        DataError: the file is missing, is not a picture, is corrupt, or is too large.
 
     """
     name = picture_name(picture)
     try:
         with warnings.catch_warnings():
-            # What Pillow warns of, damaged EXIF data or half of its own limit of pixels, either
+            # What Pillow warns of, corrupt EXIF data or half of its own limit of pixels, either
             # does not matter or ends in one of the errors below.
             warnings.simplefilter("ignore")
             return _decoded(picture, name)
@@ -161,7 +161,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        return image  # it is decoded already, only its EXIF data are damaged
+        return image  # it is decoded already, only its EXIF data are corrupt
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -170,7 +170,7 @@ class PictureSet:
         Close the iterator to end the thread or the workers.
 
         Raises:
-            DataError: a picture cannot be read any more.
+            DataError: a picture can no longer be read.
 
         """
         taken: deque[Tensor] = deque()

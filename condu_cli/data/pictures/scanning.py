@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UNREADABLE_SHARE = 0.05
 UNREADABLE_COUNT = 10
-"""So many unreadable pictures are left out without being asked, or that share if it is more."""
+"""Skip up to this many unreadable pictures, or this share if it is more."""
 
 
 @dataclass(frozen=True)

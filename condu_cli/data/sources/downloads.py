@@ -28,7 +28,7 @@ def download_set(task: str, root: Path) -> None:
     is never taken for a data set.
 
     Raises:
-        DataError: torchvision cannot download it, something else lies in its place, or the
+        DataError: torchvision cannot download it, something else is in its place, or the
             download failed.
 
     """

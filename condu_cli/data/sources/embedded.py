@@ -1,7 +1,7 @@
 """Two small tasks that need no download: handwritten digits, and shapes drawn on the spot.
 
 Both are written out as ordinary folders of PNG files, so that everything after this module
-treats them like anybody's pictures.
+treats them like any other pictures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def embedded_folder(task: str) -> Path:
     folder = user_cache_path("condu") / "embedded" / task
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and renamed, so that nobody ever reads half of it.
+        # Written beside its place and renamed, so that a half-written file is never read.
         with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
             write_embedded(task, Path(draft, task))
             try:

@@ -29,7 +29,7 @@ def read_folder(
 ) -> LabelledPictures:
     """Read a data set's layout and class names; no picture is decoded.
 
-    Files in class folders that are no pictures and pictures beside the class folders are
+    Files in class folders that are not pictures and pictures beside the class folders are
     ignored and counted.
 
     Raises:
@@ -68,7 +68,7 @@ def read_split(
     """Read labelled pictures to measure on: folders, class names and samples.
 
     Those of `root/SPLIT` where it is there, else those of `root/train`, else all of `root`:
-    nobody trains on them here, so that nothing is split off, and one class is enough.
+    they are not used for training, so that nothing is split off, and one class is enough.
 
     Raises:
         DataError: no such folder, no pictures, or class names that do not match the folders.
@@ -125,7 +125,7 @@ def _is_split(folder: Path) -> bool:
 
 
 def _stray_pictures(folder: Path) -> list[Path]:
-    """Pictures that lie beside the class folders, in none of them."""
+    """Pictures beside the class folders, in none of them."""
     return sorted(
         path
         for path in folder.iterdir()

@@ -1,6 +1,6 @@
 """A data set that Hugging Face's `datasets` wrote with `save_to_disk`, where it is installed.
 
-The library is no dependency of condu. Pictures are decoded when they are needed, by Pillow like
+The library is not a dependency of condu. Pictures are decoded when they are needed, by Pillow like
 all the others.
 """
 

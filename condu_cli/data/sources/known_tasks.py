@@ -49,7 +49,7 @@ class KnownSet:
     """A public data set. `bytes` is about the size of its download.
 
     `train_images` and `test_images` count the pictures that the task uses of it.
-    `files` lie below `folder`, which lies below the data root; all of them are needed.
+    `files` are below `folder`, which is below the data root; all of them are needed.
     `needs` says what a user puts where, `{root}` stands for the data root.
     """
 
@@ -140,7 +140,7 @@ def data_root() -> Path | None:
 
 
 class State(str, Enum):
-    """How much of a data set lies below a data root."""
+    """How much of a data set is below a data root."""
 
     THERE = "there"
     INCOMPLETE = "incomplete"
@@ -171,14 +171,14 @@ def where(task: str, root: Path) -> Place:
     folder = root / public.folder
     paths = [folder / name for name in public.files]
     missing = tuple(path for path in paths if not path.exists())
-    # A folder that is called like the task may be anybody's folder of pictures.
+    # A folder that is called like the task may be any folder of pictures.
     begun = len(missing) < len(paths) or (public.folder.lower() != task and folder.exists())
     state = State.THERE if not missing else State.INCOMPLETE if begun else State.NOT_THERE
     return Place(folder, state, missing)
 
 
 def plain_folder(task: str, root: Path) -> Path | None:
-    """`root/TASK` if pictures may lie in it that are no public set in its own layout.
+    """`root/TASK` if it may hold pictures that are not a public set in its own layout.
 
     It holds folders, or what Hugging Face's `save_to_disk` wrote.
     """
@@ -195,7 +195,7 @@ def plain_folder(task: str, root: Path) -> Path | None:
 
 
 def known_set_at(folder: Path) -> tuple[str, Path] | None:
-    """Which public data set lies in this folder in its own layout: the task and the data root."""
+    """Which public data set is in this folder in its own layout: the task and the data root."""
     folder = folder if folder.name else folder.absolute()  # `.` has no name
     for task in known_tasks().values():
         public = task.public

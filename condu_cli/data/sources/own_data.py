@@ -49,7 +49,7 @@ def read_source_split(
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
     """Read labelled pictures to measure on: folders or labels, class names and samples.
 
-    Those of the split where it is there, else all of them: nobody trains on them here, so that
+    Those of the split where it is there, else all of them: they are not used for training, so that
     nothing is split off, and one class is enough.
 
     Raises:

@@ -1,6 +1,6 @@
 """The public data sets in their own on-disk layouts, read through torchvision.
 
-Order and identity of classes are torchvision's. No picture is decoded here: those that lie in
+Order and identity of classes are torchvision's. No picture is decoded here: those in
 files stay paths, those of CIFAR-100 and MNIST are taken from their arrays when they are needed.
 """
 
@@ -51,7 +51,7 @@ class _Read:
 def read_known(
     task: str, root: Path, *, download: bool = False, class_names: Path | None = None
 ) -> LabelledPictures:
-    """Read a public data set that lies below a data root in torchvision's layout.
+    """Read a public data set below a data root in torchvision's layout.
 
     Raises:
         KeyError: no public data set of that name.
@@ -132,7 +132,7 @@ def _read(task: str, root: Path, public: KnownSet) -> _Read:
     except ConduError:
         raise
     except Exception as exc:
-        # torchvision meets damaged or missing files with whatever it trips over.
+        # torchvision meets corrupt or missing files with whatever it trips over.
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise DataError(
             f"{where(task, root).path}: cannot be read as the data set of task '{task}' ({reason})",

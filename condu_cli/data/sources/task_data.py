@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class LearnedFrom:
     """What a task was learned from: the place, and how the test pictures were told apart.
 
-    `held_out`: `fingerprint` of the test pictures, by which the same pictures are known again
+    `held_out`: `fingerprint` of the test pictures, by which the same pictures are recognised
     at another place; None where nobody wrote it down.
     """
 
@@ -143,7 +143,7 @@ def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPic
 
 
 def find_data(task: str, data_root: Path | None, *, download: bool = False) -> Path:
-    """Where a task's pictures lie when nobody names them.
+    """Where a task's pictures are when none are named.
 
     In the data root given or `CONDU_DATA`: a public data set in its own layout, or the folder
     `ROOT/TASK`; a public data set is downloaded if wanted. Else embedded pictures.

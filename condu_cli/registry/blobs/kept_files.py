@@ -1,7 +1,7 @@
 """What a task has on the disk before HEAD has it: unfinished trainings, and trained experts.
 
 Training takes hours and a commit a second, but both can fail: a power cut, a full disk, another
-writer. So a training writes itself down while it runs, and its expert is on the disk before the
+writer. So a training saves itself while it runs, and its expert is on the disk before the
 lock is even asked for: each as one safetensors file `TASK.SHA256.safetensors`, named by its
 content as blobs are, in a folder of its own. The files go when HEAD has what they were for.
 """
@@ -90,7 +90,7 @@ class TaskFiles:
         return [path for _, path in sorted(found)]
 
     def all(self) -> list[TaskFile]:
-        """Open all of them, the oldest first; raise IntegrityError for a damaged one."""
+        """Open all of them, the oldest first; raise IntegrityError for a corrupt one."""
         found = (self.open_if_there(path) for path in self.paths())
         return [expert for expert in found if expert is not None]
 
@@ -108,7 +108,7 @@ class TaskFiles:
         path.unlink(missing_ok=True)
 
     def open(self, path: Path) -> TaskFile:
-        """Open one file; raise IntegrityError if it is not one, or not there any more."""
+        """Open one file; raise IntegrityError if it is not one, or gone."""
         match = _named(path)
         if match is None:
             raise IntegrityError(

@@ -154,7 +154,7 @@ class BlobStore:
     def remove(self, sha256: str) -> int:
         """Remove the blob's file and return the bytes that this frees; 0 if there was none.
 
-        The caller holds the lock and knows that nobody needs it.
+        The caller holds the lock and knows that it is not needed.
         """
         path = self.path(sha256)
         _require_folder(path.parent)
@@ -250,7 +250,7 @@ class BlobStore:
     def _move_into_place(self, drafts: Iterable[Path], refs: Sequence[BlobRef]) -> None:
         for draft, ref in zip(drafts, refs, strict=True):
             path = self.path(ref.sha256)
-            # A sound blob is kept: others may be reading it. One that was damaged from outside
+            # An intact blob is kept: others may be reading it. One that became corrupt
             # is replaced by the sound copy at hand.
             if not (self.exists(ref.sha256) and file_sha256(path) == ref.sha256):
                 _require_folder(path.parent)

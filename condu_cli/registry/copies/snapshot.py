@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 
 
 class VanishedError(Exception):
-    """A file that a copy of the database asks for is not there any more."""
+    """A file that a copy of the database asks for is gone."""
 
 
 @dataclass(frozen=True)

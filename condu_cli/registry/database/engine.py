@@ -107,7 +107,7 @@ def _uri(database: Path) -> str:
 
     A WAL database wants to create files beside it even to be read. In a folder that cannot be
     written (an example shipped in a package, a mounted backup) it is opened as immutable, which
-    is sound as long as no log of unmerged changes lies beside it.
+    is sound as long as no log of unmerged changes is beside it.
     """
     uri = database.absolute().as_uri()
     log = database.with_name(database.name + "-wal")

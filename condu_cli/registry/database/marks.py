@@ -102,6 +102,6 @@ def set_source(transaction: Transaction, entry: TaskEntry, folder: str) -> None:
 
 
 def source(transaction: Transaction, entry: TaskEntry) -> str | None:
-    """Return the folder that the expert of an entry was learned from, None if nobody knows."""
+    """Return the folder that the expert of an entry was learned from, None if it is not known."""
     row = transaction.get(SourceRow, rows.expert_id(transaction, entry))
     return None if row is None else row.folder

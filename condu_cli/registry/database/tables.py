@@ -43,7 +43,7 @@ class CanonicalJSON(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Read JSON back.
 
-        Text that is no JSON comes back as it is: whoever reads the row knows which session it
+        Text that is not JSON comes back as it is: whoever reads the row knows which session it
         belongs to, finds that the content is not what was committed, and can say so.
         """
         if value is None:

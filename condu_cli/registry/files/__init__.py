@@ -1,1 +1,1 @@
-"""What lies on the disk and how it is written: paths, drafts, flushing, the lock."""
+"""What is on the disk and how it is written: paths, drafts, flushing, the lock."""

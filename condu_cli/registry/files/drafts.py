@@ -1,7 +1,7 @@
 """Names of files and folders that are being written, from which their writer can be told.
 
 A draft is renamed into its place when it is whole. One that a crash has left behind may be
-removed, but never one that somebody is writing, perhaps on another machine.
+removed, but never one that is still being written, perhaps on another machine.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from condu_cli.registry.files.processes import is_running
 
 STALE_SECONDS = 24 * 3600.0
-"""After so long without a change, a draft of another machine is nobody's any more."""
+"""After this time without a change, a draft of another machine is left over."""
 
 _OWNER = re.compile(r"(?:^|-)(?P<host>[A-Za-z0-9_]{1,40})-(?P<pid>\d{1,10})-[0-9a-f]{16}(?:\.|$)")
 

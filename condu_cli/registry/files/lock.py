@@ -96,7 +96,7 @@ class RegistryLock:
             self._lock.acquire(timeout=timeout)
 
     def holder(self) -> Holder | None:
-        """Return who says to hold the lock, None if nobody does or it died without a word."""
+        """Return who says to hold the lock, None if it is not held or it died without a word."""
         try:
             holder = Holder(**json.loads(self._holder_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):

@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class RoutedExpert:
-    """An expert that answered; `similarity` is the router's score, None where nobody was routed.
+    """An expert that answered; `similarity` is the router's score, None if no router was used.
 
     The score is a cosine with the routers that condu brings.
     """

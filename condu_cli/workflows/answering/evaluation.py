@@ -3,7 +3,7 @@
 Two label spaces, always named beside the figure:
 
     own     the task is named, its expert answers among its own classes
-    union   nobody names the task; the answer must have the right task and the right class
+    union   the task is not named; the answer must have the right task and the right class
             among the classes of all learned tasks
 """
 

@@ -5,7 +5,7 @@ vote    the base model and the K nearest experts vote: the mean of their logits 
         caller's own, else over the classes of all learned tasks
         (ConDU, arXiv 2503.10705, whose K counts the base model)
 
-Where nobody asks for a rule, the situation has one:
+If no rule is given, the situation has one:
 
     labels of the caller's own    vote
     the task is named             own
@@ -57,7 +57,7 @@ def rule_for(
     if name not in RULES:
         raise ValueError(f"unknown rule {name!r}; known: {', '.join(sorted(RULES))}")
     if name == "own" and (labels or (experts > 1 and task is None)):
-        what = "labels of one's own" if labels else f"{experts} experts"
+        what = "your own labels" if labels else f"{experts} experts"
         raise UsageError(
             f"the rule 'own' asks one expert about its own classes, not {what}",
             reason="own-rule-cannot-vote",

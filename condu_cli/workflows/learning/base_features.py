@@ -86,7 +86,7 @@ class BaseFeatures:
 
 
 def _key(base: DualEncoder, samples: Sequence[Sample]) -> list[str] | None:
-    """All that the features depend on; None where the pictures are no files."""
+    """All that the features depend on; None where the pictures are not files."""
     if not samples or not all(isinstance(sample.picture, Path) for sample in samples):
         return None
     about = [

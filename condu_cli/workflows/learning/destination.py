@@ -72,7 +72,7 @@ class Site:
         `config`: of the registry, should it have to be created.
 
         Raises:
-            BaseModelError: somebody has created a registry of another kind meanwhile.
+            BaseModelError: another process has created a registry of another kind meanwhile.
             UsageError: somebody has learned the task meanwhile.
 
         """
@@ -111,8 +111,8 @@ class Destination:
     def registry(self) -> Registry:
         """The registry, created if need be.
 
-        Where somebody else has created one of another kind there meanwhile, it lies beside that
-        one: what was trained must not be lost.
+        If another process has created one of another kind there meanwhile, this one is created
+        beside it: what was trained must not be lost.
         """
         if self._registry is None:
             try:
@@ -124,7 +124,7 @@ class Destination:
 
     @property
     def has_kept(self) -> bool:
-        """Whether the training has been written down."""
+        """Whether the training has been saved."""
         return self._file is not None
 
     def keep(self, unfinished: Unfinished) -> None:

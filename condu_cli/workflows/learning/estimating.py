@@ -92,7 +92,7 @@ def _memory_bytes(
     """The peak of the trial, and what a whole training holds beyond it.
 
     That is the decoded pictures, as far as they are kept in memory, and the copy of weights and
-    moments while they are written down. Neither of them lies on a GPU.
+    moments while they are saved. Neither is on a GPU.
     """
     peak = _peak_bytes(base.device)
     if peak is None or base.device.type == "cuda":

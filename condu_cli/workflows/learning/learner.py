@@ -135,7 +135,7 @@ class PlannedTask:
         Raises:
             DataError: pictures that cannot be read, or training that diverges.
             LockedError: another process is committing.
-            InterruptedByUserError: somebody pressed Ctrl-C; the training is kept.
+            InterruptedByUserError: the user pressed Ctrl-C; the training is kept.
 
         """
         on_progress = outlasting(on_progress)

@@ -71,7 +71,7 @@ class LearnRequest:
 
 @dataclass(frozen=True)
 class DrawnPictures:
-    """A task's pictures as they lie there: those to train on, held out and to test with."""
+    """A task's pictures as they are: those to train on, held out and to test with."""
 
     root: Path
     data: LabelledPictures

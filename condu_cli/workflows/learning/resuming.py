@@ -51,10 +51,10 @@ def resume(
     of each at once. One that fails does not keep the others back.
 
     Raises:
-        NotFoundError: there is nothing to go on with.
+        NotFoundError: there is nothing to resume.
         PartialError: some could not be committed or finished; they are still kept.
         ConduError: what kept the only one, or the first of them all, from being committed.
-        InterruptedByUserError: somebody pressed Ctrl-C again.
+        InterruptedByUserError: the user pressed Ctrl-C again.
 
     """
     found: list[Resumed] = []
@@ -93,7 +93,7 @@ def _all(
         if isinstance(done, Resumed):
             for file in replaced:  # none of them was later, or it would have been taken instead
                 file.unlink(missing_ok=True)
-        # Where the file is gone, somebody else has committed it meanwhile.
+        # Where the file is gone, another process has committed it meanwhile.
         yield None if isinstance(done, ConduError) and not path.exists() else done
     for path in found.runs:
         yield _finish(registry, path, on_progress, machine)
@@ -117,7 +117,7 @@ def _latest(files: TaskFiles, task: str | None) -> dict[str, Path]:
 
 
 def _written_at(path: Path) -> int:
-    """When a file was written, in ns; 0 where it has gone since: somebody else has committed it."""
+    """When a file was written, in ns; 0 if it is gone: another process committed it."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

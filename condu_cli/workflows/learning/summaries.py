@@ -38,7 +38,7 @@ class LearnSummary(CommitSeconds):
 
 
 def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
-    """What a commit of a trained expert came to."""
+    """The result of a commit of a trained expert."""
     training = trained.training
     recipe = training.get("recipe", {})
     return LearnSummary(

@@ -1,4 +1,4 @@
-"""The training of one task's expert, and what of it is written down while it runs."""
+"""The training of one task's expert, and what of it is saved while it runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a training runs and how often it writes itself down.
+    """Where a training runs and how often it saves a checkpoint.
 
     `save_every` counts iterations; 0: by the clock.
     """
@@ -43,7 +43,7 @@ class Machine:
 class Training:
     """The training of a plan's expert from the pictures that were read.
 
-    It writes itself down at `destination`. `resumed`: a training that was interrupted, to be
+    It saves itself at `destination`. `resumed`: a training that was interrupted, to be
     taken up where it stopped.
 
     Raises:
@@ -86,7 +86,7 @@ class Training:
         return built
 
     def warn_of_little_space(self) -> None:
-        """Say at once where the training could not be written down while it runs."""
+        """Say at once where the training could not be saved while it runs."""
         best = self._plan.recipe.keep == "best"
         path = self._destination.path
         needed, free = state_bytes(self._destination.config, best=best), free_bytes(path)
@@ -106,9 +106,9 @@ class Training:
         """Train an expert in place, and write the training down whenever it is time.
 
         Raises:
-            DataError: a picture cannot be read any more.
+            DataError: a picture can no longer be read.
             DivergedError: the loss is no longer a number; what was written down is removed.
-            InterruptedByUserError: somebody asked to stop; the training is kept.
+            InterruptedByUserError: a stop was requested; the training is kept.
 
         """
         machine = self._machine
@@ -147,7 +147,7 @@ class Training:
         try:
             self._save(state)
         except (ConduError, OSError) as exc:
-            text = f"the training could not be written down: {exc}"
+            text = f"the training could not be saved: {exc}"
             if not self.warnings:
                 self._warn(text)
             self.warnings = (text,)

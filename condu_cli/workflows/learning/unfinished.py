@@ -1,4 +1,4 @@
-"""Trainings that are not finished: written down while they run, and taken up again."""
+"""Trainings that are not finished: saved while they run, and taken up again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Unfinished:
 
     @property
     def request_now(self) -> LearnRequest:
-        """The request; what `CONDU_DATA` led to is found also where it is not set any more.
+        """The request; what `CONDU_DATA` led to is found also where it is no longer set.
 
         Where it names another folder by now, the pictures have moved there.
         """
@@ -96,7 +96,7 @@ def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
     """Read a training back.
 
     Raises:
-        IntegrityError: the file is damaged, or belongs to another base model or registry.
+        IntegrityError: the file is corrupt, or belongs to another base model or registry.
 
     """
     record = registry.runs.verified_record(file)
@@ -143,7 +143,7 @@ def _name_below(root: Path, sample: Sample) -> str:
 
 
 def check_same_data(unfinished: Unfinished, found: str) -> None:
-    """Refuse to go on with other pictures than the training began with.
+    """Refuse to resume with other pictures than the training began with.
 
     Raises:
         DataError: pictures, labels or classes have changed.

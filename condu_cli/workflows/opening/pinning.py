@@ -39,7 +39,7 @@ class PinnedSession:
         pool.shutdown(wait=False)
 
     def blob(self, sha256: str) -> BlobReader:
-        """Return one of the session's blobs; raise IntegrityError if it is damaged."""
+        """Return one of the session's blobs; raise IntegrityError if it is corrupt."""
         self._verified[sha256].result()
         return self._readers[sha256]
 
@@ -48,7 +48,7 @@ def pin_head(registry: Registry) -> PinnedSession | None:
     """Pin what is HEAD, None for the empty state.
 
     Raises:
-        IntegrityError: a blob is missing or damaged, and not because HEAD has moved.
+        IntegrityError: a blob is missing or corrupt, and not because HEAD has moved.
 
     """
     for attempt in range(ATTEMPTS):

@@ -34,7 +34,7 @@ def open_if_there(path: Path) -> Registry | None:
 
 
 def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry:
-    """Create a registry, or open the one that somebody else has created there meanwhile.
+    """Create a registry, or open the one that another process has created there meanwhile.
 
     Raises:
         BaseModelError: theirs belongs to another base model or method.
@@ -51,7 +51,7 @@ def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry
 
 
 def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
-    """Refuse a registry that somebody else has created meanwhile, and differently.
+    """Refuse a registry that another process has created meanwhile, and differently.
 
     Raises:
         BaseModelError: it belongs to another base model or method.
@@ -69,7 +69,7 @@ def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
 def require_space(path: Path, config: RegistryConfig) -> None:
     """Refuse to train what there is no room to keep, while that costs nothing.
 
-    An expert is written down once by itself and once unified.
+    An expert is saved once by itself and once unified.
 
     Raises:
         ConduError: the disk has less.

@@ -48,7 +48,7 @@ class Workspace:
         """The registry's base model, loaded on first use: wrong names and paths fail faster.
 
         Raises:
-            BaseModelError: it cannot be had, or has other weights than the registry's.
+            BaseModelError: it cannot be loaded, or has other weights than the registry's.
 
         """
         config = self.registry.config

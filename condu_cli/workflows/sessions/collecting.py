@@ -1,4 +1,4 @@
-"""Collect garbage: give up sessions that nobody asks for any more, and remove what is left over.
+"""Collect garbage: give up sessions that are no longer needed, and remove what is left over.
 
 Nothing that HEAD, a tag, the kept history or the undoing of a rollback needs is ever touched.
 Sessions are first noted as collected, in one transaction, and their files removed afterwards.
@@ -67,10 +67,10 @@ def collect(
     """Collect the sessions that `plan_collection` names, pack the others, remove what is over.
 
     Of the sessions only those that are `approved`, if that is given: others may have become
-    superfluous since somebody was asked.
+    superfluous since the user was asked.
 
     Raises:
-        IntegrityError: a session to be kept is damaged; then no session was removed.
+        IntegrityError: a session to be kept is corrupt; then no session was removed.
 
     """
     codec = codec_for(registry.config)

@@ -117,7 +117,7 @@ def commit_expert(
     Raises:
         HeadMovedError: HEAD is another by now; the expert is kept for `learn --resume`.
         LockedError: another process keeps the lock; the expert is kept.
-        IntegrityError: the current session is damaged; the expert is kept.
+        IntegrityError: the current session is corrupt; the expert is kept.
 
     """
     started = time.perf_counter()
@@ -156,7 +156,7 @@ def resume_expert(
     An expert starts from the base model, not from HEAD, so that it fits any HEAD.
 
     Raises:
-        IntegrityError: the kept expert or the current session is damaged.
+        IntegrityError: the kept expert or the current session is corrupt.
         UsageError: HEAD has the task by now.
 
     """
@@ -194,7 +194,7 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
     """Read a kept expert back.
 
     Raises:
-        IntegrityError: it is damaged, or was trained for another base model or registry.
+        IntegrityError: it is corrupt, or was trained for another base model or registry.
 
     """
     record = registry.waiting.verified_record(waiting)
@@ -224,7 +224,7 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
 
 
 def new_run() -> str:
-    """A mark for one training, by which its expert is known again."""
+    """A mark for one training, by which its expert is recognised."""
     return secrets.token_hex(8)
 
 

@@ -1,4 +1,4 @@
-"""What two sessions have in common, task by task, and what became of one task over time."""
+"""What two sessions have in common, task by task, and the history of one task."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compare(registry: Registry, before: Session | None, after: Session | None) -
     """Compare two sessions, None being the empty state.
 
     Raises:
-        IntegrityError: one of them is damaged.
+        IntegrityError: one of them is corrupt.
         NotFoundError: one of them was collected.
 
     """

@@ -36,7 +36,7 @@ def forget(registry: Registry, task: str, command: str) -> Removal:
 
     Raises:
         NotFoundError: there is no such task.
-        IntegrityError: the current session is damaged.
+        IntegrityError: the current session is corrupt.
 
     """
     codec = codec_for(registry.config)

@@ -51,11 +51,11 @@ def pack_session(registry: Registry, codec: Codec, session: Session, newer: Sess
     holds the lock. No file is removed here.
 
     Raises:
-        IntegrityError: one of the two is damaged.
+        IntegrityError: one of the two is corrupt.
 
     """
     if has_files(registry, newer):
-        check_state(registry, newer)  # or the patch would be on something that nobody has
+        check_state(registry, newer)  # or the patch would be on something that does not exist
     if set(session.state_blobs()) <= set(newer.state_blobs()):
         registry.record_pack(session, newer, None)
         return 0
@@ -127,10 +127,10 @@ def _remove_old_patch(registry: Registry, pack: Pack | None) -> None:
 
 
 def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
-    """Remove the files of packed sessions that nobody needs; answer with their bytes.
+    """Remove the files of packed sessions that are not needed; answer with their bytes.
 
     A session that was HEAD for a while has files beside its patch. What the patch is on may have
-    been damaged since it was made, so that it is tried again, unless it was `tried` just now; if
+    become corrupt since it was made, so that it is tried again, unless it was `tried` just now; if
     it fails the session keeps its files. The caller holds the lock.
     """
     codec, history = codec_for(registry.config), registry.history()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def roll_back(
     registry: Registry, target_of: Callable[[Registry], Session | None], command: str
 ) -> Operation:
-    """Move HEAD to the session that `target_of` names once nobody else can move it.
+    """Move HEAD to the session that `target_of` names once no other process can move it.
 
     Raises:
         NotFoundError: there is no such session, or it was collected.
         UsageError: HEAD is there already.
-        IntegrityError: the session's files cannot be had back, or are damaged.
+        IntegrityError: the session's files cannot be restored, or are corrupt.
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
@@ -39,7 +39,7 @@ def undo_rollback(registry: Registry, command: str) -> Operation:
 
     Raises:
         UsageError: there is no such rollback, or something was committed since.
-        IntegrityError: the session's files cannot be had back, or are damaged.
+        IntegrityError: the session's files cannot be restored, or are corrupt.
 
     """
     with registry.lock(command), taken_back_on_failure(registry):

@@ -57,7 +57,7 @@ def open_state(registry: Registry, codec: Codec, session: Session | None) -> Enc
     not hashed here; see `check_state`.
 
     Raises:
-        IntegrityError: a blob is missing or damaged, or the session was collected.
+        IntegrityError: a blob is missing or corrupt, or the session was collected.
 
     """
     if session is None or not session.entries:
@@ -88,7 +88,7 @@ def check_state(registry: Registry, session: Session | None) -> None:
     """Hash the files of a session's experts before something is built on them.
 
     Raises:
-        IntegrityError: naming the blob that is missing or damaged.
+        IntegrityError: naming the blob that is missing or corrupt.
 
     """
     for sha256 in () if session is None else session.state_blobs():
@@ -99,7 +99,7 @@ def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
     """Give a packed session its files again, bit for bit; the caller holds the lock.
 
     Raises:
-        IntegrityError: they cannot be had back.
+        IntegrityError: they cannot be restored.
 
     """
     if has_files(registry, session):

@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what is wrong. Leftovers are no problem: `gc` removes them."""
+    """What was looked at, and what is wrong. Leftovers are not a problem: `gc` removes them."""
 
     quick: bool
     sessions: int

@@ -1,4 +1,4 @@
-"""A registry as one file, to give it to somebody, and back."""
+"""A registry as one file, to pass it on, and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export_registry(registry: Registry, path: Path, *, overwrite: bool) -> Archi
 
     Raises:
         UsageError: the file is there already, or cannot be an archive.
-        IntegrityError: a blob is missing or damaged; nothing was written.
+        IntegrityError: a blob is missing or corrupt; nothing was written.
 
     """
     return write_archive(registry, path, overwrite=overwrite)

@@ -78,7 +78,7 @@ def export_expert(
     Raises:
         NotFoundError: the session has no such task, or was collected.
         UsageError: the file exists, or cannot be called that.
-        IntegrityError: the session is damaged.
+        IntegrityError: the session is corrupt.
 
     """
     entry = session.entry(task)
@@ -95,7 +95,7 @@ def export_adapter(
 
     Raises:
         NotFoundError: the session has no such task, or was collected.
-        UsageError: the registry's experts are no LoRA, or the folder cannot be used.
+        UsageError: the registry's experts are not LoRA, or the folder cannot be used.
         IntegrityError: the session is damaged.
 
     """
@@ -126,7 +126,7 @@ def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) ->
 
     Raises:
         UsageError: the file exists, or cannot be called that.
-        BaseModelError: the base model cannot be had.
+        BaseModelError: the base model cannot be loaded.
 
     """
     refuse_target(path, overwrite=overwrite)

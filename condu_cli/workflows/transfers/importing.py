@@ -129,7 +129,7 @@ class Importer:
         Raises:
             UsageError: class names are missing, options contradict the file or the registry, or
                 a checkpoint goes with LoRA experts, or an adapter with fully fine-tuned ones.
-            DataError: the file is no checkpoint, or classes and pictures do not fit.
+            DataError: the file is not a checkpoint, or classes and pictures do not fit.
             BaseModelError: it was not fine-tuned from the registry's base model.
 
         """
@@ -293,7 +293,7 @@ def _noted_templates(note: ExportNote | None) -> tuple[str, ...]:
 
 
 def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
-    """The base model of a registry that is not there yet.
+    """The base model of a registry that does not exist yet.
 
     A file may only name one that open_clip knows by a tag; anything else, a repository above
     all, is for the user to name: an import must not download what a stranger's file asks for.
@@ -313,7 +313,7 @@ def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
 
 
 def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictures | None:
-    """The pictures, labelled by the file's own classes where nobody gave class names."""
+    """The pictures, labelled by the file's own classes if no class names were given."""
     if request.data is None:
         return None
     data = read_source(request.data, request.class_names)

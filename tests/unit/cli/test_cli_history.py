@@ -282,7 +282,7 @@ def test_some_that_cannot_be_committed_end_with_3_after_the_others(condu, regist
 def test_resume_takes_no_option_of_a_training(condu, registry, options):
     keep_expert(registry, made_expert("flags"))
     head = registry.head()
-    error(condu("learn", "--resume", *options), 2, "--resume goes on with what was begun")
+    error(condu("learn", "--resume", *options), 2, "--resume continues what was begun")
     assert registry.head() == head
     assert [expert.task for expert in registry.waiting.all()] == ["flags"]
 

@@ -224,7 +224,7 @@ BESIDE_RESUME = [
 
 @pytest.mark.parametrize("option", BESIDE_RESUME, ids=lambda option: option[0])
 def test_nothing_that_was_settled_can_be_said_again(condu, option):
-    assert_refused(condu("learn", "--resume", *option), "--resume goes on with what was begun")
+    assert_refused(condu("learn", "--resume", *option), "--resume continues what was begun")
 
 
 @pytest.mark.parametrize("options", [(), ("--task", "warm"), ("--save-every", 5)])

@@ -362,7 +362,7 @@ def test_a_failed_check_ends_the_doctor_with_1(condu, monkeypatch):
 def test_learning_says_what_changed_and_how_to_undo_it(learned):
     assert "Learned warm in session " in learned.out
     assert "the registry holds 1 task\n" in learned.out
-    assert "condu rollback takes it back" in learned.err
+    assert "condu rollback undoes it" in learned.err
     assert "8 pictures of 2 classes: base tiny, 2 iterations" in learned.err
 
 

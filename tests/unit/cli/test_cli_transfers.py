@@ -142,7 +142,7 @@ def test_a_round_trip_answers_the_same(condu, exported, tmp_path, picture):
     assert ran.code == 0, ran.err
     assert "Imported moved from warm.safetensors in session" in ran.out
     assert "prototypes from text alone" in ran.out
-    assert "condu rollback takes it back" in ran.err
+    assert "condu rollback undoes it" in ran.err
     assert "warning: task moved has no images" in ran.err
     answers = [
         json.loads(condu("predict", picture, "--task", task, "--registry", path, "--json").out)
@@ -249,5 +249,5 @@ def test_a_trap_is_not_sprung(condu, tmp_path, names):
     ran = condu("import", "--task", "x", "--weights", tmp_path / "trap.pt", "--class-names", names,
                 "--base", "tiny")  # fmt: skip
     assert ran.code == 15
-    assert "does not run" in ran.err
+    assert "never run" in ran.err
     assert not (tmp_path / "sprung").exists()

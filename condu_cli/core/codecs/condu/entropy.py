@@ -50,7 +50,7 @@ def compress(data: NDArray[Any], threads: int | None = None) -> Bits:
 def size_of(stream: NDArray[Any], name: str) -> int:
     """How many bytes a stream says that it stands for; it may lie.
 
-    Raises InvalidStateError naming `name` for an array that is no stream.
+    Raises InvalidStateError naming `name` for an array that is not a stream.
     """
     if stream.dtype != np.uint8 or stream.ndim != 1 or stream.size < SIZE.itemsize:
         raise InvalidStateError(name, f"is {stream.dtype} {stream.shape}, not a stream of bytes")

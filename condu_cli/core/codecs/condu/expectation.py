@@ -110,7 +110,7 @@ class Prediction:
         for target, mask in zip(words, self._masks, strict=True):
             chunk.load_bits(mask, target)
         loops.largest(words, self.method.groups.of_chunk(self._rescalers, chunk), largest)
-        largest[largest == 0] = np.inf  # nobody's: 0
+        largest[largest == 0] = np.inf  # no owner: 0
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             np.divide(values, largest, out=values)
         elements = chunk.values(values)

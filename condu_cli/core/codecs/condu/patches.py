@@ -4,7 +4,7 @@ Between two sessions little is lost. Where a new task did not win, unify scaled 
 the largest rescaler of its owners and kept all masks; where it won, it took the old value's place
 and, if the signs differed, the old masks' bits. So
 
-    masks    differ at G only, which lies where the new task alone owns the element
+    masks    differ at G only, which is where the new task alone owns the element
     values   u_j is about float32(newer u_j / max{l_i : M_i = 1}), of the old masks and rescalers
 
 and a patch holds G, the old masks' bits there, and the difference of each stored value to its
@@ -98,7 +98,7 @@ def difference(
     places = [NONE if pair is None else pair for pair in pairs]
     real = [pair for pair in pairs if pair is not None]
     if len(pairs) != len(older.parts) or not _are_places(real, len(newer.parts)):
-        raise ValueError(f"these are no pairs of {len(older.parts)} parts: {list(pairs)}")
+        raise ValueError(f"these are not pairs of {len(older.parts)} parts: {list(pairs)}")
     known = NewerState.of(method, newer, places)
     parts = [{name: part[name] for name in part} for part in older.parts]
     triggers = [_checked(method, part, f"tasks[{i}].") for i, part in enumerate(parts)]
@@ -211,7 +211,7 @@ def _figures(part: Tensors, place: int) -> dict[str, NDArray[Any]]:
 
 
 def _scales(method: Method, arrays: Tensors) -> list[NDArray[Any]]:
-    """The arrays of a shared part that are no parameters, in order."""
+    """The arrays of a shared part that are not parameters, in order."""
     names = list(method.storage.arrays(method.layout))
     return [arrays[name] for name in names[len(method.layout.names) :]]
 
@@ -318,7 +318,7 @@ class _Given:
         return {"rescaler": self._rescaler(f"{label}rescaler"), **figures}
 
     def read_scales(self, stored: StoredDelta) -> None:
-        """Fill in whatever of a shared part is no parameter."""
+        """Fill in whatever of a shared part is not a parameter."""
         arrays = _scales(self._method, stored.arrays)
         if not arrays:
             return
@@ -376,7 +376,7 @@ class _Given:
         return flags
 
     def _small(self, name: str, size: int | None = None) -> list[int]:
-        """The numbers of an array that is no stream."""
+        """The numbers of an array that is not a stream."""
         if name not in self._arrays:
             raise InvalidStateError(name, "is missing")
         array, dtype = self._arrays[name], np.dtype(SMALL[name])

@@ -421,7 +421,7 @@ def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, m
 
     monkeypatch.setattr(destination, "save_unfinished", full)
     summary = learn(path, "warm", warm, iterations=4, machine=Machine(save_every=1))
-    assert summary.warnings == ("the training could not be written down: no space left on device",)
+    assert summary.warnings == ("the training could not be saved: no space left on device",)
 
 
 def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, learn, monkeypatch):
@@ -429,7 +429,7 @@ def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, lear
     monkeypatch.setattr(destination, "save_unfinished", no_room)
     summary = learn(path, "warm", warm, told.append, iterations=6, machine=Machine(save_every=2))
     said = [event.figures["warning"] for event in told if "warning" in event.figures]
-    assert said == ["the training could not be written down: no room"]
+    assert said == ["the training could not be saved: no room"]
     assert said[0] in summary.warnings
 
 

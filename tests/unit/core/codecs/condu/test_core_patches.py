@@ -338,7 +338,7 @@ def test_the_empty_state_needs_no_patch():
 def test_pairs_are_different_places_in_the_newer_state(pairs):
     codec = ConduCodec(LAYOUT)
     states = usual_state(codec, 1, 2, 3), usual_state(codec, 1, 2)
-    with pytest.raises(ValueError, match="these are no pairs of 2 parts"):
+    with pytest.raises(ValueError, match="these are not pairs of 2 parts"):
         codec.difference(*states, pairs)
 
 
