@@ -31,7 +31,7 @@ def _sqlite_faults(registry: Registry) -> Iterator[str]:
 
 def _history_faults(registry: Registry) -> Iterator[str]:
     try:
-        history = registry.history()
+        history = registry.history(anew=True)
     except ConduError as error:
         yield error.message
         return
@@ -42,5 +42,5 @@ def _history_faults(registry: Registry) -> Iterator[str]:
         session, reference = shown_id(pack.session), shown_id(pack.reference)
         if pack.reference not in known or pack.reference in history.collected:
             yield f"session {session} is a patch on {reference}, which is not there"
-        elif pack.session in history.chain(pack.reference):
-            yield f"the patches of session {session} go round in a circle"
+    for pack in history.circular_packs():
+        yield f"the patches of session {shown_id(pack.session)} go round in a circle"

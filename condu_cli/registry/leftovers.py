@@ -67,16 +67,13 @@ def taken_back_on_failure(registry: Registry) -> Iterator[None]:
 
     The caller holds the lock. Whatever the database says is needed stays.
     """
-    before = {ref.sha256 for ref in registry.blobs.all()}
-    with closing(_connected(registry)):
+    with registry.blobs.noting_new() as new, closing(_connected(registry)):
         try:
             yield
         except BaseException:
             with suppress(ConduError):
-                kept = before | set(registry.history().needed_blobs())
-                for ref in list(registry.blobs.all()):
-                    if ref.sha256 not in kept:
-                        registry.blobs.remove(ref.sha256)
+                for sha256 in new - registry.needed_among(new):
+                    registry.blobs.remove(sha256)
             raise
 
 

@@ -5,8 +5,10 @@ packed session has a patch, from which and from its reference its files come bac
 collected one has only its record.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import Pack, Session
@@ -30,38 +32,30 @@ class History:
     tags: Mapping[str, str]
     undoable: frozenset[str]
 
-    @property
+    @cached_property
     def live(self) -> list[Session]:
         """The sessions that are not collected, newest first."""
         return [session for session in self.sessions if session.id not in self.collected]
 
+    @cached_property
+    def _by_id(self) -> dict[str, Session]:
+        return {session.id: session for session in self.sessions}
+
     def session(self, session_id: str) -> Session:
         """Return the session with this id; raise IntegrityError if there is none."""
-        for session in self.sessions:
-            if session.id == session_id:
-                return session
-        raise _missing(session_id)
+        try:
+            return self._by_id[session_id]
+        except KeyError:
+            raise _missing(session_id) from None
 
     def line(self, session_id: str | None) -> list[str]:
         """Return an id and those of its ancestors, newest first."""
-        parents = {session.id: session.parent for session in self.sessions}
-        found = []
-        while session_id is not None:
-            if session_id not in parents:
-                raise _missing(session_id)
-            found.append(session_id)
-            session_id = parents[session_id]
-        return found
+        return list(self._upwards(session_id))
 
-    def chain(self, session_id: str) -> list[str]:
-        """Return an id and those of the sessions that its patches lead to, each once."""
-        found: list[str] = []
-        while session_id not in found:
-            found.append(session_id)
-            if session_id not in self.packs or session_id == self.head:
-                break
-            session_id = self.packs[session_id].reference
-        return found
+    def _upwards(self, session_id: str | None) -> Iterator[str]:
+        while session_id is not None:
+            yield session_id
+            session_id = self.session(session_id).parent
 
     def has_files(self, session: Session) -> bool:
         """Say whether the blobs of the session's experts must be there as files."""
@@ -81,17 +75,22 @@ class History:
             kinds |= {pack.patch: PATCH}
         return kinds
 
-    def needed_blobs(self) -> dict[str, str]:
-        """Map the sha256 of every blob that must be a file to its kind."""
+    @cached_property
+    def _needed(self) -> dict[str, str]:
         needed: dict[str, str] = {}
         for session in self.live:
-            needed = self.blobs(session) | needed
+            for sha256, kind in self.blobs(session).items():
+                needed.setdefault(sha256, kind)
         return needed
+
+    def needed_blobs(self) -> Mapping[str, str]:
+        """Map the sha256 of every blob that must be a file to its kind."""
+        return self._needed
 
     def spare_blobs(self) -> set[str]:
         """Return the blobs of packed sessions that need no file: they come back from patches."""
         packed = (s for s in self.live if not self.has_files(s))
-        return {sha256 for s in packed for sha256 in s.state_blobs()} - set(self.needed_blobs())
+        return {sha256 for s in packed for sha256 in s.state_blobs()} - self._needed.keys()
 
     def kept(self, keep: int | None, *, undo: bool = True) -> set[str]:
         """Return the ids of the sessions that a collector must leave.
@@ -99,9 +98,61 @@ class History:
         These are HEAD and those before it, `keep` of them in all if that is given; every tagged
         session; and with `undo` the same line of whatever `rollback --undo` can bring back.
         """
+        left: dict[str, float] = {}  # for each session how many of its line are to be kept
         ends = {self.head, *(self.undoable if undo else ())}
-        kept = {session for end in ends for session in self.line(end)[:keep]}
-        return (kept | set(self.tags.values())) - set(self.collected)
+        # Oldest first: a newer line mostly ends where an older one has been already.
+        for end in sorted(ends - {None}, key=self._age, reverse=True):
+            wanted = float("inf") if keep is None else float(keep)
+            for session_id in self._upwards(end):
+                if wanted <= left.get(session_id, 0):
+                    break
+                left[session_id] = wanted
+                wanted -= 1
+        return (left.keys() | set(self.tags.values())) - self.collected.keys()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {session.id: place for place, session in enumerate(self.sessions)}
+
+    def _age(self, session_id: str | None) -> int:
+        return self._places.get(str(session_id), 0)
+
+    def successors(self, kept: AbstractSet[str] | None = None) -> dict[str, str]:
+        """Map each session to the one that it is best stored as a patch on, if there is one.
+
+        That is its child, or the next `kept` one after it: on the way to HEAD if it is before
+        HEAD, else on the newest line that goes on from it. By default every live one is kept.
+        """
+        alive = {s.id for s in self.live} if kept is None else kept
+        found: dict[str, str] = {}
+        seen: set[str] = set()
+        for tip in (self.head, *(session.id for session in self.live)):
+            nearest = None
+            for session_id in self._upwards(tip):
+                # What comes before a session that was here already has got its successor then.
+                if session_id in found or (nearest is None and session_id in seen):
+                    break
+                seen.add(session_id)
+                if nearest is not None:
+                    found[session_id] = nearest
+                if session_id in alive:
+                    nearest = session_id
+        return found
+
+    def circular_packs(self) -> list[Pack]:
+        """Return the packs that lead round in circles; there are none in a sound registry."""
+        done: set[str] = set()
+        circles = []
+        for start in self.packs:
+            path: dict[str, Pack] = {}
+            at = start
+            while at in self.packs and at != self.head and at not in done:
+                done.add(at)
+                path[at] = self.packs[at]
+                at = self.packs[at].reference
+            if at in path:
+                circles += list(path.values())[list(path).index(at) :]
+        return circles
 
 
 def _missing(session_id: str) -> IntegrityError:

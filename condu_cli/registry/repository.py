@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session as Transaction
 
 from condu_cli.errors import (
@@ -26,7 +25,8 @@ from condu_cli.registry.creation import create_registry
 from condu_cli.registry.database import marks, rows
 from condu_cli.registry.database.engine import described_errors, make_engine, read, write
 from condu_cli.registry.database.migration import Notify, ensure_current
-from condu_cli.registry.database.tables import SessionRow
+from condu_cli.registry.database.needs import needed_among
+from condu_cli.registry.database.session_reader import SessionReader
 from condu_cli.registry.files.lock import DEFAULT_TIMEOUT, RegistryLock
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import (
@@ -39,7 +39,7 @@ from condu_cli.registry.manifest import (
     short_id,
 )
 from condu_cli.registry.reachability import History
-from condu_cli.registry.revisions import match_start, parse_revision, validate_new_tag
+from condu_cli.registry.revisions import Revision, match_start, parse_revision, validate_new_tag
 from condu_cli.registry.undo import rollback_to_undo, undoable_sessions
 
 
@@ -54,6 +54,7 @@ class Registry:
         self.on_wait: Callable[[str], None] | None = None
         self._lock = RegistryLock(paths.lock)
         self._engine = make_engine(paths.database)
+        self._sessions = SessionReader()
         with self._read() as transaction:
             self.config, self.created_at = rows.read_config(transaction)
 
@@ -91,23 +92,27 @@ class Registry:
     def head(self) -> Session | None:
         """Return the current session, None before the first."""
         with self._read() as transaction:
-            return _head(transaction)
+            return self._head(transaction)
 
     def session(self, session_id: str) -> Session:
         """Return the session with this full id."""
         with self._read() as transaction:
-            return _get(transaction, session_id)
+            return self._sessions.get(transaction, session_id)
 
     def sessions(self) -> list[Session]:
         """Return every stored session, newest first, whether HEAD descends from it or not."""
         with self._read() as transaction:
-            newest_first = select(SessionRow).order_by(SessionRow.ordinal.desc())
-            return [rows.read_session(row) for row in transaction.scalars(newest_first)]
+            return self._sessions.all(transaction)
+
+    def session_ids(self) -> list[str]:
+        """Return the ids of all stored sessions, newest first; no manifest is read."""
+        with self._read() as transaction:
+            return rows.session_ids(transaction)
 
     def ancestors(self, session: Session) -> list[Session]:
         """Return the parent of `session`, its parent, and so on to the first session."""
         with self._read() as transaction:
-            return list(_ancestors(transaction, session))
+            return self._sessions.many(transaction, rows.line(transaction, session.parent))
 
     def operations(self) -> list[Operation]:
         """Return the journal, newest first."""
@@ -122,38 +127,42 @@ class Registry:
         """
         revision = parse_revision(text)
         with self._read() as transaction:
-            line = self._line(transaction, revision.start, from_head=revision.from_head)
-        if revision.steps < len(line):
-            return line[revision.steps]
+            start = self._start(transaction, revision)
+            line = rows.line(transaction, start, revision.steps + 1)
+            if revision.steps < len(line):
+                return self._sessions.get(transaction, line[revision.steps])
+        if revision.steps == len(line):
+            return None
         name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
-            f"there is no session {text!r}: {name} has {_count(len(line) - 1)} before it",
+            f"there is no session {text!r}: {name} has {_count(len(line))} before it",
             reason="too-far-back",
             session=text,
-            sessions=len(line) - 1,
+            sessions=len(line),
         )
 
-    def _line(
-        self, transaction: Transaction, start: str, *, from_head: bool
-    ) -> list[Session | None]:
-        if from_head:
-            return _line_of(transaction, _head(transaction))
-        ids = transaction.scalars(select(SessionRow.id).order_by(SessionRow.ordinal)).all()
-        rows.require_texts("a session's id", *ids)
-        found = match_start(start, ids, marks.tags(transaction))
-        return _line_of(transaction, _get(transaction, found))
+    def _start(self, transaction: Transaction, revision: Revision) -> str | None:
+        if revision.from_head:
+            return rows.head_id(transaction)
+        ids = rows.ids_starting(transaction, revision.start.lower())
+        return match_start(revision.start, ids, marks.tags(transaction))
 
-    def history(self) -> History:
-        """Return every session and how it is stored, as one state."""
+    def history(self, *, anew: bool = False) -> History:
+        """Return every session and how it is stored, as one state.
+
+        Manifests that this registry has read are not read again, unless all of it is to be read
+        `anew`: to find out whether something else has changed the database.
+        """
+        if anew:
+            self._sessions.forget()
         with self._read() as transaction:
-            newest_first = select(SessionRow).order_by(SessionRow.ordinal.desc())
             return History(
-                sessions=[rows.read_session(row) for row in transaction.scalars(newest_first)],
+                sessions=self._sessions.all(transaction),
                 head=rows.head_id(transaction),
                 packs=marks.packs(transaction),
                 collected=marks.collected(transaction),
                 tags=marks.tags(transaction),
-                undoable=frozenset(undoable_sessions(rows.read_operations(transaction))),
+                undoable=frozenset(undoable_sessions(rows.newest_operations(transaction))),
             )
 
     def require_live(self, session: Session) -> None:
@@ -187,6 +196,16 @@ class Registry:
         """Map the id of every packed session to how it is stored."""
         with self._read() as transaction:
             return marks.packs(transaction)
+
+    def pack(self, session: Session) -> Pack | None:
+        """Return how a session is stored as a patch, None if it has files."""
+        with self._read() as transaction:
+            return marks.pack(transaction, session.id)
+
+    def needed_among(self, blobs: Iterable[str]) -> set[str]:
+        """Return those of some blobs that must be files: `History.needed_blobs`, for a few."""
+        with self._read() as transaction:
+            return needed_among(transaction, blobs)
 
     def record_pack(self, session: Session, reference: Session, patch: BlobRef | None) -> None:
         """Note that `session` comes back from `patch` and `reference`; the caller has tried it."""
@@ -223,7 +242,7 @@ class Registry:
             live = [i for i in rows.sessions_with_run(transaction, run) if i not in gone]
             head = rows.head_id(transaction)
             found = head if head in live else next(iter(live), None)
-            return None if found is None else _get(transaction, found)
+            return None if found is None else self._sessions.get(transaction, found)
 
     def commit(
         self, draft: SessionDraft, *, parent: str | None, command: str, folder: str | None = None
@@ -263,15 +282,17 @@ class Registry:
                 f"cannot go back {steps} sessions", reason="steps-too-few", steps=steps
             )
         with self._read() as transaction:
-            line = _line_of(transaction, _head(transaction))
-        if steps >= len(line):
+            line = rows.line(transaction, rows.head_id(transaction), steps + 1)
+            if steps < len(line):
+                return self._sessions.get(transaction, line[steps])
+        if steps > len(line):
             raise UsageError(
-                f"cannot go back {_count(steps)}: HEAD has {_count(len(line) - 1)} to undo",
+                f"cannot go back {_count(steps)}: HEAD has {_count(len(line))} to undo",
                 reason="too-far-back",
                 steps=steps,
-                sessions=len(line) - 1,
+                sessions=len(line),
             )
-        return line[steps]
+        return None
 
     def rollback(self, to: Session | None, command: str) -> Operation:
         """Move HEAD to any stored session, None being the empty state before the first.
@@ -295,8 +316,8 @@ class Registry:
     def undo_target(self) -> Session | None:
         """Return where `undo_rollback` would move HEAD; raise UsageError if it could not."""
         with self._read() as transaction:
-            target = rollback_to_undo(rows.read_operations(transaction)).from_session
-            return None if target is None else _get(transaction, target)
+            target = rollback_to_undo(rows.newest_operations(transaction)).from_session
+            return None if target is None else self._sessions.get(transaction, target)
 
     def undo_rollback(self, command: str) -> Operation:
         """Move HEAD to where it was before the latest rollback that was not undone yet.
@@ -305,7 +326,7 @@ class Registry:
         if something was committed since.
         """
         with self.lock(command), self._write() as transaction:
-            undone = rollback_to_undo(rows.read_operations(transaction))
+            undone = rollback_to_undo(rows.newest_operations(transaction))
             self._require_usable(transaction, undone.from_session)
             return rows.move_head(
                 transaction,
@@ -315,6 +336,10 @@ class Registry:
                 at=utc_now(),
             )
 
+    def _head(self, transaction: Transaction) -> Session | None:
+        session_id = rows.head_id(transaction)
+        return None if session_id is None else self._sessions.get(transaction, session_id)
+
     def _require_lock(self) -> None:
         if not self._lock.held:
             raise RuntimeError("this needs the registry's lock: use `with registry.lock(...)`")
@@ -322,7 +347,7 @@ class Registry:
     def _require_usable(self, transaction: Transaction, session_id: str | None) -> None:
         """Raise unless HEAD may point at the session: it is there, and so are its files."""
         if session_id is not None:
-            session = _get(transaction, session_id)
+            session = self._sessions.get(transaction, session_id)
             _require_live(transaction, session)
             for sha256 in sorted(session.blobs()):
                 self._require_blob(sha256)
@@ -397,35 +422,8 @@ def _sealed(draft: SessionDraft, parent: str | None, created_at: str) -> Session
     return replace(unnamed, id=session_id, entries=entries)
 
 
-def _get(transaction: Transaction, session_id: str) -> Session:
-    row = transaction.get(SessionRow, session_id)
-    if row is None:
-        raise NotFoundError(
-            f"there is no session {session_id!r}", reason="no-such-session", session=session_id
-        )
-    return rows.read_session(row)
-
-
-def _head(transaction: Transaction) -> Session | None:
-    session_id = rows.head_id(transaction)
-    return None if session_id is None else _get(transaction, session_id)
-
-
-def _ancestors(transaction: Transaction, session: Session) -> Iterator[Session]:
-    while session.parent is not None:
-        session = _get(transaction, session.parent)
-        yield session
-
-
-def _line_of(transaction: Transaction, session: Session | None) -> list[Session | None]:
-    """Return a session, everything before it, and None for the state before the first."""
-    if session is None:
-        return [None]
-    return [session, *_ancestors(transaction, session), None]
-
-
 def _require_live(transaction: Transaction, session: Session) -> None:
-    at = marks.collected(transaction).get(session.id)
+    at = marks.collected_at(transaction, session.id)
     if at is not None:
         raise NotFoundError(
             f"session {short_id(session.id)} was removed by garbage collection on {at[:10]}; only "

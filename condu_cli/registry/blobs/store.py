@@ -116,6 +116,17 @@ class BlobStore:
 
     def __init__(self, paths: RegistryPaths) -> None:
         self._paths = paths
+        self._noting: list[set[str]] = []
+
+    @contextmanager
+    def noting_new(self) -> Iterator[set[str]]:
+        """Yield a set that gets the name of each blob for which the block makes a file."""
+        new: set[str] = set()
+        self._noting.append(new)
+        try:
+            yield new
+        finally:
+            self._noting.remove(new)
 
     def put(
         self, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any] | None = None
@@ -255,6 +266,8 @@ class BlobStore:
             if not (self.exists(ref.sha256) and file_sha256(path) == ref.sha256):
                 _require_folder(path.parent)
                 path.parent.mkdir(parents=True, exist_ok=True)
+                for new in self._noting:
+                    new.add(ref.sha256)
                 draft.replace(path)
         # Also for blobs that were there: who put them may have died before flushing the folder.
         for folder in sorted({self.path(ref.sha256).parent for ref in refs}):

@@ -79,7 +79,7 @@ def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) 
             return _new_backup(registry, target, on_progress)
         earlier = _earlier_backup(registry, target)
         with earlier.lock("backup"):
-            known = frozenset(session.id for session in earlier.sessions())
+            known = frozenset(earlier.session_ids())
             return _Copying(registry, earlier.paths, on_progress, known).run(target, created=False)
 
 

@@ -5,7 +5,7 @@ Every function runs in a transaction.
 
 from collections.abc import Iterable
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as Transaction
 
 from condu_cli.errors import NotFoundError, UsageError
@@ -53,11 +53,19 @@ def remove_tag(transaction: Transaction, name: str, command: str, at: str) -> st
 
 def packs(transaction: Transaction) -> dict[str, Pack]:
     """Map the id of every packed session to how it is stored."""
-    found = transaction.scalars(select(PackRow)).all()
-    for row in found:
-        name = f"packed session {row.session!r}"
-        rows.require_texts(name, row.session, row.reference, optional=[row.patch])
-    return {row.session: Pack(row.session, row.reference, row.patch) for row in found}
+    return {row.session: _pack(row) for row in transaction.scalars(select(PackRow))}
+
+
+def pack(transaction: Transaction, session: str) -> Pack | None:
+    """Return how a session is stored, None if it has files."""
+    row = transaction.get(PackRow, session)
+    return None if row is None else _pack(row)
+
+
+def _pack(row: PackRow) -> Pack:
+    name = f"packed session {row.session!r}"
+    rows.require_texts(name, row.session, row.reference, optional=[row.patch])
+    return Pack(row.session, row.reference, row.patch)
 
 
 def set_pack(transaction: Transaction, session: str, reference: str, patch: BlobRef | None) -> None:
@@ -87,11 +95,19 @@ def collected(transaction: Transaction) -> dict[str, str]:
     return {row.session: row.at for row in found}
 
 
+def collected_at(transaction: Transaction, session: str) -> str | None:
+    """Return when a session was collected, None if its blobs are there."""
+    row = transaction.get(CollectedRow, session)
+    if row is not None:
+        rows.require_texts(f"collected session {row.session!r}", row.session, row.at)
+    return None if row is None else row.at
+
+
 def collect(transaction: Transaction, sessions: Iterable[str], command: str, at: str) -> None:
     """Note that the blobs of these sessions are to go, and write the line of the journal."""
-    for session in sessions:
-        remove_pack(transaction, session)
-        transaction.add(CollectedRow(session=session, at=at))
+    for chunk in rows.chunks(sessions):
+        transaction.execute(delete(PackRow).where(PackRow.session.in_(chunk)))
+        transaction.add_all(CollectedRow(session=session, at=at) for session in chunk)
     rows.record(transaction, kind="gc", command=command, at=at)
 
 

@@ -1,10 +1,12 @@
 """Between the manifest's values and the database's rows; every function runs in a transaction."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, func, select, text, type_coerce
 from sqlalchemy.orm import Session as Transaction
 
 from condu_cli._version import __version__
@@ -30,10 +32,20 @@ from condu_cli.registry.manifest import (
     TaskEntry,
     short_id,
 )
-from condu_cli.registry.names import shown_id
+
+CHUNK = 500
+"""So many values one statement takes."""
+
+T = TypeVar("T")
 
 _LAST_ORDINAL = 2**62
-_NONSENSE = (ConduError, ValueError, TypeError, AttributeError, RecursionError)
+_LINE = text(
+    "WITH RECURSIVE line(id, parent) AS (SELECT id, parent FROM sessions WHERE id = :start "
+    "UNION SELECT s.id, s.parent FROM sessions AS s JOIN line ON s.id = line.parent) "
+    "SELECT id FROM line LIMIT :count"
+)
+"""UNION and not UNION ALL: whatever a database holds, it ends."""
+NONSENSE = (ConduError, ValueError, TypeError, AttributeError, RecursionError)
 """What is raised where a row that condu did not write is made into a value."""
 
 
@@ -85,7 +97,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
         sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
         # An empty list would make the same fingerprint as the empty record that it is not.
         sound = sound and isinstance(row.method_options, dict)
-    except _NONSENSE as error:
+    except NONSENSE as error:
         raise _altered_config() from error
     if not sound:
         raise _altered_config()
@@ -168,34 +180,43 @@ def read_operations(transaction: Transaction) -> list[Operation]:
     return [read_operation(row) for row in rows]
 
 
-def read_session(row: SessionRow) -> Session:
-    """Return the value of a session row; raise IntegrityError if it was altered since."""
-    try:
-        session = Session(
-            id=row.id,
-            parent=row.parent,
-            kind=row.kind,
-            task=row.task,
-            created_at=row.created_at,
-            shared=row.shared,
-            entries=tuple(_read_entry(task) for task in row.tasks),
-            note=row.note,
-        )
-        sound = session.computed_id() == session.id and _is_ordinal(row.ordinal)
-    except _NONSENSE as error:
-        raise _altered(row.id) from error
-    if not sound:
-        raise _altered(row.id)
-    return session
+def newest_operations(transaction: Transaction) -> Iterator[Operation]:
+    """Yield the journal, newest first; what is not asked for is not read."""
+    newest_first = select(OperationRow).order_by(OperationRow.id.desc())
+    for row in transaction.scalars(newest_first.execution_options(yield_per=CHUNK)):
+        yield read_operation(row)
+
+
+def line(transaction: Transaction, session_id: str | None, count: int | None = None) -> list[str]:
+    """Return an id and those of its ancestors, newest first; `count` of them at most."""
+    found = transaction.execute(
+        _LINE, {"start": session_id, "count": -1 if count is None else count}
+    )
+    ids = [row[0] for row in found]
+    require_texts("a session's id", *ids)
+    return ids
+
+
+def session_ids(transaction: Transaction) -> list[str]:
+    """Return the ids of all sessions, newest first."""
+    ids = list(transaction.scalars(select(SessionRow.id).order_by(SessionRow.ordinal.desc())))
+    require_texts("a session's id", *ids)
+    return ids
+
+
+def ids_starting(transaction: Transaction, prefix: str) -> list[str]:
+    """Return the ids of all sessions that begin with these hexadecimal digits, oldest first."""
+    between = (SessionRow.id >= prefix) & (SessionRow.id < prefix + "g")
+    return list(
+        transaction.scalars(select(SessionRow.id).where(between).order_by(SessionRow.ordinal))
+    )
 
 
 def insert_session(transaction: Transaction, session: Session, blobs: Iterable[BlobRef]) -> None:
     """Write a session, the experts it introduces and the blobs that are new with it."""
-    kinds = session.blob_kinds()
-    for blob in blobs:
-        insert_blob(transaction, blob, kinds[blob.sha256])
+    _insert_blobs(transaction, blobs, session.blob_kinds())
     last = transaction.scalar(select(func.max(SessionRow.ordinal))) or 0
-    if not _is_ordinal(last):
+    if not is_ordinal(last):
         raise noted_wrongly("the order of sessions")
     transaction.add(
         SessionRow(
@@ -210,8 +231,11 @@ def insert_session(transaction: Transaction, session: Session, blobs: Iterable[B
         )
     )
     transaction.flush()
-    for position, entry in enumerate(session.entries):
-        transaction.add(_task_row(transaction, session.id, position, entry))
+    experts = _expert_ids(transaction, session)
+    transaction.add_all(
+        _task_row(session.id, position, entry, expert)
+        for position, (entry, expert) in enumerate(zip(session.entries, experts, strict=True))
+    )
     transaction.flush()
 
 
@@ -227,19 +251,29 @@ def blob_sizes(transaction: Transaction) -> dict[str, int]:
 
 def insert_blob(transaction: Transaction, blob: BlobRef, kind: str) -> None:
     """Write a blob's row unless it has one."""
-    if transaction.get(BlobRow, blob.sha256) is None:
-        transaction.add(BlobRow(sha256=blob.sha256, size=blob.size, kind=kind))
-        transaction.flush()
+    _insert_blobs(transaction, [blob], {blob.sha256: kind})
 
 
-def _task_row(
-    transaction: Transaction, session_id: str, position: int, entry: TaskEntry
-) -> SessionTaskRow:
+def _insert_blobs(
+    transaction: Transaction, blobs: Iterable[BlobRef], kinds: Mapping[str, str]
+) -> None:
+    for chunk in chunks(blobs):
+        wanted = [blob.sha256 for blob in chunk]
+        known = set(transaction.scalars(select(BlobRow.sha256).where(BlobRow.sha256.in_(wanted))))
+        transaction.add_all(
+            BlobRow(sha256=blob.sha256, size=blob.size, kind=kinds[blob.sha256])
+            for blob in chunk
+            if blob.sha256 not in known
+        )
+    transaction.flush()
+
+
+def _task_row(session_id: str, position: int, entry: TaskEntry, expert: int) -> SessionTaskRow:
     return SessionTaskRow(
         session=session_id,
         position=position,
         name=entry.name,
-        expert=_expert_id(transaction, session_id, entry),
+        expert=expert,
         part=entry.part,
         rescaler=entry.rescaler,
         mask_density=entry.mask_density,
@@ -248,28 +282,48 @@ def _task_row(
     )
 
 
-def _expert_id(transaction: Transaction, session_id: str, entry: TaskEntry) -> int:
-    """Return the row of an expert that the registry has, or write that of a new one."""
-    if entry.learned_in is None or entry.learned_in == session_id:
-        row = ExpertRow(
-            learned_in=session_id,
+def _expert_ids(transaction: Transaction, session: Session) -> list[int]:
+    """Return the row of each of a session's experts; those of new ones are written."""
+    old = [entry for entry in session.entries if not _is_new(session, entry)]
+    new = [
+        ExpertRow(
+            learned_in=session.id,
             classes=list(entry.expert.classes),
             templates=list(entry.expert.templates),
             prototypes=entry.expert.prototypes,
             training=dict(entry.expert.training),
         )
-        transaction.add(row)
-        transaction.flush()
-        return row.id
-    return expert_id(transaction, entry)
+        for entry in session.entries
+        if _is_new(session, entry)
+    ]
+    known = iter(_known_experts(transaction, old))
+    transaction.add_all(new)
+    transaction.flush()
+    written = iter(row.id for row in new)
+    return [next(written if _is_new(session, entry) else known) for entry in session.entries]
+
+
+def _is_new(session: Session, entry: TaskEntry) -> bool:
+    return entry.learned_in in (None, session.id)
 
 
 def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
     """Return the row of an entry's expert; raise ConduError if the registry has no such one."""
-    known = select(ExpertRow).where(ExpertRow.learned_in == entry.learned_in)
-    for row in transaction.scalars(known):
-        if _read_expert(row) == entry.expert:
-            return row.id
+    return _known_experts(transaction, [entry])[0]
+
+
+def _known_experts(transaction: Transaction, entries: Sequence[TaskEntry]) -> list[int]:
+    found: dict[str | None, list[tuple[int, Expert]]] = defaultdict(list)
+    for chunk in chunks(sorted({str(entry.learned_in) for entry in entries})):
+        for row in transaction.scalars(select(ExpertRow).where(ExpertRow.learned_in.in_(chunk))):
+            found[row.learned_in].append((row.id, read_expert(row)))
+    return [_same_expert(entry, found[entry.learned_in]) for entry in entries]
+
+
+def _same_expert(entry: TaskEntry, known: Iterable[tuple[int, Expert]]) -> int:
+    for row_id, expert in known:
+        if expert == entry.expert:
+            return row_id
     raise ConduError(
         f"the expert of {entry.name!r} is not the one that session "
         f"{short_id(entry.learned_in or '')} learned",
@@ -281,9 +335,13 @@ def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
 
 def sessions_with_run(transaction: Transaction, run: str) -> list[str]:
     """Return the ids of the sessions with an expert of this run, the newest first."""
+    # The text is looked through where it lies: a registry may have thousands of experts.
+    named = select(ExpertRow.id, ExpertRow.training).where(
+        func.instr(type_coerce(ExpertRow.training, Text), run) > 0
+    )
     experts = [
         expert
-        for expert, record in transaction.execute(select(ExpertRow.id, ExpertRow.training))
+        for expert, record in transaction.execute(named)
         if isinstance(record, dict) and record.get("run") == run
     ]
     found = select(SessionRow.id).join(SessionTaskRow, SessionTaskRow.session == SessionRow.id)
@@ -293,33 +351,21 @@ def sessions_with_run(transaction: Transaction, run: str) -> list[str]:
     return list(transaction.scalars(newest_first))
 
 
-def _is_ordinal(value: Any) -> bool:
+def is_ordinal(value: Any) -> bool:
+    """Say whether a value can be the place of a session in the order of commits."""
     return isinstance(value, int) and 0 <= value < _LAST_ORDINAL
 
 
-def _read_expert(row: ExpertRow) -> Expert:
+def read_expert(row: Any) -> Expert:
+    """Return the value of an expert's row; raise IntegrityError for one that has no such."""
     try:
         return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
-    except _NONSENSE as error:
+    except NONSENSE as error:
         raise noted_wrongly("an expert") from error
 
 
-def _read_entry(row: SessionTaskRow) -> TaskEntry:
-    return TaskEntry(
-        name=row.name,
-        expert=_read_expert(row.expert_row),
-        part=row.part,
-        learned_in=row.expert_row.learned_in,
-        rescaler=row.rescaler,
-        mask_density=row.mask_density,
-        l1_norm=row.l1_norm,
-        drift=row.drift,
-    )
-
-
-def _altered(session_id: str) -> IntegrityError:
-    return IntegrityError(
-        f"the record of session {shown_id(session_id)} is not what was committed",
-        reason="session-altered",
-        session=session_id,
-    )
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """Yield values in lists that one statement can take."""
+    rest = iter(values)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from condu_cli.registry.manifest import canonical_json
@@ -140,10 +140,6 @@ class SessionRow(Base):
     shared: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     note: Mapped[dict[str, Any]]
 
-    tasks: Mapped[list["SessionTaskRow"]] = relationship(
-        order_by="SessionTaskRow.position", lazy="selectin", viewonly=True
-    )
-
 
 class ExpertRow(Base):
     """What is known about an expert since it was learned."""
@@ -182,8 +178,6 @@ class SessionTaskRow(Base):
     mask_density: Mapped[float]
     l1_norm: Mapped[float]
     drift: Mapped[float | None]
-
-    expert_row: Mapped[ExpertRow] = relationship(lazy="joined", viewonly=True)
 
 
 class HeadRow(Base):

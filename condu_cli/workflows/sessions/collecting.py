@@ -16,7 +16,6 @@ from condu_cli.workflows.sessions.history_packing import (
     pack_history,
     release_files,
     repack,
-    successor,
 )
 from condu_cli.workflows.sessions.states import codec_for
 
@@ -83,10 +82,7 @@ def collect(
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
         release_files(registry)
         removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
-        # Newest first: the reference of an older session is in its new place by then.
-        for session in history.live:
-            if session.id in broken:
-                repack(registry, codec, session, successor(history, session, kept))
+        repack(registry, codec, history, broken, kept)
         removed += _remove_leftovers(registry)
         if gone:
             registry.record_collected([session.id for session in gone], command)

@@ -264,7 +264,7 @@ def _commit_waiting(
         session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
         committed = time.perf_counter()
         registry.waiting.remove(waiting.path)
-        packed = pack_parent(registry, session)
+        packed = pack_parent(registry, session, head)
         return Commit(
             session=session,
             parent=head,

@@ -86,7 +86,7 @@ def check_new_name(head: Session, old: str, new: str) -> None:
 
 def _committed(registry: Registry, draft: SessionDraft, head: Session, command: str) -> Removal:
     session = registry.commit(draft, parent=head.id, command=command)
-    return Removal(session, head, pack_parent(registry, session).warnings)
+    return Removal(session, head, pack_parent(registry, session, head).warnings)
 
 
 def _remaining(

@@ -7,13 +7,14 @@ after the database says so; a crash in between leaves files too many, never too 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.errors import ConduError
+from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
+from condu_cli.workflows.sessions.patch_walk import restored_states
 from condu_cli.workflows.sessions.states import (
     check_state,
     codec_for,
@@ -22,14 +23,14 @@ from condu_cli.workflows.sessions.states import (
     open_state,
     patch_of,
     patched_state,
-    restore_files,
+    write_files,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Set
+    from collections.abc import Callable, Set
 
     from condu_cli.core.codecs.codec import Codec
-    from condu_cli.registry.manifest import Pack, Session
+    from condu_cli.registry.manifest import Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
 
@@ -71,59 +72,69 @@ def pack_session(registry: Registry, codec: Codec, session: Session, newer: Sess
     return ref.size
 
 
-def pack_parent(registry: Registry, session: Session) -> Packed:
+def pack_parent(registry: Registry, session: Session, parent: Session | None) -> Packed:
     """After a commit: pack the session before this one, and remove the files nobody needs.
 
-    The commit stands whatever happens here, so that a failure becomes a warning: the older
-    session keeps its files, and `condu gc` tries again. The caller holds the lock.
+    No other session is looked at, however many there are. The commit stands whatever happens
+    here, so that a failure becomes a warning: the older session keeps its files, and `condu gc`
+    tries again. The caller holds the lock.
     """
+    if parent is None or not parent.entries:
+        return Packed()
     try:
         with taken_back_on_failure(registry):
-            return pack_history(registry, [session.parent] if session.parent else [])
+            packed = _pack_anew(registry, codec_for(registry.config), parent, session)
+            if packed.sessions == 0 or packed.warnings:
+                return packed
+            needless = set(parent.state_blobs()) - registry.needed_among(parent.state_blobs())
+            return replace(packed, removed_bytes=sum(map(registry.blobs.remove, needless)))
     except ConduError as exc:
         return Packed(warnings=(f"the session before this one keeps its files: {exc.message}",))
 
 
 def pack_history(
-    registry: Registry,
-    only: Iterable[str] | None = None,
-    on_session: Callable[[Session], None] = lambda _: None,
+    registry: Registry, on_session: Callable[[Session], None] = lambda _: None
 ) -> Packed:
-    """Pack every session, or `only` some, that has a successor, newest first; but never HEAD.
+    """Pack every session that has a successor and no pack, newest first; but never HEAD.
 
     The caller holds the lock.
     """
-    codec = codec_for(registry.config)
-    history = registry.history()
-    wanted = None if only is None else set(only)
-    patch_bytes, packed, warnings = 0, set(), []
-    # Nothing to gain: HEAD has files in any case. The patch of a session that is asked for is
-    # made anew, since what it is on may have been damaged while the session had files.
-    stored = {history.head, *(history.packs if wanted is None else ())}
+    codec, history = codec_for(registry.config), registry.history()
+    successors = history.successors()
+    packed: list[Session] = []
+    warnings: list[str] = []
+    patch_bytes = 0
     for session in history.live:
-        newer = successor(history, session)
-        skip = wanted is not None and session.id not in wanted
-        if skip or newer is None or session.id in stored or not session.entries:
+        newer = successors.get(session.id)
+        # Nothing to gain: HEAD has files in any case.
+        stored = session.id == history.head or session.id in history.packs
+        if newer is None or stored or not session.entries:
             continue
         on_session(session)
-        try:
-            if session.id in history.packs:
-                registry.record_files(session)  # which it keeps, should the new patch fail
-            size = pack_session(registry, codec, session, newer)
-        except (InvalidStateError, ConduError) as exc:  # damaged, or no room for the patch
-            warnings.append(f"session {short_id(session.id)} keeps its files: {exc}")
-            continue
-        if size is not None:
-            packed.add(session.id)
-            patch_bytes += size
-        _remove_old_patch(registry, history.packs.get(session.id))
-    removed = release_files(registry, tried=packed)
+        done = _pack_anew(registry, codec, session, history.session(newer))
+        packed += [session] * done.sessions
+        patch_bytes += done.patch_bytes
+        warnings += done.warnings
+    removed = release_files(registry, tried={session.id for session in packed})
     return Packed(len(packed), removed, patch_bytes, tuple(warnings))
 
 
-def _remove_old_patch(registry: Registry, pack: Pack | None) -> None:
-    if pack is not None and pack.patch not in (None, *registry.history().needed_blobs()):
-        registry.blobs.remove(str(pack.patch))
+def _pack_anew(registry: Registry, codec: Codec, session: Session, newer: Session) -> Packed:
+    """Pack one session, also one that is packed already; a failure becomes a warning.
+
+    What its patch is on may have been damaged while the session had files, so that the patch is
+    made anew; should that fail, the session keeps the files.
+    """
+    old = registry.pack(session)
+    try:
+        if old is not None:
+            registry.record_files(session)
+        size = pack_session(registry, codec, session, newer)
+    except (InvalidStateError, ConduError) as exc:  # damaged, or no room for the patch
+        return Packed(warnings=(f"session {short_id(session.id)} keeps its files: {exc}",))
+    if old is not None and old.patch is not None and not registry.needed_among([old.patch]):
+        registry.blobs.remove(old.patch)
+    return Packed() if size is None else Packed(1, 0, size)
 
 
 def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
@@ -135,40 +146,58 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
     """
     codec, history = codec_for(registry.config), registry.history()
     spare = {sha256 for sha256 in history.spare_blobs() if registry.blobs.exists(sha256)}
+    doubtful = {
+        session.id
+        for session in history.live
+        if not (session.id in tried or history.has_files(session))
+        and not spare.isdisjoint(session.state_blobs())
+    }
     kept: set[str] = set()
-    for session in history.live:
-        beside = spare.intersection(session.state_blobs())
-        if session.id in tried or history.has_files(session) or not beside:
-            continue
-        if comes_back(registry, codec, session):
-            continue
-        kept |= beside
-        if has_files(registry, session):
-            registry.record_files(session)
+    for restored in restored_states(registry, codec, history, doubtful):
+        if isinstance(restored.found, IntegrityError):
+            kept |= spare.intersection(restored.session.state_blobs())
+            if has_files(registry, restored.session):
+                registry.record_files(restored.session)
     return sum(map(registry.blobs.remove, spare - kept))
 
 
-def repack(registry: Registry, codec: Codec, session: Session, newer: Session | None) -> None:
-    """Store a packed session anew, because the one that its patch is on is going.
+def release_session(registry: Registry, session: Session | None) -> int:
+    """Do what `release_files` does for one session only: the one that HEAD was at just now."""
+    if session is None or registry.pack(session) is None:
+        return 0
+    state = session.state_blobs()
+    spare = set(filter(registry.blobs.exists, set(state) - registry.needed_among(state)))
+    if not spare:
+        return 0
+    if not comes_back(registry, codec_for(registry.config), session):
+        if has_files(registry, session):
+            registry.record_files(session)
+        return 0
+    return sum(map(registry.blobs.remove, spare))
 
-    On `newer` where a patch is smaller than files; with files of its own otherwise. The caller
-    holds the lock.
+
+def repack(
+    registry: Registry, codec: Codec, history: History, broken: Set[str], kept: Set[str]
+) -> None:
+    """Store packed sessions anew, because what their patches are on is going.
+
+    On what is kept where a patch is smaller than files; with files of their own otherwise. The
+    caller holds the lock.
+
+    Raises:
+        IntegrityError: one of them, or what it is stored on anew, is damaged.
+
     """
-    restore_files(registry, codec, session)
-    if newer is None or pack_session(registry, codec, session, newer) is None:
-        registry.record_files(session)
-
-
-def successor(history: History, session: Session, kept: set[str] | None = None) -> Session | None:
-    """The session to store another one as a patch on: its child, or the next kept one after it.
-
-    On the way to HEAD if it is before HEAD, else the newest line that goes on from it.
-    """
-    lines = [history.line(history.head), *(history.line(s.id) for s in history.live)]
-    alive = {s.id for s in history.live} if kept is None else kept
-    for line in lines:
-        if session.id in line:
-            after = [i for i in line[: line.index(session.id)] if i in alive]
-            if after:
-                return history.session(after[-1])
-    return None
+    packed = {i for i in broken if not has_files(registry, history.session(i))}
+    for restored in restored_states(registry, codec, history, packed):
+        write_files(registry, restored.session, restored.state())
+    successors = history.successors(kept)
+    # Newest first: the reference of an older session is in its new place by then.
+    for session in history.live:
+        if session.id in broken:
+            newer = successors.get(session.id)
+            if (
+                newer is None
+                or pack_session(registry, codec, session, history.session(newer)) is None
+            ):
+                registry.record_files(session)

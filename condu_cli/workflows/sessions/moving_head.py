@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.workflows.sessions.history_packing import release_files
+from condu_cli.workflows.sessions.history_packing import release_session
 from condu_cli.workflows.sessions.states import check_state, codec_for, restore_files
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def roll_back(
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
-        target = target_of(registry)
+        left, target = registry.head(), target_of(registry)
         _make_ready(registry, target)
         operation = registry.rollback(target, command)
-        release_files(registry)
+        release_session(registry, left)
         return operation
 
 
@@ -43,9 +43,10 @@ def undo_rollback(registry: Registry, command: str) -> Operation:
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
-        _make_ready(registry, registry.undo_target())
+        left, target = registry.head(), registry.undo_target()
+        _make_ready(registry, target)
         operation = registry.undo_rollback(command)
-        release_files(registry)
+        release_session(registry, left)
         return operation
 
 

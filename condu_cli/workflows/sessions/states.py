@@ -5,7 +5,7 @@ Nothing here loads a model, so that what only moves or compares sessions starts 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 HEADER = "header/"
 """Arrays of a patch blob that hold the headers of the session's files, in their order."""
+
+
+class FiledState(NamedTuple):
+    """A session's state, and the headers of its files in the order of `Session.state_blobs`."""
+
+    state: EncodedState
+    headers: list[bytes]
 
 
 def layout_of(config: RegistryConfig) -> ParameterLayout:
@@ -63,8 +70,8 @@ def open_state(registry: Registry, codec: Codec, session: Session | None) -> Enc
     if session is None or not session.entries:
         return codec.empty()
     if has_files(registry, session):
-        return state_of(session, [registry.blobs.open(s) for s in session.state_blobs()])
-    return _from_patches(registry, codec, session)
+        return state_from_files(registry, session).state
+    return _restored(registry, codec, session).state
 
 
 def has_files(registry: Registry, session: Session) -> bool:
@@ -102,12 +109,14 @@ def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
         IntegrityError: they cannot be restored.
 
     """
-    if has_files(registry, session):
-        return
-    state, headers = _restored(registry, codec, session)
-    for sha256, header, tensors in zip(
-        session.state_blobs(), headers, tensors_of(state), strict=True
-    ):
+    if not has_files(registry, session):
+        write_files(registry, session, _restored(registry, codec, session))
+
+
+def write_files(registry: Registry, session: Session, found: FiledState) -> None:
+    """Write those files of a session that are not there; the caller holds the lock."""
+    blobs = zip(session.state_blobs(), found.headers, tensors_of(found.state), strict=True)
+    for sha256, header, tensors in blobs:
         if not registry.blobs.exists(sha256):
             registry.blobs.put_again(sha256, header, tensors)
 
@@ -121,12 +130,61 @@ def comes_back(registry: Registry, codec: Codec, session: Session) -> bool:
     return True
 
 
+def state_from_files(registry: Registry, session: Session) -> FiledState:
+    """Open the files of a session's experts.
+
+    Raises:
+        IntegrityError: a blob is missing or damaged.
+
+    """
+    readers = [registry.blobs.open(sha256) for sha256 in session.state_blobs()]
+    return FiledState(state_of(session, readers), [reader.header for reader in readers])
+
+
+def state_from_patch(
+    registry: Registry,
+    codec: Codec,
+    session: Session,
+    patch: str | None,
+    newer: Session,
+    found: FiledState,
+) -> FiledState:
+    """Go one step back: from the state of the session that a patch is on to its own.
+
+    Raises:
+        IntegrityError: the patch is damaged, or gives something else than was committed.
+
+    """
+    if patch is None:
+        places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
+        chosen = [places[sha256] for sha256 in session.state_blobs()]
+        tensors = tensors_of(found.state)
+        state = state_of(session, [tensors[i] for i in chosen])
+        return FiledState(state, [found.headers[i] for i in chosen])
+    try:
+        return patched_state(codec, session, found.state, registry.blobs.open(patch))
+    except (InvalidStateError, KeyError) as exc:
+        raise IntegrityError(
+            f"session {short_id(session.id)} does not come back from its patch {patch}: {exc}",
+            reason="patch-damaged",
+            session=session.id,
+            patch=patch,
+        ) from exc
+
+
+def circular_patches(session: Session) -> IntegrityError:
+    """Name a session whose patches lead to no session that has files."""
+    return IntegrityError(
+        f"the patches of session {short_id(session.id)} go round in a circle",
+        reason="patches-in-a-circle",
+        session=session.id,
+    )
+
+
 def patched_state(
     codec: Codec, session: Session, newer: EncodedState, patch: Tensors
-) -> tuple[EncodedState, list[bytes]]:
+) -> FiledState:
     """Make a session's state from a newer one and its patch, and check it against its hashes.
-
-    Answers with the headers of its files too.
 
     Raises:
         IntegrityError: it is not what was committed.
@@ -140,7 +198,7 @@ def patched_state(
         raise InvalidStateError("parts", f"are {len(tensors)} with the shared one")
     for sha256, header, restored in zip(session.state_blobs(), headers, tensors, strict=True):
         check_blob(sha256, header, restored)
-    return state, headers
+    return FiledState(state, headers)
 
 
 def patch_of(
@@ -184,57 +242,19 @@ def _header_names(count: int) -> list[str]:
     return [f"{HEADER}{place}" for place in range(count)]
 
 
-def _from_patches(registry: Registry, codec: Codec, session: Session) -> EncodedState:
-    return _restored(registry, codec, session)[0]
-
-
-def _restored(
-    registry: Registry, codec: Codec, session: Session
-) -> tuple[EncodedState, list[bytes]]:
+def _restored(registry: Registry, codec: Codec, session: Session) -> FiledState:
     """Follow the patches to a session that has files, and come back, one session at a time."""
-    packs, blobs = registry.packs(), registry.blobs
-    chain, at = [session], packs.get(session.id)
-    while at is not None:
-        reference = registry.session(at.reference)
-        if reference in chain:
-            raise IntegrityError(
-                f"the patches of session {short_id(session.id)} go round in a circle",
-                reason="patches-in-a-circle",
-                session=session.id,
-            )
-        chain.append(reference)
-        at = None if has_files(registry, reference) else packs.get(reference.id)
-    newest = chain[-1]
-    state = state_of(newest, [blobs.open(sha256) for sha256 in newest.state_blobs()])
-    headers = [blobs.open(sha256).header for sha256 in newest.state_blobs()]
-    newer = newest
-    for older in reversed(chain[:-1]):
-        patch = packs[older.id].patch
-        state, headers = _one_back(registry, codec, older, newer, patch, state, headers)
-        newer = older
-    return state, headers
-
-
-def _one_back(
-    registry: Registry,
-    codec: Codec,
-    session: Session,
-    newer: Session,
-    patch: str | None,
-    state: EncodedState,
-    headers: list[bytes],
-) -> tuple[EncodedState, list[bytes]]:
-    if patch is None:
-        places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
-        chosen = [places[sha256] for sha256 in session.state_blobs()]
-        tensors = tensors_of(state)
-        return state_of(session, [tensors[i] for i in chosen]), [headers[i] for i in chosen]
-    try:
-        return patched_state(codec, session, state, registry.blobs.open(patch))
-    except (InvalidStateError, KeyError) as exc:
-        raise IntegrityError(
-            f"session {short_id(session.id)} does not come back from its patch {patch}: {exc}",
-            reason="patch-damaged",
-            session=session.id,
-            patch=patch,
-        ) from exc
+    chain: list[tuple[Session, str | None]] = []
+    seen, at, pack = {session.id}, session, registry.pack(session)
+    while pack is not None:
+        chain.append((at, pack.patch))
+        at = registry.session(pack.reference)
+        if at.id in seen:
+            raise circular_patches(session)
+        seen.add(at.id)
+        pack = None if has_files(registry, at) else registry.pack(at)
+    found = state_from_files(registry, at)
+    for older, patch in reversed(chain):
+        found = state_from_patch(registry, codec, older, patch, at, found)
+        at = older
+    return found

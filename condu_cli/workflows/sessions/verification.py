@@ -21,15 +21,16 @@ from condu_cli.registry.leftovers import Leftover, leftovers
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.committing import load_expert
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.patch_walk import Restored, restored_states
+from condu_cli.workflows.sessions.states import codec_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set
     from pathlib import Path
 
     from condu_cli.core.arrays.layout import Tensors
     from condu_cli.core.codecs.codec import Codec
-    from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.registry.manifest import TaskEntry
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
 
@@ -100,14 +101,63 @@ def _check_blobs(
     registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
 ) -> list[Problem]:
     """The faults of files first; a session is decoded only where its own files are sound."""
-    found = list(_check_files(registry, history, quick=quick, on_progress=on_progress))
-    bad = {problem.object.removeprefix("blob ") for problem in found}
-    codec = codec_for(registry.config)
-    for done, session in enumerate(history.live, 1):
-        if not bad & _chain_blobs(history, session):
-            found += _check_session(registry, codec, history, session, quick=quick)
-        on_progress(Progress("sessions", done, len(history.live)))
+    faults = dict(_check_files(registry, history, quick=quick, on_progress=on_progress))
+    harmed = _harmed(history, faults.keys())
+    found = [
+        Problem(
+            f"blob {sha256}",
+            reason,
+            _sessions_with(history, harmed, sha256),
+            failure="needed-file-damaged",
+        )
+        for sha256, reason in faults.items()
+    ]
+    sound = {
+        session.id
+        for session in history.live
+        if not harmed[session.id] and (history.has_files(session) or not quick)
+    }
+    found += _check_sessions(registry, history, sound, on_progress)
     return [*found, *_check_waiting(registry)]
+
+
+def _harmed(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
+    """Map each live session to the bad blobs that it comes from, along its patches too."""
+    found: dict[str, frozenset[str]] = {}
+    for session in history.live:
+        chain = []
+        at = session
+        while at.id not in found:
+            chain.append(at)
+            if history.has_files(at):
+                break
+            at = history.session(history.packs[at.id].reference)
+        inherited = found.get(at.id, frozenset())
+        for step in reversed(chain):
+            inherited |= bad & history.blobs(step).keys() if bad else frozenset()
+            found[step.id] = inherited
+    return found
+
+
+def _sessions_with(
+    history: History, harmed: Mapping[str, frozenset[str]], sha256: str
+) -> tuple[str, ...]:
+    return tuple(s.id for s in history.live if sha256 in harmed[s.id])
+
+
+def _check_sessions(
+    registry: Registry, history: History, sound: Set[str], on_progress: ProgressCallback
+) -> list[Problem]:
+    """Give each of these sessions back once, and compare it with its manifest."""
+    codec = codec_for(registry.config)
+    found: dict[str, Problem] = {}
+    counted: dict[str, int] = {}  # the classes of each prototype blob
+    for done, restored in enumerate(restored_states(registry, codec, history, sound), 1):
+        problem = _fault_of_session(registry, codec, restored, counted)
+        if problem is not None:
+            found[restored.session.id] = problem
+        on_progress(Progress("sessions", done, len(sound)))
+    return [found[session.id] for session in history.live if session.id in found]
 
 
 def _check_waiting(registry: Registry) -> Iterator[Problem]:
@@ -128,7 +178,8 @@ def _fault_of_waiting(registry: Registry, path: Path) -> Problem | None:
 
 def _check_files(
     registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
-) -> Iterator[Problem]:
+) -> Iterator[tuple[str, str]]:
+    """Yield each blob whose file is not what it should be, and why."""
     sizes = registry.blob_sizes()
     needed = sorted(history.needed_blobs())
     for done, sha256 in enumerate(needed, 1):
@@ -143,51 +194,39 @@ def _check_files(
             if not quick:
                 registry.blobs.verify(sha256)
         except IntegrityError as exc:
-            reason = exc.message.removeprefix(f"blob {sha256} ")
-            yield Problem(
-                f"blob {sha256}",
-                reason,
-                _sessions_with(history, sha256),
-                failure="needed-file-damaged",
-            )
+            yield sha256, exc.message.removeprefix(f"blob {sha256} ")
         on_progress(Progress("blobs", done, len(needed)))
 
 
-def _sessions_with(history: History, sha256: str) -> tuple[str, ...]:
-    return tuple(s.id for s in history.live if sha256 in _chain_blobs(history, s))
-
-
-def _chain_blobs(history: History, session: Session) -> set[str]:
-    """Every blob that a session comes from, along its patches too."""
-    chain = [history.session(session_id) for session_id in history.chain(session.id)]
-    return {sha256 for step in chain for sha256 in history.blobs(step)}
-
-
-def _check_session(
-    registry: Registry, codec: Codec, history: History, session: Session, *, quick: bool
-) -> Iterator[Problem]:
-    """What its blobs say against its manifest; a packed session is given back for that."""
+def _fault_of_session(
+    registry: Registry, codec: Codec, restored: Restored, counted: dict[str, int]
+) -> Problem | None:
+    """What its blobs say against its manifest; a packed session was given back for that."""
+    session = restored.session
     name = f"session {short_id(session.id)}"
-    if quick and not history.has_files(session):
-        return
     try:
         for entry in session.entries:
-            _check_prototypes(registry, entry)
-        state = open_state(registry, codec, session)
-        codec.check_state(state)
-        for entry, part in zip(session.entries, state.parts, strict=True):
-            _check_figures(codec, entry, part)
+            _check_prototypes(registry, entry, counted)
+        if session.entries:
+            state = restored.state().state
+            codec.check_state(state)
+            for entry, part in zip(session.entries, state.parts, strict=True):
+                _check_figures(codec, entry, part)
     except InvalidStateError as exc:
-        yield Problem(name, str(exc), (session.id,), failure="needed-file-damaged")
+        return Problem(name, str(exc), (session.id,), failure="needed-file-damaged")
     except IntegrityError as exc:
-        yield Problem(name, exc.message, (session.id,), failure="needed-file-damaged")
+        return Problem(name, exc.message, (session.id,), failure="needed-file-damaged")
+    return None
 
 
-def _check_prototypes(registry: Registry, entry: TaskEntry) -> None:
-    prototypes = Prototypes.from_arrays(registry.blobs.open(entry.expert.prototypes))
-    if len(prototypes.counts) != len(entry.expert.classes):
+def _check_prototypes(registry: Registry, entry: TaskEntry, counted: dict[str, int]) -> None:
+    """Compare prototypes with the classes; `counted` has those that were opened already."""
+    sha256 = entry.expert.prototypes
+    if sha256 not in counted:
+        counted[sha256] = len(Prototypes.from_arrays(registry.blobs.open(sha256)).counts)
+    if counted[sha256] != len(entry.expert.classes):
         raise IntegrityError(
-            f"the prototypes of task '{entry.name}' are of {len(prototypes.counts)} classes, "
+            f"the prototypes of task '{entry.name}' are of {counted[sha256]} classes, "
             f"not of {len(entry.expert.classes)}",
             reason="prototypes-differ",
             task=entry.name,

@@ -60,21 +60,17 @@ def test_a_session_is_found_by_its_id() -> None:
         history().session("gone")
 
 
-def test_a_chain_ends_at_a_session_that_has_files() -> None:
-    assert history(packs=PACKED).chain("a") == ["a", "b", "c"]
-    assert history(packs=PACKED[:1]).chain("a") == ["a", "b"]
-    assert history().chain("a") == ["a"]
-
-
-def test_a_chain_ends_at_head_which_always_has_files() -> None:
-    assert history(packs=PACKED, head="b").chain("a") == ["a", "b"]
-    assert history(packs=PACKED, head="a").chain("a") == ["a"]
-
-
-def test_a_chain_that_goes_round_in_a_circle_has_each_session_once() -> None:
+def test_packs_that_go_round_in_a_circle_are_found_once_each() -> None:
     circle = (Pack("a", "b", None), Pack("b", "a", None))
-    assert history(packs=circle).chain("a") == ["a", "b"]
-    assert history(packs=circle).chain("b") == ["b", "a"]
+    assert set(history(packs=circle).circular_packs()) == set(circle)
+    assert history(packs=PACKED).circular_packs() == []
+    leads_there = (Pack("a", "b", None), Pack("b", "c", None), Pack("c", "b", None))
+    assert set(history(packs=leads_there, head=None).circular_packs()) == set(leads_there[1:])
+
+
+def test_a_circle_through_head_is_none_because_head_has_files() -> None:
+    circle = (Pack("a", "b", None), Pack("b", "a", None))
+    assert history(packs=circle, head="a").circular_packs() == []
 
 
 def test_head_and_what_has_no_pack_has_files() -> None:
@@ -199,6 +195,38 @@ def histories(draw: st.DrawFn) -> History:
     )
 
 
+def chain_of(found: History, session_id: str) -> list[str]:
+    """A session, and those that its patches lead to."""
+    chain = [session_id]
+    while not found.has_files(found.session(chain[-1])):
+        chain.append(found.packs[chain[-1]].reference)
+    return chain
+
+
+def plain_successor(found: History, session_id: str, kept: set[str]) -> str | None:
+    """What `History.successors` documents, line by line."""
+    for line in [found.line(found.head), *(found.line(s.id) for s in found.live)]:
+        if session_id in line:
+            after = [i for i in line[: line.index(session_id)] if i in kept]
+            if after:
+                return after[-1]
+    return None
+
+
+@given(histories(), st.frozensets(st.sampled_from("abcdefgh")))
+def test_every_session_has_the_successor_that_its_lines_say(found: History, some: set[str]) -> None:
+    kept = set(some) & {s.id for s in found.live}
+    expected = {s.id: plain_successor(found, s.id, kept) for s in found.sessions}
+    assert found.successors(kept) == {s: new for s, new in expected.items() if new is not None}
+
+
+@given(histories(), st.none() | st.integers(1, 4))
+def test_what_is_kept_is_the_beginning_of_each_line(found: History, keep: int | None) -> None:
+    ends = {found.head, *found.undoable}
+    lines = {session for end in ends for session in found.line(end)[:keep]}
+    assert found.kept(keep) == (lines | set(found.tags.values())) - set(found.collected)
+
+
 @given(histories(), st.none() | st.integers(1, 4), st.booleans())
 def test_whatever_is_kept_comes_back_once_broken_references_are_stored_anew(
     before: History, keep: int | None, undo: bool
@@ -213,7 +241,7 @@ def test_whatever_is_kept_comes_back_once_broken_references_are_stored_anew(
     )
     needed = after.needed_blobs()
     for session_id in kept:
-        chain = after.chain(session_id)
+        chain = chain_of(after, session_id)
         assert set(chain) <= kept
         assert after.has_files(after.session(chain[-1]))
         assert set(after.session(chain[-1]).state_blobs()) <= needed.keys()

@@ -13,7 +13,6 @@ from condu_cli.workflows.sessions.history_packing import (
     pack_history,
     pack_session,
     repack,
-    successor,
 )
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import codec_for, restore_files
@@ -149,12 +148,11 @@ def test_packing_again_changes_nothing(unpacked):
     assert on_disk(unpacked) == before
 
 
-def test_only_the_sessions_named_are_packed(unpacked):
-    _, second, _ = unpacked.sessions()
+def test_who_asks_hears_of_each_session_that_is_packed(unpacked):
+    _, second, first = unpacked.sessions()
     told = []
-    assert pack(unpacked, only=[second.id], on_session=told.append).sessions == 1
-    assert set(references(unpacked)) == {second.id}
-    assert [session.id for session in told] == [second.id]
+    assert pack(unpacked, on_session=told.append).sessions == 2
+    assert [session.id for session in told] == [second.id, first.id]
 
 
 def test_the_bytes_that_are_reported_are_those_on_the_disk(unpacked):
@@ -191,6 +189,11 @@ def test_a_damaged_session_is_not_packed_away(unpacked):
 
 
 # Successors
+
+
+def successor(history, session, kept=None):
+    found = history.successors(kept).get(session.id)
+    return None if found is None else history.session(found)
 
 
 @pytest.fixture
@@ -289,7 +292,13 @@ def test_repacking_stores_a_session_on_another_one(registry):
     third, _, first = registry.sessions()
     before = decoded(registry, first)
     with registry.lock("test"):
-        repack(registry, codec_for(registry.config), first, third)
+        repack(
+            registry,
+            codec_for(registry.config),
+            registry.history(),
+            {first.id},
+            {first.id, third.id},
+        )
     assert references(registry)[first.id] == third.id
     assert decoded(registry, first) == before
 
@@ -298,7 +307,7 @@ def test_repacking_on_nothing_gives_the_files_back(registry):
     _, second, _ = registry.sessions()
     before = decoded(registry, second)
     with registry.lock("test"):
-        repack(registry, codec_for(registry.config), second, None)
+        repack(registry, codec_for(registry.config), registry.history(), {second.id}, {second.id})
     assert second.id not in references(registry)
     assert len(blob_bytes(registry, second)) == 3
     assert decoded(registry, second) == before

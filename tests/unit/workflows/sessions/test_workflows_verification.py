@@ -104,7 +104,7 @@ def test_every_byte_of_the_smallest_blob_is_guarded(made, monkeypatch):
             verification._check_files(made, history, quick=False, on_progress=lambda _: None)
         )
         flip(path, offset)
-        assert [problem.object for problem in found] == [f"blob {path.name}"], offset
+        assert [sha256 for sha256, _ in found] == [path.name], offset
 
 
 def test_the_sessions_that_need_a_blob_are_named(registry):
