@@ -79,7 +79,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its exit code; tracebacks need CONDU_DEBUG=1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    out = Output(Mode.JSON if "--json" in given else Mode.HUMAN)
+    mode = Mode.JSON if "--json" in given else Mode.HUMAN
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be valid text, and a terminal may lack a character.
         if isinstance(stream, TextIOWrapper):
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         expected = _as_condu_error(exc)
-        out.error(expected, settings.registry)
+        Output(mode, registry=settings.registry).error(expected)
         sys.exit(expected.exit_code)
     sys.exit(0)
 

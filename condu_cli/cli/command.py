@@ -97,7 +97,7 @@ class Run:
 def new_run(settings: Settings) -> Run:
     """Build a run from the global options."""
     mode = Mode.JSON if settings.json else Mode.HUMAN
-    return Run(settings, Output(mode, quiet=settings.quiet))
+    return Run(settings, Output(mode, quiet=settings.quiet, registry=settings.registry))
 
 
 def command(

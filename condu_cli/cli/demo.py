@@ -162,5 +162,5 @@ def _farewell(out: Output, result: dict[str, Any], keep: Path | None) -> None:
         f"{percent(result['digits_after'])} after one more task."
     )
     if keep is not None:
-        out.hint(f"condu log --registry {keep}")
+        out.hint("condu log --registry {keep!q}", keep=keep)
     out.hint("your own pictures: condu learn --task NAME --data DIR")

@@ -63,7 +63,7 @@ def _print_log(out: Output, records: list[dict[str, Any]]) -> None:
 
     if not records:
         out.text("no sessions yet")
-        out.hint("condu learn --task NAME --data DIR makes the first")
+        out.hint("condu learn --task NAME --data DIR{here} makes the first")
         return
     rows = [
         [
@@ -163,9 +163,9 @@ def rollback(
     def human(out: Output) -> None:
         out.text(f"HEAD moved from {describe_session(before)} to {describe_session(after)}")
         out.hint(
-            "condu log lists all sessions; condu rollback SESSION goes to any of them"
+            "condu log{here} lists all sessions; condu rollback SESSION{here} goes to any of them"
             if undo
-            else "condu rollback --undo brings it back"
+            else "condu rollback --undo{here} brings it back"
         )
 
     run.out.document(record, human)
@@ -213,7 +213,9 @@ def tag(
     def human(out: Output) -> None:
         out.text(text)
         out.hint(
-            f"condu tag {name} {session_name(was)}" if delete else f"condu tag --delete {name}"
+            "condu tag {name!q} {session}{here}" if delete else "condu tag --delete {name!q}{here}",
+            name=name,
+            session=session_name(record["session"]),
         )
 
     run.out.document(record, human)
@@ -226,7 +228,7 @@ def _list_tags(out: Output, registry: "Registry") -> None:
     def human(out: Output) -> None:
         if not tags:
             out.text("no tags yet")
-            out.hint("condu tag NAME [SESSION] makes one")
+            out.hint("condu tag NAME [SESSION]{here} makes one")
             return
         rows = [
             [name, describe_session(registry.session(session))] for name, session in tags.items()

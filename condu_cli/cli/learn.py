@@ -394,4 +394,7 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
         f"{duration(summary.commit_seconds)}{share}, keeping the expert "
         f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
     )
-    out.hint(f"condu evaluate --task {summary.task} measures it; condu rollback undoes it")
+    out.hint(
+        "condu evaluate --task {task!q}{here} measures it; condu rollback{here} undoes it",
+        task=summary.task,
+    )

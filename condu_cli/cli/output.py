@@ -42,9 +42,13 @@ class Mode(Enum):
 class Output:
     """Everything that a command says goes through here."""
 
-    def __init__(self, mode: Mode = Mode.HUMAN, *, quiet: bool = False) -> None:
+    def __init__(
+        self, mode: Mode = Mode.HUMAN, *, quiet: bool = False, registry: "Path | None" = None
+    ) -> None:
+        """`registry`: the folder that --registry named; commands in hints repeat it."""
         self.mode = mode
         self.quiet = quiet
+        self._registry = registry
 
     # Results, on stdout
 
@@ -85,9 +89,12 @@ class Output:
         if self.mode is Mode.HUMAN and not self.quiet:
             self._stderr().print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def hint(self, line: str) -> None:
-        """Name a command that may come next."""
+    def hint(self, template: str, **facts: object) -> None:
+        """Name a command that may come next; the template is as those of `cli/hints`."""
         if self.mode is Mode.HUMAN and not self.quiet:
+            from condu_cli.cli.hints.templates import filled
+
+            line = filled(template, facts, self._registry)
             self._stderr().print(
                 f"hint: {line}", style="dim", markup=False, highlight=False, soft_wrap=True
             )
@@ -101,14 +108,11 @@ class Output:
         elif self.mode is Mode.JSON:
             print(json.dumps({"warning": line}), file=sys.stderr, flush=True)
 
-    def error(self, exc: "ConduError", registry: "Path | None" = None) -> None:
-        """Print an error: one line and a hint, or the contract's JSON object.
-
-        `registry` is the folder that --registry named, which commands in the hint repeat.
-        """
+    def error(self, exc: "ConduError") -> None:
+        """Print an error: one line and a hint, or the contract's JSON object."""
         from condu_cli.cli.hints.making import hint_of, message_of
 
-        message, hint = message_of(exc), hint_of(exc, registry)
+        message, hint = message_of(exc), hint_of(exc, self._registry)
         if self.mode is Mode.JSON:
             record = {
                 "code": exc.exit_code,

@@ -148,7 +148,7 @@ def init(
         out.text(f"base model {base}, {method_line(summary_of(config))}")
         chosen = config.codec_options
         out.text(f"unified delta in {chosen['dtype']}, rescalers: {chosen['rescaler']}")
-        out.hint("condu learn --task NAME --data DIR teaches it a task")
+        out.hint("condu learn --task NAME --data DIR{here} teaches it a task")
 
     run.out.document(data, human)
 
@@ -196,7 +196,10 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
         ],
         title=path,
     )
-    out.hint("storage-report --json names every file with its bytes and the line it counts in")
+    out.hint(
+        "condu storage-report --json{here} names every file with its bytes and the line it counts "
+        "in"
+    )
     if not found.tasks:
         return
     out.table(

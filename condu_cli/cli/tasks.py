@@ -185,7 +185,10 @@ def _print_task(out: Output, record: dict[str, Any]) -> None:
     for label, text in lines:
         out.text(f"{label:<14}{text}")
     if record["downloadable"] and record["state"] == "not there":
-        out.hint(f"condu learn --task {record['task']} --data-root DIR --download fetches it")
+        out.hint(
+            "condu learn --task {task!q} --data-root DIR --download{here} fetches it",
+            task=record["task"],
+        )
 
 
 def _preset_line(preset: dict[str, Any]) -> str:
@@ -235,7 +238,7 @@ def ls(run: Run) -> None:
         _note_kept(out, registry)
         if not records:
             out.text("no tasks yet")
-            out.hint("condu learn --task NAME --data DIR teaches one")
+            out.hint("condu learn --task NAME --data DIR{here} teaches one")
             return
         rows = [
             [
@@ -327,7 +330,7 @@ def _report_session(out: Output, done: "Removal", text: str) -> None:
         largest = max((drift or 0.0 for drift in moved.values()), default=0.0)
         if largest:
             o.text(f"the other experts moved by at most {percent(largest)}")
-        o.hint("condu rollback undoes it")
+        o.hint("condu rollback{here} undoes it")
 
     out.document(record, human)
 

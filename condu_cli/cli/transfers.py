@@ -122,7 +122,7 @@ def _export_registry(run: Run, output: Path, *, overwrite: bool) -> None:
     def human(out: Output) -> None:
         out.text(f"Exported the registry at {registry.path} to {output} ({size(summary.size)})")
         out.text(f"{plural(summary.sessions, 'session')}, {plural(len(summary.tasks), 'task')}")
-        out.hint(f"condu import {output} --registry NEW_FOLDER makes a registry of it")
+        out.hint("condu import {path!q} --registry NEW_FOLDER makes a registry of it", path=output)
 
     run.out.document(_archive_record(summary), human)
 
@@ -142,7 +142,10 @@ def _print_export(out: Output, summary: "ExportSummary") -> None:
     out.text(f"Exported {what} to {summary.path} ({size(summary.bytes)})")
     out.text(f"load it with  {summary.load}")
     if summary.task is not None:
-        out.hint(f"condu import --task NAME --weights {summary.path} brings it into a registry")
+        out.hint(
+            "condu import --task NAME --weights {path!q} brings it into a registry",
+            path=summary.path,
+        )
 
 
 def import_(
@@ -286,7 +289,10 @@ def _import_registry(run: Run, archive: Path, base: str | None) -> None:
             f"{plural(summary.sessions, 'session')}, tasks: {', '.join(summary.tasks) or 'none'}; "
             f"base model {summary.base_id}"
         )
-        out.hint(f"condu ls --registry {path} lists its tasks; to undo this, remove that folder")
+        out.hint(
+            "condu ls --registry {path!q} lists its tasks; to undo this, remove that folder",
+            path=path,
+        )
 
     run.out.document(_archive_record(summary), human)
 
@@ -331,4 +337,7 @@ def _print_import(out: Output, summary: "ImportSummary") -> None:
         f"distance from the base model {summary.distance:.4f} of its norm; unify "
         f"{duration(summary.unify_seconds)}, commit {duration(summary.commit_seconds)}"
     )
-    out.hint(f"condu predict --task {summary.task} PATH asks it; condu rollback undoes it")
+    out.hint(
+        "condu predict --task {task!q} PATH{here} asks it; condu rollback{here} undoes it",
+        task=summary.task,
+    )

@@ -101,8 +101,9 @@ def _session_row(session: "Session") -> list[str]:
 def _note_undoable(out: Output, found: "Collection") -> None:
     if found.undoable:
         out.hint(
-            f"{plural(found.undoable, 'session')} can still be brought back by "
-            "condu rollback --undo; --no-undo removes them too"
+            "{sessions} can still be brought back by condu rollback --undo{here}; --no-undo "
+            "removes them too",
+            sessions=plural(found.undoable, "session"),
         )
 
 
@@ -185,8 +186,9 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
     if found.leftovers:
         total = sum(item.size for item in found.leftovers)
         out.hint(
-            f"{plural(len(found.leftovers), 'file')} of {size(total)} belong to nothing; "
-            "condu gc removes them"
+            "{files} of {size} belong to nothing; condu gc{here} removes them",
+            files=plural(len(found.leftovers), "file"),
+            size=size(total),
         )
 
 
@@ -220,9 +222,12 @@ def backup(
         )
         if summary.unneeded_blobs:
             out.hint(
-                f"{plural(summary.unneeded_blobs, 'blob')} of {size(summary.unneeded_bytes)} there "
-                f"are no longer needed; condu gc --registry {target} removes them"
+                "{blobs} of {size} there are no longer needed; condu gc --registry "
+                "{target!q} removes them",
+                blobs=plural(summary.unneeded_blobs, "blob"),
+                size=size(summary.unneeded_bytes),
+                target=target,
             )
-        out.hint(f"condu verify --registry {target} checks the copy")
+        out.hint("condu verify --registry {target!q} checks the copy", target=target)
 
     run.out.document({**asdict(summary), "path": str(target)}, human)

@@ -3,14 +3,11 @@
 Imported only when something went wrong, or has to be advised on.
 """
 
-import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Formatter
-from typing import Any
 
 from condu_cli.cli.hints import commands, data, installation, learning, models, registry, transfers
 from condu_cli.cli.hints.table import Facts, Hint
+from condu_cli.cli.hints.templates import filled
 from condu_cli.errors import ConduError
 
 HINTS: dict[str, Hint] = {
@@ -62,37 +59,11 @@ def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:
     """What to do about a failure that is no exception, such as a check that failed."""
     riders = [hint for fact, hint in RIDERS.items() if facts.get(fact)]
     templates = [_template(hint, facts) for hint in (HINTS.get(reason, ""), *riders)]
-    here = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
     named = facts.get("parameters")
     options = [option_of(str(name)) for name in named] if isinstance(named, list) else []
-    values = {**facts, "here": here, "options": options}
-    return _TEXT.vformat("; ".join(filter(None, templates)), (), values)
+    text = "; ".join(template for template in templates if template)
+    return filled(text, {**facts, "options": options}, registry)
 
 
 def _template(hint: Hint, facts: Facts) -> str:
     return hint if isinstance(hint, str) else hint(facts)
-
-
-class _Text(Formatter):
-    """Templates with facts: lists are joined, `{task!q}` is quoted for a shell.
-
-    A fact that an error does not have, or None, is written in capitals, as usage lines do:
-    `--task TASK`.
-    """
-
-    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        value = kwargs.get(str(key))
-        return str(key).upper() if value is None else value
-
-    def convert_field(self, value: Any, conversion: Any) -> Any:
-        if conversion == "q":
-            return shlex.quote(str(value))
-        return super().convert_field(value, conversion)
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value))
-        return str(super().format_field(value, format_spec))
-
-
-_TEXT = _Text()

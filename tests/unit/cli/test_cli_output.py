@@ -1,6 +1,7 @@
 """The one output sink in all its modes, at a fixed width."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,15 @@ def test_nothing_is_coloured_off_a_terminal(capsys):
     out.table(["a"], [["b"]])
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
+
+
+def test_a_hint_quotes_and_repeats_the_registry_that_was_named(capsys):
+    for registry in (None, Path("/my own")):
+        Output(registry=registry).hint("condu forget {task!q}{here} removes it", task="a b")
+    assert capsys.readouterr().err.splitlines() == [
+        "hint: condu forget 'a b' removes it",
+        "hint: condu forget 'a b' --registry '/my own' removes it",
+    ]
 
 
 # Errors

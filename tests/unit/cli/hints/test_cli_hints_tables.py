@@ -135,6 +135,17 @@ HINT_TEXTS = [
     for path in sorted((ROOT / "cli" / "hints").glob("*.py"))
     for _, text in texts(path)
 ]
+HINT_TEXTS += [
+    (name_of(path), part.value)
+    for path in FILES
+    for node in ast.walk(tree_of(path))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    if node.func.attr == "hint"
+    for argument in node.args
+    for part in ast.walk(argument)
+    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+]
+"""Hints after something went well, too."""
 FOREIGN = {"--force-reinstall", "--upgrade"}
 """Options of pip."""
 
