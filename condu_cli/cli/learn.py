@@ -253,9 +253,9 @@ def _learn(
             summaries.append(summary)
     if errors:
         raise PartialError(
-            f"{len(errors)} of {len(planned)} tasks were not learned: {errors[0].message}",
+            f"{len(errors)} of {len(planned)} tasks were not learned: {message_of(errors[0])}",
             reason=errors[0].reason,
-            **errors[0].facts,
+            **{**errors[0].facts, "parameter": None},  # it is spelled in the message
         )
     return summaries
 

@@ -70,9 +70,8 @@ def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
     """Standard input was read through a temporary file that the user knows nothing of."""
     if name != STANDARD_INPUT:
         return exc
-    return DataError(
-        exc.message.replace(str(path), "standard input"), reason=exc.reason, **exc.facts
-    )
+    facts = {**exc.facts, "path": name}
+    return DataError(exc.message.replace(str(path), "standard input"), reason=exc.reason, **facts)
 
 
 def _expand(

@@ -85,6 +85,7 @@ def test_standard_input_that_is_no_picture_is_an_error(workspace, stdin):
     answered, errors = answer(workspace, "-", stdin=stdin)
     assert answered == []
     assert errors[0].message == "standard input: not a picture"
+    assert errors[0].facts["path"] == "-"  # not the temporary file
 
 
 def test_an_unknown_task_comes_before_unreadable_files(workspace, tmp_path):
