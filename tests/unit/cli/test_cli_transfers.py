@@ -142,7 +142,7 @@ def test_a_round_trip_answers_the_same(condu, exported, tmp_path, picture):
     assert ran.code == 0, ran.err
     assert "Imported moved from warm.safetensors in session" in ran.out
     assert "prototypes from text alone" in ran.out
-    assert "condu rollback undoes it" in ran.err
+    assert f"condu rollback --registry {other} undoes it" in ran.err
     assert "warning: task moved has no images" in ran.err
     answers = [
         json.loads(condu("predict", picture, "--task", task, "--registry", path, "--json").out)
