@@ -31,7 +31,7 @@ class ConduError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, reason: str = "", **facts: object) -> None:
+    def __init__(self, message: str, *, reason: str, **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason

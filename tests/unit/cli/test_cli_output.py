@@ -105,7 +105,7 @@ def test_a_table_off_a_terminal_is_as_wide_as_its_content(capsys):
 def test_nothing_is_coloured_off_a_terminal(capsys):
     out = Output(Mode.HUMAN)
     out.warning("careful")
-    out.error(UsageError("wrong"))
+    out.error(UsageError("wrong", reason="usage"))
     out.table(["a"], [["b"]])
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
@@ -130,7 +130,7 @@ def test_an_error_is_one_line_and_a_hint(capsys, mode):
 
 
 def test_an_error_without_a_hint_is_one_line(capsys):
-    Output().error(DataError(LONG))
+    Output().error(DataError(LONG, reason="nowhere"))
     assert capsys.readouterr() == ("", f"error: {LONG}\n")
 
 

@@ -293,7 +293,7 @@ def locked(monkeypatch):
     """While it is entered nothing can be committed, so that what is trained waits."""
 
     def refused(*_, **__):
-        raise LockedError("somebody else writes")
+        raise LockedError("somebody else writes", reason="registry-locked")
 
     @contextmanager
     def entered():
@@ -417,7 +417,7 @@ def test_a_list_by_a_relative_path_goes_on(path, warm, learn, tmp_path, monkeypa
 
 def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, monkeypatch):
     def full(*_, **__):
-        raise ConduError("no space left on device")
+        raise ConduError("no space left on device", reason="cannot-write")
 
     monkeypatch.setattr(destination, "save_unfinished", full)
     summary = learn(path, "warm", warm, iterations=4, machine=Machine(save_every=1))

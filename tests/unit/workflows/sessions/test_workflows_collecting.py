@@ -304,7 +304,7 @@ def test_a_full_disk_does_not_keep_garbage_from_going(registry, monkeypatch):
         learn(registry, "textures")
 
     def full(*_args, **_values):
-        raise ConduError("no space left")
+        raise ConduError("no space left", reason="cannot-write")
 
     with monkeypatch.context() as patch:
         patch.setattr(type(registry.blobs), "put", full)

@@ -91,7 +91,7 @@ def test_the_last_task_can_be_forgotten_and_its_session_is_still_there(tmp_path)
     assert verify(registry).problems == ()
 
 
-@pytest.mark.parametrize("error", [ConduError("no space left"), None])
+@pytest.mark.parametrize("error", [ConduError("no space left", reason="cannot-write"), None])
 def test_a_commit_stands_although_packing_fails(registry, monkeypatch, error):
     head = registry.head()
     files = blob_bytes(registry, head)
@@ -259,7 +259,7 @@ def test_what_was_head_keeps_its_files_if_its_new_patch_cannot_be_written(tmp_pa
     files = blob_bytes(registry, first)
 
     def full(*_):
-        raise ConduError("the disk is full")
+        raise ConduError("the disk is full", reason="cannot-write")
 
     monkeypatch.setattr(history_packing, "patch_of", full)
     learn(registry, "digits")
