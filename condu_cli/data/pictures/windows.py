@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.geometry import EvaluationGeometry
     from condu_cli.data.pictures.picture_files import Picture
 
-WINDOW_BYTES = 1 << 30
-"""Views kept in memory at once, at most; 7,000 pictures of 224 pixels."""
+WINDOW_BYTES = 1 << 29
+"""Views kept in memory at once, at most; 3,500 pictures of 224 pixels. Each window decouples the
+experts it needs again, which is little work beside so many pictures."""
 
 
 @dataclass

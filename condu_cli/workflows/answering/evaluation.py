@@ -141,9 +141,8 @@ def _ask(
     """Look once at every picture, for the predictor and for the base model alone."""
     base = workspace.base
     view = view_of(base, base.preprocessing.image_size)
-    geometries = predictor.geometries | ({view.geometry} if zero_shot else set())
     asked = _Asked()
-    for window in looked_at([s.picture for s in samples], geometries, on_progress):
+    for window in looked_at([s.picture for s in samples], predictor.geometries, on_progress):
         asked.unreadable += window.unreadable.values()
         if not len(window):
             continue

@@ -15,7 +15,7 @@ from condu_cli.core.routing.routers import RouterFactory, rank, router_for
 from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
-from condu_cli.workflows.answering.rules import Routes, own, rule_for
+from condu_cli.workflows.answering.rules import Routes, rule_for
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -71,16 +71,11 @@ class Predictor:
 
     @cached_property
     def geometries(self) -> frozenset[EvaluationGeometry]:
-        """How the pictures will be looked at; loads the base model."""
-        base = self._workspace.base
-        sizes = {base.preprocessing.image_size}
-        if self._options.task is not None:
-            entries = [self._session.entry(self._options.task)]
-            if self._decide is own:
-                sizes.clear()  # the base model is not asked
-        else:
-            entries = list(self._session.entries)
-        sizes.update(expert_image_size(entry) for entry in entries)
+        """How experts and the base model will look at the pictures; loads the base model."""
+        base, session, task = self._workspace.base, self._session, self._options.task
+        # Which experts will be asked is not known before the pictures are seen.
+        entries = session.entries if task is None else [session.entry(task)]
+        sizes = {base.preprocessing.image_size, *map(expert_image_size, entries)}
         return frozenset(view_of(base, size).geometry for size in sizes)
 
     def predict(
