@@ -45,13 +45,12 @@ def once(paths) -> dict[str, int]:
 def test_learning_decodes_what_it_trains_and_measures_on_once(
     path, pictures, count, learner, decodings, held_out
 ):
-    one = learner(path, "warm", pictures, base="tiny", iterations=4, **held_out)
-    plan = one.plan()
+    planned = learner(path, "warm", pictures, base="tiny", iterations=4, **held_out).plan()
     assert not decodings
-    assert one.run(plan) is not None
-    held = plan.validation
-    assert len(plan.data.train) + len(held) == 0.8 * count
-    assert decodings == once(sample.picture for sample in (*plan.data.train, *held))
+    assert planned.run() is not None
+    drawn = planned.plan.drawn
+    assert len(drawn.data.train) + len(drawn.validation) == 0.8 * count
+    assert decodings == once(s.picture for s in (*drawn.data.train, *drawn.validation))
 
 
 @pytest.mark.parametrize(
