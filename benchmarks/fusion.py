@@ -33,7 +33,8 @@ import numpy as np
 import torch
 
 from condu_cli.core.arrays.layout import ParameterLayout
-from condu_cli.core.codecs.codec import ConduCodec, EncodedState
+from condu_cli.core.codecs.condu.codec import ConduCodec
+from condu_cli.core.codecs.interface import EMPTY
 from condu_cli.core.merging.decouple import Target, decouple_into
 from condu_cli.core.merging.masks import MaskBytes, tensor_mask
 from condu_cli.core.merging.method import Method
@@ -42,6 +43,8 @@ from condu_cli.core.passes.kernels import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from condu_cli.core.codecs.interface import EncodedState
 
 EMBEDDINGS = ("token_embedding.weight", "text.embeddings.word_embeddings.weight")
 USED_TOKENS = 400
@@ -265,7 +268,7 @@ def storage(options: argparse.Namespace, layout: ParameterLayout) -> None:
     exact: dict[int, EncodedState] = {}
     for dtype in ("float32", "bfloat16", "int8"):
         codec = ConduCodec(layout, {"dtype": dtype, "rescaler": options.rescaler})
-        state, errors = codec.empty(), []
+        state, errors = EMPTY, []
         for task in range(1, options.sessions + 1):
             state = codec.encode(state, random_delta(layout, task))
             if task in (1, options.sessions):

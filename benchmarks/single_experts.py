@@ -38,8 +38,9 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
     """The expert of a registry that holds no other: it comes back exactly."""
     from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.sessions.coding import codec_for
     from condu_cli.workflows.sessions.committing import TrainedExpert, new_run
-    from condu_cli.workflows.sessions.states import codec_for, open_state
+    from condu_cli.workflows.sessions.states import open_state
 
     source = Registry.open(path)
     codec, session = codec_for(source.config), source.head()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, event
 
-from condu_cli.core.codecs.codec import ConduCodec
+from condu_cli.core.codecs.condu.codec import ConduCodec
 from condu_cli.registry.blobs import store
 from condu_cli.registry.manifest import Session
 

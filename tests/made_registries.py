@@ -12,8 +12,9 @@ from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.manifest import ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import TrainedExpert, commit_expert, new_run
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.states import open_state
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from condu_cli.core.arrays.layout import ParameterLayout
-from condu_cli.core.codecs.codec import ConduCodec, EncodedState, codec_by_name
+from condu_cli.core.codecs.condu.codec import ConduCodec
+from condu_cli.core.codecs.interface import EMPTY, EncodedState
+from condu_cli.core.codecs.known import codec_by_name
 
 LAYOUT = ParameterLayout(("conv", "bias", "scale"), ((2, 3, 1, 1), (4,), ()))
 DELTA = {
@@ -31,7 +33,7 @@ FORMS = {
 
 def encoded(layout=LAYOUT, delta=DELTA, **options):
     codec = codec_by_name("condu", layout, options)
-    return codec.encode(codec.empty(), delta)
+    return codec.encode(EMPTY, delta)
 
 
 @pytest.mark.parametrize(("dtype", "rescaler"), FORMS)
@@ -73,13 +75,14 @@ def test_the_steps_of_int8():
 
 def test_a_part_of_the_first_format_is_read():
     codec = ConduCodec(LAYOUT, {"rescaler": "global"})
-    state = codec.encode(codec.empty(), DELTA)
+    state = codec.encode(EMPTY, DELTA)
     first = {name: state.parts[0][name] for name in ("mask", "l1_norm")}
     first["rescaler"] = np.array([1.0])  # float64, and no covered_norm
     decoded = dict(codec.decode(state.shared, first))
     assert all(np.array_equal(decoded[name], DELTA[name]) for name in DELTA)
-    assert codec.describe(first) == codec.describe(state.parts[0])
-    assert len(codec.encode(EncodedState(state.shared, [first]), DELTA).parts) == 2
+    old = EncodedState(state.shared, [first])
+    assert codec.describe(old) == codec.describe(state)
+    assert len(codec.encode(old, DELTA).parts) == 2
 
 
 PATCH_ARRAYS = {
@@ -101,7 +104,7 @@ PATCH_ARRAYS = {
 @pytest.mark.parametrize(("dtype", "rescaler"), FORMS)
 def test_the_arrays_of_a_reverse_patch(dtype, rescaler):
     codec = codec_by_name("condu", LAYOUT, {"dtype": dtype, "rescaler": rescaler})
-    older = codec.encode(codec.empty(), DELTA)
+    older = codec.encode(EMPTY, DELTA)
     patch = codec.difference(codec.encode(older, DELTA), older, [0])
     scales = {"scales": "uint8"} if dtype == "int8" else {}
     assert {name: str(array.dtype) for name, array in patch.items()} == PATCH_ARRAYS | scales
@@ -111,7 +114,7 @@ def test_the_arrays_of_a_reverse_patch(dtype, rescaler):
 def test_a_reverse_patch_of_today_is_read_tomorrow():
     layout = ParameterLayout(("w",), ((5,),))
     codec = codec_by_name("condu", layout, {"rescaler": "global"})
-    older = codec.encode(codec.empty(), {"w": np.array([1, 2, -3, -4, 0], np.float32)})
+    older = codec.encode(EMPTY, {"w": np.array([1, 2, -3, -4, 0], np.float32)})
     newer = codec.encode(older, {"w": np.array([0, -9, 0, -9, 0], np.float32)})
     patch = {
         "version": np.array([1]),

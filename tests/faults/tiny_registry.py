@@ -16,15 +16,16 @@ from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.manifest import ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
 from condu_cli.workflows.sessions.moving_head import roll_back
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.states import open_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from condu_cli.core.codecs.codec import EncodedState
+    from condu_cli.core.codecs.interface import EncodedState
     from condu_cli.registry.manifest import Session
 
 Shapes = tuple[ParameterShape, ...]

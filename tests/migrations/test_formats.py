@@ -15,6 +15,7 @@ from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.database import migration
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import (
     Commit,
@@ -23,7 +24,7 @@ from condu_cli.workflows.sessions.committing import (
     resume_expert,
 )
 from condu_cli.workflows.sessions.moving_head import roll_back
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.sessions.verification import verify
 
 FORMATS = Path(__file__).parent / "formats"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from condu_cli.core.arrays.platform import Platform
     from condu_cli.core.arrays.segments import Chunk
     from condu_cli.core.arrays.stored_delta import StoredDelta
+    from condu_cli.core.merging.unify import Unified
 
 
 class Target(NamedTuple):
@@ -182,15 +183,8 @@ def _decouple_chunk(
             target[chunk.start : chunk.stop].reshape(values.shape)[...] = values
 
 
-class State(NamedTuple):
-    """A unified delta's arrays and the triggers of its tasks."""
-
-    unified: Tensors
-    triggers: Sequence[Trigger]
-
-
 def moved(
-    method: Method, before: State, after: State, execution: Execution | None = None
+    method: Method, before: Unified, after: Unified, execution: Execution | None = None
 ) -> list[float]:
     """||expert after - expert before||_1 of every task of `before`, in one pass over both states.
 

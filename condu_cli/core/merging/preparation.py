@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from condu_cli.core.arrays.layout import ParameterLayout
-from condu_cli.core.merging.decouple import State, Target, decouple_into, moved
+from condu_cli.core.merging.decouple import Target, decouple_into, moved
 from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.unify import unify
 from condu_cli.core.passes import kernels
@@ -25,7 +25,7 @@ def prepare() -> None:
     delta = {"warm": np.ones(64, dtype=np.float32)}
     first = unify(method, None, [], delta, run)
     second = unify(method, first.unified, first.triggers, delta, run)
-    moved(method, State(first.unified, first.triggers), State(second.unified, second.triggers), run)
+    moved(method, first, second, run)
     for array in second.unified.values():
         array.flags.writeable = False  # as a memory-mapped one: the compiler tells them apart
     weights = {"warm": np.empty(64, dtype=np.float32)}

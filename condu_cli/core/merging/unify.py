@@ -58,18 +58,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Unified:
-    """The state after a unify.
+    """A unified delta and its triggers, as they are after a unify.
 
     `unified` holds the arrays of the unified delta in its dtype. `triggers` keep the order of
     the tasks, a new task last. `norms[i]` is the L1 norm of expert i as it will be decoupled, the
     sum over groups of l_i * ||M_i * u||_1; it equals its norm before within float32's precision.
-    `covered[i]` is ||M_i * u||_1 over all parameters.
+    `covered[i]` is ||M_i * u||_1 over all parameters. Both are empty in what was made of stored
+    arrays, which are known without them.
     """
 
-    unified: dict[str, Array]
-    triggers: list[Trigger]
-    norms: list[float]
-    covered: list[float]
+    unified: Mapping[str, Array]
+    triggers: Sequence[Trigger]
+    norms: Sequence[float] = ()
+    covered: Sequence[float] = ()
 
 
 def unify(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.deltas import delta_of
+from condu_cli.core.codecs.operations import prepare
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import parts_of
 from condu_cli.train.stopping import StopRequest
@@ -26,13 +27,13 @@ from condu_cli.workflows.learning.training import Machine, Training
 from condu_cli.workflows.opening.registry_kind import RegistryKind, load_kind, refuse_other_base
 from condu_cli.workflows.opening.registry_only import require_space
 from condu_cli.workflows.progress import ProgressCallback, outlasting, silent
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import (
     Commit,
     TrainedExpert,
     check_delta,
     commit_expert,
 )
-from condu_cli.workflows.sessions.states import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,8 +150,8 @@ class PlannedTask:
         training = Training(self.machine, destination, plan, read, on_progress, self.resumed)
         if team.rank == 0:
             training.warn_of_little_space()
-        # Beside the training, which it slows down by a second at most: see `Codec.prepare`.
-        threading.Thread(target=codec_for(config).prepare, daemon=True).start()
+        # Beside the training, which it slows down by a second at most.
+        threading.Thread(target=prepare, args=(codec_for(config),), daemon=True).start()
         expert = base.training_copy()
         # Until the expert is on the disk, Ctrl-C only asks: an hour's work is in memory.
         with StopRequest(patient=team.size > 1) as stop:

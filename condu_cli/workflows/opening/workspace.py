@@ -9,7 +9,8 @@ from condu_cli.backbone.base_models import load_recorded_base
 from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.codec import Codec, ConduCodec, ExpertTarget
+from condu_cli.core.codecs.known import DEFAULT_CODEC, new_options
+from condu_cli.core.codecs.operations import decode_into
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import BaseModelError, IntegrityError, UsageError
 from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session, TaskEntry
@@ -23,14 +24,16 @@ from condu_cli.workflows.opening.paradigms import (
     lora_record,
 )
 from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.current import require_tasks
-from condu_cli.workflows.sessions.states import codec_for, damaged_session
+from condu_cli.workflows.sessions.states import damaged_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
+    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.repository import Registry
 
 
@@ -91,10 +94,9 @@ class Workspace:
     def _decouple(self, session: Session, entry: TaskEntry) -> None:
         weights = weights_of(self._scratch)
         blob = self._pin(session).blob
-        target = ExpertTarget(blob(entry.part), weights)
         shared = None if session.shared is None else blob(session.shared)
         try:
-            self.codec.decode_into(shared, weights_of(self.base), [target])
+            decode_into(self.codec, shared, weights_of(self.base), [blob(entry.part)], [weights])
         except InvalidStateError as exc:
             raise damaged_session(session, exc) from exc
         put_weights(self._scratch, weights)
@@ -192,8 +194,8 @@ def new_config(
         base=base.info,
         method=method,
         method_options=options,
-        codec=ConduCodec.name,
-        codec_options={**ConduCodec.defaults, **(codec_options or {})},
+        codec=DEFAULT_CODEC,
+        codec_options=new_options(DEFAULT_CODEC, codec_options or {}),
         parameters=shapes,
     )
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
 from condu_cli.registry.reachability import broken_references
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import (
     pack_history,
     release_files,
     repack,
 )
-from condu_cli.workflows.sessions.states import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
+from condu_cli.core.codecs.operations import drifts
+from condu_cli.core.merging.checks import check_delta as check_layout
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import (
     ConduError,
@@ -19,15 +21,16 @@ from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.sessions.coding import codec_for, layout_of
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.history_packing import pack_parent
-from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
+from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from condu_cli.core.codecs.codec import Codec, EncodedState
+    from condu_cli.core.codecs.interface import Codec, EncodedState
     from condu_cli.core.merging.checks import CheckedDelta
     from condu_cli.registry.blobs.kept_files import TaskFile
     from condu_cli.registry.manifest import RegistryConfig, Session
@@ -91,7 +94,7 @@ def check_delta(config: RegistryConfig, delta: Mapping[str, Any]) -> CheckedDelt
 
     """
     try:
-        return codec_for(config).check(delta)
+        return check_layout(layout_of(config), delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
 
@@ -332,21 +335,20 @@ def draft_session(
     note: Mapping[str, Any] | None = None,
 ) -> SessionDraft:
     """Write a state's blobs and describe the session that they make up."""
-    codec = codec_for(registry.config)
     shared = [] if state.shared is None else [state.shared]
     refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
     made = []
-    for entry, part, ref in zip(entries, state.parts, refs[len(shared) :], strict=True):
-        summary = codec.describe(part)
+    records = codec_for(registry.config).describe(state)
+    for entry, record, ref in zip(entries, records, refs[len(shared) :], strict=True):
         made.append(
             TaskEntry(
                 name=entry.name,
                 expert=entry.expert,
                 part=ref,
                 learned_in=entry.learned_in,
-                rescaler=summary.rescaler,
-                mask_density=summary.mask_density,
-                l1_norm=summary.l1_norm,
+                rescaler=record["rescaler"],
+                mask_density=record["mask_density"],
+                l1_norm=record["l1_norm"],
                 drift=entry.drift,
             )
         )
@@ -365,10 +367,10 @@ def _new_entries(
 
     Source of the drift: ConDU (arXiv 2503.10705), Theorem 1.
     """
-    drifts = codec.drifts(before, state)
+    moved = drifts(codec, before, codec, state)
     old = () if head is None else head.entries
     kept = [
         EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
-        for entry, drift in zip(old, drifts, strict=True)
+        for entry, drift in zip(old, moved, strict=True)
     ]
     return [*kept, EntryDraft(task, expert, None, None)]

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.codec import EncodedState
-from condu_cli.workflows.sessions.states import codec_for, damaged_session, open_state, partners
+from condu_cli.core.codecs.interface import EncodedState
+from condu_cli.core.codecs.operations import drifts, overlaps
+from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.states import damaged_session, open_state, partners
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
 
@@ -19,9 +23,9 @@ class TaskDifference:
     """One expert in two sessions.
 
     `change` is added, removed, renamed, changed or same. `mask_overlap` is the share of the
-    parameters owned in either session that are owned in both; `drift` how far the expert moved,
-    relative to its L1 norm before (ConDU, arXiv 2503.10705, Theorem 1). Both are None where one
-    of the sessions does not have it.
+    parameters owned in either session that are owned in both, None where the codec's experts own
+    no parameters; `drift` how far the expert moved, relative to its L1 norm before (ConDU, arXiv
+    2503.10705, Theorem 1). Both are None where one of the sessions does not have it.
     """
 
     task: str
@@ -135,7 +139,7 @@ def _one_sided(entry: TaskEntry, *, added: bool) -> TaskDifference:
 
 def _moved(
     registry: Registry, before: Session, after: Session, places: list[int | None]
-) -> dict[int, tuple[float, float]]:
+) -> dict[int, tuple[float | None, float]]:
     """For each place in `after` of an expert that both have: mask overlap and drift."""
     codec = codec_for(registry.config)
     old, new = (open_state(registry, codec, session) for session in (before, after))
@@ -145,10 +149,13 @@ def _moved(
     one = EncodedState(old.shared, [old.parts[index] for index, _ in both])
     other = EncodedState(new.shared, [new.parts[place] for _, place in both])
     try:
-        overlaps, drifts = codec.overlaps(one, other), codec.drifts(one, other)
+        shares: Sequence[float | None] | None = overlaps(codec, one, codec, other)
+        distances = drifts(codec, one, codec, other)
     except InvalidStateError as exc:
         raise damaged_session(after, exc) from exc
     return {
         place: (overlap, drift)
-        for (_, place), overlap, drift in zip(both, overlaps, drifts, strict=True)
+        for (_, place), overlap, drift in zip(
+            both, shares or [None] * len(both), distances, strict=True
+        )
     }

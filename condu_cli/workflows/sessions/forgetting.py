@@ -6,18 +6,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.codec import EncodedState
+from condu_cli.core.codecs.interface import EncodedState
+from condu_cli.core.codecs.operations import drifts
 from condu_cli.errors import UsageError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import SessionDraft
 from condu_cli.registry.names import validate_task_name
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
 from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
-from condu_cli.workflows.sessions.states import check_state, codec_for, damaged_session, open_state
+from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
 
 if TYPE_CHECKING:
-    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
 
@@ -96,8 +98,8 @@ def _remaining(
         return [entry for place, entry in enumerate(sequence) if place != index]
 
     parts = [part for place, part in enumerate(before.parts) if place != index]
-    drifts = codec.drifts(EncodedState(before.shared, parts), state)
+    moved = drifts(codec, EncodedState(before.shared, parts), codec, state)
     return [
         EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
-        for entry, drift in zip(without(head.entries), drifts, strict=True)
+        for entry, drift in zip(without(head.entries), moved, strict=True)
     ]

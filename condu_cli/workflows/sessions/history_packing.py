@@ -14,10 +14,10 @@ from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.patch_walk import restored_states
 from condu_cli.workflows.sessions.states import (
     check_state,
-    codec_for,
     comes_back,
     has_files,
     open_state,
@@ -29,7 +29,7 @@ from condu_cli.workflows.sessions.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
-    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry

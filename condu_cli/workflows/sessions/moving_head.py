@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import release_session
-from condu_cli.workflows.sessions.states import check_state, codec_for, restore_files
+from condu_cli.workflows.sessions.states import check_state, restore_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from condu_cli.workflows.sessions.states import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Set
 
-    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from condu_cli.core.arrays.layout import InvalidStateError, ParameterLayout
-from condu_cli.core.codecs.codec import Codec, EncodedState, UnknownCodecError, codec_by_name
+from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.interface import EMPTY, EncodedState
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.blobs.store import check_blob
 from condu_cli.registry.manifest import short_id
+from condu_cli.workflows.sessions.coding import patching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from condu_cli.core.arrays.layout import Tensors
-    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.core.codecs.interface import Codec
+    from condu_cli.registry.manifest import Session
     from condu_cli.registry.repository import Registry
 
 HEADER = "header/"
@@ -35,28 +37,6 @@ class FiledState(NamedTuple):
     headers: list[bytes]
 
 
-def layout_of(config: RegistryConfig) -> ParameterLayout:
-    """The registry's fixed parameter order, as the method sees it."""
-    return ParameterLayout(
-        tuple(p.name for p in config.parameters), tuple(p.shape for p in config.parameters)
-    )
-
-
-def codec_for(config: RegistryConfig) -> Codec:
-    """Build the codec that a registry's configuration names.
-
-    Raises:
-        IntegrityError: this program does not know the codec or one of its options.
-
-    """
-    try:
-        return codec_by_name(config.codec, layout_of(config), config.codec_options)
-    except (UnknownCodecError, ValueError) as exc:
-        raise IntegrityError(
-            f"the registry's codec cannot be used: {exc}", reason="needs-newer-condu"
-        ) from exc
-
-
 def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
     """All experts of a session: memory-mapped files, or arrays made from its patch.
 
@@ -68,7 +48,7 @@ def open_state(registry: Registry, codec: Codec, session: Session | None) -> Enc
 
     """
     if session is None or not session.entries:
-        return codec.empty()
+        return EMPTY
     if has_files(registry, session):
         return state_from_files(registry, session).state
     return _restored(registry, codec, session).state
@@ -192,7 +172,7 @@ def patched_state(
     """
     headers = [np.asarray(patch[n]).tobytes() for n in _header_names(len(session.state_blobs()))]
     arrays = {name: patch[name] for name in patch if not name.startswith(HEADER)}
-    state = codec.restore(newer, arrays)
+    state = patching(codec).restore(newer, arrays)
     tensors = tensors_of(state)
     if len(tensors) != len(headers):
         raise InvalidStateError("parts", f"are {len(tensors)} with the shared one")
@@ -211,7 +191,7 @@ def patch_of(
 ) -> dict[str, NDArray[np.generic]]:
     """What a patch blob holds: the codec's difference, and the headers of the files."""
     patch: dict[str, NDArray[np.generic]] = dict(
-        codec.difference(newer_state, state, partners(session, newer))
+        patching(codec).difference(newer_state, state, partners(session, newer))
     )
     for name, sha256 in zip(
         _header_names(len(session.state_blobs())), session.state_blobs(), strict=True

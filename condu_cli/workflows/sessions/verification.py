@@ -20,16 +20,15 @@ from condu_cli.registry.integrity import check_database
 from condu_cli.registry.leftovers import Leftover, leftovers
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import load_expert
 from condu_cli.workflows.sessions.patch_walk import Restored, restored_states
-from condu_cli.workflows.sessions.states import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Set
     from pathlib import Path
 
-    from condu_cli.core.arrays.layout import Tensors
-    from condu_cli.core.codecs.codec import Codec
+    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import TaskEntry
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
@@ -209,9 +208,8 @@ def _fault_of_session(
             _check_prototypes(registry, entry, counted)
         if session.entries:
             state = restored.state().state
-            codec.check_state(state)
-            for entry, part in zip(session.entries, state.parts, strict=True):
-                _check_figures(codec, entry, part)
+            for entry, found in zip(session.entries, codec.describe(state), strict=True):
+                _check_figures(entry, found)
     except InvalidStateError as exc:
         return Problem(name, str(exc), (session.id,), failure="needed-file-damaged")
     except IntegrityError as exc:
@@ -233,12 +231,11 @@ def _check_prototypes(registry: Registry, entry: TaskEntry, counted: dict[str, i
         )
 
 
-def _check_figures(codec: Codec, entry: TaskEntry, part: Tensors) -> None:
-    summary = codec.describe(part)
+def _check_figures(entry: TaskEntry, record: Mapping[str, Any]) -> None:
     pairs = (
-        ("mask density", entry.mask_density, summary.mask_density),
-        ("rescaler", entry.rescaler, summary.rescaler),
-        ("L1 norm", entry.l1_norm, summary.l1_norm),
+        ("mask density", entry.mask_density, record["mask_density"]),
+        ("rescaler", entry.rescaler, record["rescaler"]),
+        ("L1 norm", entry.l1_norm, record["l1_norm"]),
     )
     for what, recorded, found in pairs:
         if abs(recorded - found) > TOLERANCE * max(1.0, abs(recorded)):

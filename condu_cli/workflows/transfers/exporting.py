@@ -12,7 +12,7 @@ from condu_cli.backbone.models.open_clip_models import is_checkpoint
 from condu_cli.backbone.weights.adapters import refuse_folder, write_adapter
 from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoint
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.codec import ExpertTarget
+from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
@@ -207,9 +207,9 @@ def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEnc
     state = open_state(registry, codec, session)
     expert = workspace.base.expert_copy()
     weights = weights_of(expert)
-    target = ExpertTarget(state.parts[session.entries.index(entry)], weights)
+    part = state.parts[session.entries.index(entry)]
     try:
-        codec.decode_into(state.shared, weights_of(workspace.base), [target])
+        decode_into(codec, state.shared, weights_of(workspace.base), [part], [weights])
     except InvalidStateError as exc:
         raise damaged_session(session, exc) from exc
     put_weights(expert, weights)

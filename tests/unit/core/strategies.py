@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from condu_cli.core.arrays.coders import DTYPES as UNIFIED_DTYPES
 from condu_cli.core.arrays.layout import ParameterLayout
-from condu_cli.core.merging.decouple import State, decouple, relative_drift
+from condu_cli.core.merging.decouple import decouple, relative_drift
 from condu_cli.core.merging.masks import tensor_mask
 from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.rescalers import GRANULARITIES
@@ -190,11 +190,6 @@ def stored_values(method, unified):
 def experts(method, state):
     """Every expert's delta, flat."""
     return [flat(method.layout, dict(decouple(method, state.unified, t))) for t in state.triggers]
-
-
-def as_state(unified):
-    """A result of unify as `moved` takes it."""
-    return State(unified.unified, unified.triggers)
 
 
 def group_norms(method, values):

@@ -12,7 +12,7 @@ import numpy as np
 
 from condu_cli.core.arrays.bits import unpack_bits
 from condu_cli.core.arrays.layout import Bits, InvalidStateError, ParameterLayout
-from condu_cli.core.codecs.condu.parts import EncodedState, trigger_of
+from condu_cli.core.codecs.condu.parts import trigger_of
 from condu_cli.core.merging.method import Method, Trigger, check_trigger
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from condu_cli.core.arrays.segments import Chunk
     from condu_cli.core.arrays.stored_delta import StoredDelta
+    from condu_cli.core.codecs.interface import EncodedState
     from condu_cli.core.passes.streaming import Room
 
 NONE = -1  # the place of a pair that there is not

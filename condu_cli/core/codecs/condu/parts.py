@@ -1,8 +1,7 @@
-"""All experts as arrays, and the trigger that the arrays of one task's part hold."""
+"""The trigger that the arrays of one task's part hold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,21 +11,11 @@ from condu_cli.core.codecs.condu.stored_masks import MASK_NAMES, decode_mask
 from condu_cli.core.merging.method import Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from condu_cli.core.arrays.layout import Tensors
     from condu_cli.core.merging.method import Method
 
 FIGURES = ("rescaler", "l1_norm", "covered_norm")
 MAY_LACK = "covered_norm"  # as the parts first written do, which had a global rescaler
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedState:
-    """All experts: the shared part (None where there is none) and one part per task, in order."""
-
-    shared: Tensors | None
-    parts: Sequence[Tensors]
 
 
 def trigger_of(method: Method, part: Tensors, label: str = "") -> Trigger:

@@ -58,8 +58,9 @@ from condu_cli.core.arrays.platforms import NUMPY
 from condu_cli.core.arrays.stored_delta import StoredDelta
 from condu_cli.core.codecs.condu.entropy import compress, decompress, size_of
 from condu_cli.core.codecs.condu.expectation import NONE, NewerState, Prediction, chunk_bools
-from condu_cli.core.codecs.condu.parts import FIGURES, EncodedState, trigger_of
+from condu_cli.core.codecs.condu.parts import FIGURES, trigger_of
 from condu_cli.core.codecs.condu.stored_masks import MASK_NAMES, RAW, encode_mask_as
+from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.core.merging.masks import count
 from condu_cli.core.merging.method import Method, Trigger, check_trigger
 from condu_cli.core.passes.streaming import Execution, Room, stream

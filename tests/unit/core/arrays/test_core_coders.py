@@ -16,7 +16,6 @@ from strategies import (
     KERNELS,
     TINY,
     LazyTensors,
-    as_state,
     chosen,
     experts,
     flat,
@@ -336,7 +335,7 @@ def test_tensors_without_elements_are_unified_and_written(granularity, dtype):
     weights = named(EMPTY, np.full(EMPTY.count, np.nan, np.float32))
     decouple_into(method, state.unified, base, [Target(state.triggers[0], weights)])
     assert not np.isnan(weights["a"]).any()
-    assert moved(method, as_state(state), as_state(state)) == [0.0] * 3
+    assert moved(method, state, state) == [0.0] * 3
 
 
 @pytest.mark.parametrize(

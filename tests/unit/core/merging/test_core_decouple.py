@@ -1,6 +1,7 @@
 """Decouple: experts as deltas, as weights, and how far they moved."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from strategies import (
     GRANULARITIES,
     KERNELS,
     LazyTensors,
-    as_state,
     experts,
     flat,
     flat_mask,
@@ -321,7 +321,7 @@ def test_a_way_to_run_that_does_not_exist_is_refused():
         with pytest.raises(ValueError, match=r"multiple of 64|not 'fortran'"):
             decouple_into(method, state.unified, nothing_yet(LAYOUT), [], execution)
         with pytest.raises(ValueError, match=r"multiple of 64|not 'fortran'"):
-            moved(method, as_state(state), as_state(state), execution)
+            moved(method, state, state, execution)
 
 
 @pytest.mark.parametrize("use", ["weights", "moved"])
@@ -333,7 +333,7 @@ def test_an_element_that_an_expert_does_not_own_cannot_overflow(use):
         base = {"w": vector(0, 0)}
         decouple_into(method, state.unified, base, targets_for(method, state), execution)
     else:
-        moved(method, as_state(state), as_state(state), execution)
+        moved(method, state, state, execution)
 
 
 # How far experts moved
@@ -357,7 +357,7 @@ def test_moved_is_the_sum_of_differences_of_decoded_experts(granularity, dtype, 
     method = Method(layout, granularity, dtype)
     before = learn_all(method, deltas)
     after = learn(method, before, usual(5, layout.count))
-    found = moved(method, as_state(before), as_state(after), Execution(64, 1, kernels))
+    found = moved(method, before, after, Execution(64, 1, kernels))
     wanted = distances(experts(method, before), experts(method, after))
     assert found == pytest.approx(wanted, rel=1e-12, abs=0)
     assert all(type(distance) is float for distance in found)
@@ -369,7 +369,7 @@ def test_what_did_not_change_has_not_moved(dtype, kernels):
     method = Method(LAYOUT, "row", dtype)
     state = sessions(method)
     execution = Execution(kernels=kernels)
-    assert moved(method, as_state(state), as_state(state), execution) == [0.0] * 3
+    assert moved(method, state, state, execution) == [0.0] * 3
 
 
 @each_kernel
@@ -377,7 +377,7 @@ def test_nobody_moves_before_the_first_task(kernels):
     method = Method(LAYOUT)
     state = sessions(method, 1)
     before = reunify(method, state.unified, [])
-    assert moved(method, as_state(before), as_state(state), Execution(kernels=kernels)) == []
+    assert moved(method, before, state, Execution(kernels=kernels)) == []
 
 
 @each_granularity
@@ -387,21 +387,22 @@ def test_moved_reads_sparse_masks(granularity):
     delta[64:300] = 0
     before = learn_all(method, [delta])
     after = learn(method, before, usual(2, LAYOUT.count))
-    sparse = as_state(before)._replace(
+    sparse = replace(
+        before,
         triggers=[
             Trigger(decode_mask(encode_mask(t.mask), LAYOUT), t.rescaler) for t in before.triggers
-        ]
+        ],
     )
-    wanted = moved(method, as_state(before), as_state(after))
-    assert moved(method, sparse, as_state(after)) == wanted
+    wanted = moved(method, before, after)
+    assert moved(method, sparse, after) == wanted
 
 
 @pytest.mark.parametrize(("change", "tensor"), BROKEN_UNIFIED)
 @pytest.mark.parametrize("which", [0, 1])
 def test_moved_refuses_a_broken_unified_delta_by_name(which, change, tensor):
     method = Method(LAYOUT)
-    states = [as_state(sessions(method)), as_state(sessions(method, 4))]
-    states[which] = states[which]._replace(unified=change(states[which].unified))
+    states = [sessions(method), sessions(method, 4)]
+    states[which] = replace(states[which], unified=change(states[which].unified))
     with pytest.raises(InvalidStateError) as caught:
         moved(method, *states)
     assert caught.value.tensor == tensor
@@ -411,9 +412,9 @@ def test_moved_refuses_a_broken_unified_delta_by_name(which, change, tensor):
 @pytest.mark.parametrize("which", [0, 1])
 def test_moved_refuses_a_broken_trigger_by_name(which, change, tensor):
     method = Method(LAYOUT)
-    states = [as_state(sessions(method)), as_state(sessions(method, 4))]
+    states = [sessions(method), sessions(method, 4)]
     first, *rest = states[which].triggers
-    states[which] = states[which]._replace(triggers=[change(first), *rest])
+    states[which] = replace(states[which], triggers=[change(first), *rest])
     with pytest.raises(InvalidStateError, match=tensor):
         moved(method, *states)
 

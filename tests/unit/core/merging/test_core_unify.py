@@ -14,7 +14,6 @@ from strategies import (
     HERE,
     KERNELS,
     LazyTensors,
-    as_state,
     assert_same_results,
     experts,
     flat,
@@ -389,7 +388,7 @@ def test_unifying_again_and_again_converges(seed, granularity):
     steps = []
     for _ in range(200):
         again = reunify(method, state.unified, state.triggers, HERE)
-        distances = moved(method, as_state(state), as_state(again), HERE)
+        distances = moved(method, state, again, HERE)
         steps.append(max(d / n for d, n in zip(distances, state.norms, strict=True)))
         state = again
     assert all(later <= earlier * 1.01 + 1e-6 for earlier, later in pairwise(steps))

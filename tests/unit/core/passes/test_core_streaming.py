@@ -11,7 +11,6 @@ from strategies import (
     DTYPES,
     GRANULARITIES,
     KERNELS,
-    as_state,
     assert_same_results,
     experts,
     flat,
@@ -128,8 +127,8 @@ def test_threads_and_kernels_leave_no_trace_in_moved(method):
             tuple(
                 moved(
                     method,
-                    as_state(before),
-                    as_state(after),
+                    before,
+                    after,
                     Execution(block_size, threads, kernels),
                 )
             )
@@ -145,7 +144,7 @@ def test_the_block_size_leaves_no_trace_in_moved(granularity):
     method = Method(layout, granularity, "int8")
     for seed in range(10):
         before = learn_all(method, [spread(seed, layout.count)])
-        states = as_state(before), as_state(learn(method, before, spread(100 + seed, layout.count)))
+        states = before, learn(method, before, spread(100 + seed, layout.count))
         found = [moved(method, *states, Execution(block_size, 1)) for block_size in BLOCKS]
         assert all(each == found[0] for each in found)
 

@@ -17,12 +17,13 @@ from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.weights.adapters import CONFIG, WEIGHTS
 from condu_cli.cli.hints.making import hint_of
+from condu_cli.core.codecs.interface import EMPTY
 from condu_cli.errors import BaseModelError, DataError, IntegrityError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.paradigms import LoraRequest, lora_options, summary_of
 from condu_cli.workflows.opening.workspace import Workspace, new_config, trained_part
-from condu_cli.workflows.sessions.states import codec_for
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.verification import verify
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 from condu_cli.workflows.transfers.exporting import export_adapter, export_expert
@@ -161,7 +162,7 @@ def test_every_task_comes_back_after_others_were_asked(tmp_path, pixels):
 def test_unified_factors_keep_sign_and_norm(seeds):
     config = LORA_CONFIG
     codec = codec_for(config)
-    state = codec.empty()
+    state = EMPTY
     for seed in seeds:
         state = codec.encode(state, made_delta(config, seed))
     for seed, part in zip(seeds, state.parts, strict=True):

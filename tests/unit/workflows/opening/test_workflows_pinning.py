@@ -8,9 +8,9 @@ from condu_cli.errors import IntegrityError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening import pinning
 from condu_cli.workflows.opening.pinning import ATTEMPTS, PinnedSession, pin_head
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.moving_head import roll_back
-from condu_cli.workflows.sessions.states import codec_for
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from made_registries import (
 from condu_cli.errors import ConduError, IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import collecting, history_packing
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect, plan_collection
 from condu_cli.workflows.sessions.committing import keep_expert
 from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
-from condu_cli.workflows.sessions.states import codec_for, open_state, restore_files
+from condu_cli.workflows.sessions.states import open_state, restore_files
 from condu_cli.workflows.sessions.verification import verify
 
 TASKS = ("birds", "cars", "digits", "flags", "shapes")

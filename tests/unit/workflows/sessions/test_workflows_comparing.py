@@ -6,10 +6,11 @@ from made_registries import flip, learn, made_registry
 
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.comparing import compare, task_history
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.states import open_state
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from made_registries import decoded, learn, made_registry
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.sessions.verification import verify
 
 

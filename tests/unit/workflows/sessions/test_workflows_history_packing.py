@@ -7,6 +7,7 @@ from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import committing, history_packing
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import (
     Packed,
@@ -15,7 +16,7 @@ from condu_cli.workflows.sessions.history_packing import (
     repack,
 )
 from condu_cli.workflows.sessions.moving_head import roll_back
-from condu_cli.workflows.sessions.states import codec_for, restore_files
+from condu_cli.workflows.sessions.states import restore_files
 from condu_cli.workflows.sessions.verification import verify
 
 

@@ -11,10 +11,11 @@ from made_registries import flip, learn, made_registry
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import Pack, short_id
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import pack_history
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.patch_walk import restored_states
-from condu_cli.workflows.sessions.states import codec_for, open_state, tensors_of
+from condu_cli.workflows.sessions.states import open_state, tensors_of
 
 
 @pytest.fixture

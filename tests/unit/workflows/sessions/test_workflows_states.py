@@ -9,11 +9,11 @@ from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import states
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import pack_history
 from condu_cli.workflows.sessions.states import (
     check_state,
-    codec_for,
     open_state,
     partners,
     restore_files,

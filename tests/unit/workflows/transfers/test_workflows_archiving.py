@@ -5,7 +5,8 @@ import pytest
 from condu_cli.errors import UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.workspace import Workspace
-from condu_cli.workflows.sessions.states import codec_for, open_state
+from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
 

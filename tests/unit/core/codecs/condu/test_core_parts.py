@@ -5,14 +5,15 @@ import pytest
 from strategies import named, usual
 
 from condu_cli.core.arrays.layout import InvalidStateError, ParameterLayout
-from condu_cli.core.codecs.codec import ConduCodec
+from condu_cli.core.codecs.condu.codec import ConduCodec
 from condu_cli.core.codecs.condu.parts import FIGURES, trigger_of
+from condu_cli.core.codecs.interface import EMPTY
 from condu_cli.core.merging.method import Method, check_trigger
 
 LAYOUT = ParameterLayout(("a", "b"), ((9, 11), (7,)))
 METHOD = Method(LAYOUT, "row")
 CODEC = ConduCodec(LAYOUT, {"rescaler": "row"})
-STATE = CODEC.encode(CODEC.empty(), named(LAYOUT, usual(1, LAYOUT.count)))
+STATE = CODEC.encode(EMPTY, named(LAYOUT, usual(1, LAYOUT.count)))
 PART = dict(STATE.parts[0])
 
 

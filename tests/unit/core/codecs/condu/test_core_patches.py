@@ -20,10 +20,11 @@ from strategies import (
 )
 
 from condu_cli.core.arrays.layout import InvalidStateError, ParameterLayout
-from condu_cli.core.codecs.codec import ConduCodec, EncodedState
+from condu_cli.core.codecs.condu.codec import ConduCodec
 from condu_cli.core.codecs.condu.entropy import compress, decompress, size_of
 from condu_cli.core.codecs.condu.patches import difference, restore
 from condu_cli.core.codecs.condu.stored_masks import MASK_NAMES, decode_mask, encode_mask_as
+from condu_cli.core.codecs.interface import EMPTY, EncodedState
 from condu_cli.core.merging.method import Method
 from condu_cli.core.passes.streaming import Execution
 
@@ -42,7 +43,7 @@ def method_of(codec):
 
 
 def encoded(codec, deltas):
-    state = codec.empty()
+    state = EMPTY
     for delta in deltas:
         state = codec.encode(state, named(codec.layout, delta))
     return state
@@ -80,7 +81,7 @@ def test_every_session_comes_back_from_the_next(data, method):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
     codec, state = codec_of(method), None
     for delta in deltas:
-        newer = codec.encode(state or codec.empty(), named(codec.layout, delta))
+        newer = codec.encode(state or EMPTY, named(codec.layout, delta))
         if state is not None:
             assert_comes_back(codec, newer, state, range(len(state.parts)))
         state = newer
@@ -131,7 +132,7 @@ def test_a_state_comes_back_from_itself_and_from_nothing(options):
     state = usual_state(codec, 1, 2, 3)
     for pairs in ([0, 1, 2], [2, 0, 1], [None, 1, None], [None] * 3):
         assert_comes_back(codec, state, state, pairs)
-    assert_comes_back(codec, codec.empty(), state, [None] * 3)
+    assert_comes_back(codec, EMPTY, state, [None] * 3)
 
 
 # Whatever an older state holds
@@ -331,7 +332,7 @@ def test_what_does_not_look_like_learning_may_change_masks_everywhere():
 def test_the_empty_state_needs_no_patch():
     codec = ConduCodec(LAYOUT)
     with pytest.raises(ValueError, match="the empty state needs no patch"):
-        codec.difference(usual_state(codec, 1), codec.empty(), [])
+        codec.difference(usual_state(codec, 1), EMPTY, [])
 
 
 @pytest.mark.parametrize("pairs", [[], [0], [0, 1, 2], [0, 3], [0, 0], [-1, 0], [0, -2]])
@@ -461,7 +462,7 @@ def test_a_rescaler_that_is_none_is_named(value):
 
 def test_a_patch_for_another_state_is_refused_or_gives_a_state():
     codec = CODEC
-    for newer in (OLDER, usual_state(codec, 4, 5, 6), codec.empty()):
+    for newer in (OLDER, usual_state(codec, 4, 5, 6), EMPTY):
         try:
             restored = codec.restore(newer, PATCH)
         except InvalidStateError:
@@ -539,7 +540,7 @@ def test_overlaps_compare_masks_place_by_place():
     assert codec.overlaps(older, newer) == [3 / 4]
     assert codec.overlaps(newer, older) == [3 / 4]
     assert codec.overlaps(newer, newer) == [1.0, 1.0]
-    assert codec.overlaps(codec.empty(), newer) == []
+    assert codec.overlaps(EMPTY, newer) == []
 
 
 def test_two_empty_masks_overlap():

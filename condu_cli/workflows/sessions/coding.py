@@ -1,0 +1,63 @@
+"""Which codec the experts of a session are in; built once, however often it is asked for."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from condu_cli.core.arrays.layout import ParameterLayout
+from condu_cli.core.codecs.interface import Patching, UnknownCodecError
+from condu_cli.core.codecs.known import codec_by_name
+from condu_cli.errors import IntegrityError
+from condu_cli.registry.manifest import canonical_json
+
+if TYPE_CHECKING:
+    from condu_cli.core.codecs.interface import Codec
+    from condu_cli.registry.manifest import ParameterShape, RegistryConfig
+
+
+def codec_for(config: RegistryConfig) -> Codec:
+    """The codec that a registry's configuration names.
+
+    Raises:
+        IntegrityError: this program does not know the codec or one of its options.
+
+    """
+    try:
+        return _built(config.codec, canonical_json(config.codec_options), config.parameters)
+    except (UnknownCodecError, ValueError) as exc:
+        raise IntegrityError(
+            f"the registry's codec cannot be used: {exc}", reason="needs-newer-condu"
+        ) from exc
+
+
+def layout_of(config: RegistryConfig) -> ParameterLayout:
+    """The registry's fixed parameter order, as the method sees it."""
+    return _layout(config.parameters)
+
+
+def patching(codec: Codec) -> Patching:
+    """The codec as one that reads patches.
+
+    Raises:
+        IntegrityError: it has none, so that no session of it can be stored as one.
+
+    """
+    if not isinstance(codec, Patching):
+        raise IntegrityError(
+            f"a session is stored as a patch, which codec {codec.name!r} does not have",
+            reason="record-altered",
+        )
+    return codec
+
+
+@lru_cache(maxsize=4)
+def _layout(parameters: tuple[ParameterShape, ...]) -> ParameterLayout:
+    return ParameterLayout(tuple(p.name for p in parameters), tuple(p.shape for p in parameters))
+
+
+@lru_cache(maxsize=8)
+def _built(name: str, options: str, parameters: tuple[ParameterShape, ...]) -> Codec:
+    """A codec keeps no state of its own, so that everybody may have the same one."""
+    return codec_by_name(name, _layout(parameters), json.loads(options))
