@@ -45,7 +45,7 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
     source = Registry.open(path)
     codec, session = codec_for(source.config), source.head()
     assert session is not None
-    state, expert = open_state(source, codec, session), session.entry(task).expert
+    state, expert = open_state(source, session), session.entry(task).expert
     return TrainedExpert(
         task=task,
         kind="learn",

@@ -10,13 +10,14 @@ from registry_templates import copy_of
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.registry.manifest import ParameterShape, RegistryConfig
+from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import TrainedExpert, commit_expert, new_run
 from condu_cli.workflows.sessions.states import open_state
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from condu_cli.registry.manifest import Session
@@ -29,12 +30,15 @@ SHAPES = {
 }
 
 
-def made_config(dtype: str = "float32", rescaler: str = "row") -> RegistryConfig:
+def made_config(
+    dtype: str = "float32", rescaler: str = "row", codec: str = "condu"
+) -> RegistryConfig:
+    """`rescaler` is an option of `condu` alone."""
+    options = {"dtype": dtype, **({"rescaler": rescaler} if codec == "condu" else {})}
     return RegistryConfig(
         base=BaseIdentity("tiny", "condu-tiny", "", "gelu", "b" * 64, 32),
         method="full",
-        codec="condu",
-        codec_options={"dtype": dtype, "rescaler": rescaler},
+        codec=CodecChoice(codec, options),
         parameters=tuple(ParameterShape(name, shape) for name, shape in SHAPES.items()),
     )
 
@@ -44,16 +48,20 @@ def made_registry(path: Path, *tasks: str, **values: str) -> Registry:
     return copy_of(path, made_anew, *tasks, **values)
 
 
-def made_anew(path: Path, *tasks: str, dtype: str = "float32", rescaler: str = "row") -> Registry:
+def made_anew(path: Path, *tasks: str, **values: str) -> Registry:
     """Create a registry and commit an expert for each of the tasks, as things are now."""
-    registry = Registry.create(path, made_config(dtype, rescaler))
+    registry = Registry.create(path, made_config(**values))
     for task in tasks:
         learn(registry, task)
     return registry
 
 
 def made_expert(
-    task: str, seed: int = 0, kind: str = "learn", folder: str | None = None
+    task: str,
+    seed: int = 0,
+    kind: str = "learn",
+    folder: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES,
 ) -> TrainedExpert:
     """An expert that is the same for the same task and seed, but for its run."""
     digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
@@ -62,8 +70,9 @@ def made_expert(
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return rng.normal(scale=scale, size=shape).astype(np.float32)
 
-    delta = {name: normal(*shape, scale=1e-3) for name, shape in SHAPES.items()}
-    delta["text.embedding"][rng.integers(8, 64) :] = 0  # tokens that no prompt had
+    delta = {name: normal(*shape, scale=1e-3) for name, shape in shapes.items()}
+    if "text.embedding" in delta:
+        delta["text.embedding"][rng.integers(8, 64) :] = 0  # tokens that no prompt had
     prototypes = Prototypes.from_arrays(
         {
             "text": normal(2, 8),
@@ -100,8 +109,8 @@ def learn(registry: Registry, task: str, seed: int = 0, **values) -> Session:
 
 def decoded(registry: Registry, session: Session | None) -> dict[str, str]:
     """What the experts of a session decode to: for each task a hash of every bit of its delta."""
-    codec = codec_for(registry.config)
-    state = open_state(registry, codec, session)
+    codec = codec_for(registry.config, session)
+    state = open_state(registry, session)
     found = {}
     for entry, part in zip(() if session is None else session.entries, state.parts, strict=True):
         digest = hashlib.sha256()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from condu_cli.cli.codec_words import StateWords, options_line, words_of
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     AlphaOption,
@@ -136,8 +137,8 @@ def init(
         "base": asdict(model.info),
         "method": method.value,
         "method_options": dict(config.method_options),
-        "codec": config.codec,
-        "codec_options": dict(config.codec_options),
+        "codec": config.codec.name,
+        "codec_options": dict(config.codec.options),
         "parameters": config.parameter_count,
         "dry_run": run.settings.dry_run,
     }
@@ -146,8 +147,7 @@ def init(
         verb = "Would create" if run.settings.dry_run else "Created"
         out.text(f"{verb} a registry at {path}")
         out.text(f"base model {base}, {method_line(summary_of(config))}")
-        chosen = config.codec_options
-        out.text(f"unified delta in {chosen['dtype']}, rescalers: {chosen['rescaler']}")
+        out.text(options_line(config.codec.name, config.codec.options))
         out.hint("condu learn --task NAME --data DIR{here} teaches it a task")
 
     run.out.document(data, human)
@@ -178,15 +178,18 @@ def storage_report(run: Run) -> None:
 
     registry = run.open_registry()
     found = measure(registry)
-    run.out.document(asdict(found), lambda out: _print_report(out, found, str(registry.path)))
+    words = words_of(registry.config, registry.head())
+    run.out.document(
+        asdict(found), lambda out: _print_report(out, found, str(registry.path), words)
+    )
 
 
-def _print_report(out: Output, found: "StorageReport", path: str) -> None:
+def _print_report(out: Output, found: "StorageReport", path: str, words: StateWords) -> None:
     out.table(
         ["what", ">bytes", ">size"],
         [
-            _row("unified delta", found.unified_bytes),
-            _row("masks and rescalers", found.mask_bytes),
+            _row(words.shared, found.unified_bytes),
+            _row(words.parts, found.mask_bytes),
             _row("prototypes", found.prototype_bytes),
             _row("history (older sessions)", found.history_bytes),
             _row("trained, not committed", found.trained_bytes),
@@ -203,7 +206,7 @@ def _print_report(out: Output, found: "StorageReport", path: str) -> None:
     if not found.tasks:
         return
     out.table(
-        ["task", ">masks", ">prototypes"],
+        ["task", f">{words.parts.split()[0]}", ">prototypes"],
         [[t.task, size(t.part_bytes), size(t.prototype_bytes)] for t in found.tasks],
     )
     state = found.unified_bytes + found.mask_bytes + found.prototype_bytes

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.codec_words import StateWords, figure, key_name, keys_of, options_line, words_of
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.output import Output
 from condu_cli.cli.wording import method_line, percent, session_name, when
@@ -30,7 +31,6 @@ def show(
 
     For a task: its recipe, classes and blobs, and how each later session changed its expert.
     """
-    from dataclasses import asdict
 
     from condu_cli.workflows.opening.paradigms import summary_of
     from condu_cli.workflows.sessions.comparing import task_history
@@ -46,18 +46,21 @@ def show(
             **entry.to_json(),
             "folder": folder,
             "method": summary_of(registry.config)._asdict(),
-            "history": [asdict(moment) for moment in moments],
+            "history": [moment.to_json() for moment in moments],
         }
 
         def human(out: Output) -> None:
-            _print_task(out, entry, folder, method_line(summary_of(registry.config)))
+            words = words_of(registry.config, head)
+            _print_task(out, entry, folder, method_line(summary_of(registry.config)), words)
             _print_moments(out, moments)
 
         run.out.document(record, human)
         return
     session = _session_or_task_hint(registry, name)
+    words = words_of(registry.config, session)
     run.out.document(
-        {"session": session.id, **session.manifest()}, lambda out: _print_session(out, session)
+        {"session": session.id, **session.manifest()},
+        lambda out: _print_session(out, session, words),
     )
 
 
@@ -78,22 +81,24 @@ def _session_or_task_hint(registry: "Registry", name: str) -> "Session":
 
 
 def _print_moments(out: Output, moments: "list[TaskMoment]") -> None:
+    keys = keys_of((m.record for m in moments), listed=True)
     rows = [
         [
             session_name(m.session),
             f"{m.kind} {m.changed_by}",
             percent(m.drift),
-            f"{m.rescaler:.4f}",
-            percent(m.mask_density),
+            *(figure(m.record, key, 4) for key in keys),
             when(m.created_at),
         ]
         for m in moments
     ]
-    columns = ["session", "by", ">drift", ">rescaler", ">mask density", "created"]
+    columns = ["session", "by", ">drift", *(f">{key_name(key)}" for key in keys), "created"]
     out.table(columns, rows, title="history, newest first")
 
 
-def _print_task(out: Output, entry: "TaskEntry", folder: str | None, method: str) -> None:
+def _print_task(
+    out: Output, entry: "TaskEntry", folder: str | None, method: str, words: StateWords
+) -> None:
     training = dict(entry.expert.training)
     recipe = training.get("recipe", {})
     lines = {
@@ -106,11 +111,10 @@ def _print_task(out: Output, entry: "TaskEntry", folder: str | None, method: str
         "preset": _preset(training.get("preset")),
         "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
         "final loss": _loss(training.get("final_loss")),
-        "rescaler": f"{entry.rescaler:.6f}",
-        "mask density": percent(entry.mask_density),
-        "L1 norm of delta": f"{entry.l1_norm:.6g}",
+        **{key_name(key): figure(entry.record, key, 6) for key in keys_of([entry.record])},
+        **_own_options(entry),
         "drift": percent(entry.drift),
-        "mask blob": entry.part,
+        f"{words.part} blob": entry.part,
         "prototype blob": entry.expert.prototypes,
     }
     for key, value in lines.items():
@@ -137,17 +141,28 @@ def _loss(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _print_session(out: Output, session: "Session") -> None:
+def _print_session(out: Output, session: "Session", words: StateWords) -> None:
     lines = {
         "session": session.id,
         "parent": session.parent or "none",
         "kind": f"{session.kind} {session.task}",
         "created": when(session.created_at),
-        "unified delta": session.shared or "none",
+        words.shared: session.shared or "none",
+        **_own_codec(session),
         "tasks": ", ".join(entry.name for entry in session.entries) or "none",
     }
     for key, value in lines.items():
         out.text(f"{key:14} {value}")
+
+
+def _own_codec(session: "Session") -> dict[str, str]:
+    own = session.codec
+    return {} if own is None else {"codec": options_line(own.name, own.options)}
+
+
+def _own_options(entry: "TaskEntry") -> dict[str, str]:
+    own = entry.codec_options
+    return {"codec options": ", ".join(f"{k} {v}" for k, v in own.items())} if own else {}
 
 
 def _some(values: tuple[str, ...], limit: int = 5) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from condu_cli.cli.codec_words import figure, key_name, keys_of
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     ClassNamesOption,
@@ -221,13 +222,13 @@ def ls(run: Run) -> None:
     registry = run.open_registry()
     head = registry.head()
     entries = () if head is None else head.entries
+    keys = keys_of((entry.record for entry in entries), listed=True)
     records = [
         {
             "task": entry.name,
             "classes": len(entry.expert.classes),
             "session": entry.learned_in,
-            "rescaler": entry.rescaler,
-            "mask_density": entry.mask_density,
+            **{key: entry.record.get(key) for key in keys},
             "drift": entry.drift,
             "bytes": registry.blobs.size(entry.part) + registry.blobs.size(entry.expert.prototypes),
         }
@@ -245,14 +246,14 @@ def ls(run: Run) -> None:
                 str(r["task"]),
                 str(r["classes"]),
                 short_id(str(r["session"])),
-                f"{r['rescaler']:.3f}",
-                percent(r["mask_density"]),  # type: ignore[arg-type]
+                *(figure(r, key) for key in keys),
                 percent(r["drift"]),  # type: ignore[arg-type]
                 size(r["bytes"]),  # type: ignore[arg-type]
             ]
             for r in records
         ]
-        names = ["task", ">classes", "learned in", ">rescaler", ">mask density", ">drift", ">size"]
+        figures = [f">{key_name(key)}" for key in keys]
+        names = ["task", ">classes", "learned in", *figures, ">drift", ">size"]
         out.table(names, rows)
 
     run.out.document(records, human)

@@ -18,10 +18,12 @@ from condu_cli.errors import NotFoundError
 from condu_cli.registry.names import is_sha256, validate_task_name
 
 MANIFEST_FORMAT = 1
-SESSION_KINDS = ("learn", "import", "forget", "rename")
+SESSION_KINDS = ("learn", "import", "forget", "rename", "convert")
 SHORT_ID_LENGTH = 12
 MODEL_PARAMETERS = "model_parameters"
 """The entry of `method_options` that counts the parameters of the model itself."""
+ENTRY_KEYS = frozenset({"name", "expert", "part", "learned_in", "drift", "codec_options"})
+"""What an entry of a manifest says beside the codec's record."""
 
 
 def canonical_json(value: Any) -> str:
@@ -53,23 +55,38 @@ class ParameterShape:
 
 
 @dataclass(frozen=True)
+class CodecChoice:
+    """A codec's name and options, as they were recorded when experts were first encoded so.
+
+    What an option means that is not recorded, only the codec can say.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError("a codec has a name")
+        _set(self, "options", plain_record(self.options))
+
+
+@dataclass(frozen=True)
 class RegistryConfig:
     """What is fixed when a registry is created.
 
-    The order of `parameters` is the order in which every delta and mask is flattened.
+    The order of `parameters` is the order in which every delta and mask is flattened. `codec` is
+    that of the first session and of every other one that does not name its own.
     `method_options` is what the fine-tuning method has settled, as JSON; full fine-tuning has
     nothing to settle.
     """
 
     base: BaseIdentity
     method: str
-    codec: str
-    codec_options: Mapping[str, Any]
+    codec: CodecChoice
     parameters: tuple[ParameterShape, ...]
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _set(self, "codec_options", plain_record(self.codec_options))
         _set(self, "method_options", plain_record(self.method_options))
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) != len(names):
@@ -99,8 +116,8 @@ class RegistryConfig:
         record: dict[str, Any] = {
             "base": asdict(self.base),
             "method": self.method,
-            "codec": self.codec,
-            "codec_options": self.codec_options,
+            "codec": self.codec.name,
+            "codec_options": self.codec.options,
             "parameters": [[p.name, list(p.shape)] for p in self.parameters],
         }
         if self.method_options:
@@ -136,45 +153,47 @@ class Expert:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task in one session: its expert and that session's trigger for it.
+    """One task in one session: its expert, and how that session's codec has it.
 
-    `part` is the sha256 of the codec's per-task blob. `learned_in` is the id of the session
-    that introduced the expert, None in a draft for an expert that is new.
+    `part` is the sha256 of the codec's per-task blob, `record` what the codec says of it, in JSON.
+    `learned_in` is the id of the session that introduced the expert, None in a draft for an
+    expert that is new. `codec_options` are those in which it differs from the rest of its session.
     """
 
     name: str
     expert: Expert
     part: str
     learned_in: str | None
-    rescaler: float
-    mask_density: float
-    l1_norm: float
+    record: Mapping[str, Any]
     drift: float | None
+    codec_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         validate_task_name(self.name)
         _require_sha256("part", self.part)
-        for figure in ("rescaler", "mask_density", "l1_norm"):
-            _set(self, figure, _finite(figure, getattr(self, figure)))
-            if getattr(self, figure) < 0:
-                raise ValueError(f"{figure} must not be negative")
-        if self.mask_density > 1:
-            raise ValueError("mask_density is a share, at most 1")
+        _set(self, "record", plain_record(self.record))
+        _set(self, "codec_options", plain_record(self.codec_options))
+        for key in self.record.keys() & ENTRY_KEYS:
+            raise ValueError(f"a codec's record cannot have the key {key!r}")
         if self.drift is not None:
             _set(self, "drift", _finite("drift", self.drift))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as it enters the manifest."""
-        return {
+        """Return the entry as it enters the manifest, the codec's record among its own keys.
+
+        So it was written before there were records: the ids of old sessions depend on it.
+        """
+        entry: dict[str, Any] = {
+            **self.record,
             "name": self.name,
             "expert": self.expert.to_json(),
             "part": self.part,
             "learned_in": self.learned_in,
-            "rescaler": self.rescaler,
-            "mask_density": self.mask_density,
-            "l1_norm": self.l1_norm,
             "drift": self.drift,
         }
+        if self.codec_options:
+            entry["codec_options"] = self.codec_options
+        return entry
 
 
 @dataclass(frozen=True)
@@ -182,7 +201,7 @@ class SessionDraft:
     """A session that has not been committed: everything but its parent, time and id.
 
     `shared` is the sha256 of the codec's shared blob (the unified delta), None where the codec
-    has none or no task is left.
+    has none or no task is left. `codec` is None where it is the registry's.
     """
 
     kind: str
@@ -190,6 +209,7 @@ class SessionDraft:
     shared: str | None
     entries: tuple[TaskEntry, ...]
     note: Mapping[str, Any] = field(default_factory=dict)
+    codec: CodecChoice | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SESSION_KINDS:
@@ -205,7 +225,7 @@ class SessionDraft:
 
 @dataclass(frozen=True)
 class Session:
-    """One committed, immutable state of the registry."""
+    """One committed, immutable state of the registry; see `SessionDraft` for what it holds."""
 
     id: str
     parent: str | None
@@ -215,6 +235,7 @@ class Session:
     shared: str | None
     entries: tuple[TaskEntry, ...]
     note: Mapping[str, Any] = field(default_factory=dict)
+    codec: CodecChoice | None = None
 
     def entry(self, name: str) -> TaskEntry:
         """Return the entry of task `name`; raise NotFoundError naming those there are."""
@@ -253,13 +274,14 @@ class Session:
         """Return the record whose canonical JSON hashes to the id.
 
         An expert that this very session introduced has `learned_in` null there: the id cannot
-        contain itself.
+        contain itself. What came later than the first sessions stands there only where it says
+        something: without a codec it is the registry's.
         """
         entries = [entry.to_json() for entry in self.entries]
         for entry in entries:
             if entry["learned_in"] == self.id:
                 entry["learned_in"] = None
-        return {
+        manifest: dict[str, Any] = {
             "format": MANIFEST_FORMAT,
             "parent": self.parent,
             "kind": self.kind,
@@ -269,6 +291,9 @@ class Session:
             "entries": entries,
             "note": self.note,
         }
+        if self.codec is not None:
+            manifest["codec"] = asdict(self.codec)
+        return manifest
 
     def computed_id(self) -> str:
         """Return the id that the content has; it is `id` unless something was altered."""

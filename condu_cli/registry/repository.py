@@ -413,6 +413,7 @@ def _sealed(draft: SessionDraft, parent: str | None, created_at: str) -> Session
         shared=draft.shared,
         entries=draft.entries,
         note=draft.note,
+        codec=draft.codec,
     )
     session_id = unnamed.computed_id()
     entries = tuple(

@@ -15,6 +15,7 @@ import pytest
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.registry.manifest import (
+    CodecChoice,
     Expert,
     ParameterShape,
     RegistryConfig,
@@ -28,8 +29,7 @@ from condu_cli.registry.repository import Registry
 CONFIG = RegistryConfig(
     base=BaseIdentity("mini", "mini", "builtin", "quickgelu", "b" * 64, 224),
     method="full",
-    codec="condu",
-    codec_options={"dtype": "float32"},
+    codec=CodecChoice("condu", {"dtype": "float32"}),
     parameters=(ParameterShape("visual.proj", (2, 3)), ParameterShape("scale", ())),
 )
 
@@ -69,7 +69,10 @@ TABLES = {
         "method_options",
     ],
     "blobs": ["sha256", "size", "kind"],
-    "sessions": ["id", "ordinal", "parent", "kind", "task", "created_at", "shared", "note"],
+    "sessions": [
+        *("id", "ordinal", "parent", "kind", "task", "created_at", "shared", "note"),
+        "codec",
+    ],
     "experts": ["id", "learned_in", "classes", "templates", "prototypes", "training"],
     "session_tasks": [
         "session",
@@ -77,10 +80,9 @@ TABLES = {
         "name",
         "expert",
         "part",
-        "rescaler",
-        "mask_density",
-        "l1_norm",
         "drift",
+        "record",
+        "codec_options",
     ],
     "head": ["id", "session"],
     "operations": ["id", "at", "kind", "from_session", "to_session", "command"],
@@ -98,6 +100,10 @@ FINGERPRINTED = (
 )
 
 
+def record(rescaler: float, mask_density: float, l1_norm: float) -> dict[str, float]:
+    return {"rescaler": rescaler, "mask_density": mask_density, "l1_norm": l1_norm}
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     """One session with one task, all figures fixed."""
@@ -107,7 +113,7 @@ def registry(tmp_path: Path) -> Registry:
     prototypes = put({"text": np.ones((2, 3), np.float32)}).sha256
     shared = put({"delta": np.arange(4, dtype=np.float32)}, metadata={}).sha256
     expert = Expert(("cat", "dog"), ("a photo of a {}.",), prototypes, {"seed": 0})
-    entry = TaskEntry("pets", expert, part, None, 1.0, 0.5, 6.0, None)
+    entry = TaskEntry("pets", expert, part, None, record(1.0, 0.5, 6.0), None)
     with registry.lock("learn"):
         registry.commit(
             SessionDraft("learn", "pets", shared, (entry,)), parent=None, command="learn"
@@ -136,7 +142,7 @@ def test_the_tables_and_their_columns(registry: Registry) -> None:
         for table in tables
     }
     assert found == TABLES
-    assert query(registry, "SELECT version_num FROM alembic_version") == [("0003",)]
+    assert query(registry, "SELECT version_num FROM alembic_version") == [("0004",)]
     assert query(registry, "SELECT format FROM registry") == [(1,)]
 
 
@@ -241,13 +247,39 @@ def test_the_manifest_and_the_id_of_a_session() -> None:
         created_at="2026-01-31T23:59:59.123456Z",
         shared="5" * 64,
         entries=(
-            TaskEntry("pets", pets, "2" * 64, "a" * 64, 1.5, 0.5, 12, 0.125),
-            TaskEntry("dtd", dtd, "4" * 64, MANIFEST_ID, 1.0, 1.0, 3.5, None),
+            TaskEntry("pets", pets, "2" * 64, "a" * 64, record(1.5, 0.5, 12.0), 0.125),
+            TaskEntry("dtd", dtd, "4" * 64, MANIFEST_ID, record(1.0, 1.0, 3.5), None),
         ),
         note={"unify_seconds": 0.5},
     )
     assert canonical_json(session.manifest()) == MANIFEST
     assert session.computed_id() == MANIFEST_ID
+
+
+def test_a_codec_of_its_own_stands_in_the_manifest_and_in_the_database(registry: Registry) -> None:
+    """Where a session or an entry has one; else nothing is said, as in the sessions above."""
+    first = registry.head()
+    assert first is not None
+    entry = replace(first.entries[0], codec_options={"dtype": "float16"})
+    own = CodecChoice("raw", {"dtype": "float32"})
+    with registry.lock("convert"):
+        session = registry.commit(
+            SessionDraft("convert", "pets", None, (entry,), codec=own),
+            parent=first.id,
+            command="convert",
+        )
+    manifest = session.manifest()
+    assert manifest["codec"] == {"name": "raw", "options": {"dtype": "float32"}}
+    assert manifest["entries"][0]["codec_options"] == {"dtype": "float16"}
+    assert query(registry, "SELECT codec FROM sessions ORDER BY ordinal") == [
+        (None,),
+        ('{"name":"raw","options":{"dtype":"float32"}}',),
+    ]
+    assert query(registry, "SELECT codec_options FROM session_tasks ORDER BY rowid") == [
+        ("{}",),
+        ('{"dtype":"float16"}',),
+    ]
+    assert registry.head() == session
 
 
 def test_an_id_can_be_computed_from_the_database_alone(registry: Registry) -> None:
@@ -258,7 +290,7 @@ def test_an_id_can_be_computed_from_the_database_alone(registry: Registry) -> No
     session_id, parent, kind, task, created_at, shared, note = row
     (entry,) = query(
         registry,
-        "SELECT name, part, rescaler, mask_density, l1_norm, drift, learned_in, classes, "
+        "SELECT name, part, record, drift, learned_in, classes, "
         "templates, prototypes, training FROM session_tasks JOIN experts ON experts.id = expert",
     )
     manifest = {
@@ -273,16 +305,14 @@ def test_an_id_can_be_computed_from_the_database_alone(registry: Registry) -> No
             {
                 "name": entry[0],
                 "part": entry[1],
-                "rescaler": entry[2],
-                "mask_density": entry[3],
-                "l1_norm": entry[4],
-                "drift": entry[5],
-                "learned_in": None if entry[6] == session_id else entry[6],
+                **json.loads(str(entry[2])),
+                "drift": entry[3],
+                "learned_in": None if entry[4] == session_id else entry[4],
                 "expert": {
-                    "classes": json.loads(str(entry[7])),
-                    "templates": json.loads(str(entry[8])),
-                    "prototypes": entry[9],
-                    "training": json.loads(str(entry[10])),
+                    "classes": json.loads(str(entry[5])),
+                    "templates": json.loads(str(entry[6])),
+                    "prototypes": entry[7],
+                    "training": json.loads(str(entry[8])),
                 },
             }
         ],

@@ -166,7 +166,7 @@ def blobs(registry: Path) -> tuple[object, ...]:
     head = Registry.open(registry).head()
     assert head is not None
     entry = head.entry("colours")
-    return head.shared, entry.part, entry.rescaler, entry.expert.prototypes
+    return head.shared, entry.part, entry.record["rescaler"], entry.expert.prototypes
 
 
 def delta(registry: Path) -> dict[str, Any]:

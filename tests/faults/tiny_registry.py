@@ -14,7 +14,7 @@ import numpy as np
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.registry.manifest import ParameterShape, RegistryConfig
+from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
@@ -39,8 +39,7 @@ def config(shapes: Shapes = SHAPES) -> RegistryConfig:
     return RegistryConfig(
         base=BaseIdentity("tiny", "tiny-arch", "", "gelu", "b" * 64, 8),
         method="full",
-        codec="condu",
-        codec_options={"dtype": "float32", "rescaler": "row"},
+        codec=CodecChoice("condu", {"dtype": "float32", "rescaler": "row"}),
         parameters=shapes,
     )
 
@@ -89,7 +88,7 @@ def roll_back_to(registry: Registry, revision: str) -> None:
 
 def predictions_of(registry: Registry, session: Session | None) -> Predictions:
     """Decode a session, from its files or from its patches."""
-    return decoded(registry, session, open_state(registry, codec_for(registry.config), session))
+    return decoded(registry, session, open_state(registry, session))
 
 
 def decoded(registry: Registry, session: Session | None, state: EncodedState) -> Predictions:

@@ -246,9 +246,9 @@ def _check_values(registry: Registry, history: History) -> None:
         raise ArchiveError("its base model is a file in a folder of another machine")
     base = config.base
     texts: list[object] = [base.id, base.architecture, base.pretrained, base.activation]
-    texts += [config.method, config.codec, registry.created_at]
+    texts += [config.method, config.codec.name, registry.created_at]
     texts += [parameter.name for parameter in config.parameters]
-    texts += _texts_in(config.method_options)
+    texts += [*_texts_in(config.method_options), *_texts_in(config.codec.options)]
     if not (is_sha256(base.weights_sha256) and _is_count(base.image_size)):
         raise ArchiveError("its base model is not described as it should be")
     if not all(_is_count(size) for p in config.parameters for size in p.shape):
@@ -278,8 +278,11 @@ def _texts_in(value: object) -> Iterator[str]:
 
 def _texts(session: Session) -> Iterator[object]:
     yield from (session.created_at, session.kind, session.task)
+    if session.codec is not None:
+        yield from (session.codec.name, *_texts_in(session.codec.options))
     for entry in session.entries:
         yield from (*entry.expert.classes, *entry.expert.templates)
+        yield from (*_texts_in(entry.record), *_texts_in(entry.codec_options))
 
 
 def _is_plain(text: object) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 SCHEMA = Path(__file__).with_name("schema.sql")
 """What the migrations make, up to that revision; tests/unit/registry/database writes it."""
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from condu_cli.registry.database.tables import (
 )
 from condu_cli.registry.manifest import (
     MANIFEST_FORMAT,
+    CodecChoice,
     Expert,
     Operation,
     ParameterShape,
@@ -66,8 +67,8 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
             base_image_size=base.image_size,
             method=config.method,
             method_options=dict(config.method_options),
-            codec=config.codec,
-            codec_options=dict(config.codec_options),
+            codec=config.codec.name,
+            codec_options=dict(config.codec.options),
             parameters=[[p.name, list(p.shape)] for p in config.parameters],
             fingerprint=config.fingerprint(),
         )
@@ -91,7 +92,11 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     try:
         parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
         config = RegistryConfig(
-            base, row.method, row.codec, row.codec_options, parameters, row.method_options
+            base,
+            row.method,
+            CodecChoice(row.codec, row.codec_options),
+            parameters,
+            row.method_options,
         )
         require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
         sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
@@ -228,6 +233,7 @@ def insert_session(transaction: Transaction, session: Session, blobs: Iterable[B
             created_at=session.created_at,
             shared=session.shared,
             note=dict(session.note),
+            codec=None if session.codec is None else asdict(session.codec),
         )
     )
     transaction.flush()
@@ -275,10 +281,9 @@ def _task_row(session_id: str, position: int, entry: TaskEntry, expert: int) -> 
         name=entry.name,
         expert=expert,
         part=entry.part,
-        rescaler=entry.rescaler,
-        mask_density=entry.mask_density,
-        l1_norm=entry.l1_norm,
+        record=dict(entry.record),
         drift=entry.drift,
+        codec_options=dict(entry.codec_options),
     )
 
 

@@ -36,7 +36,7 @@ CREATE TABLE sessions (
 	task TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
 	shared TEXT, 
-	note TEXT NOT NULL, 
+	note TEXT NOT NULL, codec TEXT, 
 	CONSTRAINT pk_sessions PRIMARY KEY (id), 
 	CONSTRAINT fk_sessions_parent FOREIGN KEY(parent) REFERENCES sessions (id), 
 	CONSTRAINT fk_sessions_shared FOREIGN KEY(shared) REFERENCES blobs (sha256), 
@@ -58,28 +58,6 @@ CREATE TABLE experts (
 );
 CREATE INDEX ix_experts_learned_in ON experts (learned_in);
 CREATE INDEX ix_experts_prototypes ON experts (prototypes);
-CREATE TABLE session_tasks (
-	session TEXT NOT NULL, 
-	position INTEGER NOT NULL, 
-	name TEXT NOT NULL, 
-	expert INTEGER NOT NULL, 
-	part TEXT NOT NULL, 
-	rescaler FLOAT NOT NULL, 
-	mask_density FLOAT NOT NULL, 
-	l1_norm FLOAT NOT NULL, 
-	drift FLOAT, 
-	CONSTRAINT pk_session_tasks PRIMARY KEY (session, position), 
-	CONSTRAINT fk_session_tasks_session FOREIGN KEY(session) REFERENCES sessions (id), 
-	CONSTRAINT fk_session_tasks_expert FOREIGN KEY(expert) REFERENCES experts (id), 
-	CONSTRAINT fk_session_tasks_part FOREIGN KEY(part) REFERENCES blobs (sha256), 
-	CONSTRAINT uq_session_tasks_session_name UNIQUE (session, name), 
-	CONSTRAINT ck_session_tasks_position CHECK (position >= 0), 
-	CONSTRAINT ck_session_tasks_rescaler CHECK (rescaler >= 0), 
-	CONSTRAINT ck_session_tasks_mask_density CHECK (mask_density BETWEEN 0 AND 1), 
-	CONSTRAINT ck_session_tasks_l1_norm CHECK (l1_norm >= 0)
-);
-CREATE INDEX ix_session_tasks_expert ON session_tasks (expert);
-CREATE INDEX ix_session_tasks_part ON session_tasks (part);
 CREATE TABLE head (
 	id INTEGER NOT NULL, 
 	session TEXT, 
@@ -129,3 +107,21 @@ CREATE TABLE sources (
 	CONSTRAINT pk_sources PRIMARY KEY (expert), 
 	CONSTRAINT fk_sources_expert FOREIGN KEY(expert) REFERENCES experts (id)
 );
+CREATE TABLE session_tasks (
+	session TEXT NOT NULL, 
+	position INTEGER NOT NULL, 
+	name TEXT NOT NULL, 
+	expert INTEGER NOT NULL, 
+	part TEXT NOT NULL, 
+	drift FLOAT, 
+	record TEXT NOT NULL, 
+	codec_options TEXT NOT NULL, 
+	CONSTRAINT pk_session_tasks PRIMARY KEY (session, position), 
+	CONSTRAINT fk_session_tasks_session FOREIGN KEY(session) REFERENCES sessions (id), 
+	CONSTRAINT fk_session_tasks_expert FOREIGN KEY(expert) REFERENCES experts (id), 
+	CONSTRAINT fk_session_tasks_part FOREIGN KEY(part) REFERENCES blobs (sha256), 
+	CONSTRAINT uq_session_tasks_session_name UNIQUE (session, name), 
+	CONSTRAINT ck_session_tasks_position CHECK (position >= 0)
+);
+CREATE INDEX ix_session_tasks_expert ON session_tasks (expert);
+CREATE INDEX ix_session_tasks_part ON session_tasks (part);

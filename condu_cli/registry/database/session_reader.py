@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session as Transaction
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.database import rows
 from condu_cli.registry.database.tables import ExpertRow, SessionRow, SessionTaskRow
-from condu_cli.registry.manifest import Expert, Session, TaskEntry
+from condu_cli.registry.manifest import CodecChoice, Expert, Session, TaskEntry
 from condu_cli.registry.names import shown_id
 
 _TASK_COLUMNS = list(SessionTaskRow.__table__.columns)
@@ -108,6 +108,7 @@ def _session(row: Any, tasks: Iterable[Any], experts: _Experts) -> Session:
             shared=row.shared,
             entries=tuple(_entry(task, experts) for task in tasks),
             note=row.note,
+            codec=None if row.codec is None else CodecChoice(**row.codec),
         )
         sound = session.computed_id() == session.id and rows.is_ordinal(row.ordinal)
     except (*rows.NONSENSE, LookupError) as error:
@@ -124,10 +125,9 @@ def _entry(row: Any, experts: _Experts) -> TaskEntry:
         expert=expert,
         part=row.part,
         learned_in=learned_in,
-        rescaler=row.rescaler,
-        mask_density=row.mask_density,
-        l1_norm=row.l1_norm,
+        record=row.record,
         drift=row.drift,
+        codec_options=row.codec_options,
     )
 
 

@@ -1,10 +1,10 @@
 """The tables of condu.sqlite.
 
 An expert is one row, written when it is learned and shared by every session that carries it;
-`session_tasks` holds what each session has of its own for it: the name, the place, the trigger.
-So a rename is a new session with another name for the same expert. No row of a session is ever
-changed or removed: `packs` says which sessions are stored as a patch on another one, `collected`
-of which the blobs were removed for good.
+`session_tasks` holds what each session has of its own for it: the name, the place, the codec's
+part and record. So a rename is a new session with another name for the same expert. No row of a
+session is ever changed or removed: `packs` says which sessions are stored as a patch on another
+one, `collected` of which the blobs were removed for good.
 
 Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
 the table anew, too high a price for one more word.
@@ -139,6 +139,8 @@ class SessionRow(Base):
     created_at: Mapped[str]
     shared: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     note: Mapped[dict[str, Any]]
+    # Name and options, NULL for the registry's.
+    codec: Mapped[dict[str, Any] | None]
 
 
 class ExpertRow(Base):
@@ -162,9 +164,6 @@ class SessionTaskRow(Base):
     __table_args__ = (
         UniqueConstraint("session", "name"),
         CheckConstraint("position >= 0", name="position"),
-        CheckConstraint("rescaler >= 0", name="rescaler"),
-        CheckConstraint("mask_density BETWEEN 0 AND 1", name="mask_density"),
-        CheckConstraint("l1_norm >= 0", name="l1_norm"),
         Index(None, "expert"),
         Index(None, "part"),
     )
@@ -174,10 +173,11 @@ class SessionTaskRow(Base):
     name: Mapped[str]
     expert: Mapped[int] = mapped_column(ForeignKey("experts.id"))
     part: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
-    rescaler: Mapped[float]
-    mask_density: Mapped[float]
-    l1_norm: Mapped[float]
     drift: Mapped[float | None]
+    # What the session's codec says of the expert.
+    record: Mapped[dict[str, Any]]
+    # In which it differs from the rest of its session.
+    codec_options: Mapped[dict[str, Any]]
 
 
 class HeadRow(Base):

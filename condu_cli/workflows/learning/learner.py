@@ -151,7 +151,8 @@ class PlannedTask:
         if team.rank == 0:
             training.warn_of_little_space()
         # Beside the training, which it slows down by a second at most.
-        threading.Thread(target=prepare, args=(codec_for(config),), daemon=True).start()
+        codec = codec_for(config, destination.parent)
+        threading.Thread(target=prepare, args=(codec,), daemon=True).start()
         expert = base.training_copy()
         # Until the expert is on the disk, Ctrl-C only asks: an hour's work is in memory.
         with StopRequest(patient=team.size > 1) as stop:

@@ -13,7 +13,13 @@ from condu_cli.core.codecs.known import DEFAULT_CODEC, new_options
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import BaseModelError, IntegrityError, UsageError
-from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session, TaskEntry
+from condu_cli.registry.manifest import (
+    CodecChoice,
+    ParameterShape,
+    RegistryConfig,
+    Session,
+    TaskEntry,
+)
 from condu_cli.workflows.opening.paradigms import (
     FULL,
     LORA,
@@ -33,7 +39,6 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.repository import Registry
 
 
@@ -58,11 +63,6 @@ class Workspace:
         base = load_recorded_base(config.base.id, self._device)
         check_base(self.registry, base.info)
         return trained_part(base, config)
-
-    @cached_property
-    def codec(self) -> Codec:
-        """The codec that the registry names, over its parameters."""
-        return codec_for(self.registry.config)
 
     def head(self) -> Session:
         """Return the current session; experts and prototypes come from it from now on.
@@ -95,8 +95,9 @@ class Workspace:
         weights = weights_of(self._scratch)
         blob = self._pin(session).blob
         shared = None if session.shared is None else blob(session.shared)
+        codec = codec_for(self.registry.config, session)
         try:
-            decode_into(self.codec, shared, weights_of(self.base), [blob(entry.part)], [weights])
+            decode_into(codec, shared, weights_of(self.base), [blob(entry.part)], [weights])
         except InvalidStateError as exc:
             raise damaged_session(session, exc) from exc
         put_weights(self._scratch, weights)
@@ -194,8 +195,7 @@ def new_config(
         base=base.info,
         method=method,
         method_options=options,
-        codec=DEFAULT_CODEC,
-        codec_options=new_options(DEFAULT_CODEC, codec_options or {}),
+        codec=CodecChoice(DEFAULT_CODEC, new_options(DEFAULT_CODEC, codec_options or {})),
         parameters=shapes,
     )
 

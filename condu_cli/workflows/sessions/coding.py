@@ -9,23 +9,27 @@ from typing import TYPE_CHECKING
 from condu_cli.core.arrays.layout import ParameterLayout
 from condu_cli.core.codecs.interface import Patching, UnknownCodecError
 from condu_cli.core.codecs.known import codec_by_name
+from condu_cli.core.codecs.operations import same_code
 from condu_cli.errors import IntegrityError
-from condu_cli.registry.manifest import canonical_json
+from condu_cli.registry.manifest import CodecChoice, canonical_json
 
 if TYPE_CHECKING:
     from condu_cli.core.codecs.interface import Codec
-    from condu_cli.registry.manifest import ParameterShape, RegistryConfig
+    from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session
 
 
-def codec_for(config: RegistryConfig) -> Codec:
-    """The codec that a registry's configuration names.
+def codec_for(config: RegistryConfig, session: Session | None = None) -> Codec:
+    """The codec that a session's experts are in; without a session, that of a registry's first.
+
+    What is made of a session, by learning or forgetting, stays in its codec.
 
     Raises:
         IntegrityError: this program does not know the codec or one of its options.
 
     """
+    choice = config.codec if session is None or session.codec is None else session.codec
     try:
-        return _built(config.codec, canonical_json(config.codec_options), config.parameters)
+        return _built(choice.name, canonical_json(choice.options), config.parameters)
     except (UnknownCodecError, ValueError) as exc:
         raise IntegrityError(
             f"the registry's codec cannot be used: {exc}", reason="needs-newer-condu"
@@ -35,6 +39,13 @@ def codec_for(config: RegistryConfig) -> Codec:
 def layout_of(config: RegistryConfig) -> ParameterLayout:
     """The registry's fixed parameter order, as the method sees it."""
     return _layout(config.parameters)
+
+
+def choice_of(config: RegistryConfig, codec: Codec) -> CodecChoice | None:
+    """What a session in this codec has to record: nothing where it is the registry's."""
+    if same_code(codec, codec_for(config)):
+        return None
+    return CodecChoice(codec.name, codec.options)
 
 
 def patching(codec: Codec) -> Patching:

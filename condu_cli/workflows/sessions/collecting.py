@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
 from condu_cli.registry.reachability import broken_references
-from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import (
     pack_history,
     release_files,
@@ -72,7 +71,6 @@ def collect(
         IntegrityError: a session to be kept is corrupt; then no session was removed.
 
     """
-    codec = codec_for(registry.config)
     with registry.lock(command), taken_back_on_failure(registry):
         before = _disk_bytes(registry)
         plan = plan_collection(registry, keep, undo=undo)
@@ -82,7 +80,7 @@ def collect(
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
         release_files(registry)
         removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
-        repack(registry, codec, history, broken, kept)
+        repack(registry, history, broken, kept)
         removed += _remove_leftovers(registry)
         if gone:
             registry.record_collected([session.id for session in gone], command)

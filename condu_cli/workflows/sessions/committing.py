@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.core.codecs.operations import drifts
-from condu_cli.core.merging.checks import check_delta as check_layout
+from condu_cli.core.merging.checks import check_delta as check_values
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import (
     ConduError,
@@ -21,7 +21,7 @@ from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
-from condu_cli.workflows.sessions.coding import codec_for, layout_of
+from condu_cli.workflows.sessions.coding import choice_of, codec_for, layout_of
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.history_packing import pack_parent
 from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
@@ -94,7 +94,7 @@ def check_delta(config: RegistryConfig, delta: Mapping[str, Any]) -> CheckedDelt
 
     """
     try:
-        return check_layout(layout_of(config), delta)
+        return check_values(layout_of(config), delta)
     except InvalidDeltaError as exc:
         raise _unusable(exc) from exc
 
@@ -211,7 +211,7 @@ def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
         return TrainedExpert(
             task=waiting.task,
             kind=record["kind"],
-            delta=codec_for(registry.config).check(waiting.under(DELTA)),
+            delta=check_values(layout_of(registry.config), waiting.under(DELTA)),
             prototypes=Prototypes.from_arrays(waiting.under(PROTOTYPES)),
             classes=tuple(record["classes"]),
             templates=tuple(record["templates"]),
@@ -246,14 +246,14 @@ def _commit_waiting(
     kept_seconds: float,
     on_progress: ProgressCallback,
 ) -> Commit:
-    codec = codec_for(registry.config)
     with _lock(registry, command, on_progress), taken_back_on_failure(registry):
         head = registry.head()
+        codec = codec_for(registry.config, head)
         _require_head(head, parent, command)
         refuse_known_task(head, trained.task)
         check_state(registry, head)
         started = time.perf_counter()
-        before = open_state(registry, codec, head)
+        before = open_state(registry, head)
         state = _unify(codec, head, before, trained.delta)
         unified = time.perf_counter()
         expert = Expert(
@@ -263,7 +263,7 @@ def _commit_waiting(
             training={**trained.training, "unify_seconds": round(unified - started, 3)},
         )
         new = _new_entries(codec, head, before, state, trained.task, expert)
-        draft = draft_session(registry, state, new, kind=trained.kind, task=trained.task)
+        draft = draft_session(registry, codec, state, new, kind=trained.kind, task=trained.task)
         session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
         committed = time.perf_counter()
         registry.waiting.remove(waiting.path)
@@ -317,16 +317,21 @@ def _unify(
 
 @dataclass(frozen=True)
 class EntryDraft:
-    """One task of a session to be: its name, its expert, where it comes from, how far it moved."""
+    """One task of a session to be: its name, its expert, where it comes from, how far it moved.
+
+    `codec_options` are those in which it was encoded otherwise than the rest of the session.
+    """
 
     name: str
     expert: Expert
     learned_in: str | None
     drift: float | None
+    codec_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def draft_session(
     registry: Registry,
+    codec: Codec,
     state: EncodedState,
     entries: list[EntryDraft],
     *,
@@ -334,25 +339,30 @@ def draft_session(
     task: str,
     note: Mapping[str, Any] | None = None,
 ) -> SessionDraft:
-    """Write a state's blobs and describe the session that they make up."""
+    """Write the blobs of a state in some codec, and describe the session that they make up."""
     shared = [] if state.shared is None else [state.shared]
     refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
     made = []
-    records = codec_for(registry.config).describe(state)
-    for entry, record, ref in zip(entries, records, refs[len(shared) :], strict=True):
+    for entry, record, ref in zip(entries, codec.describe(state), refs[len(shared) :], strict=True):
         made.append(
             TaskEntry(
                 name=entry.name,
                 expert=entry.expert,
                 part=ref,
                 learned_in=entry.learned_in,
-                rescaler=record["rescaler"],
-                mask_density=record["mask_density"],
-                l1_norm=record["l1_norm"],
+                record=record,
                 drift=entry.drift,
+                codec_options=entry.codec_options,
             )
         )
-    return SessionDraft(kind, task, refs[0] if shared else None, tuple(made), note or {})
+    return SessionDraft(
+        kind,
+        task,
+        refs[0] if shared else None,
+        tuple(made),
+        note or {},
+        choice_of(registry.config, codec),
+    )
 
 
 def _new_entries(
@@ -370,7 +380,7 @@ def _new_entries(
     moved = drifts(codec, before, codec, state)
     old = () if head is None else head.entries
     kept = [
-        EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
+        EntryDraft(entry.name, entry.expert, entry.learned_in, drift, entry.codec_options)
         for entry, drift in zip(old, moved, strict=True)
     ]
     return [*kept, EntryDraft(task, expert, None, None)]

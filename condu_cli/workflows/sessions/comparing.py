@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import EncodedState
@@ -12,7 +12,7 @@ from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.states import damaged_session, open_state, partners
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
@@ -50,16 +50,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class TaskMoment:
-    """One task in one session of its history."""
+    """One task in one session of its history; `record` is what the session's codec said of it."""
 
     session: str
     kind: str
     changed_by: str
     created_at: str
     drift: float | None
-    rescaler: float
-    mask_density: float
-    l1_norm: float
+    record: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The codec's record stands among the moment's own figures, as in an entry."""
+        figures = {name: value for name, value in vars(self).items() if name != "record"}
+        return {**self.record, **figures}
 
 
 def compare(registry: Registry, before: Session | None, after: Session | None) -> Difference:
@@ -99,9 +102,7 @@ def task_history(sessions: list[Session], entry: TaskEntry) -> list[TaskMoment]:
                         session.task,
                         session.created_at,
                         other.drift,
-                        other.rescaler,
-                        other.mask_density,
-                        other.l1_norm,
+                        other.record,
                     )
                 )
     return found
@@ -141,16 +142,19 @@ def _moved(
     registry: Registry, before: Session, after: Session, places: list[int | None]
 ) -> dict[int, tuple[float | None, float]]:
     """For each place in `after` of an expert that both have: mask overlap and drift."""
-    codec = codec_for(registry.config)
-    old, new = (open_state(registry, codec, session) for session in (before, after))
+    one_codec, other_codec = (codec_for(registry.config, s) for s in (before, after))
+    old, new = (
+        open_state(registry, session)
+        for codec, session in ((one_codec, before), (other_codec, after))
+    )
     both = [(index, place) for index, place in enumerate(places) if place is not None]
     if not both:
         return {}
     one = EncodedState(old.shared, [old.parts[index] for index, _ in both])
     other = EncodedState(new.shared, [new.parts[place] for _, place in both])
     try:
-        shares: Sequence[float | None] | None = overlaps(codec, one, codec, other)
-        distances = drifts(codec, one, codec, other)
+        shares: Sequence[float | None] | None = overlaps(one_codec, one, other_codec, other)
+        distances = drifts(one_codec, one, other_codec, other)
     except InvalidStateError as exc:
         raise damaged_session(after, exc) from exc
     return {

@@ -41,18 +41,18 @@ def forget(registry: Registry, task: str, command: str) -> Removal:
         IntegrityError: the current session is corrupt.
 
     """
-    codec = codec_for(registry.config)
     with registry.lock(command), taken_back_on_failure(registry):
         head = require_head(registry)
+        codec = codec_for(registry.config, head)
         index = head.entries.index(head.entry(task))
         check_state(registry, head)
-        before = open_state(registry, codec, head)
+        before = open_state(registry, head)
         try:
             state = codec.remove(before, index)
             entries = _remaining(codec, head, index, before, state)
         except InvalidStateError as exc:
             raise damaged_session(head, exc) from exc
-        draft = draft_session(registry, state, entries, kind="forget", task=task)
+        draft = draft_session(registry, codec, state, entries, kind="forget", task=task)
         return _committed(registry, draft, head, command)
 
 
@@ -71,7 +71,7 @@ def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
             replace(entry, name=new if entry.name == old else entry.name, drift=0.0)
             for entry in head.entries
         )
-        draft = SessionDraft("rename", new, head.shared, entries, {"from": old})
+        draft = SessionDraft("rename", new, head.shared, entries, {"from": old}, head.codec)
         return _committed(registry, draft, head, command)
 
 
@@ -100,6 +100,6 @@ def _remaining(
     parts = [part for place, part in enumerate(before.parts) if place != index]
     moved = drifts(codec, EncodedState(before.shared, parts), codec, state)
     return [
-        EntryDraft(entry.name, entry.expert, entry.learned_in, drift)
+        EntryDraft(entry.name, entry.expert, entry.learned_in, drift, entry.codec_options)
         for entry, drift in zip(without(head.entries), moved, strict=True)
     ]

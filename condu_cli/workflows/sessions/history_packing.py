@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
+from condu_cli.core.codecs.interface import Patching
+from condu_cli.core.codecs.operations import same_code
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
@@ -29,7 +31,6 @@ from condu_cli.workflows.sessions.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
-    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
@@ -45,23 +46,29 @@ class Packed:
     warnings: tuple[str, ...] = ()
 
 
-def pack_session(registry: Registry, codec: Codec, session: Session, newer: Session) -> int | None:
+def pack_session(registry: Registry, session: Session, newer: Session) -> int | None:
     """Write a session's patch on a newer one and note it; answer with the patch's bytes.
 
-    None where a patch would not be smaller than the files: the session keeps them. The caller
-    holds the lock. No file is removed here.
+    None where the session keeps its files: no patch is made across codecs, nor by one that has
+    none, nor where it would not be smaller than the files. The caller holds the lock. No file is
+    removed here.
 
     Raises:
         IntegrityError: one of the two is corrupt.
 
     """
+    codec, newer_codec = (codec_for(registry.config, s) for s in (session, newer))
+    if not same_code(codec, newer_codec):
+        return None
     if has_files(registry, newer):
         check_state(registry, newer)  # or the patch would be on something that does not exist
     if set(session.state_blobs()) <= set(newer.state_blobs()):
         registry.record_pack(session, newer, None)
         return 0
-    state = open_state(registry, codec, session)
-    newer_state = open_state(registry, codec, newer)
+    if not isinstance(codec, Patching):
+        return None
+    state = open_state(registry, session)
+    newer_state = open_state(registry, newer)
     patch = patch_of(registry, codec, session, state, newer, newer_state)
     patched_state(codec, session, newer_state, patch)  # raises unless every hash is right
     own = set(session.state_blobs()) - set(newer.state_blobs())
@@ -83,7 +90,7 @@ def pack_parent(registry: Registry, session: Session, parent: Session | None) ->
         return Packed()
     try:
         with taken_back_on_failure(registry):
-            packed = _pack_anew(registry, codec_for(registry.config), parent, session)
+            packed = _pack_anew(registry, parent, session)
             if packed.sessions == 0 or packed.warnings:
                 return packed
             needless = set(parent.state_blobs()) - registry.needed_among(parent.state_blobs())
@@ -99,7 +106,7 @@ def pack_history(
 
     The caller holds the lock.
     """
-    codec, history = codec_for(registry.config), registry.history()
+    history = registry.history()
     successors = history.successors()
     packed: list[Session] = []
     warnings: list[str] = []
@@ -111,7 +118,7 @@ def pack_history(
         if newer is None or stored or not session.entries:
             continue
         on_session(session)
-        done = _pack_anew(registry, codec, session, history.session(newer))
+        done = _pack_anew(registry, session, history.session(newer))
         packed += [session] * done.sessions
         patch_bytes += done.patch_bytes
         warnings += done.warnings
@@ -119,7 +126,7 @@ def pack_history(
     return Packed(len(packed), removed, patch_bytes, tuple(warnings))
 
 
-def _pack_anew(registry: Registry, codec: Codec, session: Session, newer: Session) -> Packed:
+def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
     """Pack one session, also one that is packed already; a failure becomes a warning.
 
     What its patch is on may have been damaged while the session had files, so that the patch is
@@ -129,7 +136,7 @@ def _pack_anew(registry: Registry, codec: Codec, session: Session, newer: Sessio
     try:
         if old is not None:
             registry.record_files(session)
-        size = pack_session(registry, codec, session, newer)
+        size = pack_session(registry, session, newer)
     except (InvalidStateError, ConduError) as exc:  # damaged, or no room for the patch
         return Packed(warnings=(f"session {short_id(session.id)} keeps its files: {exc}",))
     if old is not None and old.patch is not None and not registry.needed_among([old.patch]):
@@ -144,7 +151,7 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
     become corrupt since it was made, so that it is tried again, unless it was `tried` just now; if
     it fails the session keeps its files. The caller holds the lock.
     """
-    codec, history = codec_for(registry.config), registry.history()
+    history = registry.history()
     spare = {sha256 for sha256 in history.spare_blobs() if registry.blobs.exists(sha256)}
     doubtful = {
         session.id
@@ -153,7 +160,7 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
         and not spare.isdisjoint(session.state_blobs())
     }
     kept: set[str] = set()
-    for restored in restored_states(registry, codec, history, doubtful):
+    for restored in restored_states(registry, history, doubtful):
         if isinstance(restored.found, IntegrityError):
             kept |= spare.intersection(restored.session.state_blobs())
             if has_files(registry, restored.session):
@@ -169,16 +176,14 @@ def release_session(registry: Registry, session: Session | None) -> int:
     spare = set(filter(registry.blobs.exists, set(state) - registry.needed_among(state)))
     if not spare:
         return 0
-    if not comes_back(registry, codec_for(registry.config), session):
+    if not comes_back(registry, session):
         if has_files(registry, session):
             registry.record_files(session)
         return 0
     return sum(map(registry.blobs.remove, spare))
 
 
-def repack(
-    registry: Registry, codec: Codec, history: History, broken: Set[str], kept: Set[str]
-) -> None:
+def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str]) -> None:
     """Store packed sessions anew, because what their patches are on is going.
 
     On what is kept where a patch is smaller than files; with files of their own otherwise. The
@@ -189,15 +194,12 @@ def repack(
 
     """
     packed = {i for i in broken if not has_files(registry, history.session(i))}
-    for restored in restored_states(registry, codec, history, packed):
+    for restored in restored_states(registry, history, packed):
         write_files(registry, restored.session, restored.state())
     successors = history.successors(kept)
     # Newest first: the reference of an older session is in its new place by then.
     for session in history.live:
         if session.id in broken:
             newer = successors.get(session.id)
-            if (
-                newer is None
-                or pack_session(registry, codec, session, history.session(newer)) is None
-            ):
+            if newer is None or pack_session(registry, session, history.session(newer)) is None:
                 registry.record_files(session)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import release_session
 from condu_cli.workflows.sessions.states import check_state, restore_files
 
@@ -55,5 +54,5 @@ def _make_ready(registry: Registry, target: Session | None) -> None:
     if target is None:
         return
     registry.require_live(target)
-    restore_files(registry, codec_for(registry.config), target)
+    restore_files(registry, target)
     check_state(registry, target)

@@ -23,7 +23,6 @@ from condu_cli.workflows.sessions.states import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Set
 
-    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import Session
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
@@ -43,9 +42,7 @@ class Restored:
         return self.found
 
 
-def restored_states(
-    registry: Registry, codec: Codec, history: History, wanted: Set[str]
-) -> Iterator[Restored]:
+def restored_states(registry: Registry, history: History, wanted: Set[str]) -> Iterator[Restored]:
     """Yield the wanted sessions, each after what it is stored on; whoever keeps one pays for it.
 
     A session that has to have files is read from them, any other made from its patch, whatever
@@ -55,7 +52,7 @@ def restored_states(
     waiting: list[tuple[str, Restored | None]] = [(root, None) for root in forest.roots]
     while waiting:
         session_id, newer = waiting.pop()
-        restored = _restore(registry, codec, history, session_id, newer)
+        restored = _restore(registry, history, session_id, newer)
         if session_id in wanted:
             yield restored
         waiting += [(older, restored) for older in forest.dependants(session_id)]
@@ -65,14 +62,14 @@ def restored_states(
 
 
 def _restore(
-    registry: Registry, codec: Codec, history: History, session_id: str, newer: Restored | None
+    registry: Registry, history: History, session_id: str, newer: Restored | None
 ) -> Restored:
     session = history.session(session_id)
     try:
         if newer is None:
             return Restored(session, state_from_files(registry, session))
         patch = history.packs[session_id].patch
-        found = state_from_patch(registry, codec, session, patch, newer.session, newer.state())
+        found = state_from_patch(registry, session, patch, newer.session, newer.state())
         return Restored(session, found)
     except IntegrityError as exc:
         return Restored(session, exc)

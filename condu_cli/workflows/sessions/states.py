@@ -14,7 +14,7 @@ from condu_cli.core.codecs.interface import EMPTY, EncodedState
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.blobs.store import check_blob
 from condu_cli.registry.manifest import short_id
-from condu_cli.workflows.sessions.coding import patching
+from condu_cli.workflows.sessions.coding import codec_for, patching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class FiledState(NamedTuple):
     headers: list[bytes]
 
 
-def open_state(registry: Registry, codec: Codec, session: Session | None) -> EncodedState:
+def open_state(registry: Registry, session: Session | None) -> EncodedState:
     """All experts of a session: memory-mapped files, or arrays made from its patch.
 
     What comes from a patch has been compared with the hashes of the session's files. Files are
@@ -51,7 +51,7 @@ def open_state(registry: Registry, codec: Codec, session: Session | None) -> Enc
         return EMPTY
     if has_files(registry, session):
         return state_from_files(registry, session).state
-    return _restored(registry, codec, session).state
+    return _restored(registry, session).state
 
 
 def has_files(registry: Registry, session: Session) -> bool:
@@ -82,7 +82,7 @@ def check_state(registry: Registry, session: Session | None) -> None:
         registry.blobs.verify(sha256)
 
 
-def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
+def restore_files(registry: Registry, session: Session) -> None:
     """Give a packed session its files again, bit for bit; the caller holds the lock.
 
     Raises:
@@ -90,7 +90,7 @@ def restore_files(registry: Registry, codec: Codec, session: Session) -> None:
 
     """
     if not has_files(registry, session):
-        write_files(registry, session, _restored(registry, codec, session))
+        write_files(registry, session, _restored(registry, session))
 
 
 def write_files(registry: Registry, session: Session, found: FiledState) -> None:
@@ -101,10 +101,10 @@ def write_files(registry: Registry, session: Session, found: FiledState) -> None
             registry.blobs.put_again(sha256, header, tensors)
 
 
-def comes_back(registry: Registry, codec: Codec, session: Session) -> bool:
+def comes_back(registry: Registry, session: Session) -> bool:
     """Whether a packed session's patch gives it back, whatever files of its own there are."""
     try:
-        _restored(registry, codec, session)
+        _restored(registry, session)
     except IntegrityError:
         return False
     return True
@@ -123,7 +123,6 @@ def state_from_files(registry: Registry, session: Session) -> FiledState:
 
 def state_from_patch(
     registry: Registry,
-    codec: Codec,
     session: Session,
     patch: str | None,
     newer: Session,
@@ -142,6 +141,7 @@ def state_from_patch(
         state = state_of(session, [tensors[i] for i in chosen])
         return FiledState(state, [found.headers[i] for i in chosen])
     try:
+        codec = codec_for(registry.config, session)
         return patched_state(codec, session, found.state, registry.blobs.open(patch))
     except (InvalidStateError, KeyError) as exc:
         raise IntegrityError(
@@ -222,7 +222,7 @@ def _header_names(count: int) -> list[str]:
     return [f"{HEADER}{place}" for place in range(count)]
 
 
-def _restored(registry: Registry, codec: Codec, session: Session) -> FiledState:
+def _restored(registry: Registry, session: Session) -> FiledState:
     """Follow the patches to a session that has files, and come back, one session at a time."""
     chain: list[tuple[Session, str | None]] = []
     seen, at, pack = {session.id}, session, registry.pack(session)
@@ -235,6 +235,6 @@ def _restored(registry: Registry, codec: Codec, session: Session) -> FiledState:
         pack = None if has_files(registry, at) else registry.pack(at)
     found = state_from_files(registry, at)
     for older, patch in reversed(chain):
-        found = state_from_patch(registry, codec, older, patch, at, found)
+        found = state_from_patch(registry, older, patch, at, found)
         at = older
     return found

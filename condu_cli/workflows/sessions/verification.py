@@ -18,7 +18,7 @@ from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.leftovers import Leftover, leftovers
-from condu_cli.registry.manifest import short_id
+from condu_cli.registry.manifest import plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import load_expert
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Set
     from pathlib import Path
 
-    from condu_cli.core.codecs.interface import Codec
     from condu_cli.registry.manifest import TaskEntry
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
@@ -148,11 +147,10 @@ def _check_sessions(
     registry: Registry, history: History, sound: Set[str], on_progress: ProgressCallback
 ) -> list[Problem]:
     """Give each of these sessions back once, and compare it with its manifest."""
-    codec = codec_for(registry.config)
     found: dict[str, Problem] = {}
     counted: dict[str, int] = {}  # the classes of each prototype blob
-    for done, restored in enumerate(restored_states(registry, codec, history, sound), 1):
-        problem = _fault_of_session(registry, codec, restored, counted)
+    for done, restored in enumerate(restored_states(registry, history, sound), 1):
+        problem = _fault_of_session(registry, restored, counted)
         if problem is not None:
             found[restored.session.id] = problem
         on_progress(Progress("sessions", done, len(sound)))
@@ -198,7 +196,7 @@ def _check_files(
 
 
 def _fault_of_session(
-    registry: Registry, codec: Codec, restored: Restored, counted: dict[str, int]
+    registry: Registry, restored: Restored, counted: dict[str, int]
 ) -> Problem | None:
     """What its blobs say against its manifest; a packed session was given back for that."""
     session = restored.session
@@ -208,6 +206,7 @@ def _fault_of_session(
             _check_prototypes(registry, entry, counted)
         if session.entries:
             state = restored.state().state
+            codec = codec_for(registry.config, session)
             for entry, found in zip(session.entries, codec.describe(state), strict=True):
                 _check_figures(entry, found)
     except InvalidStateError as exc:
@@ -232,15 +231,23 @@ def _check_prototypes(registry: Registry, entry: TaskEntry, counted: dict[str, i
 
 
 def _check_figures(entry: TaskEntry, record: Mapping[str, Any]) -> None:
-    pairs = (
-        ("mask density", entry.mask_density, record["mask_density"]),
-        ("rescaler", entry.rescaler, record["rescaler"]),
-        ("L1 norm", entry.l1_norm, record["l1_norm"]),
-    )
-    for what, recorded, found in pairs:
-        if abs(recorded - found) > TOLERANCE * max(1.0, abs(recorded)):
+    described = plain_record(record)
+    for key in sorted({*entry.record, *described}):
+        recorded, found = entry.record.get(key), described.get(key)
+        if not _agree(recorded, found):
             raise IntegrityError(
-                f"the {what} of task '{entry.name}' is {found:g}, not {recorded:g} as recorded",
+                f"the {key.replace('_', ' ')} of task '{entry.name}' is {_shown(found)}, not "
+                f"{_shown(recorded)} as recorded",
                 reason="figures-differ",
                 task=entry.name,
             )
+
+
+def _agree(recorded: Any, found: Any) -> bool:
+    if isinstance(recorded, float) and isinstance(found, float):
+        return abs(recorded - found) <= TOLERANCE * max(1.0, abs(recorded))
+    return bool(recorded == found)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)

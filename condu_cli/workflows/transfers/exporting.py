@@ -16,6 +16,7 @@ from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.states import damaged_session, has_files, open_state
 
 if TYPE_CHECKING:
@@ -201,10 +202,11 @@ def _identity(base: BaseIdentity) -> dict[str, Any]:
 
 def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEncoder:
     """The expert that predict would ask; an older session may lie on the disk as a patch."""
-    registry, codec = workspace.registry, workspace.codec
+    registry = workspace.registry
+    codec = codec_for(registry.config, session)
     if has_files(registry, session):
         return workspace.expert(session, entry)
-    state = open_state(registry, codec, session)
+    state = open_state(registry, session)
     expert = workspace.base.expert_copy()
     weights = weights_of(expert)
     part = state.parts[session.entries.index(entry)]

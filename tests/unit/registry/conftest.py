@@ -7,7 +7,7 @@ import pytest
 from registry_drafts import draft_of
 
 from condu_cli.base_identity import BaseIdentity
-from condu_cli.registry.manifest import ParameterShape, RegistryConfig, Session
+from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig, Session
 from condu_cli.registry.repository import Registry
 
 Learn = Callable[..., Session]
@@ -25,8 +25,7 @@ def config() -> RegistryConfig:
             image_size=8,
         ),
         method="full",
-        codec="condu",
-        codec_options={"dtype": "float32"},
+        codec=CodecChoice("condu", {"dtype": "float32"}),
         parameters=(ParameterShape("w", (3, 4)), ParameterShape("b", (4,))),
     )
 

@@ -7,6 +7,8 @@ import numpy as np
 from condu_cli.registry.manifest import Expert, Session, SessionDraft, TaskEntry
 from condu_cli.registry.repository import Registry
 
+RECORD = {"rescaler": 1.0, "mask_density": 0.5, "l1_norm": 12.5}
+
 
 def draft_of(registry: Registry, task: str, parent: Session | None, seed: int) -> SessionDraft:
     """Write the blobs of a session that adds `task` to `parent`, and return its draft."""
@@ -23,7 +25,7 @@ def draft_of(registry: Registry, task: str, parent: Session | None, seed: int) -
         prototypes=blob("prototypes"),
         training={"seed": seed, "final_loss": 0.25},
     )
-    new = TaskEntry(task, expert, blob("part"), None, 1.0, 0.5, 12.5, None)
+    new = TaskEntry(task, expert, blob("part"), None, RECORD, None)
     old = () if parent is None else tuple(entry for entry in parent.entries if entry.name != task)
     again = tuple(replace(entry, part=blob("part"), drift=0.125) for entry in old)
     return SessionDraft("learn", task, blob("shared"), (*again, new), {"by": "a test"})

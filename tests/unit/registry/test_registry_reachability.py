@@ -17,7 +17,7 @@ def session(name: str, parent: str | None, *tasks: str) -> Session:
     """A session whose blobs are named by it, and prototypes by the task."""
     entries = tuple(
         TaskEntry(
-            t, Expert((), (), sha256(f"o{t}")), sha256(f"{name}{t}"), None, 1.0, 0.5, 1.0, None
+            t, Expert((), (), sha256(f"o{t}")), sha256(f"{name}{t}"), None, {"norm": 1.0}, None
         )
         for t in tasks
     )

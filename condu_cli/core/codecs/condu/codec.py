@@ -28,7 +28,7 @@ class ConduCodec:
     """The paper's encoding (ConDU, arXiv 2503.10705): a unified delta and triggers.
 
     Options: "dtype" of the unified delta and granularity of the "rescaler". The shared part is
-    what `UnifiedDtype.arrays` lists. A task's part is its mask in either form of `mask_codecs`;
+    what `UnifiedDtype.arrays` lists. A task's part is its mask in either form of `stored_masks`;
     "rescaler", float32 (groups,); and two float64 (1,): "l1_norm", the norm of its delta, and
     "covered_norm", the norm of what it owns in the unified delta. (The first parts that were
     written have "rescaler" in float64 and no "covered_norm"; they are read as well.)

@@ -81,10 +81,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config() -> RegistryConfig:
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.registry.manifest import ParameterShape
+    from condu_cli.registry.manifest import CodecChoice, ParameterShape
 
     base = BaseIdentity("tiny", "tiny", "nothing", "gelu", "b" * 64, 8)
-    return RegistryConfig(base, "full", "condu", {}, (ParameterShape("w", (3, 4)),))
+    return RegistryConfig(base, "full", CodecChoice("condu"), (ParameterShape("w", (3, 4)),))
 
 
 @pytest.fixture

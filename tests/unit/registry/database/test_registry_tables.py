@@ -33,9 +33,8 @@ def session(registry: Registry, learn: object) -> str:
         "UPDATE session_tasks SET part = 'nowhere'",
         "UPDATE session_tasks SET expert = 99",
         "UPDATE session_tasks SET session = 'nowhere'",
-        "UPDATE session_tasks SET rescaler = -1",
-        "UPDATE session_tasks SET mask_density = 1.5",
-        "UPDATE session_tasks SET l1_norm = -1",
+        "UPDATE session_tasks SET record = NULL",
+        "UPDATE session_tasks SET codec_options = NULL",
         "UPDATE session_tasks SET position = -1",
         "UPDATE operations SET to_session = 'nowhere'",
         "UPDATE operations SET at = NULL",
@@ -55,10 +54,10 @@ def session(registry: Registry, learn: object) -> str:
         "DELETE FROM blobs",
         "DELETE FROM sessions",
         "DELETE FROM experts",
-        "INSERT INTO session_tasks SELECT session, 7, name, expert, part, rescaler, "
-        "mask_density, l1_norm, drift FROM session_tasks",
+        "INSERT INTO session_tasks SELECT session, 7, name, expert, part, drift, "
+        "record, codec_options FROM session_tasks",
         "INSERT INTO sessions SELECT replace(id, substr(id, 1, 1), 'x'), ordinal, parent, kind, "
-        "task, created_at, shared, note FROM sessions",
+        "task, created_at, shared, note, codec FROM sessions",
     ],
 )
 def test_the_database_refuses(registry: Registry, statement: str) -> None:

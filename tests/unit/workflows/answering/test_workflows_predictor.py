@@ -17,6 +17,7 @@ from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
 from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace
+from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 from condu_cli.workflows.sessions.states import open_state, restore_files
 
@@ -205,7 +206,7 @@ def test_one_workspace_keeps_the_experts_of_two_sessions_apart(workspace):
     registry = workspace.registry
     first = registry.session(head.parent)
     with registry.lock("test"):
-        restore_files(registry, workspace.codec, first)
+        restore_files(registry, first)
     weights = [
         {n: p.detach().clone() for n, p in model.trainable_parameters().items()}
         for model in (
@@ -226,8 +227,9 @@ def test_predicting_does_not_change_the_base_model(workspace):
 def test_the_decoupled_expert_is_base_plus_delta(workspace):
     session = workspace.head()
     entry = session.entry("plants")
-    state = open_state(workspace.registry, workspace.codec, session)
-    delta = dict(workspace.codec.decode(state.shared, state.parts[session.entries.index(entry)]))
+    codec = codec_for(workspace.registry.config)
+    state = open_state(workspace.registry, session)
+    delta = dict(codec.decode(state.shared, state.parts[session.entries.index(entry)]))
     expert = workspace.expert(session, entry).trainable_parameters()
     base = workspace.base.trainable_parameters()
     assert any(values.any() for values in delta.values())

@@ -60,9 +60,9 @@ def test_an_empty_folder_may_become_the_registry(tmp_path, warm, learn):
 def test_one_task_alone_is_stored_exactly(path, warm, learn):
     learn(path, "warm", warm)
     entry = Registry.open(path).head().entry("warm")
-    assert entry.rescaler == 1.0
+    assert entry.record["rescaler"] == 1.0
     assert entry.drift is None
-    assert 0 < entry.mask_density < 1
+    assert 0 < entry.record["mask_density"] < 1
 
 
 def test_the_same_seed_gives_the_same_expert(tmp_path, warm, learn):
@@ -128,7 +128,9 @@ def test_what_an_old_expert_is_known_by_does_not_change(workspace):
     first = workspace.registry.session(head.parent)
     assert head.entry("warm").expert == first.entry("warm").expert
     # A row in which an expert loses every parameter has none to give its norm back to.
-    assert head.entry("warm").l1_norm == pytest.approx(first.entry("warm").l1_norm, rel=0.01)
+    assert head.entry("warm").record["l1_norm"] == pytest.approx(
+        first.entry("warm").record["l1_norm"], rel=0.01
+    )
     assert head.entry("warm").drift > 0
 
 

@@ -24,6 +24,7 @@ from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.paradigms import LoraRequest, lora_options, summary_of
 from condu_cli.workflows.opening.workspace import Workspace, new_config, trained_part
 from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.committing import check_delta
 from condu_cli.workflows.sessions.verification import verify
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 from condu_cli.workflows.transfers.exporting import export_adapter, export_expert
@@ -432,5 +433,5 @@ def test_a_short_training_moves_the_factors_and_fits_the_registry(tmp_path, pixe
         optimizer.step()
     delta = delta_of(base, expert)
     assert list(delta) == [p.name for p in config.parameters]
-    codec_for(config).check(delta)
+    check_delta(config, delta)
     assert all(delta[name].any() for name in delta)

@@ -54,7 +54,7 @@ def stopped(path, warm, learn):
 def delta(registry, task):
     """What the session holds of the one task that was learned."""
     head = registry.head()
-    return dict(registry.blobs.open(head.shared)), head.entry(task).rescaler
+    return dict(registry.blobs.open(head.shared)), head.entry(task).record["rescaler"]
 
 
 def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(path, warm, learn):

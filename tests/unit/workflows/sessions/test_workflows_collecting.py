@@ -282,7 +282,7 @@ def test_a_damaged_head_takes_no_older_session_along(tmp_path):
     head, first = registry.sessions()
     before = decoded(registry, first)
     with registry.lock("test"):
-        restore_files(registry, codec_for(registry.config), first)
+        restore_files(registry, first)
         registry.record_files(first)
     files = blob_bytes(registry, first)
     flip(registry.blobs.path(head.shared), -1)
@@ -342,7 +342,7 @@ def test_a_crash_after_the_sessions_are_noted_leaves_leftovers_and_no_damage(reg
 def test_a_reader_of_a_collected_session_reads_to_the_end(registry):
     codec, head = codec_for(registry.config), registry.head()
     wanted = _bits(registry, head)
-    state = open_state(registry, codec, head)
+    state = open_state(registry, head)
     for tensors in (state.shared, *state.parts):
         dict(tensors)
     back(registry, 4)
@@ -355,5 +355,5 @@ def test_a_reader_of_a_collected_session_reads_to_the_end(registry):
 
 def _bits(registry, session) -> list:
     codec = codec_for(registry.config)
-    state = open_state(registry, codec, session)
+    state = open_state(registry, session)
     return [{n: v.copy() for n, v in codec.decode(state.shared, p)} for p in state.parts]

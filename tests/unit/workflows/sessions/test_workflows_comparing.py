@@ -36,7 +36,7 @@ def test_the_overlap_is_of_the_bits_that_either_has(registry):
     codec = codec_for(registry.config)
 
     def bits(session):
-        state = open_state(registry, codec, session)
+        state = open_state(registry, session)
         deltas = codec.decode(state.shared, state.parts[0])
         return np.concatenate([values.ravel() != 0 for _, values in deltas])
 

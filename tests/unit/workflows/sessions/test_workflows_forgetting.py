@@ -51,8 +51,8 @@ def test_a_forgotten_task_is_gone_and_the_others_keep_their_order(registry, task
 
 def test_the_state_is_the_codecs_without_the_expert(registry):
     codec, head = codec_for(registry.config), registry.head()
-    wanted = codec.remove(open_state(registry, codec, head), 1)
-    found = open_state(registry, codec, forget(registry, "cars", "forget").session)
+    wanted = codec.remove(open_state(registry, head), 1)
+    found = open_state(registry, forget(registry, "cars", "forget").session)
     assert all((wanted.shared[name] == found.shared[name]).all() for name in wanted.shared)
 
 

@@ -7,7 +7,6 @@ from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import committing, history_packing
-from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import (
     Packed,
@@ -274,7 +273,7 @@ def test_no_patch_is_made_on_a_damaged_session(tmp_path):
     head, first = registry.sessions()
     before = decoded(registry, first)
     with registry.lock("test"):
-        restore_files(registry, codec_for(registry.config), first)
+        restore_files(registry, first)
         registry.record_files(first)
     files = blob_bytes(registry, first)
     flip(registry.blobs.path(head.shared), -1)
@@ -295,7 +294,6 @@ def test_repacking_stores_a_session_on_another_one(registry):
     with registry.lock("test"):
         repack(
             registry,
-            codec_for(registry.config),
             registry.history(),
             {first.id},
             {first.id, third.id},
@@ -308,7 +306,7 @@ def test_repacking_on_nothing_gives_the_files_back(registry):
     _, second, _ = registry.sessions()
     before = decoded(registry, second)
     with registry.lock("test"):
-        repack(registry, codec_for(registry.config), registry.history(), {second.id}, {second.id})
+        repack(registry, registry.history(), {second.id}, {second.id})
     assert second.id not in references(registry)
     assert len(blob_bytes(registry, second)) == 3
     assert decoded(registry, second) == before
@@ -318,7 +316,7 @@ def test_repacking_on_nothing_gives_the_files_back(registry):
 def test_a_pack_is_recorded_under_the_lock_only(unpacked):
     third, second, _ = unpacked.sessions()
     with pytest.raises(RuntimeError, match="lock"):
-        pack_session(unpacked, codec_for(unpacked.config), second, third)
+        pack_session(unpacked, second, third)
 
 
 def test_warnings_name_the_session(unpacked, monkeypatch):

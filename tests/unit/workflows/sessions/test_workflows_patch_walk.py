@@ -11,7 +11,6 @@ from made_registries import flip, learn, made_registry
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import Pack, short_id
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.history_packing import pack_history
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.patch_walk import restored_states
@@ -33,7 +32,7 @@ def registry(tmp_path) -> Registry:
 def walk(registry, wanted=None):
     history = registry.history()
     wanted = {s.id for s in history.live} if wanted is None else wanted
-    return restored_states(registry, codec_for(registry.config), history, wanted)
+    return restored_states(registry, history, wanted)
 
 
 def bits(state) -> list[dict[str, bytes]]:
@@ -49,9 +48,8 @@ def test_every_session_comes_once_after_what_it_is_stored_on(registry):
 
 
 def test_every_state_is_what_its_own_chain_gives(registry):
-    codec = codec_for(registry.config)
     for restored in walk(registry):
-        expected = open_state(registry, codec, restored.session)
+        expected = open_state(registry, restored.session)
         assert bits(restored.state().state) == bits(expected)
 
 
@@ -99,8 +97,7 @@ def test_sessions_in_a_circle_are_named_and_the_others_come(registry):
     packs[b.id] = Pack(b.id, a.id, None)
     object.__setattr__(history, "packs", packs)
     wanted = {s.id for s in history.live}
-    codec = codec_for(registry.config)
-    found = {r.session.id: r.found for r in restored_states(registry, codec, history, wanted)}
+    found = {r.session.id: r.found for r in restored_states(registry, history, wanted)}
     for session in (a, b):
         assert f"{short_id(session.id)} go round in a circle" in str(found[session.id])
     assert not any(isinstance(found[s.id], IntegrityError) for s in (c, d, e, f))

@@ -8,7 +8,6 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
-from condu_cli.workflows.sessions import states
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import pack_history
@@ -75,7 +74,7 @@ def test_files_come_back_byte_for_byte(made, dtype, rescaler):
     registry, noted = made(dtype, rescaler)
     for session in packed(registry):
         with registry.lock("test"):
-            restore_files(registry, codec_for(registry.config), session)
+            restore_files(registry, session)
         assert blob_bytes(registry, session) == noted[session.id][1]
         check_state(registry, session)
 
@@ -93,12 +92,12 @@ def test_files_are_not_written_where_they_are(made, monkeypatch):
     registry, _ = made()
     monkeypatch.setattr(type(registry.blobs), "put_again", lambda *_: pytest.fail("written"))
     with registry.lock("test"):
-        restore_files(registry, codec_for(registry.config), registry.head())
+        restore_files(registry, registry.head())
 
 
 def test_the_empty_state_has_no_experts(made):
     registry, _ = made()
-    state = open_state(registry, codec_for(registry.config), None)
+    state = open_state(registry, None)
     assert (state.shared, list(state.parts)) == (None, [])
     check_state(registry, None)
 
@@ -106,7 +105,7 @@ def test_the_empty_state_has_no_experts(made):
 def test_a_state_lists_its_tensors_in_the_order_of_its_blobs(made):
     registry, _ = made()
     head = registry.head()
-    state = open_state(registry, codec_for(registry.config), head)
+    state = open_state(registry, head)
     found = [reader.sha256 for reader in tensors_of(state)]
     assert found == list(head.state_blobs())
 
@@ -198,7 +197,7 @@ def test_files_that_cannot_be_had_back_leave_nothing_behind(made):
     before = {ref.sha256 for ref in registry.blobs.all()}
     flip(registry.blobs.path(registry.packs()[session.id].patch), -1)
     with pytest.raises(IntegrityError), registry.lock("test"):
-        restore_files(registry, codec_for(registry.config), session)
+        restore_files(registry, session)
     assert {ref.sha256 for ref in registry.blobs.all()} == before
     assert list(registry.paths.tmp.iterdir()) == []
 
@@ -207,8 +206,10 @@ def test_files_that_cannot_be_had_back_leave_nothing_behind(made):
 def test_an_option_of_a_newer_codec_is_an_error(made, options):
     from dataclasses import replace
 
+    from condu_cli.registry.manifest import CodecChoice
+
     registry, _ = made()
-    config = replace(registry.config, codec_options=options)
+    config = replace(registry.config, codec=CodecChoice("condu", options))
     with pytest.raises(IntegrityError, match="codec cannot be used") as caught:
-        states.codec_for(config)
+        codec_for(config)
     assert "Upgrade" in hint_of(caught.value)

@@ -225,8 +225,10 @@ def execute(registry, *statements: str) -> None:
     [
         "UPDATE {session} SET task = 'other' WHERE ordinal = 2",
         "UPDATE {session} SET created_at = '2020-01-01T00:00:00Z' WHERE ordinal = 1",
-        "UPDATE {entries} SET rescaler = rescaler * 2",
-        "UPDATE {entries} SET mask_density = 0.5",
+        "UPDATE {entries} SET record = replace(record, ':1.', ':2.')",
+        'UPDATE {entries} SET codec_options = \'{{"dtype":"int8"}}\'',
+        'UPDATE {session} SET codec = \'{{"name":"raw","options":{{}}}}\'',
+        "UPDATE {session} SET codec = '7'",
         "UPDATE {entries} SET name = 'renamed' WHERE name = 'birds'",
     ],
 )
@@ -237,7 +239,7 @@ def test_an_altered_row_does_not_match_its_sessions_id(registry, statement, quic
             name: [column[1] for column in connection.execute(f'PRAGMA table_info("{name}")')]
             for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
         }
-    entries = next(name for name, columns in tables.items() if "mask_density" in columns)
+    entries = next(name for name, columns in tables.items() if "record" in columns)
     session = next(name for name, columns in tables.items() if "ordinal" in columns)
     execute(registry, statement.format(entries=entries, session=session))
     found = verify(Registry.open(registry.path), quick=quick)
@@ -264,19 +266,17 @@ def test_patches_in_a_circle_are_found(registry):
 
 @pytest.mark.parametrize("figure", ["rescaler", "mask_density", "l1_norm"])
 def test_a_figure_that_was_wrong_from_the_beginning_is_found(registry, monkeypatch, figure):
-    from dataclasses import replace
-
     from condu_cli.workflows.sessions import committing
 
     real = committing.TaskEntry
 
     def wrong(**values):
-        return replace(real(**values), **{figure: 0.123456})
+        return real(**{**values, "record": {**values["record"], figure: 0.123456}})
 
     monkeypatch.setattr(committing, "TaskEntry", wrong)
     session = learn(registry, "flags")
     (problem,) = [p for p in verify(registry).problems if p.sessions == (session.id,)]
-    assert figure.replace("_", " ").replace("l1", "L1") in problem.reason
+    assert figure.replace("_", " ") in problem.reason
 
 
 # A writer at work

@@ -5,7 +5,6 @@ import pytest
 from condu_cli.errors import UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.workspace import Workspace
-from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
@@ -19,7 +18,7 @@ def test_experts_come_back_and_can_be_used(registry_path, tmp_path):
     assert (made.head, made.blobs) == (written.head, written.blobs)
     copy = Registry.open(tmp_path / "copy")
     assert copy.history() == registry.history()
-    state = open_state(copy, codec_for(copy.config), copy.head())
+    state = open_state(copy, copy.head())
     assert len(state.parts) == 2
     assert Workspace(copy).base.info.id == "tiny"
 

@@ -65,7 +65,7 @@ def plain(codec, *seeds):
 @given(problems(max_tasks=1))
 def test_the_only_expert_comes_back_exactly(problem):
     layout, (delta,) = problem
-    codec = ConduCodec(layout)
+    codec = ConduCodec(layout, {"rescaler": "row"})
     state = codec.encode(EMPTY, named(layout, delta))
     decoded = dict(codec.decode(state.shared, state.parts[0]))
     assert list(decoded) == list(layout.names)

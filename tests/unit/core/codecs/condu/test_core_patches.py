@@ -156,7 +156,7 @@ def test_any_bit_patterns_come_back(seed, dtype, granularity):
 
 @pytest.mark.parametrize("value", [-0.0, 2.0**-149, -(2.0**-149), np.nan, np.inf, 3e38])
 def test_odd_values_come_back(value):
-    codec = ConduCodec(LAYOUT)
+    codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     newer, older = usual_state(codec, 1, 2, 3), usual_state(codec, 1, 2)
     for state in (older, newer):
         state.shared["a"][::2] = value
@@ -194,7 +194,7 @@ SPARSE = ParameterLayout(("embedding", "w"), ((400, 64), (5,)))
 
 
 def test_masks_come_back_in_the_form_in_which_they_were_stored():
-    codec = ConduCodec(SPARSE)
+    codec = ConduCodec(SPARSE, {"rescaler": "row"})
     delta = usual(1, SPARSE.count)
     delta[64 * 20 :] = 0
     state = encoded(codec, [delta, delta])
@@ -276,7 +276,7 @@ def test_a_patch_is_much_smaller_than_a_copy(options):
 
 
 def test_a_patch_to_the_same_state_is_next_to_nothing():
-    codec = ConduCodec(BIG)
+    codec = ConduCodec(BIG, {"rescaler": "row"})
     state = encoded(codec, [plausible(1)])
     patch = codec.difference(state, state, [0])
     rescaler = patch.pop("part/0/rescaler").nbytes
@@ -319,7 +319,7 @@ def test_what_a_patch_says():
 
 
 def test_what_does_not_look_like_learning_may_change_masks_everywhere():
-    codec = ConduCodec(LAYOUT)
+    codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     deltas = usual(1, LAYOUT.count) * (np.arange(LAYOUT.count) % 2), usual(2, LAYOUT.count)
     older, newer = (encoded(codec, [delta.astype(np.float32)]) for delta in deltas)
     assert codec.difference(newer, older, [0])["everywhere"].tolist() == [1]
@@ -330,14 +330,14 @@ def test_what_does_not_look_like_learning_may_change_masks_everywhere():
 
 
 def test_the_empty_state_needs_no_patch():
-    codec = ConduCodec(LAYOUT)
+    codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     with pytest.raises(ValueError, match="the empty state needs no patch"):
         codec.difference(usual_state(codec, 1), EMPTY, [])
 
 
 @pytest.mark.parametrize("pairs", [[], [0], [0, 1, 2], [0, 3], [0, 0], [-1, 0], [0, -2]])
 def test_pairs_are_different_places_in_the_newer_state(pairs):
-    codec = ConduCodec(LAYOUT)
+    codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     states = usual_state(codec, 1, 2, 3), usual_state(codec, 1, 2)
     with pytest.raises(ValueError, match="these are not pairs of 2 parts"):
         codec.difference(*states, pairs)
@@ -347,7 +347,7 @@ def test_pairs_are_different_places_in_the_newer_state(pairs):
 
 
 def small_case(**options):
-    codec = ConduCodec(LAYOUT, {"dtype": "int8", **options})
+    codec = ConduCodec(LAYOUT, {"dtype": "int8", "rescaler": "row", **options})
     newer = codec.encode(usual_state(codec, 1, 2), named(LAYOUT, usual(3, LAYOUT.count)))
     older = usual_state(codec, 1, 2)
     return codec, newer, older, codec.difference(newer, older, [0, None])
@@ -534,7 +534,7 @@ def test_a_broken_state_is_named(which):
 
 def test_overlaps_compare_masks_place_by_place():
     layout = ParameterLayout(("w",), ((5,),))
-    codec = ConduCodec(layout)
+    codec = ConduCodec(layout, {"rescaler": "row"})
     older = encoded(codec, [np.array([1, 2, -3, 4, 0], np.float32)])
     newer = codec.encode(older, {"w": np.array([0, -9, 0, 9, 0], np.float32)})
     assert codec.overlaps(older, newer) == [3 / 4]
@@ -544,14 +544,14 @@ def test_overlaps_compare_masks_place_by_place():
 
 
 def test_two_empty_masks_overlap():
-    codec = ConduCodec(LAYOUT)
+    codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     zeros = encoded(codec, [np.zeros(LAYOUT.count, np.float32)])
     assert codec.overlaps(zeros, zeros) == [1.0]
     assert codec.overlaps(zeros, usual_state(codec, 1)) == [0.0]
 
 
 def test_overlaps_read_both_forms_of_a_mask_and_name_a_broken_one():
-    codec = ConduCodec(SPARSE)
+    codec = ConduCodec(SPARSE, {"rescaler": "row"})
     delta = usual(1, SPARSE.count)
     delta[64 * 20 :] = 0
     sparse, full = encoded(codec, [delta]), usual_state(codec, 1)

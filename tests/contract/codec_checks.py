@@ -1,0 +1,34 @@
+"""What the tests of codecs look at: what every session decodes to, and whether all is sound."""
+
+import numpy as np
+from made_registries import decoded
+
+from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.states import open_state
+from condu_cli.workflows.sessions.verification import verify
+
+
+def oldest_first(registry):
+    return registry.sessions()[::-1]
+
+
+def states(registry):
+    """What every session decodes to."""
+    return {session.id: decoded(registry, session) for session in oldest_first(registry)}
+
+
+def problems(registry):
+    return [*verify(registry).problems, *verify(registry, quick=True).problems]
+
+
+def values_of(registry, session, task):
+    """One expert's delta."""
+    codec = codec_for(registry.config, session)
+    state = open_state(registry, session)
+    return dict(codec.decode(state.shared, state.parts[session.entries.index(session.entry(task))]))
+
+
+def within(found, wanted, relative):
+    """Whether a delta is another one but for some share of its L1 norm."""
+    off = sum(np.abs(found[name] - wanted[name]).sum() for name in wanted)
+    return off <= relative * sum(np.abs(values).sum() for values in wanted.values())
