@@ -1,7 +1,7 @@
 """What every room that writes files needs: flushing, modes of new files, the folder a path is in.
 
 A rename is only as safe as the folder that records it. This module imports the standard library
-alone, and lies below all rooms.
+alone, and is below all rooms.
 """
 
 import os

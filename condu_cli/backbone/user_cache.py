@@ -2,7 +2,7 @@
 
 Each file is named by a hash of everything that its content depends on, so that nothing is ever out
 of date; it may be removed at any time. A corrupt file counts as absent, and a folder that cannot be
-written to is no error: whoever asks computes again.
+written to is not an error: the features are computed again.
 """
 
 from __future__ import annotations

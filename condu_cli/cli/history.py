@@ -139,7 +139,7 @@ def rollback(
     from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
 
     if sum((session is not None, steps is not None, undo)) > 1:
-        raise UsageError("SESSION, -n and --undo exclude each other", reason="options-exclude")
+        raise UsageError("use only one of SESSION, -n and --undo", reason="options-exclude")
     registry = run.open_registry()
     before = registry.head()
     if run.settings.dry_run:

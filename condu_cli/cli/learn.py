@@ -141,7 +141,7 @@ class _Given:
                 "--template" if single[0] == "templates" else "--" + single[0].replace("_", "-")
             )
             raise UsageError(
-                f"{option} belongs to one task, and {len(tasks)} are named",
+                f"{option} needs a single task, but {len(tasks)} are named",
                 reason="option-of-one-task",
             )
         overrides = {name: value for name, value in self.overrides.items() if value is not None}
@@ -164,8 +164,8 @@ class _Given:
         said = any(value not in (None, ()) for value in given)  # 0 says something too
         if self.retrain or self.download or said:
             raise UsageError(
-                "--resume continues what was begun; of the options only --task, --device, "
-                "--devices and --save-every go with it",
+                "--resume continues with the original options; only --task, --device, "
+                "--devices and --save-every may be given",
                 reason="resume-with-options",
             )
 
@@ -318,9 +318,11 @@ def _note_plan(out: Output, plan: "LearnPlan") -> None:
     )
     if data.ignored:
         names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
-        out.note(f"Left out as no pictures of a class: {plural(data.ignored, 'file')}: {names}")
+        out.note(
+            f"Ignored {plural(data.ignored, 'file')} that are not pictures of a class: {names}"
+        )
     if data.empty_classes:
-        out.warning(f"no pictures of: {', '.join(data.empty_classes)}; they are left out")
+        out.warning(f"classes without pictures are left out: {', '.join(data.empty_classes)}")
 
 
 def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:
@@ -382,7 +384,7 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
     )
     loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
     measured = summary.validation_accuracy
-    validation = "" if measured is None else f", {percent(measured)} right of those held out"
+    validation = "" if measured is None else f", {percent(measured)} on held-out pictures"
     out.text(
         f"Learned {summary.task} in session {short_id(summary.session)}: loss "
         f"{loss} after {summary.iterations} iterations{validation}; the registry holds "

@@ -140,7 +140,8 @@ class Output:
             return True
         if self.mode is not Mode.HUMAN or not sys.stdin.isatty():
             raise UsageError(
-                "this cannot be undone, and nobody can be asked here", reason="nobody-to-ask"
+                "this cannot be undone and needs a confirmation, but there is no terminal",
+                reason="nobody-to-ask",
             )
         show(self)
         self._stderr().print(f"{question} [y/N] ", end="", markup=False, highlight=False)

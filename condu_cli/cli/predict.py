@@ -62,7 +62,7 @@ def predict(
     from condu_cli.workflows.opening.workspace import Workspace
 
     if as_csv and run.settings.json:
-        raise UsageError("--csv and --json exclude each other", reason="options-exclude")
+        raise UsageError("use only one of --csv and --json", reason="options-exclude")
     if task is not None and experts != 1:
         raise UsageError(
             "--task names one expert, --experts asks for more", reason="options-exclude"

@@ -199,10 +199,7 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
         ],
         title=path,
     )
-    out.hint(
-        "condu storage-report --json{here} names every file with its bytes and the line it counts "
-        "in"
-    )
+    out.hint("condu storage-report --json{here} lists every file with its size and category")
     if not found.tasks:
         return
     out.table(

@@ -85,8 +85,8 @@ def tasks(
         columns = ["task", "title", ">classes", ">pictures", ">size", "licence", "folder", "state"]
         out.table(columns, [_task_row(record) for record in records])
         where = f"below {root}" if root else f"below --data-root DIR or {DATA_VARIABLE}"
-        out.note(f"Public data sets are looked for {where}.")
-        out.hint("condu tasks TASK says what to put where; any other name takes --data DIR")
+        out.note(f"Public data sets are searched for {where}.")
+        out.hint("condu tasks TASK says which files go where; for any other task use --data DIR")
 
     run.out.document(records, human)
 
@@ -264,7 +264,7 @@ def _note_kept(out: Output, registry: "Registry") -> None:
     for files, state in ((registry.waiting, "trained, not committed"), (registry.runs, "begun")):
         names = sorted({file.task for file in files.all()})
         if names:
-            out.note(f"{state}: {', '.join(names)} (condu learn --resume goes on)")
+            out.note(f"{state}: {', '.join(names)} (condu learn --resume continues)")
 
 
 def forget(

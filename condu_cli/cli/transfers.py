@@ -72,7 +72,7 @@ def export(
     from condu_cli.errors import UsageError
 
     if task is not None and base:
-        raise UsageError("--task and --base exclude each other", reason="export-kinds")
+        raise UsageError("use only one of --task and --base", reason="export-kinds")
     if session is not None and task is None:
         raise UsageError("--session belongs to --task", reason="export-kinds")
     if form is not None and task is None:
@@ -143,7 +143,7 @@ def _print_export(out: Output, summary: "ExportSummary") -> None:
     out.text(f"load it with  {summary.load}")
     if summary.task is not None:
         out.hint(
-            "condu import --task NAME --weights {path!q} brings it into a registry",
+            "condu import --task NAME --weights {path!q} imports it",
             path=summary.path,
         )
 
@@ -338,6 +338,6 @@ def _print_import(out: Output, summary: "ImportSummary") -> None:
         f"{duration(summary.unify_seconds)}, commit {duration(summary.commit_seconds)}"
     )
     out.hint(
-        "condu predict --task {task!q} PATH{here} asks it; condu rollback{here} undoes it",
+        "condu predict --task {task!q} PATH{here} uses it; condu rollback{here} undoes it",
         task=summary.task,
     )

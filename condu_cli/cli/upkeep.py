@@ -84,10 +84,10 @@ def _print_plan(out: Output, plan: "Collection") -> None:
     total = sum(item.size for item in plan.leftovers)
     if plan.sessions:
         rows = [_session_row(session) for session in plan.sessions]
-        out.table(["session", "kind", "task", "created"], rows, title="Sessions that go")
+        out.table(["session", "kind", "task", "created"], rows, title="Sessions to remove")
     out.text(
         f"{plural(len(plan.sessions), 'session')} and {plural(len(plan.leftovers), 'file')} of "
-        f"{size(total)} go"
+        f"{size(total)} to remove"
     )
     _note_undoable(out, plan)
 
@@ -186,7 +186,7 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
     if found.leftovers:
         total = sum(item.size for item in found.leftovers)
         out.hint(
-            "{files} of {size} belong to nothing; condu gc{here} removes them",
+            "{files} of {size} are not needed; condu gc{here} removes them",
             files=plural(len(found.leftovers), "file"),
             size=size(total),
         )
@@ -216,7 +216,7 @@ def backup(
 
     def human(out: Output) -> None:
         out.text(
-            f"{'Backed up to' if summary.created else 'Brought up to date:'} {target}; "
+            f"{'Backed up to' if summary.created else 'Updated the backup'} {target}; "
             f"{plural(summary.copied_files, 'file')} of {size(summary.copied_bytes)} copied, "
             f"{plural(summary.sessions, 'session')} in {plural(summary.blobs, 'blob')}"
         )

@@ -164,7 +164,7 @@ def fingerprint(samples: Sequence[Sample], folders: Sequence[str]) -> str:
     """Hash of names, sizes and classes, by which the same pictures are known at another place.
 
     The names of folders above the class are not in it. A picture that cannot be looked at
-    counts by its name, so that it costs nobody more than it has to.
+    counts by its name, so that it costs no more than it has to.
     """
     lines = sorted(
         f"{folders[sample.label]}/{sample.picture.name}:{_size(sample.picture)}"

@@ -45,7 +45,7 @@ def read_split_file(file: Path) -> NDArray[np.bool_]:
         ) from exc
     if hashlib.sha256(bits).hexdigest() != sha256 or len(bits) != (count + 7) // 8:
         raise DataError(
-            f"{file}: the index file is damaged", reason="installation-damaged", path=file
+            f"{file}: the index file is corrupt", reason="installation-damaged", path=file
         )
     packed = np.frombuffer(bits, dtype=np.uint8)
     return np.unpackbits(packed, count=count, bitorder="little").astype(np.bool_)

@@ -24,7 +24,7 @@ This folder is a condu registry: one base model's experts for many image tasks.
   blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
   backups/       the database as it was before each migration
   trained/       experts that are trained and not committed yet: `condu learn --resume`
-  runs/          trainings that were interrupted: `condu learn --resume` goes on with them
+  runs/          trainings that were interrupted: `condu learn --resume` continues them
   tmp/           files being written
   lock           held by the process that writes
 
@@ -40,9 +40,9 @@ _DRAFT = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
 def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
     """Create the folder `root` with an empty registry in it.
 
-    The registry is built beside its place and renamed into it, so that nobody ever sees half a
+    The registry is built beside its place and renamed into it, so that no one ever sees half a
     registry. An empty folder that exists is filled instead: it may be a mount point, or the
-    folder somebody's shell stands in.
+    folder that a shell is in.
     """
     _refuse_occupied(root)
     if root.exists():

@@ -157,7 +157,7 @@ class History:
 
 def _missing(session_id: str) -> IntegrityError:
     return IntegrityError(
-        f"session {shown_id(session_id)} is referred to and not there",
+        f"session {shown_id(session_id)} is referenced but missing",
         reason="session-missing",
         session=session_id,
     )

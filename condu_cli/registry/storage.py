@@ -1,4 +1,4 @@
-"""What lies on disk, by what it is for, beside the checkpoints that it replaces.
+"""What is on disk, by what it is for, beside the checkpoints that it replaces.
 
 The figures are sizes of real files and add up.
 """

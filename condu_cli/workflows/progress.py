@@ -25,7 +25,7 @@ def silent(_: Progress) -> None:
 
 
 def outlasting(on_progress: ProgressCallback) -> ProgressCallback:
-    """The same callback until nobody can be told any more: a closed pipe, a log on a full disk.
+    """The same callback until there is no one to tell: a closed pipe, a log on a full disk.
 
     From then on it is silent, since an hour's work must not end with its audience.
     """

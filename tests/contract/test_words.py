@@ -18,12 +18,12 @@ RETIRED = {
     r"numbers that are none|\bis no number|no number any ?more": "became NaN, is not finite",
     r"\bnot there yet\b": "does not exist yet",
     r"\b[Ss]o many [^.]*\b(are|is|at most)\b": "at most N, up to N",
-    r"\bnobody\b|\bNobody\b": "no longer needed, unused, no one",
+    r"\b[Nn]obody\b(?!-)": "no longer needed, unused, no one",
     r"\b[Ss]omebody\b|\banybody\b": "someone, another process, the user",
     r"\bcannot be had\b": "cannot be loaded, is not available",
-    r"\bdamaged?\b|\bDamaged?\b": "corrupt",
+    r"(?<![-.\w])[Dd]amaged?\b(?![_(])": "corrupt",
     r"\b(go|goes|going|went|gone) on with\b": "continue, resume",
-    r"\banew\b": "again, start over",
+    r"(?<![-.\w])anew\b(?! ?[:=])": "again, start over",
     r"\bany ?more\b": "no longer",
     r"(?<![Tt]here )\b(is|are|was|were) no (?!longer\b|more\b|such\b|different\b)": "is not a",
     r"\bat hand\b": "available",
@@ -37,7 +37,7 @@ RETIRED = {
     r"\bis it that\b|\bhinders\b": "plain word order",
     r"\b[Bb]ad numbers\b": "NaN or infinity",
 }
-SEARCHED = ("migrations/**/*.py", "docs/*", "*.md")
+SEARCHED = ("condu_cli/**/*.py", "condu_cli/**/*.json", "migrations/**/*.py", "docs/*", "*.md")
 FILES = sorted({path for glob in SEARCHED for path in ROOT.glob(glob) if path.is_file()})
 
 _AROUND = re.compile(r'^\s*(#\s*|f?"(?!"))?|\s*"?\s*$')
@@ -68,4 +68,4 @@ def test_a_phrase_is_found_across_the_end_of_a_line() -> None:
 
 def test_files_are_searched() -> None:
     names = {str(path.relative_to(ROOT)) for path in FILES}
-    assert {"README.md", "docs/cli.md", "CONTRIBUTING.md"} <= names
+    assert {"README.md", "docs/cli.md", "condu_cli/main.py", "CONTRIBUTING.md"} <= names

@@ -165,7 +165,7 @@ def test_ctrl_c_during_training_keeps_it(condu: Condu, pictures: Path, tmp_path:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert '"code": 130' in errors
-    assert f"--resume --registry {registry} goes on from there" in errors
+    assert f"--resume --registry {registry} continues from there" in errors
     assert len(list((registry / "runs").iterdir())) == 1
 
 

@@ -210,7 +210,7 @@ def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise UsageError(
-            f"{folder}: is no LoRA adapter but {kind}", reason="not-plain-lora", path=folder
+            f"{folder}: is not a LoRA adapter but {kind}", reason="not-plain-lora", path=folder
         )
     for option, plain in PLAIN.items():
         value = config.get(option, plain)

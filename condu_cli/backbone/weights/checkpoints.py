@@ -168,7 +168,7 @@ def _metadata(path: Path, note: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise DataError(
-        f"{path}: the note that an export leaves in this file is damaged",
+        f"{path}: condu's metadata in this file is corrupt",
         reason="exported-note-damaged",
         path=path,
     )
@@ -181,7 +181,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise DataError(
-            f"{path}: holds pickled code, which is never run, or is no checkpoint",
+            f"{path}: holds pickled code, which is never run, or is not a checkpoint",
             reason="pickled-code",
             path=path,
         ) from exc
@@ -210,7 +210,7 @@ def _is_mapping(value: Any) -> bool:
 def _not_a_checkpoint(path: Path, exc: Exception) -> DataError:
     reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
     return DataError(
-        f"{path}: not a checkpoint, or damaged ({reason[:160]})",
+        f"{path}: not a checkpoint, or corrupt ({reason[:160]})",
         reason="checkpoint-damaged",
         path=path,
     )

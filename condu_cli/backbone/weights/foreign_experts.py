@@ -93,7 +93,7 @@ def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
     """The float32 delta, of the same shape, whose float32 sum with `base` is `weights`.
 
     The deltas with that sum are an interval around the real difference. The rounded difference
-    is one of the two floats beside the real one, so that either it or a neighbour of it lies in
+    is one of the two floats beside the real one, so that either it or a neighbour of it is in
     the interval, or no float does; then it is what is returned.
     """
     with np.errstate(over="ignore"):  # the caller refuses infinity
@@ -209,7 +209,7 @@ def _check_tensor(
         )
     if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
         raise DataError(
-            f"{checkpoint.path}: {name} is no plain tensor of floats but {tensor.dtype}",
+            f"{checkpoint.path}: {name} is not a plain tensor of floats but {tensor.dtype}",
             reason="checkpoint-not-float",
             path=checkpoint.path,
             tensor=name,

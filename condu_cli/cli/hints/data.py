@@ -38,9 +38,9 @@ def _column(facts: Facts) -> str:
 
 
 HINTS: dict[str, Hint] = {
-    # Where a task's pictures lie
+    # Where a task's pictures are
     "no-data": "Pass --data DIR, or put them in a folder {task} below --data-root or ${variable}",
-    "no-data-root-for-public-set": "Pass --data DIR, or say below which folder the data sets lie: "
+    "no-data-root-for-public-set": "Pass --data DIR, or name the folder that holds the data sets: "
     "--data-root DIR or {variable}; condu tasks {task!q} says what belongs there",
     "no-data-root": "Pass --data-root DIR, or set {variable}",
     "no-such-data": "Check --data",
@@ -56,9 +56,9 @@ HINTS: dict[str, Hint] = {
     # Public sets
     "public-set-absent": _absent,
     "public-set-incomplete": _incomplete,
-    "public-set-wrong": "Put it there whole: {needs}",
+    "public-set-wrong": "Replace it with the complete set: {needs}",
     "public-set-damaged": "Unpack the set again",
-    "public-set-unreadable": "A file may be damaged or another one. Needed: {needs}",
+    "public-set-unreadable": "A file may be corrupt or the wrong one. Needed: {needs}",
     "not-downloadable": "Get it at {url} and put {needs}",
     "download-failed": "Get it at {url} and put {needs}",
     "in-the-way": "Remove it, or complete it: put {needs}",
@@ -88,14 +88,13 @@ HINTS: dict[str, Hint] = {
     "data-set-unreadable": "Save it again",
     # How many pictures
     "too-few-shots": "Try 5",
-    "limit-below-classes": "Allow one per class at least: --limit {classes}",
+    "limit-below-classes": "Use at least one per class: --limit {classes}",
     "share-below-0": "Give a share such as 0.1",
     # Pictures
-    "too-many-unreadable": "Remove or replace them, or go on without them: --max-unreadable "
-    "{unreadable}",
+    "too-many-unreadable": "Remove or replace them, or skip them: --max-unreadable {unreadable}",
     "class-unreadable": "Replace them, or leave the class out",
     "picture-too-large": "Scale the picture down",
-    "picture-unreadable": "The file may be damaged",
+    "picture-unreadable": "The file may be corrupt",
     "no-such-file": "Check the path",
     "permission-denied": "Check its permissions",
     "not-a-picture-file": "Name a picture",

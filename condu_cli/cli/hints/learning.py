@@ -9,7 +9,7 @@ TEACH = "Teach it one: condu learn --task NAME --data DIR{here}"
 
 def _resume(facts: Facts) -> str:
     where = " --registry {moved_to!q}" if facts.get("moved_to") else "{here}"
-    return f"{RESUME}{where} goes on from there"
+    return f"{RESUME}{where} continues from there"
 
 
 HINTS: dict[str, Hint] = {
@@ -36,7 +36,7 @@ HINTS: dict[str, Hint] = {
     "registry-path-not-writable": "Name another folder with --registry",
     "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could go), or name "
     "another --registry",
-    "task-known": "Choose another name, or take it out first: condu forget {task!q}{here}",
+    "task-known": "Choose another name, or forget it first: condu forget {task!q}{here}",
     "base-differs": "Use the base model that the registry was made with (is CONDU_BASE set?), or "
     "another --registry",
     "lora-initialisation-differs": "Run condu doctor: the registry may have been made with other "
@@ -48,10 +48,10 @@ HINTS: dict[str, Hint] = {
     "batch-too-small": "Raise --batch-size, or use fewer --devices",
     # What is kept of a training
     "training-interrupted": _resume,
-    "run-of-other-parameters": "condu learn --task NAME --retrain{here} begins it anew",
-    "pictures-changed": "Put them back, or begin anew: condu learn --task {task!q} --retrain{here}",
+    "run-of-other-parameters": "condu learn --task NAME --retrain{here} starts over",
+    "pictures-changed": "Put them back, or start over: condu learn --task {task!q} --retrain{here}",
     "expert-waits": f"{RESUME}{{here}} commits it; --retrain trains another in its place",
-    "run-waits": f"{RESUME}{{here}} goes on with it; --retrain begins anew",
+    "run-waits": f"{RESUME}{{here}} continues it; --retrain starts over",
     "nothing-to-resume": "Train one: condu learn --task NAME --data DIR{here}",
     "interrupted-while-committing": "condu log{here} shows where HEAD is",
     "expert-of-other-registry": "Move it to the folder trained/ of that registry",

@@ -56,7 +56,7 @@ def hint_of(exc: ConduError, registry: Path | None = None) -> str:
 
 
 def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:
-    """What to do about a failure that is no exception, such as a check that failed."""
+    """What to do about a failure that is not an exception, such as a check that failed."""
     riders = [hint for fact, hint in RIDERS.items() if facts.get(fact)]
     templates = [_template(hint, facts) for hint in (HINTS.get(reason, ""), *riders)]
     named = facts.get("parameters")

@@ -18,7 +18,7 @@ HINTS: dict[str, Hint] = {
     # Base models
     "not-a-base-model": "Write mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
     "bases",
-    "base-model-unknown": "condu bases lists what there is",
+    "base-model-unknown": "condu bases lists the base models",
     "library-broken": "Run condu doctor to see what is wrong with the installation",
     "layer-unknown": DOCTOR,
     "parameter-unknown": DOCTOR,
@@ -63,7 +63,7 @@ HINTS: dict[str, Hint] = {
     "checkpoint-not-float": "Save the model in float32, without quantisation",
     "checkpoint-changes-more": "Import it into a registry that trains the whole model: --registry "
     "PATH",
-    "checkpoint-not-finite": "The training diverged, or the file is damaged: use an earlier "
+    "checkpoint-not-finite": "The training diverged, or the file is corrupt: use an earlier "
     "checkpoint",
     "adapter-unreadable": "Save it again",
     "adapter-without-weights": "Save it as PEFT does: model.save_pretrained(DIR)",

@@ -3,7 +3,7 @@
 from condu_cli.cli.hints.table import Facts, Hint
 
 AGAIN = "Free some space or correct the permissions, then run the command again"
-DAMAGE = "condu verify{here} lists all damage"
+DAMAGE = "condu verify{here} lists every corrupt object"
 SESSIONS = "condu log{here} lists the sessions"
 WAIT = "Wait until that command has ended, then run this one again"
 NEW_FOLDER = "Name a folder that does not exist yet with --registry"
@@ -125,10 +125,10 @@ HINTS: dict[str, Hint] = {
     "not-a-backup": "Name a folder that does not exist yet, or an earlier backup: condu backup "
     "DIR{here}",
     "backup-has-other-sessions": "Name another folder: condu backup DIR{here}",
-    "output-is-folder": "Name a file that is not there yet",
+    "output-is-folder": "Name a file that does not exist yet",
     "output-in-registry": "Name a file outside of the registry's folder",
     "output-exists": "Name another, or overwrite it: --force",
-    "archive-corrupt": "Nothing was imported; get the file again from where it comes from",
+    "archive-corrupt": "Nothing was imported; download or copy the file again",
     "archive-too-new": _upgrade,
     "archive-unreadable": "Name a file that condu export wrote",
     "archive-not-a-file": "Save it as a plain file first",

@@ -12,6 +12,6 @@ HINTS: dict[str, Hint] = {
     "--registry PATH",
     "base-to-be-named": "Name them: --base {base!q}",
     "class-not-in-checkpoint": "Name the classes: --class-names FILE, or classes.json in DIR",
-    "classes-unknown": "Name them in the order you like: --class-names FILE, one per line, or give "
+    "classes-unknown": "Name them in any order: --class-names FILE, one per line, or give "
     "--data DIR",
 }

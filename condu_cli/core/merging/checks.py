@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckedDelta(Mapping[str, Array]):
-    """A delta of which `check_delta` has seen every value: nobody looks at them for NaN again.
+    """A delta of which `check_delta` has seen every value: they are not checked for NaN again.
 
     Read-only as far as the mapping goes; whoever writes to its arrays breaks the promise.
     """

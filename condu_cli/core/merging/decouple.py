@@ -225,7 +225,7 @@ def _load_masks(chunk: Chunk, masks: Sequence[MaskBytes], words: NDArray[np.uint
 
 
 def relative_drift(distance: float, norm: float) -> float:
-    """distance / norm; 0 is no change, infinity an expert that was zero and no longer is.
+    """distance / norm; 0 means no change, infinity an expert that was zero and no longer is.
 
     Source: ConDU (arXiv 2503.10705), Theorem 1.
     """

@@ -90,7 +90,7 @@ def open_picture(picture: Picture) -> Image.Image:
     except DataError:
         raise
     except Exception as exc:
-        # Decoders meet damaged bytes with whatever they trip over: struct.error, KeyError, …
+        # Decoders meet corrupt bytes with whatever they trip over: struct.error, KeyError, …
         raise DataError(
             f"{name}: cannot be read ({exc})", reason="picture-unreadable", path=name
         ) from exc

@@ -140,7 +140,7 @@ class PictureSet:
         self._labels = _labels_of(self.samples)
 
     def read(self, on_done: Callable[[int], None] | None = None) -> None:
-        """Decode every picture once without showing it to anybody; raises as `scan` does."""
+        """Decode every picture once without showing it to a callback; raises as `scan` does."""
         for _ in self.scan(None, on_done=on_done):
             pass
 

@@ -87,7 +87,7 @@ def _check(task: str, public: KnownSet, target: Path) -> None:
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"{target}: is in the way of the download, and is no complete data set",
+            f"{target}: is in the way of the download, and is not a complete data set",
             reason="in-the-way",
             path=target,
             needs=public.what_to_put(target.parent),

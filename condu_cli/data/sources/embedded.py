@@ -59,7 +59,10 @@ def write_embedded(task: str, root: Path) -> None:
     }
     if task not in writers:
         raise DataError(
-            f"'{task}' is no embedded task", reason="not-embedded", task=task, known=list(writers)
+            f"'{task}' is not an embedded task",
+            reason="not-embedded",
+            task=task,
+            known=list(writers),
         )
     names = writers[task](root)
     (root / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")

@@ -241,7 +241,7 @@ def _values(file: Path, line: int, values: Mapping[str, Any]) -> dict[str, str]:
         number = role == "label" and isinstance(value, int) and not isinstance(value, bool)
         if not isinstance(value, str) and not number:
             raise DataError(
-                f"{file}, line {line}: the {role} is no text",
+                f"{file}, line {line}: the {role} is not text",
                 reason="json-line-invalid",
                 path=file,
                 line=line,

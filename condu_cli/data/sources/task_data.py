@@ -35,7 +35,7 @@ class LearnedFrom:
     """What a task was learned from: the place, and how the test pictures were told apart.
 
     `held_out`: `fingerprint` of the test pictures, by which the same pictures are recognised
-    at another place; None where nobody wrote it down.
+    at another place; None if it was not recorded.
     """
 
     place: Path | None = None

@@ -112,7 +112,7 @@ class TaskFiles:
         match = _named(path)
         if match is None:
             raise IntegrityError(
-                f"{path} is no {self._what}", reason="kept-file-unknown", path=path
+                f"{path} is not a {self._what}", reason="kept-file-unknown", path=path
             )
         try:
             reader = BlobReader(path, match["sha256"])
@@ -121,7 +121,7 @@ class TaskFiles:
         return TaskFile(match["task"], path, reader.size, reader)
 
     def verified_record(self, file: TaskFile) -> dict[str, Any]:
-        """Hash a file's bytes and return its record; raise IntegrityError if it is damaged."""
+        """Hash a file's bytes and return its record; raise IntegrityError if it is corrupt."""
         try:
             file.arrays.verify()
             return file.record

@@ -94,7 +94,7 @@ class BlobReader(Mapping[str, np.ndarray]):
         They stay what they are if the file is removed meanwhile.
         """
         if hashlib.sha256(self._file.mapped).hexdigest() != self._sha256:
-            raise _damaged(self._sha256, "its bytes have another sha256")
+            raise _damaged(self._sha256, "its sha256 does not match")
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class BlobStore:
                         file.write(piece)
                 flush_file(draft)
                 if file_sha256(draft) != sha256:
-                    raise _damaged(sha256, "it does not come back from its patch")
+                    raise _damaged(sha256, "it cannot be restored from its patch")
                 self._move_into_place([draft], [BlobRef(sha256, draft.stat().st_size)])
         finally:
             with suppress(OSError):
@@ -213,7 +213,7 @@ class BlobStore:
         except OSError as error:
             raise _unreadable(sha256, error) from error
         if actual != sha256:
-            raise _damaged(sha256, "its bytes have another sha256")
+            raise _damaged(sha256, "its sha256 does not match")
 
     def all(self) -> Iterator[BlobRef]:
         """Yield every blob on disk in the order of names, referenced or not."""
@@ -262,7 +262,7 @@ class BlobStore:
         for draft, ref in zip(drafts, refs, strict=True):
             path = self.path(ref.sha256)
             # An intact blob is kept: others may be reading it. One that became corrupt
-            # is replaced by the sound copy at hand.
+            # is replaced by the intact copy.
             if not (self.exists(ref.sha256) and file_sha256(path) == ref.sha256):
                 _require_folder(path.parent)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,14 +315,14 @@ def check_blob(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) ->
     for piece in _pieces(sha256, header, tensors):
         digest.update(piece)
     if digest.hexdigest() != sha256:
-        raise _damaged(sha256, "it does not come back from its patch")
+        raise _damaged(sha256, "it cannot be restored from its patch")
 
 
 def _pieces(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
     try:
         return file_pieces(header, tensors)
     except TensorFileError as error:
-        raise _damaged(sha256, f"it does not come back from its patch: {error}") from error
+        raise _damaged(sha256, f"it cannot be restored from its patch: {error}") from error
 
 
 def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
@@ -352,7 +352,7 @@ def _is_linked(path: Path) -> bool:
 
 def _refuse_link(sha256: str, path: Path) -> None:
     if _is_linked(path):
-        raise _damaged(sha256, "it is a symbolic link, or lies in one")
+        raise _damaged(sha256, "it is a symbolic link, or is inside one")
 
 
 def _require_folder(folder: Path) -> None:
@@ -389,4 +389,4 @@ def _unreadable(sha256: str, error: OSError) -> IntegrityError:
 
 
 def _damaged(sha256: str, reason: str) -> IntegrityError:
-    return IntegrityError(f"blob {sha256} is damaged: {reason}", reason="blob-corrupt", blob=sha256)
+    return IntegrityError(f"blob {sha256} is corrupt: {reason}", reason="blob-corrupt", blob=sha256)

@@ -1,4 +1,4 @@
-"""Safetensors files: tensors written as they lie in memory, read as views on the mapped file.
+"""Safetensors files: tensors written as they are in memory, read as views on the mapped file.
 
 A file is the header's length in eight bytes, a JSON header that gives each tensor's dtype, shape
 and place, then the tensors' bytes. safetensors writes and checks it; only the views are ours,

@@ -164,7 +164,7 @@ def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
         )
     if registry.path.resolve() in path.resolve().parents:
         raise UsageError(
-            f"{path} lies in the registry itself", reason="output-in-registry", path=path
+            f"{path} is inside the registry itself", reason="output-in-registry", path=path
         )
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} exists already", reason="output-exists", path=path)

@@ -64,7 +64,7 @@ def check_stranger(database: Path, revision: str, scratch: Path) -> None:
             raise ArchiveError(f"its tables are not those of schema {revision}")
         for pragma in ("quick_check(1)", "integrity_check(1)"):
             if connection.execute(f"PRAGMA {pragma}").fetchall() != [("ok",)]:
-                raise ArchiveError("SQLite finds it damaged")
+                raise ArchiveError("SQLite finds it corrupt")
         if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
             raise ArchiveError("a row refers to another that is not there")
         _check_rows(connection, revision)

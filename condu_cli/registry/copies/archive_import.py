@@ -1,4 +1,4 @@
-"""Making a registry of an archive that may come from anybody.
+"""Making a registry of an archive that is not trusted.
 
 Nothing is believed: names are matched and never used as paths, every blob is hashed while it is
 written, and the database is looked into only after its schema was compared with ours. The registry
@@ -57,7 +57,7 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     """Make a registry at `place` of an archive; a failure leaves nothing there.
 
     `base` names the base model instead of what the archive has: its weights, which must be the
-    same, lie elsewhere on this machine.
+    same, are elsewhere on this machine.
     """
     place = Path(os.path.abspath(place))
     if not is_free(place):
@@ -158,7 +158,7 @@ class _Contents:
                     digest.update(chunk)
                     out.write(chunk)
             if digest.hexdigest() != member.sha256:
-                raise ArchiveError(f"{member.name}: its bytes have another sha256")
+                raise ArchiveError(f"{member.name}: its sha256 does not match")
             flush_file(place)
         elif member.name == DATABASE:
             with self.paths.database.open("xb") as out:
@@ -206,7 +206,7 @@ class _Contents:
 
     def _refuse(self, fault: str, cause: Exception | None = None) -> NoReturn:
         raise IntegrityError(
-            f"{self.archive} is not a sound archive: {fault}",
+            f"{self.archive} is not an intact archive: {fault}",
             reason="archive-corrupt",
             path=self.archive,
         ) from cause
@@ -260,7 +260,7 @@ def _check_values(registry: Registry, history: History) -> None:
     for session in history.sessions:
         texts += _texts(session)
     if not all(_is_plain(text) for text in texts):
-        raise ArchiveError("a text in it has characters that are no text")
+        raise ArchiveError("a text in it has characters that are not text")
 
 
 def _texts_in(value: object) -> Iterator[str]:

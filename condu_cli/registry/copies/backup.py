@@ -41,7 +41,7 @@ OnProgress = Callable[[int, int], None]
 class BackupSummary:
     """What a backup holds and what it took; sizes in bytes.
 
-    `blobs` are those that its sessions need, `unneeded_*` those that lie there besides;
+    `blobs` are those that its sessions need, `unneeded_*` further ones in the backup;
     `experts` are trained and wait to be committed. `copied_*` count blobs and experts.
     """
 
@@ -224,9 +224,9 @@ def _experts(source: RegistryPaths, target: RegistryPaths) -> Iterator[_File]:
 
 
 def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
-    """Remove the experts that do not wait any more, if the backup has their sessions by now.
+    """Remove the experts that no longer wait, if the backup has their sessions by now.
 
-    One that is nowhere else (its owner has used the backup, or has trained anew) is left.
+    One that is nowhere else (its owner has used the backup, or has trained again) is left.
     """
     here = Registry(paths)
     for expert in list(_experts(paths, paths)):
@@ -237,7 +237,7 @@ def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
 def _is_committed(registry: Registry, path: Path) -> bool:
     try:
         training = registry.waiting.open(path).record.get("training")
-    except IntegrityError:  # nobody knows whose it was
+    except IntegrityError:  # its owner is not known
         return False
     run = training.get("run") if isinstance(training, dict) else None
     return isinstance(run, str) and registry.session_of_run(run) is not None
@@ -254,7 +254,7 @@ def _is_there(file: _File) -> bool:
 def _refuse_nested(source: Path, target: Path) -> None:
     if target == source or source in target.parents or target in source.parents:
         raise UsageError(
-            f"{target} cannot be a backup of {source}: one lies in the other",
+            f"{target} cannot be a backup of {source}: one is inside the other",
             reason="backup-nested",
             path=target,
             registry=source,
@@ -265,7 +265,7 @@ def _earlier_backup(registry: Registry, target: Path) -> Registry:
     """Return the backup at `target`; raise UsageError if what is there is none of `registry`."""
     if not RegistryPaths(target).database.is_file():
         raise UsageError(
-            f"{target} is no backup of the registry at {registry.path}",
+            f"{target} is not a backup of the registry at {registry.path}",
             reason="not-a-backup",
             path=target,
             registry=registry.path,
@@ -282,7 +282,7 @@ def _earlier_backup(registry: Registry, target: Path) -> Registry:
 
 
 def _refuse_other_sessions(known: frozenset[str], history: History, target: Path) -> None:
-    """A registry never loses a session: who has one more was worked in, and is no mere copy."""
+    """A registry never loses a session: who has one more was worked in, and is not a mere copy."""
     others = known - {session.id for session in history.sessions}
     if others:
         raise UsageError(

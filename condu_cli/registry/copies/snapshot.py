@@ -106,7 +106,7 @@ def sound_chunks(path: Path, sha256: str) -> Iterator[memoryview]:
             digest.update(chunk[:size])
             yield chunk[:size]
     if digest.hexdigest() != sha256:
-        raise _damaged(path, "its bytes have another sha256")
+        raise _damaged(path, "its sha256 does not match")
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def _read(readinto: Callable[[memoryview], int | None], chunk: memoryview, path:
 
 
 def _damaged(path: Path, reason: str) -> IntegrityError:
-    return IntegrityError(f"{path} is damaged: {reason}", reason="copied-file-corrupt", path=path)
+    return IntegrityError(f"{path} is corrupt: {reason}", reason="copied-file-corrupt", path=path)
 
 
 def _unreadable(path: Path, error: OSError) -> IntegrityError:

@@ -103,7 +103,7 @@ def _transaction(engine: Engine, begin: str) -> Iterator[Session]:
 
 
 def _uri(database: Path) -> str:
-    """Return the URI that opens `database` for writing, or as it is where nobody may write.
+    """Return the URI that opens `database` for writing, or as it is where writing is not permitted.
 
     A WAL database wants to create files beside it even to be read. In a folder that cannot be
     written (an example shipped in a package, a mounted backup) it is opened as immutable, which
@@ -127,7 +127,7 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
             f"cannot use {database}: {text}", reason="database-unusable", path=database
         )
     return IntegrityError(
-        f"{database} is not a sound registry database: {text}",
+        f"{database} is not an intact registry database: {text}",
         reason="database-corrupt",
         path=database,
     )

@@ -7,7 +7,7 @@ session is ever changed or removed: `packs` says which sessions are stored as a 
 one, `collected` of which the blobs were removed for good.
 
 Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
-the table anew, too high a price for one more word.
+the table again, too high a price for one more word.
 """
 
 import json

@@ -4,7 +4,7 @@ import os
 
 
 def is_running(pid: int) -> bool:
-    """Say whether there is such a process; True too where nobody may tell. Not for Windows.
+    """Say whether there is such a process; True too if that may not be asked. Not for Windows.
 
     There the signal that asks would end the process.
     """
@@ -12,6 +12,6 @@ def is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's
         return True
     return True

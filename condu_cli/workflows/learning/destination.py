@@ -56,7 +56,7 @@ class Site:
             return [path for path in (*waiting, *runs) if path != self._file]
         if waiting:
             raise UsageError(
-                f"an expert of '{task}' was trained already and waits to be committed",
+                f"a trained expert of '{task}' is waiting to be committed",
                 reason="expert-waits",
                 task=task,
             )
@@ -73,7 +73,7 @@ class Site:
 
         Raises:
             BaseModelError: another process has created a registry of another kind meanwhile.
-            UsageError: somebody has learned the task meanwhile.
+            UsageError: another process has learned the task meanwhile.
 
         """
         registry = self.found
@@ -89,7 +89,7 @@ class Site:
 class Destination:
     """The registry that one task goes to, and what its training writes down there.
 
-    `config`: the registry's, also while it is not there yet; `parent`: the HEAD to build on;
+    `config`: the registry's, also before it exists; `parent`: the HEAD to build on;
     `moved_to`: where the registry is, if not where it was asked for. `Site.settled` makes it.
     """
 
@@ -137,7 +137,7 @@ class Destination:
         self._file = save_unfinished(self.registry(), unfinished, self._file)
 
     def drop(self) -> None:
-        """Remove what the training has written down."""
+        """Remove what the training has saved."""
         if self._registry is not None and self._file is not None:
             self._registry.runs.remove(self._file)
 

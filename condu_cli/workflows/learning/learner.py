@@ -93,7 +93,7 @@ class Learner:
 
         Raises:
             DataError: no usable pictures or class names.
-            BaseModelError: the base model cannot be had or is not the registry's.
+            BaseModelError: the base model cannot be loaded or is not the registry's.
             UsageError: the registry is of another base model, or a value makes no sense.
 
         """

@@ -249,7 +249,7 @@ def _validation_share(given: Mapping[str, Any]) -> float:
 def _check_values(given: Mapping[str, Any]) -> None:
     """Refuse what makes no sense whatever the base model."""
     if "epochs" in given and "iterations" in given:
-        raise UsageError("epochs and iterations both say how long", reason="two-lengths")
+        raise UsageError("use only one of epochs and iterations", reason="two-lengths")
     if not given.get("learning_rate", 1.0) > 0:
         raise UsageError(
             f"learning_rate must be above 0, not {given['learning_rate']:g}",

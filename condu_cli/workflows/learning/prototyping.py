@@ -46,7 +46,7 @@ def build_task_prototypes(
     """Text, image and pooled prototypes of a task's classes, without augmentation.
 
     Scans `pictures`: afterwards it holds the readable ones only, in memory where they fit.
-    `per_class`: the base model sees at most so many pictures of each class, those first in the
+    `per_class`: the base model sees at most this many pictures of each class, those first in the
     order of a hash of their names; all of them are read and checked.
     Source: ConDU (arXiv 2503.10705), prototypes; all features from the base model.
 

@@ -74,7 +74,7 @@ def resume(
         raise errors[0]
     if errors:
         raise PartialError(
-            f"{len(errors)} of {count} kept experts still wait: {errors[0].message}",
+            f"{len(errors)} of {count} kept experts could not be committed: {errors[0].message}",
             reason=errors[0].reason,
             **errors[0].facts,
         )

@@ -107,7 +107,7 @@ class Training:
 
         Raises:
             DataError: a picture can no longer be read.
-            DivergedError: the loss is no longer a number; what was written down is removed.
+            DivergedError: the loss became NaN; what was saved is removed.
             InterruptedByUserError: a stop was requested; the training is kept.
 
         """
@@ -159,7 +159,7 @@ class Training:
         try:
             self._save(state)
         except ConduError as exc:
-            left = "only what was written down before" if had_kept else "nothing of it"
+            left = "only what was saved before" if had_kept else "nothing of it"
             raise ConduError(
                 f"{exc.message}; {left} is kept", reason=exc.reason, **exc.facts
             ) from exc

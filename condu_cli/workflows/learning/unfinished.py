@@ -151,7 +151,7 @@ def check_same_data(unfinished: Unfinished, found: str) -> None:
     """
     if unfinished.data != found:
         raise DataError(
-            f"the pictures of '{unfinished.task}' are not those that its training began with",
+            f"the pictures of '{unfinished.task}' have changed since its training began",
             reason="pictures-changed",
             task=unfinished.task,
         )

@@ -1,4 +1,4 @@
-"""The registry that an expert goes to, there or not there yet: its options and its base model."""
+"""The registry that an expert goes to, existing or new: its options and its base model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_kind(registry: Registry | None, base_id: str | None, device: str) -> Re
     `base_id`: the base model of the registry to create; what else a registry can be, `init` says.
 
     Raises:
-        BaseModelError: the base model cannot be had or is not the registry's.
+        BaseModelError: the base model cannot be loaded or is not the registry's.
 
     """
     if registry is None:

@@ -118,7 +118,7 @@ class Workspace:
             return Prototypes.from_arrays(self._pin(session).blob(entry.expert.prototypes))
         except InvalidStateError as exc:
             raise IntegrityError(
-                f"the prototypes of task '{entry.name}' are damaged: {exc}",
+                f"the prototypes of task '{entry.name}' are corrupt: {exc}",
                 reason="session-damaged",
                 task=entry.name,
             ) from exc

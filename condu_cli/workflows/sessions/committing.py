@@ -132,7 +132,7 @@ def commit_expert(
             registry, waiting, trained, parent, command, kept_seconds=kept, on_progress=on_progress
         )
     except ConduError as exc:
-        if waiting.path.exists():  # else somebody has resumed it meanwhile
+        if waiting.path.exists():  # else another process has resumed it meanwhile
             exc.add(kept_expert=trained.task)
         raise
     except KeyboardInterrupt:

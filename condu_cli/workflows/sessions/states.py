@@ -212,7 +212,7 @@ def partners(session: Session, other: Session) -> list[int | None]:
 def damaged_session(session: Session, exc: Exception) -> IntegrityError:
     """Name the session whose blobs do not hold what they should."""
     return IntegrityError(
-        f"session {short_id(session.id)} is damaged: {exc}",
+        f"session {short_id(session.id)} is corrupt: {exc}",
         reason="session-damaged",
         session=session.id,
     )

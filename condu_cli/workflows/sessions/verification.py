@@ -183,7 +183,7 @@ def _check_files(
         try:
             if registry.blobs.size(sha256) != sizes.get(sha256):
                 raise IntegrityError(
-                    f"blob {sha256} has another size than was written",
+                    f"blob {sha256} has the wrong size",
                     reason="blob-size-differs",
                     blob=sha256,
                 )

@@ -97,7 +97,7 @@ def export_adapter(
     Raises:
         NotFoundError: the session has no such task, or was collected.
         UsageError: the registry's experts are not LoRA, or the folder cannot be used.
-        IntegrityError: the session is damaged.
+        IntegrityError: the session is corrupt.
 
     """
     entry = session.entry(task)
@@ -201,7 +201,7 @@ def _identity(base: BaseIdentity) -> dict[str, Any]:
 
 
 def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEncoder:
-    """The expert that predict would ask; an older session may lie on the disk as a patch."""
+    """The expert that predict would ask; an older session may be stored as a patch."""
     registry = workspace.registry
     codec = codec_for(registry.config, session)
     if has_files(registry, session):
@@ -252,7 +252,7 @@ def _is_sound(note: ExportNote) -> bool:
 
 def _altered(path: Path) -> DataError:
     return DataError(
-        f"{path}: the note that an export leaves in this file was altered",
+        f"{path}: condu's metadata in this file was altered",
         reason="exported-note-damaged",
         path=path,
     )

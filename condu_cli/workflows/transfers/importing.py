@@ -362,7 +362,7 @@ def _classes(
     if note is not None and note.classes:
         return note.folders or note.classes, note.classes
     raise UsageError(
-        f"{request.weights}: says nothing of its classes, which are told apart by their names",
+        f"{request.weights}: holds no class names, and classes are told apart by their names",
         reason="classes-unknown",
         path=request.weights,
     )

@@ -208,7 +208,7 @@ def test_a_task_that_is_named_twice_is_refused(condu, tmp_path):
 @pytest.mark.parametrize("option", ["--data", "--class-names", "--template"])
 def test_what_belongs_to_one_task_is_refused_beside_several(condu, option):
     ran = condu("learn", "--task", "a", "--task", "b", option, "a {}")
-    assert_refused(ran, f"{option} belongs to one task, and 2 are named", "--data-root")
+    assert_refused(ran, f"{option} needs a single task, but 2 are named", "--data-root")
 
 
 # Going on
@@ -224,7 +224,9 @@ BESIDE_RESUME = [
 
 @pytest.mark.parametrize("option", BESIDE_RESUME, ids=lambda option: option[0])
 def test_nothing_that_was_settled_can_be_said_again(condu, option):
-    assert_refused(condu("learn", "--resume", *option), "--resume continues what was begun")
+    assert_refused(
+        condu("learn", "--resume", *option), "--resume continues with the original options"
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--task", "warm"), ("--save-every", 5)])
@@ -374,7 +376,7 @@ def test_the_summary_has_the_figures(report):
 
 
 def test_the_summary_has_the_accuracy_where_it_was_measured(report):
-    assert "40 iterations, 87.5 % right of those held out;" in report(validation_accuracy=0.875).out
+    assert "40 iterations, 87.5 % on held-out pictures;" in report(validation_accuracy=0.875).out
 
 
 def test_a_loss_that_nobody_knows_is_no_number(report):

@@ -180,8 +180,8 @@ def test_what_has_no_dry_run_writes_nothing_where_one_is_asked_for(
         (["init", "--method", "magic"], ["magic"]),
         (["predict", "a.png", "--csv", "--labels", "one"], ["fewer than two labels"]),
         (["predict", "a.png", "--router", "best"], ["best"]),
-        (["rollback", "abcd", "--undo"], ["exclude each other"]),
-        (["rollback", "-n", "2", "--undo"], ["exclude each other"]),
+        (["rollback", "abcd", "--undo"], ["use only one of"]),
+        (["rollback", "-n", "2", "--undo"], ["use only one of"]),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(condu, args, parts):
@@ -203,7 +203,7 @@ def test_without_a_registry_the_way_to_one_is_named(condu, args):
 def test_csv_and_json_exclude_each_other(condu):
     ran = condu("predict", "a.png", "--csv", "--json")
     assert ran.code == 2
-    assert "exclude each other" in records(ran.err)[0]["error"]["message"]
+    assert "use only one of" in records(ran.err)[0]["error"]["message"]
 
 
 @pytest.mark.usefixtures("learned")
@@ -449,5 +449,5 @@ def test_a_damaged_session_answers_nothing_and_ends_with_14(
     for options in ([], ["--json"]):
         ran = condu(command, *space, *options)
         assert (ran.code, ran.out) == (14, "")
-        assert f"{path.name} is damaged" in ran.err
+        assert f"{path.name} is corrupt" in ran.err
         assert "condu verify" in ran.err

@@ -113,7 +113,7 @@ def test_files_have_the_mode_of_the_umask(condu, learned, tmp_path, umask):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--task", "warm", "--base"), 2, "exclude each other"),
+        (("--task", "warm", "--base"), 2, "use only one of"),
         (("--base", "--session", "@"), 2, "--session belongs to --task"),
         (("--task", "cold"), 4, "no task 'cold'"),
         (("--task", "warm", "--session", "@~1"), 4, "no tasks before the first session"),

@@ -54,7 +54,7 @@ def test_without_a_yes_nothing_is_removed(condu, registry, typing, answer):
     before = files_of(registry.path)
     ran = condu("gc", "--keep", "1")
     assert ran.code == 0
-    assert "Sessions that go" in ran.out
+    assert "Sessions to remove" in ran.out
     assert "Remove 2 sessions for good? [y/N]" in ran.err
     assert "Nothing was removed." in ran.err
     assert files_of(registry.path) == before

@@ -54,7 +54,7 @@ def test_a_damaged_index_is_an_error(tmp_path, change):
     file = tmp_path / "index.json"
     record = split_record([True, False] * 5)
     file.write_text(json.dumps({**record, **change}))
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="corrupt"):
         read_split_file(file)
 
 

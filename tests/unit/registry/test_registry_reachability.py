@@ -50,7 +50,7 @@ def test_a_line_is_a_session_and_all_before_it() -> None:
 
 @pytest.mark.parametrize("head", ["gone", "c"])
 def test_a_line_to_a_session_that_is_not_there_is_an_integrity_error(head: str) -> None:
-    with pytest.raises(IntegrityError, match="referred to and not there"):
+    with pytest.raises(IntegrityError, match="referenced but missing"):
         history(THREE[:2], head).kept(None)
 
 

@@ -274,7 +274,7 @@ def test_a_missing_file_a_folder_and_a_strange_suffix_are_named(tmp_path):
 @pytest.mark.parametrize("note", ["{", "[1]", "[" * 100_000])
 def test_a_damaged_note_is_an_error(expert, path, note):
     save_file(expert.clip.state_dict(), path, {METADATA_KEY: note})
-    with pytest.raises(DataError, match="in this file is damaged"):
+    with pytest.raises(DataError, match="in this file is corrupt"):
         read_checkpoint(path)
 
 

@@ -218,7 +218,7 @@ def test_a_double_that_float32_cannot_hold_is_refused(tiny):
 def test_quantised_and_sparse_tensors_are_refused(tiny, change):
     state = state_of(tiny)
     state["visual.proj"] = change(state["visual.proj"])
-    with pytest.raises(DataError, match=r"visual\.proj is no plain tensor of floats"):
+    with pytest.raises(DataError, match=r"visual\.proj is not a plain tensor of floats"):
         expert_delta(tiny, Checkpoint(PATH, state))
 
 

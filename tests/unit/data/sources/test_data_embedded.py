@@ -109,7 +109,7 @@ def test_the_work_of_a_process_that_was_first_is_taken(cache, monkeypatch):
 
 
 def test_an_unknown_task_is_an_error_that_names_the_embedded_ones(tmp_path):
-    with pytest.raises(DataError, match="'mnist' is no embedded task") as caught:
+    with pytest.raises(DataError, match="'mnist' is not an embedded task") as caught:
         write_embedded("mnist", tmp_path)
     assert "digits, shapes" in hint_of(caught.value)
 

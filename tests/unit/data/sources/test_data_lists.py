@@ -121,9 +121,9 @@ def test_a_row_knows_its_line_even_after_values_of_two_lines(tmp_path):
         ("list.jsonl", "path,label\n", "line 1: not valid JSON"),
         ("list.jsonl", '{"path": "a.jpg", "label": "cat"}\n[1]\n', "line 2: not a JSON object"),
         ("list.jsonl", '{"path": "a.jpg"}\n', "line 1: no label"),
-        ("list.jsonl", '{"path": 7, "label": "cat"}\n', "line 1: the path is no text"),
-        ("list.jsonl", '{"path": "a.jpg", "label": true}\n', "line 1: the label is no text"),
-        ("list.jsonl", '{"path": "a.jpg", "label": 1.5}\n', "line 1: the label is no text"),
+        ("list.jsonl", '{"path": 7, "label": "cat"}\n', "line 1: the path is not text"),
+        ("list.jsonl", '{"path": "a.jpg", "label": true}\n', "line 1: the label is not text"),
+        ("list.jsonl", '{"path": "a.jpg", "label": 1.5}\n', "line 1: the label is not text"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused_by_file_and_line(tmp_path, name, content, message):

@@ -463,7 +463,7 @@ def test_a_damaged_header_is_named(store: BlobStore, header: object) -> None:
         content = bytearray(store.path(sha256).read_bytes())
         content[:8] = b"\xff" * 8
         store.path(sha256).write_bytes(content)
-    with pytest.raises(IntegrityError, match=f"blob {sha256} is damaged: ") as failed:
+    with pytest.raises(IntegrityError, match=f"blob {sha256} is corrupt: ") as failed:
         store.open(sha256)
     assert "condu rollback" in hint_of(failed.value)
 
@@ -473,7 +473,7 @@ def test_a_dtype_that_numpy_does_not_have_is_named_when_it_is_read(store: BlobSt
     ref = store.put({"small": small, "x": np.ones(2, np.float32)})
     reader = store.open(ref.sha256)
     np.testing.assert_array_equal(reader["x"], np.ones(2, np.float32))
-    with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: tensor 'small' .* F8_E5M2"):
+    with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: tensor 'small' .* F8_E5M2"):
         reader["small"]
     with pytest.raises(IntegrityError, match=r"F8_E5M2"):
         dict(store.open(ref.sha256))
@@ -494,7 +494,7 @@ def test_a_file_that_is_cut_right_after_its_check_is_named(
         return file
 
     monkeypatch.setattr(safetensors, "safe_open", cut_after)
-    with pytest.raises(IntegrityError, match=f"blob {ref.sha256} is damaged"):
+    with pytest.raises(IntegrityError, match=f"blob {ref.sha256} is corrupt"):
         dict(store.open(ref.sha256))
 
 
@@ -652,7 +652,7 @@ def test_a_blob_that_comes_back_otherwise_is_refused_and_leaves_nothing(
     store.remove(ref.sha256)
     other = {**TENSORS, "mask": TENSORS["mask"][::-1]}
     for wrong in (other, {"mask": TENSORS["mask"]}):
-        with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: it does not come back"):
+        with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: it does not come back"):
             store.put_again(ref.sha256, header, wrong)
     assert files_in(paths.root) == []
 
@@ -724,7 +724,7 @@ def test_a_reader_notices_a_damaged_file(store: BlobStore) -> None:
     content = bytearray(store.path(ref.sha256).read_bytes())
     content[-1] ^= 1
     store.path(ref.sha256).write_bytes(content)
-    with pytest.raises(IntegrityError, match=f"{ref.sha256} is damaged: its bytes"):
+    with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: its bytes"):
         store.open(ref.sha256).verify()
 
 
@@ -760,7 +760,7 @@ def test_a_blob_behind_a_link_is_not_read(store: BlobStore, linked: tuple[str, P
     assert not store.exists(sha256)
     assert list(store.all()) == []
     for use in (store.open, store.verify):
-        with pytest.raises(IntegrityError, match=f"{sha256} is damaged: it is a symbolic link"):
+        with pytest.raises(IntegrityError, match=f"{sha256} is corrupt: it is a symbolic link"):
             use(sha256)
 
 

@@ -131,7 +131,7 @@ def test_a_header_that_does_not_fit_the_tensors_is_refused(header: object) -> No
     arrays = {"x": np.arange(4, dtype=np.uint8)}
     with pytest.raises(TensorFileError):
         file_pieces(headed(header), arrays)
-    with pytest.raises(IntegrityError, match="does not come back from its patch"):
+    with pytest.raises(IntegrityError, match="cannot be restored from its patch"):
         check_blob("a" * 64, headed(header), arrays)
 
 
@@ -163,5 +163,5 @@ def test_a_blob_that_came_back_with_one_other_bit_is_refused(tmp_path: Path) -> 
     sha256 = hashlib.sha256(content).hexdigest()
     check_blob(sha256, header, {"x": array})
     array[0] = -0.0
-    with pytest.raises(IntegrityError, match=f"{sha256} is damaged: it does not come back"):
+    with pytest.raises(IntegrityError, match=f"{sha256} is corrupt: it does not come back"):
         check_blob(sha256, header, {"x": array})

@@ -361,7 +361,7 @@ def test_places_that_are_no_backup(
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_a_link_does_not_hide_that_it_is_inside(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(registry.path)
-    with pytest.raises(UsageError, match="lies in"):
+    with pytest.raises(UsageError, match="is inside"):
         back_up(registry, tmp_path / "link" / "b")
 
 

@@ -293,14 +293,14 @@ def test_a_missing_blob_is_an_integrity_error(workspace, blob):
 @each_blob
 def test_one_wrong_byte_is_an_integrity_error_and_no_answer(workspace, blob):
     flip(blob, -1)
-    with pytest.raises(IntegrityError, match=f"{blob.name} is damaged"):
+    with pytest.raises(IntegrityError, match=f"{blob.name} is corrupt"):
         predict(workspace, PICTURES[:1])
 
 
 @pytest.mark.parametrize("blob", ["part", "shared"], indirect=True)
 def test_one_wrong_byte_is_found_where_the_task_is_named_too(workspace, blob):
     flip(blob, -1)
-    with pytest.raises(IntegrityError, match=f"{blob.name} is damaged"):
+    with pytest.raises(IntegrityError, match=f"{blob.name} is corrupt"):
         predict(workspace, PICTURES[:1], task="warm")
 
 

@@ -79,7 +79,7 @@ def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, learned):
 
 
 def test_a_waiting_expert_is_not_trained_again_by_mistake(waiting, warm):
-    with pytest.raises(UsageError, match="waits to be committed") as caught:
+    with pytest.raises(UsageError, match="is waiting to be committed") as caught:
         Learner(waiting.path, LearnRequest(task="third", data=warm))
     assert "--resume" in hint_of(caught.value)
     assert "--retrain" in hint_of(caught.value)

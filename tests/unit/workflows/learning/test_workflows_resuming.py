@@ -56,7 +56,7 @@ def several(tmp_path):
 def test_one_that_cannot_be_committed_does_not_keep_the_others_back(several):
     (kept,), told = several.waiting.paths("birds"), []
     with pytest.raises(
-        PartialError, match="1 of 3 kept experts still wait: task 'birds'"
+        PartialError, match="1 of 3 kept experts could not be committed: task 'birds'"
     ) as caught:
         resume(several, None, on_done=told.append)
     assert caught.value.exit_code == 3

@@ -62,7 +62,7 @@ def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(path, warm, learn):
         learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
     assert caught.value.exit_code == 130
     assert "stopped after iteration 4 of 10 and is kept" in caught.value.message
-    assert hint_of(caught.value) == "condu learn --task warm --resume goes on from there"
+    assert hint_of(caught.value) == "condu learn --task warm --resume continues from there"
     registry = Registry.open(path)
     assert registry.head() is None
     (file,) = registry.runs.all()
@@ -152,7 +152,7 @@ def test_other_pictures_than_it_began_with_are_refused(path, warm, learn, tmp_pa
         learn(path, "warm", data, ctrl_c_after(4), iterations=10)
     next(data.rglob("*.png")).unlink()
     registry = Registry.open(path)
-    with pytest.raises(DataError, match="not those that its training began with") as caught:
+    with pytest.raises(DataError, match="have changed since its training began") as caught:
         resume(registry, "warm")
     assert "--retrain" in hint_of(caught.value)
     assert len(registry.runs.paths()) == 1

@@ -105,7 +105,7 @@ def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, of
     sha256 = {"shared": head.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
     flip(registry.blobs.path(sha256[which]), offset)
     pinned = pin_head(registry)
-    with pytest.raises(IntegrityError, match=f"{sha256[which]} is damaged"):
+    with pytest.raises(IntegrityError, match=f"{sha256[which]} is corrupt"):
         pinned.blob(sha256[which])
     for name, other in sha256.items():
         if name != which:

@@ -170,7 +170,7 @@ def test_a_damaged_head_keeps_the_expert(registry):
     path = registry.blobs.path(registry.head().shared)
     sound = path.read_bytes()
     flip(path, -1)
-    with pytest.raises(IntegrityError, match="damaged"):
+    with pytest.raises(IntegrityError, match="corrupt"):
         commit(registry, made_expert("cars"))
     path.write_bytes(sound)
     assert resume(registry, "cars")[0].summary.tasks == 2
@@ -293,7 +293,7 @@ def test_resume_of_one_task_leaves_the_others(registry):
 
 @pytest.mark.parametrize("task", [None, "cars"])
 def test_resume_of_nothing_is_an_error(registry, task):
-    with pytest.raises(ConduError, match="waits to be committed") as caught:
+    with pytest.raises(ConduError, match="is waiting to be committed") as caught:
         resume(registry, task)
     assert caught.value.exit_code == 4
 

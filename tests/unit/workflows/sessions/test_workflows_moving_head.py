@@ -105,7 +105,7 @@ def test_a_damaged_file_of_the_target_is_found_before_head_moves(registry):
     back(registry)
     old = registry.operations()[0].from_session
     flip(registry.blobs.path(registry.session(old).shared), -1)
-    with pytest.raises(IntegrityError, match="damaged"):
+    with pytest.raises(IntegrityError, match="corrupt"):
         undo_rollback(registry, "undo")
     assert registry.head().id != old
 

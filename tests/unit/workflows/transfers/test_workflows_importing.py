@@ -262,7 +262,7 @@ def test_unusable_class_names_are_refused(path, foreign, tmp_path, content, mess
 
 
 def test_a_foreign_checkpoint_needs_class_names(path, foreign):
-    with pytest.raises(UsageError, match="says nothing of its classes") as caught:
+    with pytest.raises(UsageError, match="holds no class names") as caught:
         plan_of(path, foreign)
     assert "--class-names FILE" in hint_of(caught.value)
 
