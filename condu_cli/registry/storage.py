@@ -48,8 +48,8 @@ class FileSize:
 class StorageReport:
     """All figures in bytes; every file under the registry is counted in exactly one category.
 
-    unified, mask and prototype are what HEAD needs; history is what only other sessions or
-    nobody needs (patches, and blobs half written, included); trained are experts that wait to be
+    unified, mask and prototype are what HEAD needs; history is what only other sessions
+    need, or none (including patches and half-written blobs); trained are experts that wait to be
     committed, run are unfinished trainings; metadata is all the rest.
     `base_bytes` is what full fine-tuning of the registry's towers would change of the base model,
     in float32, also where the registry trains LoRA factors; `parameters` counts what it trains.
