@@ -23,7 +23,7 @@ RETIRED = {
     r"\bcannot be had\b": "cannot be loaded, is not available",
     r"(?<![-.\w])[Dd]amaged?\b(?![_(])": "corrupt",
     r"\b(go|goes|going|went|gone) on with\b": "continue, resume",
-    r"(?<![-.\w])anew\b(?! ?[:=])": "again, start over",
+    r"(?<![-.\w`])anew\b(?! ?[:=])": "again, start over",
     r"\bany ?more\b": "no longer",
     r"(?<![Tt]here )\b(is|are|was|were) no (?!longer\b|more\b|such\b|different\b)": "is not a",
     r"\bat hand\b": "available",

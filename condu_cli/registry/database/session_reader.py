@@ -21,7 +21,7 @@ class SessionReader:
     """Reads sessions of one registry.
 
     Rows of sessions and experts never change, so that what `all` has read is not read, nor its
-    manifest hashed, a second time; `forget` makes the next call read everything anew.
+    manifest hashed, a second time; `forget` makes the next call read everything again.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class _Experts:
         self._values: dict[int, Expert] = {}
 
     def fetch(self, ids: Iterable[int]) -> None:
-        """Read the rows with these ids that are not there yet."""
+        """Read the rows with these ids that have not been read."""
         columns = ExpertRow.__table__.columns
         for chunk in rows.chunks(i for i in dict.fromkeys(ids) if i not in self._rows):
             found = self._transaction.execute(select(*columns).where(ExpertRow.id.in_(chunk)))

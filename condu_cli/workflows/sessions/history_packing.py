@@ -80,7 +80,7 @@ def pack_session(registry: Registry, session: Session, newer: Session) -> int | 
 
 
 def pack_parent(registry: Registry, session: Session, parent: Session | None) -> Packed:
-    """After a commit: pack the session before this one, and remove the files nobody needs.
+    """After a commit: pack the session before this one, and remove the files that are not needed.
 
     No other session is looked at, however many there are. The commit stands whatever happens
     here, so that a failure becomes a warning: the older session keeps its files, and `condu gc`
@@ -129,15 +129,15 @@ def pack_history(
 def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
     """Pack one session, also one that is packed already; a failure becomes a warning.
 
-    What its patch is on may have been damaged while the session had files, so that the patch is
-    made anew; should that fail, the session keeps the files.
+    What its patch is on may have become corrupt while the session had files, so that the patch is
+    made again; should that fail, the session keeps the files.
     """
     old = registry.pack(session)
     try:
         if old is not None:
             registry.record_files(session)
         size = pack_session(registry, session, newer)
-    except (InvalidStateError, ConduError) as exc:  # damaged, or no room for the patch
+    except (InvalidStateError, ConduError) as exc:  # corrupt, or no room for the patch
         return Packed(warnings=(f"session {short_id(session.id)} keeps its files: {exc}",))
     if old is not None and old.patch is not None and not registry.needed_among([old.patch]):
         registry.blobs.remove(old.patch)
@@ -184,13 +184,13 @@ def release_session(registry: Registry, session: Session | None) -> int:
 
 
 def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str]) -> None:
-    """Store packed sessions anew, because what their patches are on is going.
+    """Store packed sessions again, because what their patches are based on is going.
 
     On what is kept where a patch is smaller than files; with files of their own otherwise. The
     caller holds the lock.
 
     Raises:
-        IntegrityError: one of them, or what it is stored on anew, is damaged.
+        IntegrityError: one of them, or what it is stored on now, is corrupt.
 
     """
     packed = {i for i in broken if not has_files(registry, history.session(i))}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Restored:
-    """A session with its state; or with why it cannot be had."""
+    """A session with its state; or with why it is not available."""
 
     session: Session
     found: FiledState | IntegrityError

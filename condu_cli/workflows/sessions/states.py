@@ -114,7 +114,7 @@ def state_from_files(registry: Registry, session: Session) -> FiledState:
     """Open the files of a session's experts.
 
     Raises:
-        IntegrityError: a blob is missing or damaged.
+        IntegrityError: a blob is missing or corrupt.
 
     """
     readers = [registry.blobs.open(sha256) for sha256 in session.state_blobs()]
@@ -131,7 +131,7 @@ def state_from_patch(
     """Go one step back: from the state of the session that a patch is on to its own.
 
     Raises:
-        IntegrityError: the patch is damaged, or gives something else than was committed.
+        IntegrityError: the patch is corrupt, or gives something else than was committed.
 
     """
     if patch is None:
@@ -145,7 +145,7 @@ def state_from_patch(
         return patched_state(codec, session, found.state, registry.blobs.open(patch))
     except (InvalidStateError, KeyError) as exc:
         raise IntegrityError(
-            f"session {short_id(session.id)} does not come back from its patch {patch}: {exc}",
+            f"session {short_id(session.id)} cannot be restored from its patch {patch}: {exc}",
             reason="patch-damaged",
             session=session.id,
             patch=patch,

@@ -56,7 +56,7 @@ def test_a_line_to_a_session_that_is_not_there_is_an_integrity_error(head: str) 
 
 def test_a_session_is_found_by_its_id() -> None:
     assert history().session("b") is THREE[1]
-    with pytest.raises(IntegrityError, match="not there"):
+    with pytest.raises(IntegrityError, match="is referenced but missing"):
         history().session("gone")
 
 

@@ -129,7 +129,7 @@ def test_a_file_of_another_name_is_no_expert(
     paths.trained.mkdir()
     (paths.trained / name).write_text("mine")
     assert waiting.paths() == []
-    with pytest.raises(IntegrityError, match="no trained expert"):
+    with pytest.raises(IntegrityError, match="is not a trained expert"):
         waiting.open(paths.trained / name)
 
 

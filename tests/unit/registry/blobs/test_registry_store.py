@@ -652,7 +652,7 @@ def test_a_blob_that_comes_back_otherwise_is_refused_and_leaves_nothing(
     store.remove(ref.sha256)
     other = {**TENSORS, "mask": TENSORS["mask"][::-1]}
     for wrong in (other, {"mask": TENSORS["mask"]}):
-        with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: it does not come back"):
+        with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: it cannot be restored"):
             store.put_again(ref.sha256, header, wrong)
     assert files_in(paths.root) == []
 
@@ -724,7 +724,7 @@ def test_a_reader_notices_a_damaged_file(store: BlobStore) -> None:
     content = bytearray(store.path(ref.sha256).read_bytes())
     content[-1] ^= 1
     store.path(ref.sha256).write_bytes(content)
-    with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: its bytes"):
+    with pytest.raises(IntegrityError, match=f"{ref.sha256} is corrupt: its sha256"):
         store.open(ref.sha256).verify()
 
 
