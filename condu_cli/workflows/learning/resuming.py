@@ -193,8 +193,8 @@ def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: C
 def _nothing(registry: Registry, task: str | None) -> NotFoundError:
     of_task = "" if task is None else f" of task '{task}'"
     return NotFoundError(
-        f"no trained expert{of_task} is waiting to be committed in {registry.path}, and no training "
-        "was interrupted",
+        f"no trained expert{of_task} is waiting to be committed in {registry.path}, and no "
+        "training was interrupted",
         reason="nothing-to-resume",
         task=task,
         registry=registry.path,

@@ -241,7 +241,7 @@ def test_resume_prints_a_summary_for_each_expert(condu, registry):
 
 
 def test_resume_with_nothing_waiting_ends_with_4(condu, registry):
-    error(condu("learn", "--resume"), 4, "no trained expert waits", "condu learn --task NAME")
+    error(condu("learn", "--resume"), 4, "no trained expert is waiting", "condu learn --task NAME")
     error(condu("learn", "--task", "x", "--resume"), 4, "no trained expert of task 'x'")
 
 
