@@ -21,7 +21,14 @@ def doctor(run: Run) -> None:
     failed = [check for check in checks if not check.ok]
 
     records = [
-        {"name": c.name, "ok": c.ok, "detail": c.detail, "advice": advice[c.name]} for c in checks
+        {
+            "name": c.name,
+            "ok": c.ok,
+            "detail": c.detail,
+            "failure": c.failure,
+            "advice": advice[c.name],
+        }
+        for c in checks
     ]
 
     def human(out: Output) -> None:

@@ -172,7 +172,7 @@ KNOWN_TASK_IN_DETAIL = {
     "test_images": INTEGER_OR_NULL,
     "presets": [{"name": str, "values": dict}],
 }
-CHECK = {"name": str, "ok": bool, "detail": str, "advice": str}
+CHECK = {"name": str, "ok": bool, "detail": str, "failure": str, "advice": str}
 EXAMINATION = {"ok": bool, "checks": [CHECK]}
 NEW_REGISTRY = {
     "registry": str,
