@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from made_registries import blob_bytes, decoded, flip, learn, made_registry
+from made_registries import blob_bytes, decoded, flip, learn, made_anew
+from registry_templates import copy_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError
@@ -39,19 +40,30 @@ def grow(registry: Registry) -> None:
         learn(registry, task)
 
 
+NOTED = {}
+"""Of each codec's registry: what every session decodes to, and the bytes of its files."""
+
+
+def make_packed(path, dtype, rescaler) -> None:
+    """Build a registry, note everything of each session while it has files, and pack."""
+    registry = made_anew(path, dtype=dtype, rescaler=rescaler)
+    with pytest.MonkeyPatch.context() as patch:
+        no_packing(patch)
+        grow(registry)
+    NOTED[dtype, rescaler] = {
+        s.id: (decoded(registry, s), blob_bytes(registry, s)) for s in registry.sessions()
+    }
+    with registry.lock("test"):
+        pack_history(registry)
+
+
 @pytest.fixture
-def made(tmp_path, monkeypatch):
-    """Build a registry, note everything of each session while it has files, pack, open again."""
+def made(tmp_path):
+    """A registry of packed sessions, and what was noted of each of them."""
 
     def build(dtype="float32", rescaler="row"):
-        registry = made_registry(tmp_path / "made", dtype=dtype, rescaler=rescaler)
-        with monkeypatch.context() as patch:
-            no_packing(patch)
-            grow(registry)
-        noted = {s.id: (decoded(registry, s), blob_bytes(registry, s)) for s in registry.sessions()}
-        with registry.lock("test"):
-            pack_history(registry)
-        return Registry.open(registry.path), noted
+        registry = copy_of(tmp_path / "made", make_packed, dtype=dtype, rescaler=rescaler)
+        return registry, NOTED[dtype, rescaler]
 
     return build
 
