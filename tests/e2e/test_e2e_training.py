@@ -415,8 +415,8 @@ def test_a_person_reads_what_is_left_out_of_a_messy_folder(
     (warning,) = (line for line in done.stderr.splitlines() if "could not be read" in line)
     assert warning.startswith("warning: 4 pictures could not be read and left out: ")
     assert all(name in warning for name in BROKEN)
-    assert "no pictures of: nothing; they are left out" in done.stderr
-    (ignored,) = (line for line in done.stderr.splitlines() if "no pictures of a class" in line)
+    assert "classes without pictures are left out: nothing" in done.stderr
+    (ignored,) = (line for line in done.stderr.splitlines() if "not pictures of a class" in line)
     assert "cover.png" in ignored
     assert "notes.txt" in ignored
     assert "._00.png" not in done.stderr
