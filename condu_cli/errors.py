@@ -1,6 +1,7 @@
 """Every error that condu raises on purpose, with the exit code it ends the program with.
 
 ConduError                     1   any other failure
+├── ExhaustedError             1   the system gives no more open files or memory
 ├── UsageError                 2   options that contradict each other or the registry
 ├── PartialError               3   some inputs failed, the others succeeded
 ├── NotFoundError              4   no such task or session
@@ -61,6 +62,26 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(name): _plain(part) for name, part in value.items()}
     return str(value)
+
+
+class ExhaustedError(ConduError):
+    """The system gives this process no more open files or memory; no file is at fault."""
+
+
+def exhausted(error: BaseException) -> ExhaustedError | None:
+    """Return what to raise where an error of the system says nothing about the file itself."""
+    import errno
+
+    code = getattr(error, "errno", None)
+    if code in (errno.EMFILE, errno.ENFILE):
+        return ExhaustedError(
+            "the system gives this process no more open files", reason="out-of-files"
+        )
+    if code == errno.ENOMEM:
+        return ExhaustedError(
+            "the system gives this process no more memory", reason="out-of-memory"
+        )
+    return None
 
 
 class UsageError(ConduError):

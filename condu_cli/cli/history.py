@@ -39,6 +39,9 @@ def log(
         return
     history = registry.history()
     kept = set(history.line(history.head))
+    tags: dict[str, list[str]] = {}
+    for tag_name, target in history.tags.items():
+        tags.setdefault(target, []).append(tag_name)
     records = [
         {
             "session": session.id,
@@ -49,7 +52,7 @@ def log(
             "head": session.id == history.head,
             "current": session.id in kept,
             "tasks": len(session.entries),
-            "tags": [name for name, target in history.tags.items() if target == session.id],
+            "tags": tags.get(session.id, []),
             "stored": _stored(history, session),
         }
         for session in history.sessions
@@ -141,7 +144,6 @@ def rollback(
     if sum((session is not None, steps is not None, undo)) > 1:
         raise UsageError("use only one of SESSION, -n and --undo", reason="options-exclude")
     registry = run.open_registry()
-    before = registry.head()
     if run.settings.dry_run:
         target = registry.undo_target() if undo else _target(registry, session, steps)
         record = {"dry_run": True, "to": None if target is None else target.id, "undo": undo}
@@ -158,9 +160,11 @@ def rollback(
         "from": operation.from_session,
         "to": operation.to_session,
     }
-    after = registry.head()
 
     def human(out: Output) -> None:
+        # The ends of the move itself: others may have moved HEAD before and since.
+        ends = (operation.from_session, operation.to_session)
+        before, after = (None if end is None else registry.session(end) for end in ends)
         out.text(f"HEAD moved from {describe_session(before)} to {describe_session(after)}")
         out.hint(
             "condu log{here} lists all sessions; condu rollback SESSION{here} goes to any of them"

@@ -207,6 +207,9 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
         [[t.task, size(t.part_bytes), size(t.prototype_bytes)] for t in found.tasks],
     )
     state = found.unified_bytes + found.mask_bytes + found.prototype_bytes
+    if not state:
+        out.warning("the current session has no files: blobs/ is gone, or was emptied")
+        return
     ratio = found.individual_ft_bytes / state
     out.text(
         f"{len(found.tasks)} full checkpoints of the base model would take "

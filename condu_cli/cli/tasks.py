@@ -262,7 +262,7 @@ def ls(run: Run) -> None:
 def _note_kept(out: Output, registry: "Registry") -> None:
     """Mention what is trained, or half trained, and no task yet."""
     for files, state in ((registry.waiting, "trained, not committed"), (registry.runs, "begun")):
-        names = sorted({file.task for file in files.all()})
+        names = sorted({files.task_of(path) for path in files.paths()})
         if names:
             out.note(f"{state}: {', '.join(names)} (condu learn --resume continues)")
 

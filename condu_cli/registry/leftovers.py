@@ -15,6 +15,7 @@ from condu_cli.errors import ConduError
 from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import is_abandoned
+from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.repository import Registry
 
 BLOB, DRAFT = "blob", "draft"
@@ -37,10 +38,10 @@ def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
     for path in sorted(registry.paths.tmp.glob("*")):
         if not path.is_symlink() and is_abandoned(path):
             with suppress(FileNotFoundError):
-                size = _folder_size(path) if path.is_dir() else path.stat().st_size
+                size = bytes_below(path) if path.is_dir() else path.stat().st_size
                 yield Leftover(path, DRAFT, size)
     for folder in draft_folders(registry.path):
-        yield Leftover(folder, DRAFT, _folder_size(folder))
+        yield Leftover(folder, DRAFT, bytes_below(folder))
 
 
 def remove_leftover(registry: Registry, leftover: Leftover) -> None:
@@ -90,7 +91,3 @@ def _connected(registry: Registry) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
-
-
-def _folder_size(folder: Path) -> int:
-    return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())

@@ -3,11 +3,11 @@
 The figures are sizes of real files and add up.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from condu_cli.registry.files.listing import files_below
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.names import is_sha256
@@ -77,7 +77,7 @@ def measure(registry: Registry) -> StorageReport:
     # The database first: while it is read, it keeps files of its own beside it.
     head = registry.head()
     needed = {} if head is None else _needed(head)
-    sizes = {path.relative_to(registry.path): size for path, size in _files(registry.path)}
+    sizes = {path.relative_to(registry.path): size for path, size in files_below(registry.path)}
     files = tuple(
         FileSize(str(path), size, _category(registry.paths, registry.path / path, needed))
         for path, size in sorted(sizes.items())
@@ -135,14 +135,3 @@ def _task_sizes(
     return tuple(
         TaskSizes(entry.name, size(entry.part), size(entry.expert.prototypes)) for entry in entries
     )
-
-
-def _files(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield every file under `root` with its size; links are not followed."""
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            path = Path(folder, name)
-            try:
-                yield path, path.lstat().st_size
-            except FileNotFoundError:  # a writer finished with it since the listing
-                continue

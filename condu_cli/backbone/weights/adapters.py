@@ -32,7 +32,7 @@ from condu_cli.backbone.weights.foreign_experts import (
     with_known_names,
 )
 from condu_cli.disk import flush_file, flush_folder
-from condu_cli.errors import ConduError, DataError, UsageError
+from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,7 +187,7 @@ def read_adapter(folder: Path) -> Adapter:
             content = file.read(CONFIG_LIMIT + 1)
         config = json.loads(content) if len(content) <= CONFIG_LIMIT else None
     except (OSError, ValueError, RecursionError) as exc:
-        raise DataError(
+        raise exhausted(exc) or DataError(
             f"{folder / CONFIG}: cannot be read ({exc})",
             reason="adapter-unreadable",
             path=folder / CONFIG,

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from condu_cli.disk import flush_file, flush_folder, mode_of_new_file
-from condu_cli.errors import ConduError, DataError, UsageError
+from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,7 +158,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             note = (file.metadata() or {}).get(METADATA_KEY)
         weights: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as exc:
-        raise _not_a_checkpoint(path, exc) from exc
+        raise exhausted(exc) or _not_a_checkpoint(path, exc) from exc
     return weights, {} if note is None else _metadata(path, note)
 
 
@@ -187,7 +187,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from exc
     except Exception as exc:
         # torch meets corrupt bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
-        raise _not_a_checkpoint(path, exc) from exc
+        raise exhausted(exc) or _not_a_checkpoint(path, exc) from exc
     return _unwrapped(found)
 
 

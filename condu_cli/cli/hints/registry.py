@@ -68,6 +68,9 @@ HINTS: dict[str, Hint] = {
     "not-a-blob-name": "A blob is named by the 64 hex digits of its sha256",
     "kept-file-unknown": "Remove it",
     "kept-file-corrupt": _kept_file,
+    "out-of-files": "No file is corrupt; allow more open files (ulimit -n 4096), or close other "
+    "programs, then run the command again",
+    "out-of-memory": "No file is corrupt; close other programs, then run the command again",
     # Creating and opening
     "no-registry": "Create one with condu init{here}, let condu learn do it, or name another with "
     "--registry",
@@ -109,6 +112,10 @@ HINTS: dict[str, Hint] = {
     "nothing-to-undo": "Name the session to go to: condu rollback SESSION{here}; condu log{here} "
     "lists them all",
     "head-moved": _head_moved,
+    "interrupted-after-commit": "condu gc{here} stores the session before it as a patch; "
+    "condu rollback{here} takes the commit back",
+    "interrupted-after-move": "condu gc{here} removes the files that are not needed now; "
+    "condu log{here} lists the sessions",
     "no-such-task": _task,
     "task-name-in-use": "Choose another; see condu ls{here}",
     "not-a-name": NAME_RULE,

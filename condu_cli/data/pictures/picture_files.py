@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,8 @@ def open_picture(picture: Picture) -> Image.Image:
     except DataError:
         raise
     except Exception as exc:
+        if stopped := exhausted(exc):
+            raise stopped from exc
         # Decoders meet corrupt bytes with whatever they trip over: struct.error, KeyError, …
         raise DataError(
             f"{name}: cannot be read ({exc})", reason="picture-unreadable", path=name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from condu_cli.disk import flush_file, flush_folder
-from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.errors import ConduError, IntegrityError, exhausted
 from condu_cli.registry.blobs.tensor_files import (
     TensorFile,
     TensorFileError,
@@ -25,6 +25,7 @@ from condu_cli.registry.blobs.tensor_files import (
     write_tensor_file,
 )
 from condu_cli.registry.files.drafts import draft_name
+from condu_cli.registry.files.listing import files_below
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.manifest import canonical_json
 from condu_cli.registry.names import is_sha256, validate_sha256
@@ -217,11 +218,10 @@ class BlobStore:
 
     def all(self) -> Iterator[BlobRef]:
         """Yield every blob on disk in the order of names, referenced or not."""
-        for path in sorted(self._paths.blobs.glob("??/*")):
+        for path, size in sorted(files_below(self._paths.blobs)):
             named = is_sha256(path.name) and path.parent.name == path.name[:2]
-            if named and not _is_linked(path):
-                with suppress(FileNotFoundError):  # removed by a collector since the listing
-                    yield BlobRef(path.name, path.stat().st_size)
+            if named and path.parent.parent == self._paths.blobs and not path.is_symlink():
+                yield BlobRef(path.name, size)
 
     def _put_each(
         self, mappings: Iterable[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
@@ -378,7 +378,9 @@ def _cannot_write(folder: Path, error: OSError) -> ConduError:
     )
 
 
-def _unreadable(sha256: str, error: OSError) -> IntegrityError:
+def _unreadable(sha256: str, error: OSError) -> ConduError:
+    if stopped := exhausted(error):
+        return stopped
     missing = isinstance(error, FileNotFoundError)
     what = "missing" if missing else f"unreadable: {error.strerror or error}"
     return IntegrityError(

@@ -6,7 +6,8 @@ since its own reader copies each tensor.
 """
 
 import json
-import mmap
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from condu_cli.disk import mode_of_new_file
+from condu_cli.registry.blobs.mapping import map_file
 
 _LENGTH_BYTES = 8
 _DTYPES = {
@@ -34,6 +35,9 @@ _DTYPES = {
 }
 
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
 class TensorFileError(ValueError):
     """A file, or a tensor in it, that is not what the format promises."""
 
@@ -45,10 +49,9 @@ class TensorFile:
         """Check and map the file; raise OSError or TensorFileError if that is not possible."""
         self.names, self.metadata = _check(path)
         try:
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes = map_file(path)
             self._data_start = _LENGTH_BYTES + int.from_bytes(self._bytes[:_LENGTH_BYTES], "little")
-            self._header = json.loads(self._bytes[_LENGTH_BYTES : self._data_start])
+            self._header = json.loads(bytes(self._bytes[_LENGTH_BYTES : self._data_start]))
         except ValueError as error:  # cut since the check
             raise TensorFileError(str(error)) from error
 
@@ -71,7 +74,7 @@ class TensorFile:
         return bytes(self._bytes[: self._data_start])
 
     @property
-    def mapped(self) -> mmap.mmap:
+    def mapped(self) -> memoryview:
         """The whole file as it is mapped."""
         return self._bytes
 
@@ -122,7 +125,11 @@ def write_tensor_file(
     folder.mkdir()
     try:
         inside = folder / path.name
-        mode = mode_of_new_file(inside)
+        # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted
+        # mode. It must be gone before: a rename onto a file makes some file systems flush at once.
+        with inside.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+        inside.unlink()
         save_file({name: _plain(tensor) for name, tensor in tensors.items()}, inside, metadata)
         inside.chmod(mode)
         inside.replace(path)
@@ -143,7 +150,12 @@ def _check(path: Path) -> tuple[list[str], dict[str, str]]:
 
     try:
         file: Any = safe_open(path, framework="numpy")
+    except FileNotFoundError:  # is what safetensors says of any file that it cannot open
+        with path.open("rb"):
+            raise
     except SafetensorError as error:
+        if code := _SYSTEM_ERROR.search(str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         raise TensorFileError(str(error)) from error
     return list(file.keys()), dict(file.metadata() or {})
 

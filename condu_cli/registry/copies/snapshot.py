@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from condu_cli.disk import flush_folder
-from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.errors import ConduError, IntegrityError, exhausted
 from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.database.copying import copy_standing_alone
 from condu_cli.registry.database.engine import connect, described_errors
@@ -168,5 +168,5 @@ def _damaged(path: Path, reason: str) -> IntegrityError:
     return IntegrityError(f"{path} is corrupt: {reason}", reason="copied-file-corrupt", path=path)
 
 
-def _unreadable(path: Path, error: OSError) -> IntegrityError:
-    return _damaged(path, f"it cannot be read ({error.strerror or error})")
+def _unreadable(path: Path, error: OSError) -> ConduError:
+    return exhausted(error) or _damaged(path, f"it cannot be read ({error.strerror or error})")

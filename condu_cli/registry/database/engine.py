@@ -106,8 +106,10 @@ def _uri(database: Path) -> str:
     """Return the URI that opens `database` for writing, or as it is where writing is not permitted.
 
     A WAL database wants to create files beside it even to be read. In a folder that cannot be
-    written (an example shipped in a package, a mounted backup) it is opened as immutable, which
-    is sound as long as no log of unmerged changes is beside it.
+    written (an example shipped in a package, a mounted backup) it is opened as immutable if no
+    log of unmerged changes is beside it. SQLite then takes no locks: if another user who may write
+    there commits at that very moment, the reader can see pages of both states. No wrong session
+    comes of it, because each is compared with its id; the read fails, and is to be tried again.
     """
     uri = database.absolute().as_uri()
     log = database.with_name(database.name + "-wal")

@@ -1,13 +1,15 @@
-"""A session's blobs, opened all at once and hashed beside other work.
+"""A session's blobs, mapped all at once and hashed beside other work.
 
 A mapped file stays readable when it is removed, so that a pinned session can be read to its end
-whatever a writer does meanwhile. Nothing of it is handed out before its bytes have been found to
-be what was committed.
+whatever a writer does meanwhile; a mapping keeps no file open, so that the number of tasks does
+not matter. Nothing of it is handed out before its bytes have been found to be what was committed.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+import weakref
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import IntegrityError
@@ -22,26 +24,53 @@ ATTEMPTS = 5
 
 
 class PinnedSession:
-    """One session with all its blobs open; `blob` waits until the one asked for is verified."""
+    """One session with all its blobs mapped; `blob` answers when the one asked for is verified."""
 
     def __init__(self, registry: Registry, session: Session) -> None:
         self.session = session
         self._readers = {s: registry.blobs.open(s) for s in sorted(session.blobs())}
-        pool = ThreadPoolExecutor(1, thread_name_prefix="condu-verify")
-        # The order of use: prototypes route, then the shared part and one trigger answer.
         kinds = session.blob_kinds()
+        # The order of use: prototypes route, then the shared part and one trigger answer.
         order = sorted(
             self._readers, key=lambda s: ("prototypes", "shared", "part").index(kinds[s])
         )
-        self._verified: dict[str, Future[None]] = {
-            sha256: pool.submit(self._readers[sha256].verify) for sha256 in order
-        }
-        pool.shutdown(wait=False)
+        self._hashes: dict[str, Future[None]] = {sha256: Future() for sha256 in order}
+        work = [(self._readers[sha256], pending) for sha256, pending in self._hashes.items()]
+        # A daemon: what was not asked for by the end of the program is not hashed.
+        threading.Thread(target=_verify_all, args=(work,), name="condu-verify", daemon=True).start()
+        weakref.finalize(self, _cancel, list(self._hashes.values()))
+        self._sound: set[str] = set()
 
     def blob(self, sha256: str) -> BlobReader:
-        """Return one of the session's blobs; raise IntegrityError if it is corrupt."""
-        self._verified[sha256].result()
-        return self._readers[sha256]
+        """Return one of the session's blobs; raise IntegrityError if it is corrupt.
+
+        One that has not had its turn yet is hashed here and now.
+        """
+        reader = self._readers[sha256]
+        if sha256 not in self._sound:
+            if self._hashes[sha256].cancel():
+                reader.verify()
+            else:
+                self._hashes[sha256].result()
+            self._sound.add(sha256)
+        return reader
+
+
+def _cancel(pending: list[Future[None]]) -> None:
+    """Drop the hashes of a session that is not pinned now."""
+    for future in pending:
+        future.cancel()
+
+
+def _verify_all(work: list[tuple[BlobReader, Future[None]]]) -> None:
+    for reader, pending in work:
+        if pending.set_running_or_notify_cancel():
+            try:
+                reader.verify()
+            except BaseException as exc:
+                pending.set_exception(exc)
+            else:
+                pending.set_result(None)
 
 
 def pin_head(registry: Registry) -> PinnedSession | None:

@@ -6,10 +6,10 @@ Sessions are first noted as collected, in one transaction, and their files remov
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
 from condu_cli.registry.reachability import broken_references
 from condu_cli.workflows.sessions.history_packing import (
@@ -72,7 +72,7 @@ def collect(
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
-        before = _disk_bytes(registry)
+        before = bytes_below(registry.path)
         plan = plan_collection(registry, keep, undo=undo)
         gone = [s for s in plan.sessions if approved is None or s.id in approved]
         history = registry.history()
@@ -92,7 +92,7 @@ def collect(
             tuple(removed),
             plan.undoable,
             packed.sessions,
-            before - _disk_bytes(registry),
+            before - bytes_below(registry.path),
             packed.warnings,
         )
 
@@ -110,11 +110,3 @@ def _needed_without(history: History, kept: set[str]) -> set[str]:
         if session.id in kept:
             needed |= set(history.blobs(session))
     return needed
-
-
-def _disk_bytes(registry: Registry) -> int:
-    return sum(
-        os.lstat(os.path.join(folder, name)).st_size
-        for folder, _, names in os.walk(registry.path)
-        for name in names
-    )

@@ -23,7 +23,7 @@ from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_r
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import choice_of, codec_for, layout_of
 from condu_cli.workflows.sessions.current import refuse_known_task
-from condu_cli.workflows.sessions.history_packing import pack_parent
+from condu_cli.workflows.sessions.history_packing import interrupted_after_commit, pack_parent
 from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
 
 if TYPE_CHECKING:
@@ -136,12 +136,23 @@ def commit_expert(
             exc.add(kept_expert=trained.task)
         raise
     except KeyboardInterrupt:
-        stopped = InterruptedByUserError(
-            "interrupted while committing", reason="interrupted-while-committing"
-        )
-        if waiting.path.exists():
-            stopped.add(kept_expert=trained.task)
-        raise stopped from None
+        raise _interrupted(registry, waiting, trained) from None
+
+
+def _interrupted(
+    registry: Registry, waiting: TaskFile, trained: TrainedExpert
+) -> InterruptedByUserError:
+    """Say what is true: Ctrl-C may have come just before the commit, or just after it."""
+    session = registry.session_of_run(trained.training["run"])
+    if session is not None:
+        registry.waiting.remove(waiting.path)
+        return interrupted_after_commit(session)
+    stopped = InterruptedByUserError(
+        "interrupted while committing", reason="interrupted-while-committing"
+    )
+    if waiting.path.exists():
+        stopped.add(kept_expert=trained.task)
+    return stopped
 
 
 def resume_expert(

@@ -128,7 +128,8 @@ def _task_differences(
         same = entry.part == after.entries[place].part and before.shared == after.shared
         change = "renamed" if name != entry.name else ("same" if same else "changed")
         found.append(TaskDifference(name, change, entry.name, name, overlap, drift))
-    new = [entry for place, entry in enumerate(after.entries) if place not in places]
+    known = set(places)
+    new = [entry for place, entry in enumerate(after.entries) if place not in known]
     return (*found, *(_one_sided(entry, added=True) for entry in new))
 
 

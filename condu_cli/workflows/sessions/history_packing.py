@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import Patching
 from condu_cli.core.codecs.operations import same_code
-from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.errors import ConduError, IntegrityError, InterruptedByUserError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.coding import codec_for
@@ -97,6 +97,17 @@ def pack_parent(registry: Registry, session: Session, parent: Session | None) ->
             return replace(packed, removed_bytes=sum(map(registry.blobs.remove, needless)))
     except ConduError as exc:
         return Packed(warnings=(f"the session before this one keeps its files: {exc.message}",))
+    except KeyboardInterrupt:
+        raise interrupted_after_commit(session) from None
+
+
+def interrupted_after_commit(session: Session) -> InterruptedByUserError:
+    """Say what Ctrl-C did not undo."""
+    return InterruptedByUserError(
+        f"interrupted, but session {short_id(session.id)} is committed and HEAD",
+        reason="interrupted-after-commit",
+        session=session.id,
+    )
 
 
 def pack_history(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from condu_cli.errors import InterruptedByUserError
 from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.history_packing import release_session
 from condu_cli.workflows.sessions.states import check_state, restore_files
 
@@ -30,7 +32,7 @@ def roll_back(
         left, target = registry.head(), target_of(registry)
         _make_ready(registry, target)
         operation = registry.rollback(target, command)
-        release_session(registry, left)
+        _release(registry, left, operation)
         return operation
 
 
@@ -46,7 +48,7 @@ def undo_rollback(registry: Registry, command: str) -> Operation:
         left, target = registry.head(), registry.undo_target()
         _make_ready(registry, target)
         operation = registry.undo_rollback(command)
-        release_session(registry, left)
+        _release(registry, left, operation)
         return operation
 
 
@@ -56,3 +58,15 @@ def _make_ready(registry: Registry, target: Session | None) -> None:
     registry.require_live(target)
     restore_files(registry, target)
     check_state(registry, target)
+
+
+def _release(registry: Registry, left: Session | None, operation: Operation) -> None:
+    try:
+        release_session(registry, left)
+    except KeyboardInterrupt:
+        there = operation.to_session
+        raise InterruptedByUserError(
+            f"interrupted, but HEAD has moved to {short_id(there) if there else 'the empty state'}",
+            reason="interrupted-after-move",
+            session=there,
+        ) from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -66,6 +67,39 @@ def test_rollback_says_what_it_did_and_how_to_undo_it(condu, registry):
     assert forth.out.startswith(f"HEAD moved from {old} ")
     assert "condu rollback SESSION" in forth.err
     assert registry.head().id.startswith(new)
+
+
+def test_rollback_says_the_move_itself_whatever_others_did_around_it(condu, registry, monkeypatch):
+    new, old = (session.id[:12] for session in registry.sessions()[:2])
+    real = Registry.head
+
+    def head(found):
+        """Others move HEAD whenever nobody holds the lock."""
+        assert found._lock.held
+        return real(found)
+
+    monkeypatch.setattr(Registry, "head", head)
+    out = condu("rollback").out
+    assert out.startswith(f"HEAD moved from {new} ")
+    assert f" to {old} " in out
+
+
+def test_a_corrupt_expert_that_waits_does_not_keep_tasks_from_being_listed(condu, registry):
+    path = keep_expert(registry, made_expert("flags")).path
+    path.write_bytes(b"no tensors")
+    listed = condu("ls")
+    assert listed.code == 0
+    assert "birds" in listed.out
+    assert "trained, not committed: flags" in listed.err
+    assert condu("ls", "--json").code == 0
+
+
+def test_a_storage_report_without_blobs_says_so(condu, registry):
+    shutil.rmtree(registry.paths.blobs)
+    told = condu("storage-report")
+    assert told.code == 0
+    assert "blobs/" in told.err
+    assert document(condu("storage-report", "--json"))["unified_bytes"] == 0
 
 
 def test_log_leaves_out_removed_sessions_unless_all_is_asked_for(condu, registry):

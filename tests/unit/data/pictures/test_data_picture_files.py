@@ -1,5 +1,6 @@
 """Opening one picture: every kind of file becomes RGB, or one clear error."""
 
+import errno
 import os
 import struct
 import zlib
@@ -17,7 +18,7 @@ from condu_cli.data.pictures.picture_files import (
     open_picture,
     picture_name,
 )
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, ExhaustedError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 ORIENTATION = 0x0112
@@ -313,3 +314,14 @@ def test_an_error_names_the_picture_in_its_store():
 def test_pictures_are_called_by_their_path_or_their_name_in_the_store():
     assert picture_name(Path("a/b.png")) == str(Path("a/b.png"))
     assert picture_name(StoredPicture("train[1]", Drawer(), 1)) == "train[1]"
+
+
+def test_a_limit_of_the_system_is_not_the_pictures_fault(tmp_path, monkeypatch, make_pictures):
+    path = make_pictures(tmp_path / "set", ("blue",), 1, 16) / "blue" / "00.png"
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("condu_cli.data.pictures.picture_files._decoded", refuse)
+    with pytest.raises(ExhaustedError, match="open files"):
+        open_picture(path)

@@ -1,10 +1,16 @@
 """Pinning: what is read is one session, whole and as it was committed, whatever others do."""
 
+import gc
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 from made_registries import flip, learn, made_registry
 
 from condu_cli.errors import IntegrityError
+from condu_cli.registry.blobs.store import BlobReader
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening import pinning
 from condu_cli.workflows.opening.pinning import ATTEMPTS, PinnedSession, pin_head
@@ -115,3 +121,74 @@ def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, of
 def test_a_blob_that_is_no_part_of_the_session_is_not_handed_out(registry):
     with pytest.raises(KeyError):
         pin_head(registry).blob("0" * 64)
+
+
+# Many blobs
+
+
+@pytest.fixture
+def waiting_hashes(monkeypatch):
+    """The thread that hashes is stuck at the first blob, until the end of the test."""
+    started, go = threading.Event(), threading.Event()
+    real = BlobReader.verify
+
+    def verify(self):
+        if threading.current_thread() is not threading.main_thread():
+            started.set()
+            go.wait()
+        real(self)
+
+    monkeypatch.setattr(BlobReader, "verify", verify)
+    yield started
+    go.set()
+
+
+def test_what_is_asked_for_is_hashed_before_its_turn(registry, waiting_hashes):
+    pinned = pin_head(registry)
+    waiting_hashes.wait()
+    last = pinned.session.entries[-1].part
+    assert pinned.blob(last).sha256 == last
+    assert pinned.blob(last).sha256 == last
+
+
+def test_a_blob_that_is_damaged_is_so_each_time_it_is_asked_for(registry, waiting_hashes):
+    part = registry.head().entries[-1].part
+    flip(registry.blobs.path(part), -1)
+    pinned = pin_head(registry)
+    waiting_hashes.wait()
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=part):
+            pinned.blob(part)
+
+
+def test_what_nobody_asked_for_is_not_hashed_at_the_end_of_the_program(registry):
+    program = """
+import sys, threading
+from pathlib import Path
+from condu_cli.registry.blobs.store import BlobReader
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.opening.pinning import pin_head
+
+started = threading.Event()
+
+def verify(self):
+    started.set()
+    threading.Event().wait()  # as long as it takes to hash terabytes
+
+BlobReader.verify = verify
+pinned = pin_head(Registry.open(Path(sys.argv[1])))
+started.wait()
+print("done")
+"""
+    command = [sys.executable, "-c", program, str(registry.path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert ran.stdout == "done\n"
+
+
+def test_a_pin_that_is_given_up_hashes_nothing_more(registry, waiting_hashes):
+    pinned = pin_head(registry)
+    waiting_hashes.wait()
+    pending = list(pinned._hashes.values())
+    del pinned
+    gc.collect()
+    assert all(future.cancelled() for future in pending[1:])

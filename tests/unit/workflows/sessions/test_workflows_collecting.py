@@ -1,5 +1,7 @@
 """Collecting: it removes what it said it would, and never what anybody needs."""
 
+from pathlib import Path
+
 import pytest
 from made_registries import (
     blob_bytes,
@@ -357,3 +359,19 @@ def _bits(registry, session) -> list:
     codec = codec_for(registry.config)
     state = open_state(registry, session)
     return [{n: v.copy() for n, v in codec.decode(state.shared, p)} for p in state.parts]
+
+
+def test_a_training_beside_it_may_write_and_remove_files(registry, monkeypatch):
+    """`learn` writes drafts to tmp/ without the lock."""
+    draft = registry.paths.tmp / "half.safetensors"
+    real = Path.lstat
+
+    def lstat(path):
+        if path == draft:
+            draft.unlink(missing_ok=True)
+        return real(path)
+
+    draft.write_bytes(b"half")
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert collect(registry, None).sessions == ()
+    assert not draft.exists()

@@ -15,6 +15,7 @@ from condu_cli.errors import (
     LockedError,
     UsageError,
 )
+from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning.resuming import resume
 from condu_cli.workflows.sessions import committing
@@ -28,7 +29,7 @@ from condu_cli.workflows.sessions.committing import (
     new_run,
     resume_expert,
 )
-from condu_cli.workflows.sessions.forgetting import forget
+from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
@@ -339,3 +340,65 @@ def test_a_file_that_holds_something_else_is_refused(registry):
 
 def test_every_run_has_a_mark_of_its_own():
     assert len({new_run() for _ in range(100)}) == 100
+
+
+# Ctrl-C after the commit
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_parent_is_packed_says_that_head_has_moved(registry, monkeypatch):
+    learn(registry, "first")
+    monkeypatch.setattr("condu_cli.workflows.sessions.history_packing.pack_session", interrupt)
+    with pytest.raises(InterruptedByUserError) as caught:
+        learn(registry, "second")
+    head = registry.head()
+    assert head.task == "second"
+    assert caught.value.facts == {"session": head.id}
+    assert caught.value.exit_code == 130
+    assert short_id(head.id) in caught.value.message
+    assert "rollback" in hint_of(caught.value)
+    assert registry.waiting.paths() == []
+    monkeypatch.undo()
+    assert verify(registry).problems == ()
+
+
+def test_ctrl_c_between_the_commit_and_the_next_line_says_so_too(registry, monkeypatch):
+    real = Registry.commit
+
+    def commit(*args, **values):
+        real(*args, **values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registry, "commit", commit)
+    with pytest.raises(InterruptedByUserError, match="is committed") as caught:
+        learn(registry, "first")
+    assert caught.value.facts["session"] == registry.head().id
+    assert registry.waiting.paths() == []
+
+
+def test_ctrl_c_before_the_commit_keeps_the_expert(registry, monkeypatch):
+    before = registry.head()
+    monkeypatch.setattr(Registry, "commit", interrupt)
+    with pytest.raises(InterruptedByUserError, match="while committing") as caught:
+        learn(registry, "first")
+    assert caught.value.facts == {"kept_expert": "first"}
+    assert registry.head() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("forget", lambda registry: forget(registry, "first", "forget")),
+        ("rename", lambda registry: rename(registry, "first", "other", "rename")),
+    ],
+)
+def test_ctrl_c_after_another_kind_of_commit_says_so_too(registry, monkeypatch, kind, change):
+    learn(registry, "first")
+    learn(registry, "second")
+    monkeypatch.setattr("condu_cli.workflows.sessions.history_packing.pack_session", interrupt)
+    with pytest.raises(InterruptedByUserError, match="is committed"):
+        change(registry)
+    assert registry.head().kind == kind

@@ -3,7 +3,12 @@
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_registry
 
-from condu_cli.errors import IntegrityError, NotFoundError, UsageError
+from condu_cli.errors import (
+    IntegrityError,
+    InterruptedByUserError,
+    NotFoundError,
+    UsageError,
+)
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
@@ -134,3 +139,14 @@ def test_the_target_is_chosen_when_nobody_else_can_move_head(registry):
 def test_to_where_head_is_already_is_an_error(registry):
     with pytest.raises(UsageError, match="already"):
         roll_back(registry, lambda r: r.head(), "rollback")
+
+
+def test_ctrl_c_after_the_move_says_where_head_is(registry, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("condu_cli.workflows.sessions.moving_head.release_session", interrupt)
+    with pytest.raises(InterruptedByUserError, match="HEAD has moved") as caught:
+        back(registry)
+    assert caught.value.facts == {"session": registry.head().id}
+    assert verify(registry).problems == ()

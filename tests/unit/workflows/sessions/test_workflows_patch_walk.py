@@ -1,6 +1,5 @@
 """The walk over packed sessions: each patch once, whatever the history's shape."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -77,7 +76,6 @@ def test_no_more_than_two_states_of_a_line_are_held(tmp_path):
     for restored in walk(registry):
         alive.append(weakref.ref(restored))
         del restored
-        gc.collect()
         assert sum(ref() is not None for ref in alive) <= 2
 
 
