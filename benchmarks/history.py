@@ -106,7 +106,8 @@ class Chain:
 
 def time_rollbacks(registry: Registry) -> list[tuple[int, float, float]]:
     """(sessions back, seconds to go there, seconds to come back), each checked byte for byte."""
-    from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+    from condu_cli.registry.rollbacks import Aim
+    from condu_cli.workflows.sessions.moving_head import roll_back
     from condu_cli.workflows.sessions.states import check_state
 
     head = registry.head()
@@ -114,11 +115,11 @@ def time_rollbacks(registry: Registry) -> list[tuple[int, float, float]]:
     found = []
     for steps, target in enumerate(registry.ancestors(head), 1):
         started = time.perf_counter()
-        roll_back(registry, lambda _, to=target: to, "benchmark")
+        roll_back(registry, Aim(target.id), "benchmark")
         there = time.perf_counter()
         check_state(registry, target)
         undone = time.perf_counter()
-        undo_rollback(registry, "benchmark")
+        roll_back(registry, Aim(undo=True), "benchmark")
         found.append((steps, there - started, time.perf_counter() - undone))
     return found
 

@@ -25,10 +25,11 @@ from made_registries import learn, made_anew
 from many_tasks import add_sessions, registry_of_tasks
 
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.pinning import pin_head
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 
 def back_and_forth(registry: Registry) -> None:
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(), "rollback")
+    roll_back(registry, Aim(undo=True), "undo")
 
 
 WORK: dict[str, Callable[[Registry], object]] = {

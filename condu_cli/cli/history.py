@@ -139,22 +139,21 @@ def rollback(
     Nothing is deleted: `condu gc` decides later what to remove.
     """
     from condu_cli.errors import UsageError
-    from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+    from condu_cli.registry.rollbacks import Aim
+    from condu_cli.workflows.sessions.moving_head import roll_back
 
     if sum((session is not None, steps is not None, undo)) > 1:
         raise UsageError("use only one of SESSION, -n and --undo", reason="options-exclude")
     registry = run.open_registry()
+    aim = Aim(session, steps or 1, undo)
     if run.settings.dry_run:
-        target = registry.undo_target() if undo else _target(registry, session, steps)
+        target = registry.target(aim)
         record = {"dry_run": True, "to": None if target is None else target.id, "undo": undo}
         run.out.document(
             record, lambda out: out.text(f"Would move HEAD to {describe_session(target)}")
         )
         return
-    if undo:
-        operation = undo_rollback(registry, "rollback --undo")
-    else:
-        operation = roll_back(registry, lambda r: _target(r, session, steps), "rollback")
+    operation = roll_back(registry, aim, "rollback --undo" if undo else "rollback")
     record = {
         "operation": operation.kind,
         "from": operation.from_session,
@@ -173,10 +172,6 @@ def rollback(
         )
 
     run.out.document(record, human)
-
-
-def _target(registry: "Registry", session: str | None, steps: int | None) -> "Session | None":
-    return registry.rollback_target(steps or 1) if session is None else registry.resolve(session)
 
 
 def tag(

@@ -40,7 +40,14 @@ from condu_cli.registry.manifest import (
 )
 from condu_cli.registry.reachability import History
 from condu_cli.registry.revisions import Revision, match_start, parse_revision, validate_new_tag
-from condu_cli.registry.undo import rollback_to_undo, undoable_sessions
+from condu_cli.registry.rollbacks import (
+    ROLLBACK,
+    Aim,
+    count_of,
+    rollback_to_undo,
+    steps_back,
+    undoable_sessions,
+)
 
 
 class Registry:
@@ -135,7 +142,7 @@ class Registry:
             return None
         name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
-            f"there is no session {text!r}: {name} has {_count(len(line))} before it",
+            f"there is no session {text!r}: {name} has {count_of(len(line))} before it",
             reason="too-far-back",
             session=text,
             sessions=len(line),
@@ -275,30 +282,26 @@ class Registry:
             )
         return session
 
-    def rollback_target(self, steps: int) -> Session | None:
-        """Return the session `steps` before HEAD, None for the state before the first."""
-        if steps < 1:
-            raise UsageError(
-                f"cannot go back {steps} sessions", reason="steps-too-few", steps=steps
-            )
-        with self._read() as transaction:
-            line = rows.line(transaction, rows.head_id(transaction), steps + 1)
-            if steps < len(line):
-                return self._sessions.get(transaction, line[steps])
-        if steps > len(line):
-            raise UsageError(
-                f"cannot go back {_count(steps)}: HEAD has {_count(len(line))} to undo",
-                reason="too-far-back",
-                steps=steps,
-                sessions=len(line),
-            )
-        return None
+    def target(self, aim: Aim) -> Session | None:
+        """Return the session that a rollback makes HEAD, None for the state before the first.
 
-    def rollback(self, to: Session | None, command: str) -> Operation:
+        Raises NotFoundError or UsageError if there is none that is meant.
+        """
+        if aim.session is not None and not aim.undo:
+            return self.resolve(aim.session)
+        with self._read() as transaction:
+            if aim.undo:
+                found = rollback_to_undo(rows.newest_operations(transaction)).from_session
+            else:
+                head = rows.head_id(transaction)
+                found = steps_back(aim.steps, rows.line(transaction, head, aim.steps + 1))
+            return None if found is None else self._sessions.get(transaction, found)
+
+    def rollback(self, to: Session | None, command: str, kind: str = ROLLBACK) -> Operation:
         """Move HEAD to any stored session, None being the empty state before the first.
 
-        Takes the lock unless it is held. Nothing is deleted; `undo_rollback` moves HEAD back.
-        A packed session must have got its files back before.
+        Takes the lock unless it is held. Nothing is deleted: an undo, of kind UNDO, moves HEAD
+        back. A packed session must have got its files back before.
         """
         target = None if to is None else to.id
         with self.lock(command), self._write() as transaction:
@@ -309,32 +312,7 @@ class Registry:
                     session=target,
                 )
             self._require_usable(transaction, target)
-            return rows.move_head(
-                transaction, target, kind="rollback", command=command, at=utc_now()
-            )
-
-    def undo_target(self) -> Session | None:
-        """Return where `undo_rollback` would move HEAD; raise UsageError if it could not."""
-        with self._read() as transaction:
-            target = rollback_to_undo(rows.newest_operations(transaction)).from_session
-            return None if target is None else self._sessions.get(transaction, target)
-
-    def undo_rollback(self, command: str) -> Operation:
-        """Move HEAD to where it was before the latest rollback that was not undone yet.
-
-        Takes the lock unless it is held. Raises UsageError if there is no such rollback, or
-        if something was committed since.
-        """
-        with self.lock(command), self._write() as transaction:
-            undone = rollback_to_undo(rows.newest_operations(transaction))
-            self._require_usable(transaction, undone.from_session)
-            return rows.move_head(
-                transaction,
-                undone.from_session,
-                kind="undo-rollback",
-                command=command,
-                at=utc_now(),
-            )
+            return rows.move_head(transaction, target, kind=kind, command=command, at=utc_now())
 
     def _head(self, transaction: Transaction) -> Session | None:
         session_id = rows.head_id(transaction)
@@ -437,7 +415,3 @@ def _require_live(transaction: Transaction, session: Session) -> None:
 
 def _name(session_id: str | None) -> str:
     return "the empty state" if session_id is None else short_id(session_id)
-
-
-def _count(sessions: int) -> str:
-    return "1 session" if sessions == 1 else f"{sessions} sessions"

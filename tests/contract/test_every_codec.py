@@ -21,6 +21,7 @@ from condu_cli.errors import IntegrityError
 from condu_cli.registry.copies.backup import back_up_registry
 from condu_cli.registry.manifest import CodecChoice
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.workspace import Workspace, new_config
 from condu_cli.workflows.sessions.coding import codec_for
@@ -28,7 +29,7 @@ from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import commit_expert
 from condu_cli.workflows.sessions.comparing import compare, task_history
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.sessions.verification import verify
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
@@ -100,7 +101,7 @@ def test_a_task_is_forgotten_and_can_be_had_back(registry):
     assert done.warnings == ()
     assert list(decoded(registry, done.session)) == ["birds", "flags"]
     assert problems(registry) == []
-    roll_back(registry, lambda r: r.session(head.id), "rollback")
+    roll_back(registry, Aim(head.id), "rollback")
     assert {i: s for i, s in states(registry).items() if i in before} == before
     assert problems(registry) == []
 
@@ -124,11 +125,11 @@ def test_a_task_is_renamed_and_nothing_else_changes(registry):
 
 def test_head_goes_back_and_forth(registry):
     before, (first, second, third) = states(registry), oldest_first(registry)
-    roll_back(registry, lambda r: r.session(first.id), "rollback")
+    roll_back(registry, Aim(first.id), "rollback")
     assert registry.head() == first
-    roll_back(registry, lambda r: r.session(second.id), "rollback")
-    undo_rollback(registry, "rollback --undo")
-    undo_rollback(registry, "rollback --undo")
+    roll_back(registry, Aim(second.id), "rollback")
+    roll_back(registry, Aim(undo=True), "rollback --undo")
+    roll_back(registry, Aim(undo=True), "rollback --undo")
     assert registry.head() == third
     assert states(registry) == before
     assert problems(registry) == []
@@ -161,7 +162,7 @@ def test_a_collection_keeps_what_it_must_and_the_rest_goes(registry):
     assert {s.id: decoded(registry, s) for s in (first, third)} == before
     found = verify(registry)
     assert (found.problems, found.leftovers) == ((), ())
-    roll_back(registry, lambda r: r.session(first.id), "rollback")
+    roll_back(registry, Aim(first.id), "rollback")
     assert decoded(registry, first) == before[first.id]
 
 

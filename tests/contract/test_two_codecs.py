@@ -10,12 +10,13 @@ from condu_cli.core.codecs.known import CODECS
 from condu_cli.registry.copies.backup import back_up_registry
 from condu_cli.registry.manifest import CodecChoice
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
 from condu_cli.workflows.sessions.comparing import compare
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
@@ -79,12 +80,12 @@ def test_no_patch_is_made_across_codecs(mixed):
 
 def test_a_rollback_undoes_the_conversion_and_can_be_undone(mixed):
     before, (_, second, _, fourth) = states(mixed), oldest_first(mixed)
-    roll_back(mixed, lambda r: r.session(second.id), "rollback")
+    roll_back(mixed, Aim(second.id), "rollback")
     assert states(mixed) == before
     assert problems(mixed) == []
-    undo_rollback(mixed, "rollback --undo")
+    roll_back(mixed, Aim(undo=True), "rollback --undo")
     assert mixed.head() == fourth
-    roll_back(mixed, lambda r: r.session(second.id), "rollback")
+    roll_back(mixed, Aim(second.id), "rollback")
     again = learn(mixed, "flags")
     assert again.codec is None
     assert {i: s for i, s in states(mixed).items() if i in before} == before

@@ -13,10 +13,11 @@ import tiny_registry as tiny
 from condu_cli.registry.copies.backup import back_up_registry
 from condu_cli.registry.database.engine import connect
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import resume_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.moving_head import undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,9 @@ OPERATIONS = (
         "rename", _with_tasks(2), lambda f: rename(_opened(f), "task0", NEW, "rename"), head_of
     ),
     Operation("rollback", _with_tasks(4), lambda f: tiny.roll_back_to(_opened(f), "@~2"), head_of),
-    Operation("undo", _rolled_back, lambda f: undo_rollback(_opened(f), "undo"), head_of),
+    Operation(
+        "undo", _rolled_back, lambda f: roll_back(_opened(f), Aim(undo=True), "undo"), head_of
+    ),
     Operation(
         "gc",
         _for_gc,

@@ -16,6 +16,7 @@ from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
 from condu_cli.workflows.sessions.moving_head import roll_back
@@ -83,7 +84,7 @@ def learn(registry: Registry, task: str, kind: str = "learn") -> Commit:
 
 
 def roll_back_to(registry: Registry, revision: str) -> None:
-    roll_back(registry, lambda r: r.resolve(revision), f"rollback {revision}")
+    roll_back(registry, Aim(revision), f"rollback {revision}")
 
 
 def predictions_of(registry: Registry, session: Session | None) -> Predictions:

@@ -24,11 +24,12 @@ import tiny_registry as tiny
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.opening.pinning import pin_head
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import commit_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.moving_head import undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import state_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _steps(registry: Registry, draw: random.Random, number: int) -> Iterator[str
     yield "learn"
     tiny.roll_back_to(registry, f"@~{draw.randrange(1, 3)}")
     yield "rollback"
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     yield "rollback"
     head = registry.head()
     assert head is not None

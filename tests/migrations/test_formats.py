@@ -15,6 +15,7 @@ from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.database import migration
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import (
@@ -281,7 +282,7 @@ def test_one_can_go_on_learning_and_back_and_nothing_older_changes(
     assert_same(decoded(registry), expected)
     assert verify(registry).problems == ()
 
-    roll_back(registry, lambda registry: registry.resolve(head.id), "condu rollback")
+    roll_back(registry, Aim(head.id), "condu rollback")
     assert registry.head() == head
     assert_same(decoded(registry), expected)
     assert verify(registry).problems == ()

@@ -19,10 +19,11 @@ from made_registries import decoded, learn, made_expert, made_registry
 
 from condu_cli.errors import HeadMovedError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect, plan_collection
 from condu_cli.workflows.sessions.committing import Commit, commit_expert, resume_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
 TASKS = ("birds", "cars", "digits", "flags", "shapes", "textures")
@@ -175,30 +176,30 @@ class RegistryMachine(RuleBasedStateMachine):
         line = self.model.line()
         if steps >= len(line):
             with pytest.raises(UsageError, match="cannot go back"):
-                roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")
+                roll_back(self.registry, Aim(steps=steps), "rollback")
         elif line[steps] in self.model.collected:
             with pytest.raises(NotFoundError, match="removed by garbage collection"):
-                roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")
+                roll_back(self.registry, Aim(steps=steps), "rollback")
         else:
-            roll_back(self.registry, lambda r: r.rollback_target(steps), "rollback")
+            roll_back(self.registry, Aim(steps=steps), "rollback")
             self.model.move(line[steps])
 
     def _roll_back(self, target: str | None) -> None:
-        roll_back(
-            self.registry, lambda r: None if target is None else r.session(target), "rollback"
-        )
+        line = self.model.line()
+        aim = Aim(steps=len(line) - 1) if target is None else Aim(target)
+        roll_back(self.registry, aim, "rollback")
         self.model.move(target)
 
     @rule()
     def undo(self) -> None:
         if not self.model.undo:
             with pytest.raises(UsageError, match="no rollback to undo"):
-                undo_rollback(self.registry, "rollback --undo")
+                roll_back(self.registry, Aim(undo=True), "rollback --undo")
         elif self.model.undo[-1] in self.model.collected:
             with pytest.raises(NotFoundError):
-                undo_rollback(self.registry, "rollback --undo")
+                roll_back(self.registry, Aim(undo=True), "rollback --undo")
         else:
-            undo_rollback(self.registry, "rollback --undo")
+            roll_back(self.registry, Aim(undo=True), "rollback --undo")
             self.model.head = self.model.undo.pop()
 
     # Tags

@@ -14,7 +14,7 @@ CALLED_FROM_OUTSIDE = {
     # Typer, Rich, SQLAlchemy and `string.Formatter` call these.
     "main._root",
     "cli.output.PipeConsole.on_broken_pipe",
-    "cli.hints.making._Text.get_value",
+    "cli.hints.templates._Text.get_value",
     "registry.database.tables.CanonicalJSON.process_bind_param",
     "registry.database.tables.CanonicalJSON.process_result_value",
     # Transfer, Average and Last, the figures of `bench`.

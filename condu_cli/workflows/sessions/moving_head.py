@@ -11,43 +11,24 @@ from condu_cli.workflows.sessions.history_packing import release_session
 from condu_cli.workflows.sessions.states import check_state, restore_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from condu_cli.registry.manifest import Operation, Session
     from condu_cli.registry.repository import Registry
+    from condu_cli.registry.rollbacks import Aim
 
 
-def roll_back(
-    registry: Registry, target_of: Callable[[Registry], Session | None], command: str
-) -> Operation:
-    """Move HEAD to the session that `target_of` names once no other process can move it.
+def roll_back(registry: Registry, aim: Aim, command: str) -> Operation:
+    """Move HEAD to where a rollback, or the undo of one, goes once no other process can move it.
 
     Raises:
         NotFoundError: there is no such session, or it was collected.
-        UsageError: HEAD is there already.
+        UsageError: HEAD is there already, or there is no rollback to undo.
         IntegrityError: the session's files cannot be restored, or are corrupt.
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
-        left, target = registry.head(), target_of(registry)
+        left, target = registry.head(), registry.target(aim)
         _make_ready(registry, target)
-        operation = registry.rollback(target, command)
-        _release(registry, left, operation)
-        return operation
-
-
-def undo_rollback(registry: Registry, command: str) -> Operation:
-    """Move HEAD to where it was before the latest rollback that was not undone yet.
-
-    Raises:
-        UsageError: there is no such rollback, or something was committed since.
-        IntegrityError: the session's files cannot be restored, or are corrupt.
-
-    """
-    with registry.lock(command), taken_back_on_failure(registry):
-        left, target = registry.head(), registry.undo_target()
-        _make_ready(registry, target)
-        operation = registry.undo_rollback(command)
+        operation = registry.rollback(target, command, aim.kind)
         _release(registry, left, operation)
         return operation
 

@@ -23,6 +23,7 @@ from condu_cli.errors import (
 )
 from condu_cli.registry.manifest import Operation, RegistryConfig, Session, SessionDraft
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import UNDO, Aim
 
 Learn = Callable[[str], Session]
 
@@ -364,10 +365,10 @@ def test_a_rollback_moves_head_and_is_recorded(registry: Registry, learn: Learn)
 
 def test_a_rollback_may_go_before_the_first_session(registry: Registry, learn: Learn) -> None:
     session = learn("a")
-    assert registry.rollback_target(1) is None
+    assert registry.target(Aim()) is None
     registry.rollback(None, "condu rollback")
     assert registry.head() is None
-    registry.undo_rollback("condu rollback --undo")
+    registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
     assert registry.head() == session
 
 
@@ -375,12 +376,12 @@ def test_the_target_of_a_rollback_is_so_many_sessions_back(
     registry: Registry, learn: Learn
 ) -> None:
     first, second, _ = learn("a"), learn("b"), learn("c")
-    assert registry.rollback_target(1) == second
-    assert registry.rollback_target(2) == first
-    assert registry.rollback_target(3) is None
+    assert registry.target(Aim()) == second
+    assert registry.target(Aim(steps=2)) == first
+    assert registry.target(Aim(steps=3)) is None
     for steps in (4, 0, -1):
         with pytest.raises(UsageError, match="cannot go back"):
-            registry.rollback_target(steps)
+            registry.target(Aim(steps=steps))
 
 
 def test_a_rollback_to_where_head_is_changes_nothing(registry: Registry, learn: Learn) -> None:
@@ -398,14 +399,14 @@ def test_a_rollback_takes_the_lock(registry: Registry, learn: Learn) -> None:
         with pytest.raises(LockedError, match="condu learn"):
             registry.rollback(None, "condu rollback")
         with pytest.raises(LockedError, match="condu learn"):
-            registry.undo_rollback("condu rollback --undo")
+            registry.rollback(None, "condu rollback --undo", UNDO)
 
 
 def test_a_rollback_inside_the_callers_lock_uses_that(registry: Registry, learn: Learn) -> None:
     learn("a")
     with registry.lock("condu rollback"):
         registry.rollback(None, "condu rollback")
-        registry.undo_rollback("condu rollback --undo")
+        registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
 
 
 def test_a_commit_after_a_rollback_starts_a_branch(registry: Registry, learn: Learn) -> None:
@@ -416,7 +417,7 @@ def test_a_commit_after_a_rollback_starts_a_branch(registry: Registry, learn: Le
     assert [entry.name for entry in third.entries] == ["a", "c"]
     assert registry.sessions() == [third, second, first]
     with pytest.raises(UsageError, match="no rollback to undo") as refused:
-        registry.undo_rollback("condu rollback --undo")
+        registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
     assert "condu rollback SESSION" in hint_of(refused.value)
     assert registry.head() == third
 
@@ -474,10 +475,10 @@ def test_head_moves_as_in_a_plain_model(
                 stack.append(head)
                 head = target
         elif stack:
-            registry.undo_rollback("undo")
+            registry.rollback(registry.target(Aim(undo=True)), "undo", UNDO)
             head = stack.pop()
         else:
             with pytest.raises(UsageError):
-                registry.undo_rollback("undo")
+                registry.rollback(registry.target(Aim(undo=True)), "undo", UNDO)
         assert registry.head() == head
     assert registry.sessions() == [session for session in reversed(known) if session]

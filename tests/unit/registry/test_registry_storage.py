@@ -6,6 +6,7 @@ import numpy as np
 
 from condu_cli.registry.manifest import Session, SessionDraft
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import StorageReport, measure
 
 Learn = Callable[[str], Session]
@@ -80,7 +81,7 @@ def test_after_a_rollback_the_later_blobs_are_history(registry: Registry, learn:
     learn("a")
     before = measure(registry)
     learn("b")
-    registry.rollback(registry.rollback_target(1), "condu rollback")
+    registry.rollback(registry.target(Aim()), "condu rollback")
     after = measure(registry)
     assert after.unified_bytes == before.unified_bytes
     assert after.mask_bytes == before.mask_bytes

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from made_registries import made_expert, made_registry
 
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import measure
 from condu_cli.workflows.sessions.coding import layout_of
 from condu_cli.workflows.sessions.committing import keep_expert
@@ -59,7 +60,7 @@ def test_what_it_is_compared_with_is_one_full_checkpoint_per_task(registry):
 
 def test_a_rollback_turns_the_newer_session_into_history(registry):
     before = measure(registry)
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     after = measure(registry)
     assert [task.task for task in after.tasks] == ["birds"]
     assert after.history_bytes > before.history_bytes

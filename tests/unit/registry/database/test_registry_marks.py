@@ -10,6 +10,7 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import HeadMovedError, IntegrityError, LockedError, NotFoundError, UsageError
 from condu_cli.registry.manifest import Pack, Session
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import UNDO, Aim
 
 Learn = Callable[[str], Session]
 
@@ -165,7 +166,7 @@ def test_head_never_moves_to_a_collected_session(registry: Registry, learn: Lear
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
         registry.rollback(second, "condu rollback")
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
-        registry.undo_rollback("condu rollback --undo")
+        registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
     assert registry.head() == first
 
 
@@ -173,9 +174,9 @@ def test_history_knows_what_an_undo_can_bring_back(registry: Registry, learn: Le
     first, second, third = learn("a"), learn("b"), learn("c")
     registry.rollback(second, "condu rollback")
     registry.rollback(first, "condu rollback")
-    assert registry.undo_target() == second
+    assert registry.target(Aim(undo=True)) == second
     assert registry.history().undoable == {second.id, third.id}
-    registry.undo_rollback("condu rollback --undo")
+    registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
     assert registry.history().undoable == {third.id}
     learn("d")
     assert registry.history().undoable == frozenset()

@@ -17,6 +17,7 @@ from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig, Session
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import UNDO, Aim
 
 TABLES = (
     "registry",
@@ -126,9 +127,9 @@ def uses(registry: Registry) -> Iterator[Callable[[], object]]:
     yield registry.head
     yield registry.tags
     yield registry.packs
-    yield registry.undo_target
+    yield lambda: registry.target(Aim(undo=True))
     yield lambda: registry.session_of_run("x")
-    yield lambda: registry.rollback_target(1)
+    yield lambda: registry.target(Aim())
     yield lambda: registry.resolve("@~1")
     yield lambda: registry.resolve("best")
     yield lambda: registry.resolve("c0ff")
@@ -174,8 +175,8 @@ def commit_works_or_tells(path: Path) -> None:
         with registry.lock("learn"):
             parent = None if head is None else head.id
             registry.commit(draft, parent=parent, command="learn")
-        registry.rollback(registry.rollback_target(1), "condu rollback")
-        registry.undo_rollback("condu rollback --undo")
+        registry.rollback(registry.target(Aim()), "condu rollback")
+        registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
         with registry.lock("gc"):
             registry.record_collected([s.id for s in registry.history().live[-1:]], "condu gc")
 

@@ -13,12 +13,13 @@ from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
 from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state, restore_files
 
 COLOURS = {
@@ -195,9 +196,9 @@ def test_a_named_task_with_labels_asks_that_tasks_expert(workspace, decoupled):
 def test_rollback_and_undo_give_back_the_same_predictions(workspace):
     before = predict(workspace)
     registry = workspace.registry
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     assert set(best(predict(Workspace(registry)))) <= OWN["warm"]
-    undo_rollback(registry, "rollback --undo")
+    roll_back(registry, Aim(undo=True), "rollback --undo")
     assert predict(Workspace(registry)) == before
 
 

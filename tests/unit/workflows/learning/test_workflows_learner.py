@@ -17,6 +17,7 @@ from condu_cli.core.merging import checks, unify
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, DataError, IntegrityError, NoRegistryError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.learning import learner
 from condu_cli.workflows.learning.learner import Learner
 from condu_cli.workflows.learning.planning import LearnRequest
@@ -142,7 +143,7 @@ def test_a_known_task_is_refused_before_any_training(registry_path, warm):
 
 def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants, learn):
     registry = Registry.open(registry_path)
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     summary = learn(registry_path, "plants", plants, iterations=2)
     assert Registry.open(registry_path).head().id == summary.session
 

@@ -12,6 +12,7 @@ from made_registries import flip, learn, made_registry
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.blobs.store import BlobReader
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.opening import pinning
 from condu_cli.workflows.opening.pinning import ATTEMPTS, PinnedSession, pin_head
 from condu_cli.workflows.sessions.coding import codec_for
@@ -50,7 +51,7 @@ def test_a_pinned_session_is_read_to_its_end_although_it_was_packed_and_removed(
     other = Registry.open(registry.path)
     learn(other, "digits")
     assert not registry.blobs.exists(pinned.session.shared)
-    roll_back(other, lambda r: r.rollback_target(3), "rollback")
+    roll_back(other, Aim(steps=3), "rollback")
     collect(other, 1, undo=False)
     found = decode(registry, pinned)
     assert all(np.array_equal(one, two) for one, two in zip(wanted, found, strict=True))

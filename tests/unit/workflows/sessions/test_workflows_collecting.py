@@ -15,11 +15,12 @@ from made_registries import (
 
 from condu_cli.errors import ConduError, IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import collecting, history_packing
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect, plan_collection
 from condu_cli.workflows.sessions.committing import keep_expert
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state, restore_files
 from condu_cli.workflows.sessions.verification import verify
 
@@ -33,7 +34,7 @@ def registry(tmp_path) -> Registry:
 
 
 def back(registry, steps=1):
-    roll_back(registry, lambda r: r.rollback_target(steps), "rollback")
+    roll_back(registry, Aim(steps=steps), "rollback")
 
 
 def noted(registry) -> dict[str, dict[str, str]]:
@@ -89,7 +90,7 @@ def test_what_an_undo_brings_back_stays_until_no_undo(registry):
     second = registry.head()
     assert plan_collection(registry, None).undoable == 1
     assert collect(registry, None).sessions == ()
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     assert registry.head() == head
     assert decoded(registry, head) == before[head.id]
     back(registry)
@@ -99,7 +100,7 @@ def test_what_an_undo_brings_back_stays_until_no_undo(registry):
     assert registry.head() == second
     assert decoded(registry, second) == before[second.id]
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
-        undo_rollback(registry, "undo")
+        roll_back(registry, Aim(undo=True), "undo")
     assert verify(registry).problems == ()
 
 
@@ -109,7 +110,7 @@ def test_each_of_several_rollbacks_can_still_be_undone(registry):
     back(registry, 2)
     collect(registry, 1)
     for session in (sessions[2], sessions[0]):
-        undo_rollback(registry, "undo")
+        roll_back(registry, Aim(undo=True), "undo")
         assert registry.head() == session
         assert decoded(registry, session) == before[session.id]
 
@@ -122,7 +123,7 @@ def test_a_tagged_session_stays_for_ever(registry):
     assert decoded(registry, tagged) == before[tagged.id]
     # The sessions between it and HEAD have gone: it is a patch on HEAD now.
     assert registry.packs()[tagged.id].reference == registry.head().id
-    back_to_it = roll_back(registry, lambda r: r.resolve("good"), "rollback")
+    back_to_it = roll_back(registry, Aim("good"), "rollback")
     assert back_to_it.to_session == tagged.id
     assert verify(registry).problems == ()
     registry.remove_tag("good", "tag --delete")

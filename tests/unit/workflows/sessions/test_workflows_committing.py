@@ -17,6 +17,7 @@ from condu_cli.errors import (
 )
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.learning.resuming import resume
 from condu_cli.workflows.sessions import committing
 from condu_cli.workflows.sessions.collecting import collect
@@ -263,7 +264,7 @@ def test_an_expert_whose_session_was_collected_is_committed_again(registry):
     content = left.path.read_bytes()
     gone = commit(registry, expert).session
     before = decoded(registry, gone)
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     left.path.write_bytes(content)
     found = resume_expert(registry, registry.waiting.open(left.path), command="resume")
     assert found == gone  # a rollback can still be undone

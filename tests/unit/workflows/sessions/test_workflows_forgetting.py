@@ -6,6 +6,7 @@ from made_registries import decoded, learn, made_registry
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
@@ -61,7 +62,7 @@ def test_the_last_task_leaves_an_empty_session_that_can_be_built_upon(tmp_path):
     session = forget(registry, "birds", "forget").session
     assert (session.shared, session.entries) == (None, ())
     assert names(learn(registry, "cars")) == ["cars"]
-    with_birds = roll_back(registry, lambda r: r.rollback_target(2), "rollback")
+    with_birds = roll_back(registry, Aim(steps=2), "rollback")
     assert with_birds.to_session == session.parent
     assert verify(registry).problems == ()
 
@@ -69,7 +70,7 @@ def test_the_last_task_leaves_an_empty_session_that_can_be_built_upon(tmp_path):
 def test_a_rollback_brings_the_task_back_bit_for_bit(registry):
     before = decoded(registry, registry.head())
     forget(registry, "cars", "forget")
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     assert decoded(registry, registry.head()) == before
 
 

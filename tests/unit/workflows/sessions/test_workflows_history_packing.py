@@ -6,6 +6,7 @@ from made_registries import blob_bytes, decoded, flip, learn, made_anew, made_re
 from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import committing, history_packing
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import (
@@ -199,7 +200,7 @@ def successor(history, session, kept=None):
 @pytest.fixture
 def forked(registry):
     """birds - cars - digits, and flags beside digits, which is HEAD."""
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     learn(registry, "flags")
     return registry
 
@@ -214,7 +215,7 @@ def test_a_sessions_successor_is_its_child_on_the_way_to_head(forked):
 
 
 def test_beside_the_way_to_head_it_is_the_next_on_the_newest_line(forked):
-    roll_back(forked, lambda r: r.sessions()[-1], "rollback")  # to birds
+    roll_back(forked, Aim(forked.sessions()[-1].id), "rollback")  # to birds
     flags, _, cars, birds = forked.sessions()
     history = forked.history()
     assert successor(history, birds) == cars
@@ -241,7 +242,7 @@ def test_a_session_is_not_packed_on_one_that_was_damaged_while_it_had_files(tmp_
     registry = made_registry(tmp_path / "two", "birds", "cars")
     second, first = registry.sessions()
     before, old = decoded(registry, first), registry.packs()[first.id].patch
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     flip(registry.blobs.path(second.shared), -1)
     third = learn(registry, "digits")
     assert references(registry)[first.id] == third.id
@@ -255,7 +256,7 @@ def test_what_was_head_keeps_its_files_if_its_new_patch_cannot_be_written(tmp_pa
     registry = made_registry(tmp_path / "two", "birds", "cars")
     first = registry.sessions()[1]
     before = decoded(registry, first)
-    roll_back(registry, lambda r: r.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     files = blob_bytes(registry, first)
 
     def full(*_):

@@ -10,8 +10,9 @@ from condu_cli.errors import (
     UsageError,
 )
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.moving_head import roll_back, undo_rollback
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
 
@@ -21,7 +22,7 @@ def registry(tmp_path) -> Registry:
 
 
 def back(registry, steps=1):
-    return roll_back(registry, lambda r: r.rollback_target(steps), "rollback")
+    return roll_back(registry, Aim(steps=steps), "rollback")
 
 
 def test_a_packed_session_has_its_files_when_it_is_head(registry):
@@ -41,7 +42,7 @@ def test_there_and_back_is_as_before(registry, steps):
     before = {s.id: decoded(registry, s) for s in registry.sessions()}
     blobs = {ref.sha256 for ref in registry.blobs.all()}
     back(registry, steps)
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     assert {s.id: decoded(registry, s) for s in registry.sessions()} == before
     assert {ref.sha256 for ref in registry.blobs.all()} == blobs
 
@@ -51,12 +52,12 @@ def test_several_rollbacks_are_undone_one_by_one(registry):
     back(registry)
     back(registry)
     assert registry.head() == first
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     assert registry.head() == second
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     assert registry.head() == third
     with pytest.raises(UsageError, match="no rollback to undo"):
-        undo_rollback(registry, "undo")
+        roll_back(registry, Aim(undo=True), "undo")
 
 
 def test_what_head_leaves_keeps_its_files_if_its_patch_fails_by_now(registry):
@@ -82,7 +83,7 @@ def test_the_files_of_the_session_that_head_leaves_go_if_it_is_packed(registry):
 def test_the_empty_state_is_a_target_like_any_other(registry):
     back(registry, 3)
     assert registry.head() is None
-    undo_rollback(registry, "undo")
+    roll_back(registry, Aim(undo=True), "undo")
     assert [e.name for e in registry.head().entries] == ["birds", "cars", "digits"]
 
 
@@ -111,7 +112,7 @@ def test_a_damaged_file_of_the_target_is_found_before_head_moves(registry):
     old = registry.operations()[0].from_session
     flip(registry.blobs.path(registry.session(old).shared), -1)
     with pytest.raises(IntegrityError, match="corrupt"):
-        undo_rollback(registry, "undo")
+        roll_back(registry, Aim(undo=True), "undo")
     assert registry.head().id != old
 
 
@@ -119,26 +120,28 @@ def test_a_collected_session_is_no_target(registry):
     first = registry.sessions()[-1]
     collect(registry, 1)
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
-        roll_back(registry, lambda _: first, "rollback")
+        roll_back(registry, Aim(first.id), "rollback")
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
         back(registry)
 
 
-def test_the_target_is_chosen_when_nobody_else_can_move_head(registry):
+def test_the_target_is_chosen_when_nobody_else_can_move_head(registry, monkeypatch):
     """`-n 1` means one before what HEAD is then, not one before what it was."""
     held = []
+    real = Registry.target
 
-    def target_of(r):
-        held.append(r._lock.held)
-        return r.rollback_target(1)
+    def target(self, aim):
+        held.append(self._lock.held)
+        return real(self, aim)
 
-    roll_back(registry, target_of, "rollback")
+    monkeypatch.setattr(Registry, "target", target)
+    roll_back(registry, Aim(), "rollback")
     assert held == [True]
 
 
 def test_to_where_head_is_already_is_an_error(registry):
     with pytest.raises(UsageError, match="already"):
-        roll_back(registry, lambda r: r.head(), "rollback")
+        roll_back(registry, Aim("@"), "rollback")
 
 
 def test_ctrl_c_after_the_move_says_where_head_is(registry, monkeypatch):

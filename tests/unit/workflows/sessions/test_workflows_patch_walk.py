@@ -10,6 +10,7 @@ from made_registries import flip, learn, made_registry
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import Pack, short_id
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.history_packing import pack_history
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.patch_walk import restored_states
@@ -20,7 +21,7 @@ from condu_cli.workflows.sessions.states import open_state, tensors_of
 def registry(tmp_path) -> Registry:
     """a - b - c - d, of which b has a second line: e - f; HEAD is f."""
     registry = made_registry(tmp_path / "made", *"abcd")
-    roll_back(registry, lambda r: r.rollback_target(2), "rollback")
+    roll_back(registry, Aim(steps=2), "rollback")
     learn(registry, "e")
     learn(registry, "f")
     with registry.lock("test"):
@@ -105,6 +106,6 @@ def test_the_files_of_a_packed_session_are_not_what_it_comes_back_from(registry)
     """They may be damaged: it is the patch that has to give the session back."""
     _, e, *_ = registry.sessions()
     before = bits(next(walk(registry, {e.id})).state().state)
-    roll_back(registry, lambda r: e, "rollback")
-    roll_back(registry, lambda r: r.sessions()[0], "rollback")
+    roll_back(registry, Aim(e.id), "rollback")
+    roll_back(registry, Aim(registry.sessions()[0].id), "rollback")
     assert bits(next(walk(registry, {e.id})).state().state) == before

@@ -16,6 +16,7 @@ from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.transfers.exporting import (
@@ -112,7 +113,7 @@ def test_a_task_can_be_exported_as_it_was_in_an_older_session(workspace, target,
     newer = tmp_path / "newer.safetensors"
     export_expert(workspace, workspace.head(), "warm", newer)
     assert not same(load_file(target), load_file(newer))  # the second task moved the first one
-    roll_back(registry, lambda r: r.resolve(first.id), "rollback")
+    roll_back(registry, Aim(first.id), "rollback")
     again = tmp_path / "again.safetensors"
     export_expert(workspace, workspace.head(), "warm", again)
     assert again.read_bytes() == target.read_bytes()

@@ -13,6 +13,7 @@ from condu_cli.backbone.base_models import load_base
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.answering.evaluation import EvaluateRequest, evaluate
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace, new_config
@@ -369,7 +370,7 @@ def test_head_that_moves_meanwhile_is_noticed(registry_path, exported):
     importer = Importer(registry_path, ImportRequest(task="moved", weights=exported))
     planned = importer.plan()
     registry = Registry.open(registry_path)
-    roll_back(registry, lambda found: found.rollback_target(1), "rollback")
+    roll_back(registry, Aim(), "rollback")
     with pytest.raises(ConduError, match="HEAD moved"):
         planned.run()
     assert [entry.name for entry in Registry.open(registry_path).head().entries] == ["warm"]

@@ -3,7 +3,7 @@ import pytest
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import UsageError
 from condu_cli.registry.manifest import Operation
-from condu_cli.registry.undo import rollback_to_undo
+from condu_cli.registry.rollbacks import ROLLBACK, UNDO, Aim, rollback_to_undo, steps_back
 
 
 def journal(*kinds: str) -> list[Operation]:
@@ -43,3 +43,18 @@ def test_otherwise_the_hint_is_to_name_a_session(kinds: list[str]) -> None:
     with pytest.raises(UsageError) as refused:
         rollback_to_undo(journal(*kinds))
     assert "condu rollback SESSION" in hint_of(refused.value)
+
+
+@pytest.mark.parametrize(("steps", "found"), [(1, "b"), (2, "a"), (3, None)])
+def test_steps_are_counted_from_head_to_the_empty_state(steps: int, found: str | None) -> None:
+    assert steps_back(steps, ["c", "b", "a"]) == found
+
+
+@pytest.mark.parametrize(("steps", "said"), [(0, "cannot go back 0"), (4, "HEAD has 3 sessions")])
+def test_nobody_goes_back_further_than_to_the_empty_state(steps: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        steps_back(steps, ["c", "b", "a"])
+
+
+def test_an_aim_is_called_what_the_journal_calls_it() -> None:
+    assert (Aim().kind, Aim("pets").kind, Aim(undo=True).kind) == (ROLLBACK, ROLLBACK, UNDO)
