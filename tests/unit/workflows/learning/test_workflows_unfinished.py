@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.draws import hold_out
@@ -30,6 +31,7 @@ from condu_cli.workflows.learning import destination
 from condu_cli.workflows.learning.resuming import resume, to_go_on_with
 from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.learning.unfinished import load_unfinished
+from condu_cli.workflows.opening.workspace import new_config
 from condu_cli.workflows.sessions import committing
 
 
@@ -170,7 +172,8 @@ def test_a_damaged_file_is_named_and_left(stopped):
 
 def test_a_training_of_another_registry_is_refused(stopped, tmp_path, learn, plants):
     other = tmp_path / "other"
-    learn(other, "plants", plants, iterations=1, train="image")
+    Registry.create(other, new_config(load_base("tiny"), train="image"))
+    learn(other, "plants", plants, iterations=1)
     (path,) = stopped.runs.paths()
     registry = Registry.open(other)
     registry.paths.runs.mkdir()
