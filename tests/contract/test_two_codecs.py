@@ -78,6 +78,30 @@ def test_no_patch_is_made_across_codecs(mixed):
     assert problems(mixed) == []
 
 
+def test_one_codec_with_other_options_is_another_code(path):
+    """Its patches are read with the options of their own session, not with the registry's."""
+    registry = made_registry(path, "birds", "cars")
+    int8 = CodecChoice("condu", {"dtype": "int8", "rescaler": "tensor"})
+    convert(registry, int8)
+    for task in ("flags", "trees"):
+        learn(registry, task)
+    before, (first, second, third, fourth, fifth) = states(registry), oldest_first(registry)
+    assert [s.codec for s in (first, second, third, fourth, fifth)] == [None, None, *[int8] * 3]
+    collect(registry, None)
+    packs = registry.packs()
+    assert {i: pack.reference for i, pack in packs.items()} == {
+        first.id: second.id,
+        third.id: fourth.id,
+        fourth.id: fifth.id,
+    }
+    assert all(pack.patch is not None for pack in packs.values())
+    assert states(registry) == before
+    assert problems(registry) == []
+    roll_back(registry, lambda r: r.session(third.id), "rollback")
+    assert decoded(registry, registry.head()) == before[third.id]
+    assert problems(registry) == []
+
+
 def test_a_rollback_undoes_the_conversion_and_can_be_undone(mixed):
     before, (_, second, _, fourth) = states(mixed), oldest_first(mixed)
     roll_back(mixed, Aim(second.id), "rollback")
