@@ -12,10 +12,10 @@ from made_registries import learn, made_config, made_expert
 
 from condu_cli.core.codecs.condu.stored_masks import encode_mask
 from condu_cli.core.codecs.interface import EncodedState
-from condu_cli.registry.manifest import Expert
+from condu_cli.registry.manifest import Expert, TaskEntry
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
+from condu_cli.workflows.sessions.committing import draft_session
 from condu_cli.workflows.sessions.forgetting import forget
 from condu_cli.workflows.sessions.states import open_state
 
@@ -44,7 +44,7 @@ def registry_of_tasks(path: Path, count: int) -> Registry:
             registry.blobs.put(arrays).sha256,
             {**made.training, "run": f"{number:016x}"},
         )
-        entries.append(EntryDraft(f"task{number}", expert, None, None))
+        entries.append(TaskEntry(f"task{number}", expert, "0" * 64, None, {}, None))
     with registry.lock("learn"):
         draft = draft_session(
             registry, codec, EncodedState(state.shared, parts), entries, kind="learn", task="task0"

@@ -1,5 +1,7 @@
 """Sessions in two codecs in one registry, and experts that are kept better than the others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from codec_checks import oldest_first, problems, states, values_of, within
@@ -13,7 +15,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
+from condu_cli.workflows.sessions.committing import draft_session
 from condu_cli.workflows.sessions.comparing import compare
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
@@ -32,9 +34,7 @@ def convert(registry, choice, own=None):
     for entry, part in zip(head.entries, before.parts, strict=True):
         delta = dict(old.decode(before.shared, part))
         state = codec.encode(state, delta, own.get(entry.name, {}))
-    entries = [
-        EntryDraft(e.name, e.expert, e.learned_in, None, own.get(e.name, {})) for e in head.entries
-    ]
+    entries = [replace(e, drift=None, codec_options=own.get(e.name, {})) for e in head.entries]
     with registry.lock("convert"):
         draft = draft_session(registry, codec, state, entries, kind="convert", task="birds")
         return registry.commit(draft, parent=head.id, command="convert")

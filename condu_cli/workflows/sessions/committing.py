@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
@@ -27,7 +27,7 @@ from condu_cli.workflows.sessions.history_packing import interrupted_after_commi
 from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from condu_cli.core.codecs.interface import Codec, EncodedState
@@ -273,8 +273,10 @@ def _commit_waiting(
             prototypes=registry.blobs.put(trained.prototypes.to_arrays()).sha256,
             training={**trained.training, "unify_seconds": round(unified - started, 3)},
         )
-        new = _new_entries(codec, head, before, state, trained.task, expert)
-        draft = draft_session(registry, codec, state, new, kind=trained.kind, task=trained.task)
+        kept = moved_entries(codec, () if head is None else head.entries, before, state)
+        draft = draft_session(
+            registry, codec, state, kept, kind=trained.kind, task=trained.task, new=expert
+        )
         session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
         committed = time.perf_counter()
         registry.waiting.remove(waiting.path)
@@ -326,72 +328,49 @@ def _unify(
         raise damaged_session(head, exc) from exc
 
 
-@dataclass(frozen=True)
-class EntryDraft:
-    """One task of a session to be: its name, its expert, where it comes from, how far it moved.
-
-    `codec_options` are those in which it was encoded otherwise than the rest of the session.
-    """
-
-    name: str
-    expert: Expert
-    learned_in: str | None
-    drift: float | None
-    codec_options: Mapping[str, Any] = field(default_factory=dict)
-
-
 def draft_session(
     registry: Registry,
     codec: Codec,
     state: EncodedState,
-    entries: list[EntryDraft],
+    kept: Sequence[TaskEntry],
     *,
     kind: str,
     task: str,
+    new: Expert | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> SessionDraft:
-    """Write the blobs of a state in some codec, and describe the session that they make up."""
+    """Write the blobs of a state in some codec, and describe the session that they make up.
+
+    `kept`: the entries of the experts in the state, in its order, which get their new parts and
+    records; `new`: the expert of `task`, where it is the last one of the state and has none yet.
+    """
     shared = [] if state.shared is None else [state.shared]
     refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
-    made = []
-    for entry, record, ref in zip(entries, codec.describe(state), refs[len(shared) :], strict=True):
-        made.append(
-            TaskEntry(
-                name=entry.name,
-                expert=entry.expert,
-                part=ref,
-                learned_in=entry.learned_in,
-                record=record,
-                drift=entry.drift,
-                codec_options=entry.codec_options,
-            )
-        )
+    parts = list(zip(refs[len(shared) :], codec.describe(state), strict=True))
+    added = []
+    if new is not None:
+        part, record = parts.pop()
+        added = [TaskEntry(task, new, part, None, record, None)]
+    entries = [
+        replace(entry, part=part, record=record)
+        for entry, (part, record) in zip(kept, parts, strict=True)
+    ]
     return SessionDraft(
         kind,
         task,
         refs[0] if shared else None,
-        tuple(made),
+        (*entries, *added),
         note or {},
         choice_of(registry.config, codec),
     )
 
 
-def _new_entries(
-    codec: Codec,
-    head: Session | None,
-    before: EncodedState,
-    state: EncodedState,
-    task: str,
-    expert: Expert,
-) -> list[EntryDraft]:
-    """The old experts, each with how far it moved, and the new one last.
+def moved_entries(
+    codec: Codec, entries: Sequence[TaskEntry], before: EncodedState, after: EncodedState
+) -> list[TaskEntry]:
+    """Entries of the experts in `before`, each with how far it moved from there to `after`.
 
     Source of the drift: ConDU (arXiv 2503.10705), Theorem 1.
     """
-    moved = drifts(codec, before, codec, state)
-    old = () if head is None else head.entries
-    kept = [
-        EntryDraft(entry.name, entry.expert, entry.learned_in, drift, entry.codec_options)
-        for entry, drift in zip(old, moved, strict=True)
-    ]
-    return [*kept, EntryDraft(task, expert, None, None)]
+    moved = drifts(codec, before, codec, after)
+    return [replace(entry, drift=drift) for entry, drift in zip(entries, moved, strict=True)]

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import EncodedState
-from condu_cli.core.codecs.operations import drifts
 from condu_cli.errors import UsageError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import SessionDraft
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import EntryDraft, draft_session
+from condu_cli.workflows.sessions.committing import draft_session, moved_entries
 from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
 from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
 
 if TYPE_CHECKING:
-    from condu_cli.core.codecs.interface import Codec
-    from condu_cli.registry.manifest import Session, TaskEntry
+    from collections.abc import Sequence
+
+    from condu_cli.registry.manifest import Session
     from condu_cli.registry.repository import Registry
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def forget(registry: Registry, task: str, command: str) -> Removal:
         before = open_state(registry, head)
         try:
             state = codec.remove(before, index)
-            entries = _remaining(codec, head, index, before, state)
+            parts = _without(before.parts, index)
+            left = EncodedState(before.shared, parts)
+            entries = moved_entries(codec, _without(head.entries, index), left, state)
         except InvalidStateError as exc:
             raise damaged_session(head, exc) from exc
         draft = draft_session(registry, codec, state, entries, kind="forget", task=task)
@@ -91,15 +95,5 @@ def _committed(registry: Registry, draft: SessionDraft, head: Session, command: 
     return Removal(session, head, pack_parent(registry, session, head).warnings)
 
 
-def _remaining(
-    codec: Codec, head: Session, index: int, before: EncodedState, state: EncodedState
-) -> list[EntryDraft]:
-    def without(sequence: tuple[TaskEntry, ...]) -> list[TaskEntry]:
-        return [entry for place, entry in enumerate(sequence) if place != index]
-
-    parts = [part for place, part in enumerate(before.parts) if place != index]
-    moved = drifts(codec, EncodedState(before.shared, parts), codec, state)
-    return [
-        EntryDraft(entry.name, entry.expert, entry.learned_in, drift, entry.codec_options)
-        for entry, drift in zip(without(head.entries), moved, strict=True)
-    ]
+def _without(items: Sequence[T], index: int) -> list[T]:
+    return [item for place, item in enumerate(items) if place != index]
