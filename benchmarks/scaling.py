@@ -5,7 +5,7 @@
 The base model is made up and tiny (2,328 parameters), so that what grows is the bookkeeping: rows,
 manifests, files, patches. Sessions: registries of four tasks whose history has so many sessions.
 Tasks: registries of one session that has so many tasks. Each operation opens the registry anew, as
-a command does; the first is not timed. The tests count the same (test_workflows_scaling.py).
+a command does; the best of three is printed. test_workflows_scaling.py counts the same.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from condu_cli.workflows.sessions.verification import verify
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+REPEATS = 3
+
 
 def back_and_forth(registry: Registry) -> None:
     roll_back(registry, Aim(), "rollback")
@@ -49,7 +51,7 @@ WORK: dict[str, Callable[[Registry], object]] = {
     "verify": verify,
     "gc": lambda registry: collect(registry, None),
     "rollback -n 1, --undo": back_and_forth,
-    "commit": lambda registry: learn(registry, "new"),
+    "commit": lambda registry: learn(registry, f"new-{len(registry.head().entries)}"),
 }
 """What changes the registry comes last."""
 
@@ -58,11 +60,15 @@ def seconds(registry: Registry) -> dict[str, float]:
     registry.head()  # imports what is imported on first use
     found = {}
     for name, work in WORK.items():
-        opened = Registry.open(registry.path)
-        started = time.perf_counter()
-        work(opened)
-        found[name] = time.perf_counter() - started
+        found[name] = min(once(registry, work) for _ in range(REPEATS))
     return found
+
+
+def once(registry: Registry, work: Callable[[Registry], object]) -> float:
+    opened = Registry.open(registry.path)
+    started = time.perf_counter()
+    work(opened)
+    return time.perf_counter() - started
 
 
 def of_sessions(folder: Path, count: int) -> Registry:
