@@ -372,7 +372,7 @@ def change_config(folder, **values):
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"peft_type": "LOHA"}, UsageError, "no LoRA adapter but LOHA"),
+        ({"peft_type": "LOHA"}, UsageError, "not a LoRA adapter but LOHA"),
         ({"use_dora": True}, UsageError, "use_dora = True"),
         ({"use_rslora": True}, UsageError, "use_rslora = True"),
         ({"bias": "all"}, UsageError, "bias = all"),
