@@ -97,7 +97,7 @@ def test_one_codec_with_other_options_is_another_code(path):
     assert all(pack.patch is not None for pack in packs.values())
     assert states(registry) == before
     assert problems(registry) == []
-    roll_back(registry, lambda r: r.session(third.id), "rollback")
+    roll_back(registry, Aim(third.id), "rollback")
     assert decoded(registry, registry.head()) == before[third.id]
     assert problems(registry) == []
 
