@@ -350,7 +350,9 @@ def draft_session(
     added = []
     if new is not None:
         part, record = parts.pop()
-        added = [TaskEntry(task, new, part, None, record, None)]
+        added = [
+            TaskEntry(name=task, expert=new, part=part, learned_in=None, record=record, drift=None)
+        ]
     entries = [
         replace(entry, part=part, record=record)
         for entry, (part, record) in zip(kept, parts, strict=True)
