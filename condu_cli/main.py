@@ -31,7 +31,7 @@ from condu_cli.cli.command import (
     YesOption,
 )
 from condu_cli.cli.groups import arrange
-from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"

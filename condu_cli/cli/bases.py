@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.output import Output
+from condu_cli.cli.writing.output import Output
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.writing.output import Mode, Output
 
 if TYPE_CHECKING:
     from condu_cli.errors import UsageError

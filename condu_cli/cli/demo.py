@@ -8,8 +8,8 @@ import typer
 
 from condu_cli.cli import history, learn, predict, registries, tasks
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.output import Mode, Output
-from condu_cli.cli.wording import percent
+from condu_cli.cli.writing.output import Mode, Output
+from condu_cli.cli.writing.wording import percent
 
 if TYPE_CHECKING:
     from condu_cli.workflows.answering.picture_answers import Answered

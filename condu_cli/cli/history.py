@@ -6,8 +6,8 @@ import typer
 
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import SESSION_HELP
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import describe_session, percent, session_name, size, when
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import describe_session, percent, session_name, size, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Operation, Session

@@ -3,7 +3,7 @@
 import typer
 
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.output import Output
+from condu_cli.cli.writing.output import Output
 
 
 def register(app: typer.Typer) -> None:

@@ -10,8 +10,8 @@ import typer
 from condu_cli.cli import learn_options as options
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import ClassNamesOption, DataRootOption, DeviceOption, DownloadOption
-from condu_cli.cli.output import Mode, Output
-from condu_cli.cli.wording import duration, percent, plural, size, unreadable_text
+from condu_cli.cli.writing.output import Mode, Output
+from condu_cli.cli.writing.wording import duration, percent, plural, size, unreadable_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from condu_cli.cli.codec_words import StateWords, options_line, words_of
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     AlphaOption,
@@ -15,8 +14,9 @@ from condu_cli.cli.options import (
     LoraTargetsOption,
     RankOption,
 )
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import method_line, size
+from condu_cli.cli.writing.codec_words import StateWords, options_line, words_of
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import method_line, size
 
 if TYPE_CHECKING:
     from condu_cli.registry.storage import StorageReport

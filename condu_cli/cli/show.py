@@ -4,10 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condu_cli.cli.codec_words import StateWords, figure, key_name, keys_of, options_line, words_of
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import method_line, percent, session_name, when
+from condu_cli.cli.writing.codec_words import (
+    StateWords,
+    figure,
+    key_name,
+    keys_of,
+    options_line,
+    words_of,
+)
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import method_line, percent, session_name, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session, TaskEntry

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from condu_cli.cli.codec_words import figure, key_name, keys_of
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     ClassNamesOption,
@@ -20,8 +19,9 @@ from condu_cli.cli.options import (
     RouterOption,
     RuleOption,
 )
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import percent, size, unreadable_text
+from condu_cli.cli.writing.codec_words import figure, key_name, keys_of
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import percent, size, unreadable_text
 
 if TYPE_CHECKING:
     from condu_cli.data.sources.known_tasks import KnownTask

@@ -10,8 +10,8 @@ import typer
 
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import DeviceOption
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import duration, plural, size
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import duration, plural, size
 
 if TYPE_CHECKING:
     from condu_cli.workflows.transfers.archiving import ArchiveSummary

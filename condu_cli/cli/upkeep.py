@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condu_cli.cli.command import Run, command
-from condu_cli.cli.output import Output
-from condu_cli.cli.wording import plural, size, when
+from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.wording import plural, size, when
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

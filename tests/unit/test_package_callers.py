@@ -13,7 +13,7 @@ ROOT = Path(condu_cli.__file__).parent
 CALLED_FROM_OUTSIDE = {
     # Typer, Rich, SQLAlchemy and `string.Formatter` call these.
     "main._root",
-    "cli.output.PipeConsole.on_broken_pipe",
+    "cli.writing.output.PipeConsole.on_broken_pipe",
     "cli.hints.templates._Text.get_value",
     "registry.database.tables.CanonicalJSON.process_bind_param",
     "registry.database.tables.CanonicalJSON.process_result_value",

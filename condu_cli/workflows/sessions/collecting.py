@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING
 from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
 from condu_cli.registry.reachability import broken_references
-from condu_cli.workflows.sessions.history_packing import (
-    pack_history,
-    release_files,
-    repack,
-)
+from condu_cli.workflows.sessions.history_packing import pack_history, release_files, repack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,7 @@ from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.core.codecs.operations import drifts
 from condu_cli.core.merging.checks import check_delta as check_values
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.errors import (
-    ConduError,
-    HeadMovedError,
-    IntegrityError,
-    InterruptedByUserError,
-)
+from condu_cli.errors import ConduError, HeadMovedError, IntegrityError, InterruptedByUserError
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from condu_cli.cli import learn
-from condu_cli.cli.output import Mode, Output
+from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.train import launching
 from condu_cli.workflows.learning import learner as workflow
 from condu_cli.workflows.learning.estimating import Estimate

@@ -27,13 +27,7 @@ from strategies import (
 
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError, ParameterLayout
 from condu_cli.core.codecs.condu.stored_masks import SparseMask, decode_mask, encode_mask
-from condu_cli.core.merging.decouple import (
-    Target,
-    decouple,
-    decouple_into,
-    moved,
-    relative_drift,
-)
+from condu_cli.core.merging.decouple import Target, decouple, decouple_into, moved, relative_drift
 from condu_cli.core.merging.method import Method, Trigger
 from condu_cli.core.merging.unify import reunify
 from condu_cli.core.passes.streaming import Execution

@@ -9,12 +9,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import committing, history_packing
 from condu_cli.workflows.sessions.forgetting import forget, rename
-from condu_cli.workflows.sessions.history_packing import (
-    Packed,
-    pack_history,
-    pack_session,
-    repack,
-)
+from condu_cli.workflows.sessions.history_packing import Packed, pack_history, pack_session, repack
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import restore_files
 from condu_cli.workflows.sessions.verification import verify

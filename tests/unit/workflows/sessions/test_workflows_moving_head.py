@@ -3,12 +3,7 @@
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_registry
 
-from condu_cli.errors import (
-    IntegrityError,
-    InterruptedByUserError,
-    NotFoundError,
-    UsageError,
-)
+from condu_cli.errors import IntegrityError, InterruptedByUserError, NotFoundError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect

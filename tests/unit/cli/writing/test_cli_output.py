@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from condu_cli.cli import output
-from condu_cli.cli.output import Mode, Output, figures_text
+from condu_cli.cli.writing import output
+from condu_cli.cli.writing.output import Mode, Output, figures_text
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.progress import Progress
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from condu_cli.cli.wording import duration, percent, plural, size, when
+from condu_cli.cli.writing.wording import duration, percent, plural, size, when
 
 
 @pytest.mark.parametrize(

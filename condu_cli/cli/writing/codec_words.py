@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from condu_cli.cli.wording import percent
+from condu_cli.cli.writing.wording import percent
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import RegistryConfig, Session

@@ -1,6 +1,6 @@
 """How codecs' records and options read: those of condu as ever, any other's by their keys."""
 
-from condu_cli.cli.codec_words import figure, key_name, keys_of, options_line
+from condu_cli.cli.writing.codec_words import figure, key_name, keys_of, options_line
 
 RECORD = {"l1_norm": 1234.5678, "mask_density": 0.25, "rescaler": 1.23456789}
 OTHER = {"bits_per_weight": 3.25, "kind": "fine"}
