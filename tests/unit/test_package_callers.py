@@ -29,7 +29,12 @@ class Package:
     """The modules under a folder, and which names each of them uses of itself and of others."""
 
     def __init__(self, root: Path) -> None:
-        files = {path: path.relative_to(root).with_suffix("") for path in root.rglob("*.py")}
+        files = {
+            path: path.relative_to(root).with_suffix("")
+            for path in root.rglob("*.py")
+            # Alembic calls these, and only an installed package holds them.
+            if path.relative_to(root).parts[0] != "migrations"
+        }
         self.trees = {
             ".".join(name.parts): ast.parse(path.read_text()) for path, name in files.items()
         }

@@ -48,5 +48,5 @@ def test_a_gpu_that_cannot_is_not_asked_to(monkeypatch):
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(UsageError, match="no such format"):
+    with pytest.raises(UsageError, match="no number format is called 'float8'"):
         resolve_precision("float8", load_base("tiny"))

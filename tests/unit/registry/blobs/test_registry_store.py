@@ -587,24 +587,29 @@ def test_tensors_outlive_their_reader_their_blob_and_its_repair(store: BlobStore
     store.verify(ref.sha256)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed on Linux")
-def test_a_file_is_closed_with_its_last_tensor(store: BlobStore) -> None:
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="mappings are listed on Linux")
+def test_a_mapping_ends_with_its_last_tensor_and_keeps_no_file_open(store: BlobStore) -> None:
     ref = store.put(TENSORS)
+    path = str(store.path(ref.sha256))
+
+    def is_mapped() -> bool:
+        return path in Path("/proc/self/maps").read_text()
 
     def is_open() -> bool:
         targets = []
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):  # the listing's own
                 targets.append(os.readlink(link))
-        return str(store.path(ref.sha256)) in targets
+        return path in targets
 
     reader = store.open(ref.sha256)
     tensor = reader["mask"]
     del reader
     np.testing.assert_array_equal(tensor, TENSORS["mask"])
-    assert is_open()
-    del tensor
+    assert is_mapped()
     assert not is_open()
+    del tensor
+    assert not is_mapped()
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64])
