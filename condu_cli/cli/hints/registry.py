@@ -114,6 +114,8 @@ HINTS: dict[str, Hint] = {
     "head-moved": _head_moved,
     "interrupted-after-commit": "condu gc{here} stores the session before it as a patch; "
     "condu rollback{here} takes the commit back",
+    "moved-but-files-left": "Correct the permissions of the registry's folder; condu gc{here} then "
+    "removes the files",
     "interrupted-after-move": "condu gc{here} removes the files that are not needed now; "
     "condu log{here} lists the sessions",
     "no-such-task": _task,

@@ -71,6 +71,7 @@ def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
     with registry.lock(command):
         head = require_head(registry)
         check_new_name(head, old, new)
+        check_state(registry, head)
         entries = tuple(
             replace(entry, name=new if entry.name == old else entry.name, drift=0.0)
             for entry in head.entries

@@ -22,6 +22,7 @@ from condu_cli.workflows.sessions.states import (
     check_state,
     comes_back,
     has_files,
+    mend_files,
     open_state,
     patch_of,
     patched_state,
@@ -95,8 +96,9 @@ def pack_parent(registry: Registry, session: Session, parent: Session | None) ->
                 return packed
             needless = set(parent.state_blobs()) - registry.needed_among(parent.state_blobs())
             return replace(packed, removed_bytes=sum(map(registry.blobs.remove, needless)))
-    except ConduError as exc:
-        return Packed(warnings=(f"the session before this one keeps its files: {exc.message}",))
+    except (ConduError, MemoryError) as exc:
+        why = str(exc) or "not enough memory"
+        return Packed(warnings=(f"the session before this one keeps its files: {why}",))
     except KeyboardInterrupt:
         raise interrupted_after_commit(session) from None
 
@@ -146,6 +148,7 @@ def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
     old = registry.pack(session)
     try:
         if old is not None:
+            check_state(registry, session)  # or its patch is the better copy
             registry.record_files(session)
         size = pack_session(registry, session, newer)
     except (InvalidStateError, ConduError) as exc:  # corrupt, or no room for the patch
@@ -187,7 +190,7 @@ def release_session(registry: Registry, session: Session | None) -> int:
     spare = set(filter(registry.blobs.exists, set(state) - registry.needed_among(state)))
     if not spare:
         return 0
-    if not comes_back(registry, session):
+    if not comes_back(registry, session, without=spare):
         if has_files(registry, session):
             registry.record_files(session)
         return 0
@@ -207,6 +210,8 @@ def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str
     packed = {i for i in broken if not has_files(registry, history.session(i))}
     for restored in restored_states(registry, history, packed):
         write_files(registry, restored.session, restored.state())
+    for session_id in broken - packed:
+        mend_files(registry, history.session(session_id))
     successors = history.successors(kept)
     # Newest first: the reference of an older session is in its new place by then.
     for session in history.live:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from condu_cli.errors import InterruptedByUserError
+from condu_cli.errors import ConduError, InterruptedByUserError
 from condu_cli.registry.leftovers import taken_back_on_failure
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.history_packing import release_session
@@ -42,12 +42,17 @@ def _make_ready(registry: Registry, target: Session | None) -> None:
 
 
 def _release(registry: Registry, left: Session | None, operation: Operation) -> None:
+    there = operation.to_session
+    moved = f"HEAD has moved to {short_id(there) if there else 'the empty state'}"
     try:
         release_session(registry, left)
     except KeyboardInterrupt:
-        there = operation.to_session
         raise InterruptedByUserError(
-            f"interrupted, but HEAD has moved to {short_id(there) if there else 'the empty state'}",
-            reason="interrupted-after-move",
-            session=there,
+            f"interrupted, but {moved}", reason="interrupted-after-move", session=there
         ) from None
+    except ConduError as exc:
+        raise ConduError(
+            f"{moved}, but files that are no longer needed are still there: {exc.message}",
+            reason="moved-but-files-left",
+            session=there,
+        ) from exc

@@ -17,7 +17,7 @@ from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.coding import codec_for, patching
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
     from numpy.typing import NDArray
 
@@ -50,7 +50,12 @@ def open_state(registry: Registry, session: Session | None) -> EncodedState:
     if session is None or not session.entries:
         return EMPTY
     if has_files(registry, session):
-        return state_from_files(registry, session).state
+        try:
+            return state_from_files(registry, session).state
+        except IntegrityError:
+            if has_files(registry, session):
+                raise
+            # A writer has stored the session as a patch in the meantime.
     return _restored(registry, session).state
 
 
@@ -93,18 +98,39 @@ def restore_files(registry: Registry, session: Session) -> None:
         write_files(registry, session, _restored(registry, session))
 
 
+def mend_files(registry: Registry, session: Session) -> None:
+    """Write corrupt files again from the patch beside them; the caller holds the lock.
+
+    Raises:
+        IntegrityError: the patch does not give them back.
+
+    """
+    if not is_sound(registry, session.state_blobs()):
+        write_files(registry, session, _restored(registry, session))
+
+
 def write_files(registry: Registry, session: Session, found: FiledState) -> None:
-    """Write those files of a session that are not there; the caller holds the lock."""
+    """Write those files of a session that are missing or corrupt; the caller holds the lock."""
     blobs = zip(session.state_blobs(), found.headers, tensors_of(found.state), strict=True)
     for sha256, header, tensors in blobs:
-        if not registry.blobs.exists(sha256):
+        if not is_sound(registry, [sha256]):
             registry.blobs.put_again(sha256, header, tensors)
 
 
-def comes_back(registry: Registry, session: Session) -> bool:
-    """Whether a packed session's patch gives it back, whatever files of its own there are."""
+def is_sound(registry: Registry, blobs: Iterable[str]) -> bool:
+    """Whether all these blobs are there as files and hold what was committed: hashes them."""
     try:
-        _restored(registry, session)
+        for sha256 in blobs:
+            registry.blobs.verify(sha256)
+    except IntegrityError:
+        return False
+    return True
+
+
+def comes_back(registry: Registry, session: Session, without: Set[str]) -> bool:
+    """Whether a packed session's patch gives it back once the files `without` are gone."""
+    try:
+        _restored(registry, session, without)
     except IntegrityError:
         return False
     return True
@@ -134,13 +160,9 @@ def state_from_patch(
         IntegrityError: the patch is corrupt, or gives something else than was committed.
 
     """
-    if patch is None:
-        places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
-        chosen = [places[sha256] for sha256 in session.state_blobs()]
-        tensors = tensors_of(found.state)
-        state = state_of(session, [tensors[i] for i in chosen])
-        return FiledState(state, [found.headers[i] for i in chosen])
     try:
+        if patch is None:
+            return _part_of(session, newer, found)
         codec = codec_for(registry.config, session)
         return patched_state(codec, session, found.state, registry.blobs.open(patch))
     except (InvalidStateError, KeyError) as exc:
@@ -150,6 +172,15 @@ def state_from_patch(
             session=session.id,
             patch=patch,
         ) from exc
+
+
+def _part_of(session: Session, newer: Session, found: FiledState) -> FiledState:
+    """Pick a session's blobs out of those of a newer one; KeyError if that has not all of them."""
+    places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
+    chosen = [places[sha256] for sha256 in session.state_blobs()]
+    tensors = tensors_of(found.state)
+    state = state_of(session, [tensors[i] for i in chosen])
+    return FiledState(state, [found.headers[i] for i in chosen])
 
 
 def circular_patches(session: Session) -> IntegrityError:
@@ -222,8 +253,11 @@ def _header_names(count: int) -> list[str]:
     return [f"{HEADER}{place}" for place in range(count)]
 
 
-def _restored(registry: Registry, session: Session) -> FiledState:
-    """Follow the patches to a session that has files, and come back, one session at a time."""
+def _restored(registry: Registry, session: Session, without: Set[str] = frozenset()) -> FiledState:
+    """Follow the patches to a session that has files, and come back, one session at a time.
+
+    Files in `without` do not count: they are about to go.
+    """
     chain: list[tuple[Session, str | None]] = []
     seen, at, pack = {session.id}, session, registry.pack(session)
     while pack is not None:
@@ -232,8 +266,15 @@ def _restored(registry: Registry, session: Session) -> FiledState:
         if at.id in seen:
             raise circular_patches(session)
         seen.add(at.id)
-        pack = None if has_files(registry, at) else registry.pack(at)
-    found = state_from_files(registry, at)
+        stays = without.isdisjoint(at.state_blobs()) and has_files(registry, at)
+        pack = None if stays else registry.pack(at)
+    try:
+        found = state_from_files(registry, at)
+    except IntegrityError:
+        if has_files(registry, at) or registry.pack(at) is None:
+            raise
+        # A writer has stored that session as a patch in the meantime.
+        return _restored(registry, session, without)
     for older, patch in reversed(chain):
         found = state_from_patch(registry, older, patch, at, found)
         at = older

@@ -376,3 +376,15 @@ def test_a_training_beside_it_may_write_and_remove_files(registry, monkeypatch):
     monkeypatch.setattr(Path, "lstat", lstat)
     assert collect(registry, None).sessions == ()
     assert not draft.exists()
+
+
+def test_a_corrupt_file_of_head_is_written_again_from_the_patch_that_goes(registry):
+    third, second, *_ = registry.sessions()
+    wanted = decoded(registry, second)
+    back(registry)
+    flip(registry.blobs.path(second.shared), -1)
+    collect(registry, 1, undo=False)
+    assert third.id not in ids(registry.history().live)
+    assert registry.head() == second
+    assert decoded(registry, second) == wanted
+    assert verify(registry).problems == ()

@@ -1,7 +1,7 @@
 """Forget and rename: sessions like any other, from which a rollback leads back."""
 
 import pytest
-from made_registries import decoded, learn, made_registry
+from made_registries import decoded, flip, learn, made_registry
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, NotFoundError, UsageError
@@ -148,3 +148,16 @@ def test_two_tasks_may_swap_their_names(registry):
         rename(registry, old, new, "rename")
     after = decoded(registry, registry.head())
     assert (after["birds"], after["cars"]) == (before["cars"], before["birds"])
+
+
+def test_nothing_is_renamed_in_a_corrupt_session_whose_patch_is_good(registry):
+    newest, older, *_ = registry.sessions()
+    wanted = decoded(registry, older)
+    roll_back(registry, Aim(steps=1), "rollback")
+    flip(registry.blobs.path(older.shared), -1)
+    with pytest.raises(IntegrityError):
+        rename(registry, older.entries[0].name, "another", "rename")
+    assert older.id in registry.packs()
+    roll_back(registry, Aim(session=newest.id), "rollback")
+    roll_back(registry, Aim(session=older.id), "rollback")
+    assert decoded(registry, older) == wanted

@@ -3,10 +3,17 @@
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_registry
 
-from condu_cli.errors import IntegrityError, InterruptedByUserError, NotFoundError, UsageError
+from condu_cli.errors import (
+    ConduError,
+    IntegrityError,
+    InterruptedByUserError,
+    NotFoundError,
+    UsageError,
+)
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
+from condu_cli.workflows.sessions.forgetting import rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
@@ -148,3 +155,35 @@ def test_ctrl_c_after_the_move_says_where_head_is(registry, monkeypatch):
         back(registry)
     assert caught.value.facts == {"session": registry.head().id}
     assert verify(registry).problems == ()
+
+
+def test_files_that_are_about_to_go_do_not_prove_a_patch_right(tmp_path):
+    """A renamed task's session shares its files with the one before it."""
+    registry = made_registry(tmp_path / "made", "birds", "cars")
+    rename(registry, "cars", "autos", "rename")
+    learn(registry, "digits")
+    _, renamed, second, _ = registry.sessions()
+    wanted = decoded(registry, second)
+    patch = registry.packs()[renamed.id].patch
+    back(registry, 2)
+    flip(registry.blobs.path(patch), -1)
+    roll_back(registry, Aim(undo=True), "undo")
+    assert decoded(registry, second) == wanted
+    assert len(blob_bytes(registry, second)) == 3
+
+
+def test_a_head_that_has_moved_is_not_called_a_failure(registry, monkeypatch):
+    back(registry)
+    third, second, _ = registry.sessions()
+
+    def refuse(sha256):
+        raise ConduError(f"{sha256}: cannot be removed", reason="cannot-remove")
+
+    monkeypatch.setattr(registry.blobs, "remove", refuse)
+    with pytest.raises(ConduError, match=f"HEAD has moved to {third.id[:12]}, but files"):
+        roll_back(registry, Aim(undo=True), "undo")
+    assert registry.head() == third
+    assert len(blob_bytes(registry, second)) == 3
+    monkeypatch.undo()
+    collect(registry, None)
+    assert blob_bytes(registry, second) == {}
