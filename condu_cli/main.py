@@ -1,5 +1,6 @@
 """The `condu` program: the Typer application and the one error boundary."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF)
+"""What writing to standard output fails with; a file that cannot be written is named instead."""
 
 app = typer.Typer(
     name="condu",
@@ -80,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its exit code; tracebacks need CONDU_DEBUG=1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     mode = Mode.JSON if "--json" in given else Mode.HUMAN
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: nothing is to be said
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be valid text, and a terminal may lack a character.
         if isinstance(stream, TextIOWrapper):
@@ -99,8 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(exc.exit_code)
     except BrokenPipeError:
         # The reader of a pipe left (`condu log | head`): nothing left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         sys.exit(0)
+    except SystemExit as exc:  # Rich's way to leave when help is read by `head`
+        sys.exit(0 if isinstance(exc.__context__, BrokenPipeError) else exc.code)
     except (Exception, KeyboardInterrupt) as exc:
         if isinstance(exc, typer.TyperException) and not exc.format_message():
             sys.exit(UsageError.exit_code)  # no arguments at all: the help was printed
@@ -112,6 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+def _silence_stdout() -> None:
+    """Let the interpreter's last flush go nowhere, or it would end the program in its own way."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _as_condu_error(exc: BaseException) -> ConduError:
     if isinstance(exc, ConduError):
         return exc
@@ -120,6 +133,9 @@ def _as_condu_error(exc: BaseException) -> ConduError:
     if isinstance(exc, typer.TyperException):
         message = " ".join(exc.format_message().split())
         return _usage_error(message, exc)
+    if isinstance(exc, OSError) and exc.filename is None and exc.errno in OUTPUT_ERRORS:
+        _silence_stdout()
+        return ConduError(f"the output cannot be written: {exc.strerror}", reason="output-failed")
     lines = str(exc).strip().splitlines()
     return ConduError(
         f"unexpected {type(exc).__name__}: {lines[0] if lines else 'no message'}",

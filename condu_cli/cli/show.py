@@ -82,6 +82,12 @@ def _session_or_task_hint(registry: "Registry", name: str) -> "Session":
             reason="no-such-task-or-session",
             name=name,
         ) from exc
+    if session is None and registry.session_ids():
+        raise NotFoundError(
+            f"'{name}' is the empty registry, before the first session",
+            reason="before-first-session",
+            name=name,
+        )
     if session is None:
         raise NotFoundError("nothing has been learned yet", reason="no-tasks")
     return session

@@ -142,7 +142,7 @@ class Registry:
             return None
         name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
-            f"there is no session {text!r}: {name} has {count_of(len(line))} before it",
+            f"there is no session {text!r}: {name} and all before it are {count_of(len(line))}",
             reason="too-far-back",
             session=text,
             sessions=len(line),
@@ -361,7 +361,9 @@ def _require_registry(paths: RegistryPaths) -> None:
         _refuse_links(paths)
     elif paths.root.exists():
         raise NoRegistryError(
-            f"{paths.root} is a file, not a registry", reason="no-registry", path=paths.root
+            f"{paths.root} is a file, not a registry",
+            reason="registry-path-is-file",
+            path=paths.root,
         )
     else:
         raise NoRegistryError(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from condu_process import program_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from condu_process import Condu, Done
 
@@ -189,3 +189,40 @@ def test_a_second_writer_is_told_who_holds_the_lock(learned: Condu) -> None:
     assert_refused(done, 11, "a long commit")
     assert time.monotonic() - started < 100
     assert readers.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["bases"], ["bases", "--json"], ["--help"]])
+def test_results_that_cannot_be_written_are_no_fault_of_condu(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "condu_cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the output cannot be written: No space left" in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+def test_help_may_be_read_by_a_program_that_stops_reading():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as broken:
+        done = subprocess.run(
+            [sys.executable, "-m", "condu_cli", "--help"],
+            stdout=broken,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_output_is_no_crash():
+    command = f"exec {sys.executable} -m condu_cli bases >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert "error" not in done.stderr

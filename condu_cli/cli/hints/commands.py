@@ -6,6 +6,7 @@ HINTS: dict[str, Hint] = {
     "usage": "See {help_command}",
     "option-of-init": "{option} is chosen once, when a registry is created; see condu init -h",
     "option-of-others": "{option} belongs to condu {commands}; see {help_command}",
+    "output-failed": "Free some space, or send the results somewhere else",
     "unexpected": "Run it again with {variable}=1 and report what it prints",
     "interrupted": "Nothing that was committed is lost; condu log{here} shows where HEAD is",
     "options-exclude": "Choose one of them",

@@ -75,6 +75,7 @@ HINTS: dict[str, Hint] = {
     "no-registry": "Create one with condu init{here}, let condu learn do it, or name another with "
     "--registry",
     "registry-exists": "Use it with condu learn{here}, or name another folder with --registry",
+    "before-first-session": SESSIONS,
     "registry-path-is-file": "Name another folder with --registry",
     "folder-not-free": NEW_FOLDER,
     "cannot-create-registry": "Name a folder that you may write to with --registry or "
