@@ -83,13 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its exit code; tracebacks need CONDU_DEBUG=1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     mode = Mode.JSON if "--json" in given else Mode.HUMAN
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this: nothing is to be said
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        # A file name need not be valid text, and a terminal may lack a character.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     settings = Settings()
     try:
         # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
@@ -115,9 +109,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         expected = _as_condu_error(exc)
+        if expected.reason == "output-failed":
+            _silence_stdout()
         Output(mode, registry=settings.registry).error(expected)
         sys.exit(expected.exit_code)
     sys.exit(0)
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: nothing is to be said
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be valid text, and a terminal may lack a character.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _silence_stdout() -> None:
@@ -134,7 +140,6 @@ def _as_condu_error(exc: BaseException) -> ConduError:
         message = " ".join(exc.format_message().split())
         return _usage_error(message, exc)
     if isinstance(exc, OSError) and exc.filename is None and exc.errno in OUTPUT_ERRORS:
-        _silence_stdout()
         return ConduError(f"the output cannot be written: {exc.strerror}", reason="output-failed")
     lines = str(exc).strip().splitlines()
     return ConduError(

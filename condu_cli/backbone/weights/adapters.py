@@ -21,7 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
-from condu_cli.backbone.weights.checkpoints import METADATA_KEY, Checkpoint, read_checkpoint
+from condu_cli.backbone.weights.checkpoints import (
+    METADATA_KEY,
+    Checkpoint,
+    read_checkpoint,
+    require_parent_folder,
+)
 from condu_cli.backbone.weights.foreign_experts import (
     ForeignExpert,
     check_note,
@@ -82,13 +87,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
         UsageError: a file, no folder to put it in, or one with other things in it.
 
     """
-    if not folder.parent.is_dir():
-        raise UsageError(
-            f"{folder}: there is no folder {folder.parent}",
-            reason="no-parent-folder",
-            path=folder,
-            parent=folder.parent,
-        )
+    require_parent_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(
             f"{folder}: is a file; a PEFT adapter is a folder", reason="output-is-file", path=folder

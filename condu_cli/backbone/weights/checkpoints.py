@@ -100,6 +100,15 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
             path=path,
             name=path.with_suffix(SAFE_SUFFIX).name if path.name else "",
         )
+    require_parent_folder(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists already", reason="output-exists", path=path)
+
+
+def require_parent_folder(path: Path) -> None:
+    """Raise UsageError unless there is a folder to put `path` in."""
     if not path.parent.is_dir():
         raise UsageError(
             f"{path}: there is no folder {path.parent}",
@@ -107,10 +116,6 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
             path=path,
             parent=path.parent,
         )
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already", reason="output-exists", path=path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
