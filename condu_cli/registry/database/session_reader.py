@@ -37,10 +37,10 @@ class SessionReader:
 
     def many(self, transaction: Transaction, ids: Sequence[str]) -> list[Session]:
         """Return the sessions with these ids, in their order."""
-        found = dict(self._known)
-        unknown = [session_id for session_id in ids if session_id not in found]
+        # Not a copy of what is known: reading one session must not cost as much as all of them.
+        found = {i: self._known[i] for i in ids if i in self._known}
         experts = _Experts(transaction)
-        for chunk in rows.chunks(unknown):
+        for chunk in rows.chunks(i for i in ids if i not in found):
             for session in _read(transaction, chunk, experts):
                 found[session.id] = session
         for session_id in ids:
