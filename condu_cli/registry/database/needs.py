@@ -17,6 +17,17 @@ def _filed(session: str) -> str:
     return f"{session} {_LIVE} AND (NOT {packed} OR {is_head})"
 
 
+# A plus sign keeps SQLite from the index of what is in many sessions: HEAD's own rows are few.
+_NEEDED_BY_HEAD = text(
+    """
+    SELECT shared FROM sessions WHERE id IN (SELECT session FROM head) AND +shared IN :blobs
+    UNION SELECT part FROM session_tasks
+        WHERE session IN (SELECT session FROM head) AND +part IN :blobs
+    UNION SELECT prototypes FROM session_tasks JOIN experts ON experts.id = expert
+        WHERE session IN (SELECT session FROM head) AND +prototypes IN :blobs
+    """
+).bindparams(bindparam("blobs", expanding=True))
+
 _NEEDED = text(
     f"""
     SELECT shared FROM sessions WHERE shared IN :blobs AND {_filed("id")}
@@ -29,8 +40,13 @@ _NEEDED = text(
 
 
 def needed_among(transaction: Transaction, blobs: Iterable[str]) -> set[str]:
-    """Return those of `blobs` that must be files for HEAD or any other live session."""
+    """Return those of `blobs` that must be files for HEAD or any other live session.
+
+    HEAD is asked first: a blob that all sessions share would be looked for in all of them.
+    """
     needed: set[str] = set()
     for chunk in rows.chunks(blobs):
-        needed |= set(transaction.scalars(_NEEDED, {"blobs": chunk}))
+        by_head = set(transaction.scalars(_NEEDED_BY_HEAD, {"blobs": chunk}))
+        others = [blob for blob in chunk if blob not in by_head]
+        needed |= by_head | set(transaction.scalars(_NEEDED, {"blobs": others}))
     return needed

@@ -1,9 +1,12 @@
 """What the database says of some blobs is what the whole history says of them."""
 
 import pytest
+from made_registries import made_registry
 from registry_drafts import draft_of
 
+from condu_cli.registry.database.needs import needed_among
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.forgetting import rename
 
 
 def committed(registry: Registry, task: str, seed: int) -> None:
@@ -50,3 +53,33 @@ def test_more_blobs_than_one_statement_takes(forked: Registry) -> None:
     needed = set(forked.history().needed_blobs())
     others = {f"{number:064x}" for number in range(2_000)}
     assert forked.needed_among(needed | others) == needed
+
+
+def steps_of_asking(registry: Registry) -> int:
+    """How many instructions SQLite runs to say what of HEAD's state is needed."""
+    head = registry.head()
+    assert head is not None
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    with registry._read() as transaction:
+        connection = transaction.connection().connection.driver_connection
+        connection.set_progress_handler(step, 1)
+        try:
+            assert needed_among(transaction, head.state_blobs()) == set(head.state_blobs())
+        finally:
+            connection.set_progress_handler(None, 0)
+    return count
+
+
+def test_blobs_that_all_sessions_share_are_not_looked_for_in_all_of_them(tmp_path) -> None:
+    registry = made_registry(tmp_path / "made", "birds", "cars")
+    counts = {}
+    for number in range(1, 61):
+        rename(registry, "cars" if number % 2 else "autos", "autos" if number % 2 else "cars", "r")
+        counts[number] = steps_of_asking(registry)
+    assert counts[60] == counts[10]
