@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.routing.routers import Query
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.answering.answers import Candidate, own_candidates
+from condu_cli.workflows.answering.class_features import ClassFeatures, encode_candidates
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -35,7 +33,8 @@ BATCH = 32
 class Panel:
     """All that a rule may ask about a window's pictures; experts are decoupled one after another.
 
-    `labels`: the caller's own, which then are the only candidates of a vote.
+    `labels`: the caller's own, which then are the only candidates of a vote. `classes`: what the
+    models have made of class names so far, in other windows.
     """
 
     def __init__(
@@ -43,11 +42,12 @@ class Panel:
         workspace: Workspace,
         session: Session,
         window: Window,
+        classes: ClassFeatures,
         labels: Sequence[str] = (),
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._workspace, self._session = workspace, session
-        self._window, self._labels = window, labels
+        self._window, self._classes, self._labels = window, classes, labels
         self._on_progress = on_progress
 
     def own_candidates(self, task: str) -> tuple[Candidate, ...]:
@@ -68,11 +68,12 @@ class Panel:
             features = image_features(base, pixels)
             yield Query(features.image.numpy(), features.pooled.numpy())
 
-    def base_logits(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+    def base_logits(self, candidates: tuple[Candidate, ...]) -> NDArray[np.float32]:
         """The base model's scaled cosines (N, L) of all pictures with the candidates."""
         base = self._workspace.base
         transform = view_of(base, base.preprocessing.image_size)
-        return logits_of(base, candidates, self._window.views[transform.geometry], transform)
+        classifier = self._classes.of(None, base, candidates)
+        return _logits(base, classifier, self._window.views[transform.geometry], transform)
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Say how much of a stage is done for this window, counted in pictures of all windows."""
@@ -81,14 +82,15 @@ class Panel:
         self._on_progress(Progress(stage, window.start + share, window.total))
 
     def expert_logits(
-        self, task: str, candidates: Sequence[Candidate], indices: Sequence[int]
+        self, task: str, candidates: tuple[Candidate, ...], indices: Sequence[int]
     ) -> NDArray[np.float32]:
         """An expert's scaled cosines (len(indices), L) of some pictures with the candidates."""
         entry = self._session.entry(task)
         expert = self._workspace.expert(self._session, entry)
         transform = view_of(expert, expert_image_size(entry))
         seen = self._window.views[transform.geometry]
-        return logits_of(expert, candidates, [seen[index] for index in indices], transform)
+        classifier = self._classes.of(task, expert, candidates)
+        return _logits(expert, classifier, [seen[index] for index in indices], transform)
 
 
 def expert_image_size(entry: TaskEntry) -> int:
@@ -111,23 +113,16 @@ def logits_of(
     transform: Transform,
 ) -> NDArray[np.float32]:
     """Scaled cosines (N, L) of pictures, as `transform` cut them, with all the candidates."""
-    classifier = _classifier(model, candidates)
+    return _logits(model, encode_candidates(model, candidates), seen, transform)
+
+
+def _logits(
+    model: DualEncoder, classifier: Tensor, seen: Sequence[Pixels], transform: Transform
+) -> NDArray[np.float32]:
     parts = [
         class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)
     ]
     return np.concatenate(parts)
-
-
-def _classifier(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
-    """One unit text feature per candidate (L, E), each with its own templates."""
-    by_templates: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, candidate in enumerate(candidates):
-        by_templates[candidate.templates].append(index)
-    rows: dict[int, Tensor] = {}
-    for templates, indices in by_templates.items():
-        features = text_features(model, [candidates[i].label for i in indices], templates)
-        rows.update(zip(indices, features, strict=True))
-    return torch.stack([rows[index] for index in range(len(candidates))])
 
 
 def _batches(seen: Sequence[Pixels], transform: Transform) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from condu_cli.core.routing.routers import RouterFactory, rank, router_for
 from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
+from condu_cli.workflows.answering.class_features import ClassFeatures
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
 from condu_cli.workflows.answering.rules import Routes, rule_for
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
@@ -68,6 +69,7 @@ class Predictor:
         )
         if options.task is not None:
             session.entry(options.task)
+        self._classes = ClassFeatures()
 
     @cached_property
     def geometries(self) -> frozenset[EvaluationGeometry]:
@@ -95,7 +97,8 @@ class Predictor:
         """Answer for the readable pictures of a window, seen by at least `geometries`."""
         if not len(window):
             return []
-        panel = Panel(self._workspace, self._session, window, self._options.labels, on_progress)
+        labels = self._options.labels
+        panel = Panel(self._workspace, self._session, window, self._classes, labels, on_progress)
         routes: Routes
         if self._options.task is not None:
             routes = [(RoutedExpert(self._options.task, None),)] * len(window)

@@ -1,0 +1,54 @@
+"""Class names are encoded once for each model, however many windows of pictures there are."""
+
+import pytest
+import torch
+
+from condu_cli.data.pictures import windows
+from condu_cli.workflows.answering import class_features
+from condu_cli.workflows.answering.answers import Candidate
+from condu_cli.workflows.answering.class_features import ClassFeatures
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
+
+CANDIDATES = tuple(Candidate(label, None, ("a {}.",)) for label in ("sea", "fire", "hay"))
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How often which model has encoded class names."""
+    models = []
+    real = class_features.text_features
+
+    def counting(model, *rest):
+        models.append(model)
+        return real(model, *rest)
+
+    monkeypatch.setattr(class_features, "text_features", counting)
+    return models
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [({"task": "warm"}, 1), ({}, 1), ({"experts": 2}, 3), ({"labels": ("sea", "fire")}, 2)],
+)
+def test_more_windows_encode_nothing_again(workspace, warm, encoded, monkeypatch, options, times):
+    pictures = sorted(warm.rglob("*.png"))
+    monkeypatch.setattr(windows, "window_size", lambda _: 2)
+    Predictor(workspace, workspace.head(), PredictOptions(**options)).predict(pictures)
+    assert len(encoded) == times
+
+
+def test_what_was_not_asked_for_the_longest_goes_first(workspace, encoded):
+    base = workspace.base
+    size = ClassFeatures().of(None, base, CANDIDATES).nbytes
+    encoded.clear()
+    kept = ClassFeatures(limit=2 * size)
+    for owner in ("a", "b", "a", "c", "a", "b"):
+        assert torch.equal(kept.of(owner, base, CANDIDATES), kept.of(owner, base, CANDIDATES))
+    assert len(encoded) == 4  # a, b, c, and b once more
+
+
+def test_one_that_is_larger_than_the_limit_is_kept_alone(workspace, encoded):
+    kept = ClassFeatures(limit=1)
+    for _ in range(2):
+        kept.of(None, workspace.base, CANDIDATES)
+    assert len(encoded) == 1
