@@ -22,7 +22,7 @@ GROUP_COST = 128
 
 
 class TextEncoder(Protocol):
-    """What is asked of a model; `base.DualEncoder` says what each method promises."""
+    """What is asked of a model; `dual_encoder.DualEncoder` says what each method promises."""
 
     def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
         """How many token positions each text needs."""

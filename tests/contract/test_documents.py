@@ -29,6 +29,8 @@ COMMANDS = (
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 """A link's target; its text may have begun on the line before."""
 ELSEWHERE = ("http://", "https://")
+FILE = re.compile(r"`([a-z_.]+/[\w./-]+\.(?:py|json|sql|toml))`")
+"""A file of ours that is named in a text, from the root or from the package."""
 
 
 def _text(name: str) -> str:
@@ -89,6 +91,13 @@ def test_a_link_to_nothing_is_found(tmp_path: Path) -> None:
         "[e](gone.md) [f](there.md#three)\n[g](#there)\n```\n[h](in-code.md)\n```\n"
     )
     assert _broken_links(tmp_path, text) == ["gone.md", "there.md#three", "#there"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_are_named_exist(name: str) -> None:
+    named = FILE.findall(_text(name))
+    roots = (ROOT, ROOT / "condu_cli")
+    assert [n for n in named if not any((root / n).exists() for root in roots)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,7 @@
 """Anybody's data: one way to read whatever labelled pictures may come in.
 
 a folder                        `folders`: train/CLASS and test/CLASS, or CLASS alone
-a .csv, .tsv, .jsonl file       `manifests`: paths and labels
+a .csv, .tsv, .jsonl file       `lists`: paths and labels
 what `save_to_disk` wrote       `hugging_face`, where `datasets` is installed
 """
 
