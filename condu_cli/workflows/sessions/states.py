@@ -166,8 +166,9 @@ def state_from_patch(
         codec = codec_for(registry.config, session)
         return patched_state(codec, session, found.state, registry.blobs.open(patch))
     except (InvalidStateError, KeyError) as exc:
+        source = short_id(newer.id) if patch is None else f"its patch {patch}"
         raise IntegrityError(
-            f"session {short_id(session.id)} cannot be restored from its patch {patch}: {exc}",
+            f"session {short_id(session.id)} cannot be restored from {source}: {exc}",
             reason="patch-damaged",
             session=session.id,
             patch=patch,

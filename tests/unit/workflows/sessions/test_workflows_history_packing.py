@@ -329,3 +329,18 @@ def test_warnings_name_the_session(unpacked, monkeypatch):
         True,
         True,
     ]
+
+
+def test_a_commit_stands_where_there_is_no_memory_to_pack_its_parent(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    registry = made_registry(tmp_path / "made", "birds")
+    parent = registry.head()
+    monkeypatch.setattr(history_packing, "pack_session", exhausted)
+    session = learn(registry, "cars")
+    assert registry.head() == session
+    with registry.lock("test"):
+        packed = history_packing.pack_parent(registry, session, parent)
+    assert packed.warnings == ("the session before this one keeps its files: not enough memory",)
+    assert len(blob_bytes(registry, parent)) == 2

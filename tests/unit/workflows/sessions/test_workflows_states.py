@@ -9,9 +9,12 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
+from condu_cli.workflows.sessions import states
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.history_packing import pack_history
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import (
     check_state,
     open_state,
@@ -225,3 +228,29 @@ def test_an_option_of_a_newer_codec_is_an_error(made, options):
     with pytest.raises(IntegrityError, match="codec cannot be used") as caught:
         codec_for(config)
     assert "Upgrade" in hint_of(caught.value)
+
+
+def test_a_session_that_a_writer_packs_meanwhile_is_read_from_its_patch(made, monkeypatch):
+    registry, noted = made()
+    second = registry.sessions()[1]
+    roll_back(registry, Aim(), "rollback")
+    real = states.state_from_files
+
+    def late(*args):
+        monkeypatch.setattr(states, "state_from_files", real)
+        roll_back(registry, Aim(undo=True), "undo")
+        assert blob_bytes(registry, second) == {}
+        return real(*args)
+
+    monkeypatch.setattr(states, "state_from_files", late)
+    assert decoded(registry, second) == noted[second.id][0]
+
+
+def test_a_pack_that_names_the_wrong_session_is_corruption(made):
+    registry, _ = made()
+    newest, second = registry.sessions()[:2]
+    with registry.lock("test"):
+        registry.record_pack(second, newest, None)
+    ids = (short_id(second.id), short_id(newest.id))
+    with pytest.raises(IntegrityError, match="session {} cannot be restored from {}".format(*ids)):
+        open_state(registry, second)
