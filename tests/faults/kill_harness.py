@@ -1,13 +1,16 @@
 """Kill an operation at every step and at random instants, and look at what is left each time.
 
 Run as a program of its own, because it forks: `python kill_harness.py OPERATION --seed N
---random COUNT`. It has one thread, imports everything once, and forks a child for every kill.
+--random COUNT [--at STEP ...]`. With `--at` it kills at those steps only; then one thread writes
+blobs, so that a step has the same number in every run. The harness itself has one thread, imports
+everything once, and forks a child for every kill.
 The last line that it prints is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -52,6 +55,7 @@ class Harness:
     room: Path
     old: Any = None
     new: Any = None
+    kept_before: bool = False
     outcomes: Counter[str] = field(default_factory=Counter)
     states: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
@@ -59,6 +63,7 @@ class Harness:
     def prepare(self) -> float:
         """Make the folder that all copies are of; return how long a child takes."""
         self.operation.prepare(self._prepared)
+        self.kept_before = any(self._prepared.glob("registry/trained/*"))
         self.old = self.operation.seen(self._copy())
         folder = self._copy()
         self.operation.run(folder)
@@ -78,7 +83,7 @@ class Harness:
             if told[-1:] != DONE:
                 self.failures.append(f"step {number}: the operation failed without a kill")
             return False
-        self._check(folder, f"step {number}", kept=KEPT in told)
+        self._check(folder, f"step {number}", kept=KEPT in told or self.kept_before)
         return True
 
     def kill_after(self, seconds: float) -> bool:
@@ -86,7 +91,7 @@ class Harness:
         folder = self._copy()
         child = Child(self.operation, folder)
         told = child.wait(kill_after=seconds)
-        self._check(folder, f"after {seconds:.4f} s", kept=KEPT in told)
+        self._check(folder, f"after {seconds:.4f} s", kept=KEPT in told or self.kept_before)
         return child.killed
 
     @property
@@ -250,15 +255,17 @@ def main() -> int:
     parser.add_argument("operation", choices=[operation.name for operation in OPERATIONS])
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--random", type=int, required=True)
+    parser.add_argument("--at", type=int, nargs="+")
     given = parser.parse_args()
     operation = next(o for o in OPERATIONS if o.name == given.operation)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as room:
         harness = Harness(operation, Path(room))
         duration = harness.prepare()
-        stepwise = 0
-        while harness.kill_at_step(stepwise):
-            stepwise += 1
+        if given.at:
+            steps.leave_one_writer()
+        places = given.at or itertools.count()
+        stepwise = sum(1 for _ in itertools.takewhile(harness.kill_at_step, places))
         draw = random.Random(f"{given.seed} {operation.name}")  # noqa: S311 - repeatable
         hits = tries = 0
         while hits < given.random and tries < MOST_TRIES * given.random:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from condu_cli.registry.database.engine import connect
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import resume_expert
+from condu_cli.workflows.sessions.committing import keep_expert, resume_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 
@@ -59,9 +59,8 @@ def _with_tasks(count: int) -> Callable[[Path], object]:
 
 def _learning(name: str, tasks: int, kind: str = "learn") -> Operation:
     def finish(folder: Path) -> None:
+        _resume_all(folder)
         registry = _opened(folder)
-        for waiting in registry.waiting.all():
-            resume_expert(registry, waiting, command="learn --resume")
         head = registry.head()
         if head is None or NEW not in {entry.name for entry in head.entries}:
             tiny.learn(registry, NEW, kind)
@@ -74,6 +73,20 @@ def _learning(name: str, tasks: int, kind: str = "learn") -> Operation:
         finish=finish,
         learns=True,
     )
+
+
+def _resume_all(folder: Path) -> None:
+    registry = _opened(folder)
+    for waiting in registry.waiting.all():
+        resume_expert(registry, waiting, command="learn --resume")
+
+
+def _resuming() -> Operation:
+    def prepare(folder: Path) -> None:
+        registry = tiny.create(folder / "registry", 1)
+        keep_expert(registry, tiny.expert(registry, NEW))
+
+    return replace(LEARN, name="resume", prepare=prepare, run=_resume_all)
 
 
 def _rolled_back(folder: Path) -> None:
@@ -127,11 +140,17 @@ def _earlier_backup(folder: Path) -> None:
     tiny.learn(registry, NEW)
 
 
-OPERATIONS = (
+LEARN = _learning("learn, second task", 1)
+"""The whole way of an expert into a registry; what else commits one goes the same way."""
+LIKE_LEARN = (
     _learning("learn, first task", 0),
-    _learning("learn, second task", 1),
     _learning("learn, fourth task", 3),
     _learning("import", 1, "import"),
+    _resuming(),
+)
+OPERATIONS = (
+    LEARN,
+    *LIKE_LEARN,
     Operation(
         "forget", _with_tasks(3), lambda f: forget(_opened(f), "task1", "forget task1"), head_of
     ),

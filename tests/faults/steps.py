@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from condu_cli.registry.blobs import store
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY  # how filelock tries out a folder; it leaves nothing
 PATHS = {  # audit events that change files, and how many of their arguments are paths
     "os.rename": 2,
     "os.remove": 1,
@@ -27,6 +32,8 @@ PATHS = {  # audit events that change files, and how many of their arguments are
     "os.link": 2,
     "os.symlink": 2,
 }
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = "steps.json"
 QUESTIONS = ("SELECT", "PRAGMA", "--", "EXPLAIN")
 
 
@@ -36,6 +43,9 @@ class Step(NamedTuple):
     what: str
     paths: tuple[str, ...] = ()
     text: str = ""
+
+
+Steps = list[Step]
 
 
 def watch(folder: Path, on_step: Callable[[Step], None]) -> None:
@@ -52,7 +62,7 @@ def watch(folder: Path, on_step: Callable[[Step], None]) -> None:
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
-            if not isinstance(arguments[0], int):
+            if not isinstance(arguments[0], int) and not arguments[2] & NAMELESS:
                 report("open", (os.fsdecode(arguments[0]),))
         elif event in PATHS:
             report(event, tuple(os.fsdecode(path) for path in arguments[: PATHS[event]]))
@@ -104,17 +114,62 @@ def _wrap_sqlite(report: Callable[..., None]) -> None:
     sqlite3.connect = watched  # type: ignore[assignment]
 
 
-def main(name: str, folder: Path) -> None:
-    """Run an operation in a prepared folder, and write its steps to `steps.json` there."""
+def record(names: Iterable[str], folder: Path, *, one_writer: bool = False) -> dict[str, Steps]:
+    """Run operations in a process of its own, each in `folder/NAME`; all steps of each.
+
+    Blobs are written by several threads, so that their steps come in any order; `one_writer`
+    leaves one thread for them, and so always gives the same steps.
+    """
+    names = list(names)
+    subprocess.run(
+        [sys.executable, __file__, folder, *(["--one-writer"] if one_writer else []), *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    return {name: _read(folder / name / RECORD) for name in names}
+
+
+def _read(path: Path) -> Steps:
+    return [Step(what, tuple(paths), text) for what, paths, text in json.loads(path.read_text())]
+
+
+def leave_one_writer() -> None:
+    """From now on this process writes blobs in one thread."""
+    store._THREADS = 1
+
+
+def main(folder: Path, *arguments: str) -> None:
+    """Run each operation in a fork of its own, as a watch never ends, and write its steps down."""
+    names = [name for name in arguments if name != "--one-writer"]
+    if "--one-writer" in arguments:
+        leave_one_writer()
+    for name in names:
+        (folder / name).mkdir()
+        child = os.fork()
+        if child == 0:
+            _run_and_exit(name, folder / name)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(f"{name} failed")
+
+
+def _run_and_exit(name: str, folder: Path) -> None:
     from operations import OPERATIONS
 
-    operation = next(operation for operation in OPERATIONS if operation.name == name)
-    found: list[Step] = []
-    watch(folder, found.append)
-    operation.run(folder)
-    whole = json.dumps(found)
-    (folder / "steps.json").write_text(whole)
+    try:
+        operation = next(operation for operation in OPERATIONS if operation.name == name)
+        operation.prepare(folder)
+        found: Steps = []
+        watch(folder, found.append)
+        operation.run(folder)
+        whole = json.dumps(found)
+        (folder / RECORD).write_text(whole)
+    except BaseException:  # nothing may go back to the parent's code
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    import operations  # noqa: F401 - once, before the forks
+
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,6 +1,10 @@
 """SIGKILL at every step and at random instants: the registry is the old one or the new one.
 
 The work is done by `kill_harness.py` in a process of its own, which has no threads when it forks.
+
+Every operation is killed at all of its steps, but for those that go the way of `LEARN`: they are
+killed where they differ from it, and half way. That nothing else differs is what
+`test_what_commits_an_expert_goes_the_way_that_is_swept` proves: it compares all their steps.
 """
 
 from __future__ import annotations
@@ -16,12 +20,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tiny_registry as tiny
-from operations import OPERATIONS
+from operations import LEARN, LIKE_LEARN, OPERATIONS
+from shared_path import Difference, difference, kind, places_to_kill
+from steps import record
 
 from condu_cli.workflows.sessions.collecting import collect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from shared_path import Kinds
 
     from condu_cli.registry.repository import Registry
 
@@ -29,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SEED = 20260
 RANDOM_KILLS = 25
+FEW_RANDOM_KILLS = 5
+"""For an operation most of whose steps are swept with another one."""
 QUICK = ("learn, second task", "undo", "migration", "first backup")
 """One operation of each kind: a commit with its pack, a move of HEAD, a migration, a copy."""
 NAMES = [
@@ -39,6 +49,42 @@ SUMMARY = (
     "seed {seed}; {old} left the old state, {new} the new one; {states} different leftovers; "
     "{seconds} s"
 )
+KEEPS = (
+    "os.mkdir registry/trained",
+    "fsync registry",
+    "os.mkdir registry/tmp",
+    "os.mkdir registry/tmp/*",
+    "open registry/tmp/*",
+    "os.remove registry/tmp/*",
+    "os.rename registry/tmp/* registry/tmp/*",
+    "os.rmdir registry/tmp/*",
+    "open registry/tmp/*",
+    "fsync registry/tmp/*",
+    "os.rename registry/tmp/* registry/trained/new.SHA256.safetensors",
+    "fsync registry/trained",
+    "os.remove registry/tmp/*",
+)
+PACKS = (
+    *KEEPS[2:10],
+    "os.mkdir registry/blobs/XX",
+    "os.rename registry/tmp/* registry/blobs/XX/SHA256",
+    "fsync registry/blobs/XX",
+    "fsync registry/blobs",
+    "os.remove registry/tmp/*",
+    "BEGIN IMMEDIATE",
+    "INSERT INTO BLOBS",
+    "INSERT INTO PACKS",
+    "COMMIT",
+    "os.remove registry/blobs/XX/SHA256",
+    "os.rmdir registry/blobs/XX",
+)
+DIFFERENCES = {
+    "learn, first task": Difference(own=(), lacks=PACKS),
+    "learn, fourth task": Difference(own=(), lacks=()),
+    "import": Difference(own=(), lacks=("INSERT INTO SOURCES",)),
+    "resume": Difference(own=(), lacks=KEEPS),
+}
+"""In what an operation differs from `LEARN`; it is killed there. No parent, no patch of it."""
 WRITE = """
 import sys, numpy as np
 from pathlib import Path
@@ -53,8 +99,22 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Kinds]:
+    """The steps of every operation that commits an expert, each by its kind."""
+    folder = tmp_path_factory.mktemp("steps")
+    recorded = record([o.name for o in (LEARN, *LIKE_LEARN)], folder, one_writer=True)
+    return {n: tuple(kind(s, folder / n) for s in steps) for n, steps in recorded.items()}
+
+
+@pytest.fixture(scope="module")
+def places(kinds: Mapping[str, Kinds]) -> Mapping[str, list[int]]:
+    """Where to kill the operations that are not killed everywhere."""
+    return {o.name: places_to_kill(kinds[o.name], kinds[LEARN.name]) for o in LIKE_LEARN}
+
+
+@pytest.fixture(scope="module")
 def harness(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, places: Mapping[str, list[int]]
 ) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
     """The outcome of an operation's harness; as many run at once as there are processors."""
     selected = [
@@ -63,16 +123,18 @@ def harness(
         if isinstance(item, pytest.Function) and "harness" in item.fixturenames
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {name: pool.submit(run_harness, name) for name in selected}
+        running = {name: pool.submit(run_harness, name, places.get(name, [])) for name in selected}
         yield lambda name: running[name].result()
         pool.shutdown(cancel_futures=True)  # after a failure nobody asks for the rest
 
 
-def run_harness(name: str) -> subprocess.CompletedProcess[str]:
+def run_harness(name: str, at: list[int]) -> subprocess.CompletedProcess[str]:
+    random = FEW_RANDOM_KILLS if at else RANDOM_KILLS
     return subprocess.run(
         [
             *(sys.executable, HERE / "kill_harness.py", name),
-            *("--seed", str(SEED), "--random", str(RANDOM_KILLS)),
+            *("--seed", str(SEED), "--random", str(random)),
+            *(["--at", *map(str, at)] if at else []),
         ],
         env=environment(),
         capture_output=True,
@@ -87,6 +149,7 @@ def run_harness(name: str) -> subprocess.CompletedProcess[str]:
 def test_a_kill_leaves_the_old_state_or_the_new_one(
     name: str,
     harness: Callable[[str], subprocess.CompletedProcess[str]],
+    places: Mapping[str, list[int]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     done = harness(name)
@@ -95,10 +158,19 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(
     with capsys.disabled():
         print("\n" + SUMMARY.format(**found), end="")
     assert not found["failures"], "\n".join(found["failures"])
-    assert found["random"] == RANDOM_KILLS
     assert found["old"] + found["new"] == found["steps"] + found["random"] + found["ended"]
-    assert found["steps"] >= 10
     assert found["old"]
+    if name in places:
+        assert (found["steps"], found["random"]) == (len(places[name]), FEW_RANDOM_KILLS)
+    else:
+        assert found["steps"] >= 10
+        assert found["random"] == RANDOM_KILLS
+
+
+def test_what_commits_an_expert_goes_the_way_that_is_swept(kinds: Mapping[str, Kinds]) -> None:
+    """If one differs in something new, it is killed there; look whether that is enough."""
+    swept = kinds[LEARN.name]
+    assert {o.name: difference(kinds[o.name], swept) for o in LIKE_LEARN} == DIFFERENCES
 
 
 @pytest.fixture

@@ -6,57 +6,38 @@ at. After `fsync` of a file its bytes are safe, after `fsync` of a folder its na
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import tiny_registry as tiny
-from operations import OPERATIONS
-from steps import Step
+from steps import record
 
 from condu_cli.registry.database.engine import connect
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.repository import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
-    Recorded = Callable[[str], list[Step]]
+    from steps import Steps
 
-HERE = Path(__file__).resolve().parent
-BY_NAME = {operation.name: operation for operation in OPERATIONS}
 COMMITS = ("learn, first task", "learn, fourth task", "import", "forget", "rename")
 PACKING = ("learn, fourth task", "forget")
 MOVES = ("rollback", "undo")
 REWRITES = ("gc",)
+RECORDED = (*COMMITS, *MOVES, *REWRITES, "migration")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """`recorded(name)` gives all steps of an operation, seen in a process of its own."""
-
-    @cache
-    def steps_of(name: str) -> list[Step]:
-        folder = tmp_path_factory.mktemp("power")
-        BY_NAME[name].prepare(folder)
-        subprocess.run(
-            [sys.executable, HERE / "steps.py", name, folder],
-            env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
-            check=True,
-        )
-        return [Step(w, tuple(p), t) for w, p, t in json.loads((folder / "steps.json").read_text())]
-
-    return steps_of
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Steps]:
+    """All steps of each operation."""
+    return record(RECORDED, tmp_path_factory.mktemp("power"))
 
 
-def statements_that_write(steps: list[Step]) -> Iterator[tuple[int, list[str]]]:
+def statements_that_write(steps: Steps) -> Iterator[tuple[int, list[str]]]:
     """The place of every COMMIT, with the statements of its transaction."""
     statements: list[str] = []
     for place, step in enumerate(steps):
@@ -68,7 +49,7 @@ def statements_that_write(steps: list[Step]) -> Iterator[tuple[int, list[str]]]:
             statements.append(step.text)
 
 
-def commit_of(steps: list[Step], words: str) -> int:
+def commit_of(steps: Steps, words: str) -> int:
     """Where the transaction with a statement that holds these words is committed."""
     for place, statements in statements_that_write(steps):
         if any(words in statement for statement in statements):
@@ -80,7 +61,7 @@ def is_blob(path: str) -> bool:
     return is_sha256(Path(path).name)
 
 
-def renames(steps: list[Step]) -> list[tuple[int, str, str]]:
+def renames(steps: Steps) -> list[tuple[int, str, str]]:
     """What gets the name that it is looked for under: (place, draft, name)."""
     found = [(n, *s.paths) for n, s in enumerate(steps) if s.what == "os.rename"]
     return [
@@ -90,13 +71,15 @@ def renames(steps: list[Step]) -> list[tuple[int, str, str]]:
     ]
 
 
-def flushed(steps: list[Step], path: str | Path, after: int, before: int) -> bool:
+def flushed(steps: Steps, path: str | Path, after: int, before: int) -> bool:
     return any(s.what == "fsync" and s.paths == (str(path),) for s in steps[after + 1 : before])
 
 
 @pytest.mark.parametrize("name", [*COMMITS, *MOVES, *REWRITES])
-def test_a_file_is_flushed_before_it_gets_its_name(name: str, recorded: Recorded) -> None:
-    steps = recorded(name)
+def test_a_file_is_flushed_before_it_gets_its_name(
+    name: str, recorded: Mapping[str, Steps]
+) -> None:
+    steps = recorded[name]
     placed = renames(steps)
     assert placed or name in ("rename", "undo")
     for number, draft, target in placed:
@@ -104,9 +87,9 @@ def test_a_file_is_flushed_before_it_gets_its_name(name: str, recorded: Recorded
 
 
 @pytest.mark.parametrize("name", [*COMMITS, *MOVES])
-def test_names_are_flushed_before_head_moves(name: str, recorded: Recorded) -> None:
+def test_names_are_flushed_before_head_moves(name: str, recorded: Mapping[str, Steps]) -> None:
     """The folder of every blob, and `blobs` itself, where that folder may be new."""
-    steps = recorded(name)
+    steps = recorded[name]
     moved = commit_of(steps, "UPDATE head")
     for number, _, target in renames(steps):
         if is_blob(target) and number < moved:
@@ -116,8 +99,10 @@ def test_names_are_flushed_before_head_moves(name: str, recorded: Recorded) -> N
 
 
 @pytest.mark.parametrize("name", [*PACKING, *REWRITES])
-def test_a_patch_is_on_the_disk_before_it_is_recorded(name: str, recorded: Recorded) -> None:
-    steps = recorded(name)
+def test_a_patch_is_on_the_disk_before_it_is_recorded(
+    name: str, recorded: Mapping[str, Steps]
+) -> None:
+    steps = recorded[name]
     words = ("INSERT INTO packs", "UPDATE packs")
     packs = [p for p, s in statements_that_write(steps) if any(t.startswith(words) for t in s)]
     assert packs
@@ -137,17 +122,17 @@ def test_a_patch_is_on_the_disk_before_it_is_recorded(name: str, recorded: Recor
     ],
 )
 def test_no_blob_goes_before_the_database_can_do_without_it(
-    name: str, words: str, recorded: Recorded
+    name: str, words: str, recorded: Mapping[str, Steps]
 ) -> None:
-    steps = recorded(name)
+    steps = recorded[name]
     removed = [n for n, s in enumerate(steps) if s.what == "os.remove" and is_blob(s.paths[0])]
     assert removed
     assert removed[0] > commit_of(steps, words)
 
 
 @pytest.mark.parametrize("name", ["learn, first task", "learn, fourth task", "import"])
-def test_a_trained_expert_stays_until_head_has_it(name: str, recorded: Recorded) -> None:
-    steps = recorded(name)
+def test_a_trained_expert_stays_until_head_has_it(name: str, recorded: Mapping[str, Steps]) -> None:
+    steps = recorded[name]
     (number, target), *others = [(n, t) for n, _, t in renames(steps) if "/trained/" in t]
     assert not others
     locked = next(n for n, s in enumerate(steps) if s.paths and Path(s.paths[0]).name == "lock")
@@ -158,8 +143,8 @@ def test_a_trained_expert_stays_until_head_has_it(name: str, recorded: Recorded)
     assert gone > commit_of(steps, "UPDATE head")
 
 
-def test_a_migration_has_its_backup_on_the_disk_first(recorded: Recorded) -> None:
-    steps = recorded("migration")
+def test_a_migration_has_its_backup_on_the_disk_first(recorded: Mapping[str, Steps]) -> None:
+    steps = recorded["migration"]
     backup = next(found for found in renames(steps) if "/backups/" in found[2])
     changed = next(n for n, s in enumerate(steps) if s.what in ("CREATE", "ALTER"))
     assert flushed(steps, backup[1], -1, backup[0])
