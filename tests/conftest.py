@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis_profiles
 import pytest
-from hypothesis import HealthCheck, settings
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell leaves it so to what it runs in the background; tests are about Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A slow machine must not fail a test.
-settings.register_profile("condu", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("condu")
+hypothesis_profiles.register()
 
 MOST_PROCESSES = 8
 """So many test processes at most: each may run a `mini`, which takes up to 3 GB."""

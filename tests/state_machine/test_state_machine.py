@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis_profiles import one_in
 from made_registries import decoded, learn, made_expert, made_registry
 
 from condu_cli.errors import HeadMovedError, NotFoundError, UsageError
@@ -285,10 +286,8 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 RegistryMachine.TestCase.settings = settings(
-    max_examples=25,
+    one_in(4),
     stateful_step_count=20,
-    derandomize=True,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestRegistry = RegistryMachine.TestCase

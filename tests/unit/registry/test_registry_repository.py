@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_profiles import one_in, with_shared_fixtures
 from registry_drafts import draft_of
 
 from condu_cli.cli.hints.making import hint_of
@@ -442,7 +443,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@with_shared_fixtures(one_in(2))
 @given(ACTIONS)
 def test_head_moves_as_in_a_plain_model(
     tmp_path_factory: pytest.TempPathFactory,

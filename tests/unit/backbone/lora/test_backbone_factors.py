@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -323,7 +323,6 @@ def test_experts_share_the_base_models_weights_and_never_write_to_them(tiny, lor
     assert weights_sha256(tiny) == tiny.info.weights_sha256
 
 
-@settings(max_examples=30)
 @given(
     out=st.integers(1, 6),
     fan_in=st.integers(1, 6),

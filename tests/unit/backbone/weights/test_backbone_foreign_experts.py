@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -59,7 +59,6 @@ def test_base_plus_delta_is_the_checkpoint(tiny):
         assert_exact(tiny, found, state)
 
 
-@settings(max_examples=300)
 @given(base=arrays.arrays(np.float32, 8, elements=FLOATS), data=st.data())
 def test_a_weight_made_by_any_delta_is_given_back_exactly(base, data):
     made_by = data.draw(arrays.arrays(np.float32, 8, elements=FLOATS))
@@ -72,7 +71,6 @@ def test_a_weight_made_by_any_delta_is_given_back_exactly(base, data):
     assert np.array_equal(base[possible] + found, weights[possible])
 
 
-@settings(max_examples=300)
 @given(base=arrays.arrays(np.float32, 8, elements=ORDINARY), data=st.data())
 def test_where_no_delta_is_exact_the_sum_is_off_by_rounding_only(base, data):
     weights = data.draw(arrays.arrays(np.float32, 8, elements=ORDINARY))

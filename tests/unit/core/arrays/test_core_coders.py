@@ -5,8 +5,9 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis_profiles import one_in
 from strategies import (
     AWKWARD,
     DTYPES,
@@ -259,7 +260,6 @@ def test_int8_rows_of_denormals_are_at_most_a_step_away():
 
 
 @each_dtype
-@settings(max_examples=30)
 @given(layout=layouts, seed=st.integers(0, 2**32 - 1))
 def test_tensors_are_written_and_read_by_rows(dtype, layout, seed):
     method = Method(layout, dtype=dtype)
@@ -359,7 +359,7 @@ def test_tensors_without_elements_are_decoupled(granularity, dtype):
 
 @each_rounding_dtype
 @each_granularity
-@settings(max_examples=25)
+@one_in(2)
 @given(problem=problems(), kernels=st.sampled_from(KERNELS))
 def test_a_session_is_float32s_from_what_was_read_and_its_result_is_rounded_once(
     granularity, dtype, problem, kernels
@@ -381,7 +381,6 @@ def test_a_session_is_float32s_from_what_was_read_and_its_result_is_rounded_once
 
 
 @each_rounding_dtype
-@settings(max_examples=25)
 @given(problem=problems(max_tasks=1))
 def test_the_first_mask_is_that_of_float32(dtype, problem):
     layout, (delta,) = problem
@@ -468,7 +467,6 @@ def test_a_shared_part_has_an_array_per_parameter_and_what_the_dtype_adds(dtype,
 # With scales that are there
 
 
-@settings(max_examples=60)
 @given(st.data(), st.sampled_from(DTYPES), st.sampled_from([AWKWARD, TINY, HUGE]))
 def test_values_stored_with_their_own_scales_are_stored_the_same(data, dtype, magnitudes):
     values = chosen(magnitudes, data.draw(st.integers(0, 2**32 - 1)), 65).reshape(5, 13)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from condu_cli.core.arrays import packed_numbers
@@ -26,7 +26,6 @@ def numbers_of(generator, size, width):
 
 
 @each_width
-@settings(max_examples=60)
 @given(seed=seeds, sizes=st.lists(st.integers(0, 40), max_size=8), batch=st.sampled_from([8, 50]))
 def test_numbers_come_back_in_other_portions(width, seed, sizes, batch):
     generator = np.random.default_rng(seed)
@@ -52,7 +51,6 @@ def test_the_first_number_is_in_the_lowest_bits_and_unused_bits_are_0():
         assert packer.finish().tolist() == packed
 
 
-@settings(max_examples=60)
 @given(seed=seeds, size=st.integers(0, 50), block=st.sampled_from([1, 8, 1 << 15]))
 def test_picked_bits_are_put_back_where_they_were(seed, size, block):
     generator = np.random.default_rng(seed)

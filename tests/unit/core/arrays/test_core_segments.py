@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import flat_mask, layouts, named, packed_mask, usual
 
@@ -96,7 +96,6 @@ def test_chunks_are_about_as_large_as_a_block(layout, by_row, block_size):
             assert chunk.room <= max(block_size, chunk.padded)
 
 
-@settings(max_examples=50)
 @given(some_layouts, st.booleans(), block_sizes, st.integers(0, 2**32 - 1))
 def test_values_are_loaded_in_order_with_zeros_for_padding(layout, by_row, block_size, seed):
     values = named(layout, usual(seed, layout.count))
@@ -115,7 +114,6 @@ def test_values_are_loaded_in_order_with_zeros_for_padding(layout, by_row, block
         assert working.sum() == chunk.size
 
 
-@settings(max_examples=50)
 @given(some_layouts, st.booleans(), block_sizes, st.integers(0, 2**32 - 1))
 def test_bits_survive_loading_and_storing(layout, by_row, block_size, seed):
     mask = random_mask(layout, seed)
@@ -127,7 +125,6 @@ def test_bits_survive_loading_and_storing(layout, by_row, block_size, seed):
     assert np.array_equal(found, mask)
 
 
-@settings(max_examples=50)
 @given(some_layouts, st.booleans(), block_sizes, st.integers(0, 2**32 - 1))
 def test_a_loaded_bit_stands_where_its_element_does(layout, by_row, block_size, seed):
     mask = random_mask(layout, seed)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import named
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -165,7 +165,6 @@ def test_every_session_is_that_of_numpy(dtype, rescaler, block_size, device):
     compare_sessions(method, deltas, device, Execution(block_size=block_size))
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(SHAPES), min_size=1, max_size=4),
     st.lists(st.sampled_from([*KINDS, "huge"]), min_size=1, max_size=4),

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_profiles import one_in
 from strategies import (
     DTYPES,
     GRANULARITIES,
@@ -139,7 +140,7 @@ def test_a_broken_unified_delta_is_refused_by_name(change, tensor, dtype):
 @each_kernel
 @each_dtype
 @each_granularity
-@settings(max_examples=10)
+@one_in(5)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 def test_weights_are_base_plus_delta_for_several_targets_at_once(
     granularity, dtype, kernels, problem, seed
@@ -344,7 +345,7 @@ def distances(before, after):
 @each_kernel
 @each_dtype
 @each_granularity
-@settings(max_examples=10)
+@one_in(5)
 @given(problem=problems())
 def test_moved_is_the_sum_of_differences_of_decoded_experts(granularity, dtype, kernels, problem):
     layout, deltas = problem

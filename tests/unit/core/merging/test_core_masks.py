@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, packed_mask
 
@@ -20,7 +20,6 @@ def random_masks(layout, seed):
     }
 
 
-@settings(max_examples=50)
 @given(layouts, st.integers(0, 2**32 - 1))
 def test_masks_survive_packing_and_each_tensor_reads_alone(layout, seed):
     wanted = random_masks(layout, seed)

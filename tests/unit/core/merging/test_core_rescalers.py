@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_profiles import one_in
 from strategies import (
     DTYPES,
     GRANULARITIES,
@@ -128,7 +129,7 @@ def test_rescalers_stay_in_their_range():
 
 @each_dtype
 @each_granularity
-@settings(max_examples=15)
+@one_in(3)
 @given(seed=st.integers(0, 2**32 - 1), tasks=st.integers(2, 5))
 def test_the_norm_of_every_group_is_what_it_was_before(granularity, dtype, seed, tasks):
     layout = ParameterLayout(("a", "b", "c"), ((20, 100), (90,), (3, 5, 30)))
@@ -146,7 +147,6 @@ def test_the_norm_of_every_group_is_what_it_was_before(granularity, dtype, seed,
 
 
 @each_granularity
-@settings(max_examples=25)
 @given(
     problem=problems(max_tasks=3, elements=lambda n: st.integers(0, 99).map(lambda s: usual(s, n)))
 )

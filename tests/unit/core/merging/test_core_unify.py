@@ -6,8 +6,9 @@ from itertools import pairwise
 import dense_reference as dense
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis_profiles import one_in
 from strategies import (
     DTYPES,
     GRANULARITIES,
@@ -96,7 +97,6 @@ def assert_sessions_are_dense(method, deltas, block_size=None, skipped=()):
 
 
 @each_granularity
-@settings(max_examples=100)
 @given(problem=problems())
 def test_every_session_equals_the_dense_definition(granularity, problem):
     layout, deltas = problem
@@ -104,7 +104,6 @@ def test_every_session_equals_the_dense_definition(granularity, problem):
 
 
 @each_granularity
-@settings(max_examples=40)
 @given(problem=problems())
 def test_unifying_again_equals_the_dense_definition(granularity, problem):
     layout, deltas = problem
@@ -304,7 +303,6 @@ def test_an_extreme_ratio_keeps_every_expert_finite(dtype):
 
 
 @each_granularity
-@settings(max_examples=40)
 @given(problem=problems(max_tasks=1))
 def test_the_first_task_is_kept_exactly(granularity, problem):
     layout, (delta,) = problem
@@ -318,7 +316,7 @@ def test_the_first_task_is_kept_exactly(granularity, problem):
 
 @each_dtype
 @each_granularity
-@settings(max_examples=20)
+@one_in(3)
 @given(seed=st.integers(0, 2**32 - 1), tasks=st.integers(2, 6))
 def test_the_norm_of_every_expert_is_preserved(granularity, dtype, seed, tasks):
     layout = ParameterLayout(("a", "b"), ((50, 40), (90,)))
@@ -336,7 +334,7 @@ def test_the_norm_of_every_expert_is_preserved(granularity, dtype, seed, tasks):
 
 @each_dtype
 @each_granularity
-@settings(max_examples=20)
+@one_in(3)
 @given(problem=problems())
 def test_an_expert_never_changes_sign_and_a_zero_stays_zero(granularity, dtype, problem):
     layout, deltas = problem
@@ -351,7 +349,6 @@ def test_an_expert_never_changes_sign_and_a_zero_stays_zero(granularity, dtype, 
 
 
 @each_granularity
-@settings(max_examples=30)
 @given(problem=problems(), random=st.randoms(use_true_random=False))
 def test_the_order_of_the_old_experts_does_not_matter(granularity, problem, random):
     layout, deltas = problem
@@ -370,7 +367,6 @@ def test_the_order_of_the_old_experts_does_not_matter(granularity, problem, rand
 
 
 @each_granularity
-@settings(max_examples=30)
 @given(pair=st.integers(1, 90).flatmap(lambda n: st.tuples(flat_deltas(n), flat_deltas(n))))
 def test_two_tasks_learned_in_either_order_give_the_same_unified_delta(granularity, pair):
     layout = ParameterLayout(("w",), (pair[0].shape,))
@@ -397,7 +393,7 @@ def test_unifying_again_and_again_converges(seed, granularity):
 
 @each_dtype
 @each_granularity
-@settings(max_examples=15)
+@one_in(3)
 @given(problem=problems(elements=huge_deltas))
 def test_no_expert_ever_overflows(granularity, dtype, problem):
     layout, deltas = problem
@@ -670,7 +666,6 @@ def test_kernels_that_do_not_exist_are_refused():
 
 
 @each_dtype
-@settings(max_examples=20)
 @given(problem=problems(elements=usual_deltas))
 def test_masks_never_grow_when_unifying_again(dtype, problem):
     layout, deltas = problem

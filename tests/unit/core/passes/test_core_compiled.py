@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import AWKWARD, HUGE, TINY, chosen, same_bits, spread, usual
 
@@ -49,7 +49,6 @@ def random_rescalers(seed, *shape):
     return found.astype(np.float32).astype(np.float64)
 
 
-@settings(max_examples=60)
 @given(cases, st.booleans())
 def test_elect_is_the_same(case, with_new_task):
     kind, seed, tasks, segments, words = case
@@ -66,7 +65,6 @@ def test_elect_is_the_same(case, with_new_task):
     assert not np.signbit(results[0][0][results[0][0] == 0]).any()
 
 
-@settings(max_examples=60)
 @given(cases)
 def test_norms_are_the_same(case):
     kind, seed, tasks, segments, words = case
@@ -81,7 +79,6 @@ def test_norms_are_the_same(case):
     assert np.allclose(found[0], wanted, rtol=1e-13, atol=0)
 
 
-@settings(max_examples=60)
 @given(cases)
 def test_moved_is_the_same(case):
     kind, seed, tasks, segments, words = case
@@ -94,7 +91,6 @@ def test_moved_is_the_same(case):
     assert same_bits(*found)
 
 
-@settings(max_examples=60)
 @given(cases)
 def test_add_expert_is_the_same(case):
     kind, seed, _, segments, words = case
@@ -106,7 +102,6 @@ def test_add_expert_is_the_same(case):
     assert same_bits(*found)
 
 
-@settings(max_examples=60)
 @given(cases)
 def test_largest_is_the_same(case):
     _, seed, tasks, segments, words = case

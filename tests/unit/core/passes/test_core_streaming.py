@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     DTYPES,
@@ -87,7 +87,6 @@ def test_norms_over_many_segments_are_added_up_in_one_order(shape, granularity, 
             assert_same_results(one, other)
 
 
-@settings(max_examples=40)
 @given(
     problems(),
     st.sampled_from(GRANULARITIES),

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_profiles import with_shared_fixtures
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.sources.lists import Row, read_manifest
@@ -59,10 +60,9 @@ ROWS = st.lists(
     min_size=1,
     unique_by=lambda r: r[0],
 )
-MANY = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@MANY
+@with_shared_fixtures()
 @given(rows=ROWS, delimiter=st.sampled_from([",", "\t"]), end=st.sampled_from(["\n", "\r\n"]))
 def test_what_a_csv_writer_wrote_is_read_back(tmp_path, rows, delimiter, end):
     text = io.StringIO(newline="")
@@ -72,7 +72,7 @@ def test_what_a_csv_writer_wrote_is_read_back(tmp_path, rows, delimiter, end):
     assert listed(written(tmp_path, text.getvalue(), name)) == rows
 
 
-@MANY
+@with_shared_fixtures()
 @given(rows=ROWS, ascii_only=st.booleans())
 def test_what_a_json_writer_wrote_is_read_back(tmp_path, rows, ascii_only):
     lines = [
@@ -82,7 +82,7 @@ def test_what_a_json_writer_wrote_is_read_back(tmp_path, rows, ascii_only):
     assert listed(written(tmp_path, "\n".join(lines), "list.jsonl")) == rows
 
 
-@MANY
+@with_shared_fixtures()
 @given(content=st.binary(max_size=200), suffix=st.sampled_from([".csv", ".tsv", ".jsonl"]))
 def test_any_bytes_are_a_list_or_one_clear_error(tmp_path, content, suffix):
     path = written(tmp_path, content, f"list{suffix}")

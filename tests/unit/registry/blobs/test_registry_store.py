@@ -15,9 +15,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from hypothesis_profiles import with_shared_fixtures
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError
@@ -66,7 +67,7 @@ def test_what_was_put_is_read_back(store: BlobStore) -> None:
     assert store.open(ref.sha256).metadata == {"codec": "condu", "tasks": 3}
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@with_shared_fixtures()
 @given(
     hnp.arrays(
         dtype=st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i8", ">i4", "<u2", "u1", "i1", "?"]),
@@ -498,7 +499,7 @@ def test_a_file_that_is_cut_right_after_its_check_is_named(
         dict(store.open(ref.sha256))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@with_shared_fixtures()
 @given(st.data())
 def test_no_flipped_bit_escapes_verify(store: BlobStore, data: st.DataObject) -> None:
     ref = store.put(TENSORS, metadata={"x": 1})

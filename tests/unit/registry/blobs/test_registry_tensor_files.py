@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -49,7 +49,6 @@ def read(path: Path) -> tuple[bytes, dict[str, np.ndarray]]:
     return file.header, {name: file.view(name) for name in file.names}
 
 
-@settings(max_examples=60)
 @given(tensors(), st.none() | st.dictionaries(NAMES, st.text(max_size=8), min_size=1, max_size=1))
 def test_any_file_is_written_again_from_its_header_and_its_tensors(
     arrays: dict[str, np.ndarray], metadata: dict[str, str] | None

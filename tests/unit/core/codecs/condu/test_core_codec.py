@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import (
     DTYPES,
     GRANULARITIES,
@@ -61,7 +61,6 @@ def plain(codec, *seeds):
 # Experts in and out
 
 
-@settings(max_examples=30)
 @given(problems(max_tasks=1))
 def test_the_only_expert_comes_back_exactly(problem):
     layout, (delta,) = problem

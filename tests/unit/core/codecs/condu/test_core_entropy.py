@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from condu_cli.core.arrays.layout import InvalidStateError
@@ -24,7 +24,6 @@ def skewed(size, seed=1):
 # Bytes come back
 
 
-@settings(max_examples=50)
 @given(st.binary(max_size=300))
 def test_bytes_come_back(content):
     data = np.frombuffer(content, dtype=np.uint8)
@@ -136,7 +135,6 @@ def test_no_memory_is_taken_for_what_cannot_be_there(monkeypatch):
     assert not made
 
 
-@settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1))
 def test_flipped_bits_are_refused_or_give_bytes(seed):
     generator = np.random.default_rng(seed)

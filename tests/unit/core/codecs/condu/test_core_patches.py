@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     DTYPES,
@@ -31,7 +31,6 @@ from condu_cli.core.passes.streaming import Execution
 LAYOUT = ParameterLayout(("a", "b", "none", "one"), ((9, 11), (70,), (0, 4), ()))
 OPTIONS = [{"dtype": d, "rescaler": r} for d, r in product(DTYPES, GRANULARITIES)]
 each_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
-SMALL = settings(max_examples=30)
 
 
 def codec_of(method):
@@ -75,7 +74,6 @@ def nbytes(*mappings):
 # Every state comes back from every other one
 
 
-@SMALL
 @given(st.data(), methods)
 def test_every_session_comes_back_from_the_next(data, method):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
@@ -87,7 +85,6 @@ def test_every_session_comes_back_from_the_next(data, method):
         state = newer
 
 
-@SMALL
 @given(st.data(), methods)
 def test_a_forgotten_expert_comes_back(data, method):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
@@ -99,7 +96,6 @@ def test_a_forgotten_expert_comes_back(data, method):
     assert_comes_back(codec, codec.remove(state, forgotten), state, pairs)
 
 
-@SMALL
 @given(st.data(), methods)
 def test_a_state_comes_back_from_an_unrelated_one(data, method):
     codec = codec_of(method)
@@ -138,7 +134,6 @@ def test_a_state_comes_back_from_itself_and_from_nothing(options):
 # Whatever an older state holds
 
 
-@SMALL
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.sampled_from(GRANULARITIES))
 def test_any_bit_patterns_come_back(seed, dtype, granularity):
     codec = ConduCodec(LAYOUT, {"dtype": dtype, "rescaler": granularity})
@@ -211,7 +206,6 @@ def test_masks_come_back_in_the_form_in_which_they_were_stored():
 # How it is done leaves no trace
 
 
-@SMALL
 @given(st.data(), methods, st.sampled_from([64, 128, 4096]), st.integers(1, 3))
 def test_kernels_blocks_and_threads_leave_no_trace(data, method, block_size, threads):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
@@ -479,7 +473,6 @@ def assert_well_formed(codec, state):
         assert flat_mask(codec.layout, mask).size == codec.layout.count
 
 
-@settings(max_examples=200)
 @given(st.sampled_from(sorted(PATCH)), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_flipped_bits_are_refused_or_give_a_state(name, seed, flips):
     generator = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, named, packed_mask
 
@@ -113,7 +113,6 @@ def test_a_sparse_mask_looks_like_the_array_that_it_stands_for(case):
         assert np.array_equal(found, wanted), name
 
 
-@settings(max_examples=20)
 @given(st.sampled_from(KINDS), st.integers(0, 2**32 - 1), st.sampled_from([64, 128, 1024]))
 def test_masks_longer_than_the_encoders_block_are_encoded_alike(kind, seed, block_bytes):
     packed = random_mask(LARGE, kind, seed)
@@ -284,7 +283,6 @@ def test_a_set_padding_bit_is_refused_in_both_forms(bit):
 # Either form on demand
 
 
-@settings(max_examples=60)
 @given(packed_masks)
 def test_either_form_can_be_asked_for_whatever_it_takes(case):
     layout, packed = case
