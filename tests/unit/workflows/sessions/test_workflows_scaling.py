@@ -16,7 +16,7 @@ from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
-FEW, MANY = 10, 100
+FEW, MANY = 10, 50
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def histories(tmp_path_factory) -> dict[int, Registry]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> dict[int, Registry]:
-    """Registries of 10 and of 100 tasks."""
+    """Registries of few and of many tasks."""
     return {
         count: registry_of_tasks(tmp_path_factory.mktemp("tasks"), count) for count in (FEW, MANY)
     }
