@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -84,16 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     mode = Mode.JSON if "--json" in given else Mode.HUMAN
     _prepare_streams()
-    settings = Settings()
     try:
         # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
         # return values and exit codes of its own, and this boundary would see none of them.
         program = typer.main.get_command(app)
-        with program.make_context("condu", given) as context:
-            try:
-                program.invoke(context)
-            finally:  # what was given after the subcommand counts too
-                settings = context.obj or settings
+        with program.make_context("condu", list(given)) as context:
+            program.invoke(context)
         sys.stdout.flush()
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
@@ -111,9 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         expected = _as_condu_error(exc)
         if expected.reason == "output-failed":
             _silence_stdout()
-        Output(mode, registry=settings.registry).error(expected)
+        Output(mode, registry=_named_registry(given)).error(expected)
         sys.exit(expected.exit_code)
     sys.exit(0)
+
+
+def _named_registry(given: Sequence[str]) -> Path | None:
+    """What --registry named, for hints to repeat; read here, as a failure may precede parsing."""
+    options = list(takewhile(lambda argument: argument != "--", given))
+    named = [value for option, value in pairwise(options) if option == "--registry"]
+    named += [o.removeprefix("--registry=") for o in options if o.startswith("--registry=")]
+    return Path(named[-1]) if named else None
 
 
 def _prepare_streams() -> None:

@@ -33,7 +33,8 @@ def bases(run: Run) -> None:
     def human(out: Output) -> None:
         out.table(["base model", ">parameters", "weights", "what it is"], rows)
         out.hint(
-            "any open_clip model: condu init --base NAME:TAG or NAME:/path/weights.safetensors"
+            "condu init --base ID{here} takes any open_clip model: NAME:TAG or "
+            "NAME:/path/weights.safetensors"
         )
 
     run.out.document([asdict(entry) for entry in CATALOG], human)

@@ -90,8 +90,8 @@ class Run:
 
     def inside(self, registry: Path, *, silent: bool) -> "Run":
         """Return a run of another command on another registry, as part of this one."""
-        out = Output(Mode.SILENT) if silent else self.out
-        return Run(replace(self.settings, registry=registry, dry_run=False), out)
+        settings = replace(self.settings, registry=registry, dry_run=False)
+        return Run(settings, Output(Mode.SILENT)) if silent else new_run(settings)
 
 
 def new_run(settings: Settings) -> Run:
@@ -121,7 +121,6 @@ def command(
         def run_command(ctx: typer.Context, **values: Any) -> Any:
             given = {p.name: values.pop(p.name) for p in shared}
             settings = _merge(ctx.obj, given)
-            ctx.find_root().obj = settings  # the error boundary's hints repeat --registry
             if writes and settings.dry_run:
                 raise _no_dry_run(name or function.__name__)
             return function(new_run(settings), **values)

@@ -163,4 +163,4 @@ def _farewell(out: Output, result: dict[str, Any], keep: Path | None) -> None:
     )
     if keep is not None:
         out.hint("condu log --registry {keep!q}", keep=keep)
-    out.hint("your own pictures: condu learn --task NAME --data DIR")
+    out.hint("your own pictures: condu learn --task NAME --data DIR{here}")

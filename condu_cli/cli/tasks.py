@@ -264,7 +264,9 @@ def _note_kept(out: Output, registry: "Registry") -> None:
     for files, state in ((registry.waiting, "trained, not committed"), (registry.runs, "begun")):
         names = sorted({files.task_of(path) for path in files.paths()})
         if names:
-            out.note(f"{state}: {', '.join(names)} (condu learn --resume continues)")
+            out.hint(
+                "{state}: {names}; condu learn --resume{here} continues", state=state, names=names
+            )
 
 
 def forget(

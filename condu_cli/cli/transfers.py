@@ -1,6 +1,5 @@
 """`condu export` and `import`: move models and whole registries."""
 
-import shlex
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
@@ -83,7 +82,9 @@ def export(
     peft = form is ExportFormat.peft
     summary = _export_model(run, task, session, output, peft=peft, overwrite=force)
     if not summary.load:  # no other library builds this model
-        load = f"condu import --task NAME --weights {shlex.quote(summary.path)}"
+        load = run.out.filled(
+            "condu import --task NAME --weights {path!q}{here}", path=summary.path
+        )
         summary = replace(summary, load=load)
     run.out.document(asdict(summary), lambda out: _print_export(out, summary))
     return summary
@@ -142,10 +143,7 @@ def _print_export(out: Output, summary: "ExportSummary") -> None:
     out.text(f"Exported {what} to {summary.path} ({size(summary.bytes)})")
     out.text(f"load it with  {summary.load}")
     if summary.task is not None:
-        out.hint(
-            "condu import --task NAME --weights {path!q} imports it",
-            path=summary.path,
-        )
+        out.hint("condu import --task NAME --weights {path!q}{here} imports it", path=summary.path)
 
 
 def import_(

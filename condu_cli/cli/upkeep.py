@@ -101,8 +101,8 @@ def _session_row(session: "Session") -> list[str]:
 def _note_undoable(out: Output, found: "Collection") -> None:
     if found.undoable:
         out.hint(
-            "{sessions} can still be brought back by condu rollback --undo{here}; --no-undo "
-            "removes them too",
+            "{sessions} can still be brought back by condu rollback --undo{here}; "
+            "condu gc --no-undo{here} removes them too",
             sessions=plural(found.undoable, "session"),
         )
 

@@ -16,7 +16,7 @@ HINTS: dict[str, Hint] = {
     "no-task-named": "condu learn --task NAME --data DIR{here}",
     "task-named-twice": "Name every task once",
     "option-of-one-task": "Put each task's pictures in a folder of its name below --data-root",
-    "data-of-one-task": "Name it: --task NAME --data DIR",
+    "data-of-one-task": "Name it: condu evaluate --task NAME --data DIR{here}",
     "resume-with-options": "Leave the others out",
     "dry-run-downloads-nothing": "Leave --download out; condu tasks NAME says what belongs where",
     "not-a-known-task": "Known by name: {known}; any other takes --data DIR",

@@ -2,14 +2,15 @@
 
 from condu_cli.cli.hints.table import Facts, Hint
 
-RESUME = "condu learn --task {task!q} --resume"
+RESUME = "condu learn --task {task!q} --resume{here}"
 WITHOUT_MEASURING = "leave --keep, --patience and --validate-every out"
 TEACH = "Teach it one: condu learn --task NAME --data DIR{here}"
 
 
 def _resume(facts: Facts) -> str:
-    where = " --registry {moved_to!q}" if facts.get("moved_to") else "{here}"
-    return f"{RESUME}{where} continues from there"
+    moved = facts.get("moved_to")
+    resume = RESUME.replace("{here}", " --registry {moved_to!q}") if moved else RESUME
+    return f"{resume} continues from there"
 
 
 HINTS: dict[str, Hint] = {
@@ -50,8 +51,8 @@ HINTS: dict[str, Hint] = {
     "training-interrupted": _resume,
     "run-of-other-parameters": "condu learn --task NAME --retrain{here} starts over",
     "pictures-changed": "Put them back, or start over: condu learn --task {task!q} --retrain{here}",
-    "expert-waits": f"{RESUME}{{here}} commits it; --retrain trains another in its place",
-    "run-waits": f"{RESUME}{{here}} continues it; --retrain starts over",
+    "expert-waits": f"{RESUME} commits it; --retrain trains another in its place",
+    "run-waits": f"{RESUME} continues it; --retrain starts over",
     "nothing-to-resume": "Train one: condu learn --task NAME --data DIR{here}",
     "interrupted-while-committing": "condu log{here} shows where HEAD is",
     "expert-of-other-registry": "Move it to the folder trained/ of that registry",

@@ -51,12 +51,12 @@ HINTS: dict[str, Hint] = {
     "cannot-write-output": "Name a place in another folder: -o PATH",
     # Checkpoints and adapters
     "not-a-checkpoint-name": "A checkpoint ends in {known}; a whole registry is imported with "
-    "condu import {path!q}",
+    "condu import {path!q} --registry NEW_FOLDER",
     "no-tensors": "Save a state dict: torch.save or safetensors",
     "pickled-code": "Save the state dict alone: torch.save(model.state_dict(), FILE) or "
     "safetensors",
     "checkpoint-damaged": "Copy or export the file again",
-    "exported-note-damaged": "Export it again: condu export",
+    "exported-note-damaged": "Export the expert again",
     "checkpoint-does-not-fit": "Only a checkpoint that was fine-tuned from the registry's base "
     "model can be imported; condu init --registry PATH --base ID makes a registry for another",
     "checkpoint-of-other-base": OWN_BASE,
@@ -71,8 +71,8 @@ HINTS: dict[str, Hint] = {
     "adapter-of-other-rank": "Import it into a registry of its own: condu init --method lora "
     "--rank N --alpha X --registry PATH",
     "adapter-of-other-factors": "Import it into a registry that trains A: condu init --method lora "
-    "without --freeze-a",
+    "--registry PATH, without --freeze-a",
     "adapter-of-other-layers": "Import it into a registry with its layers: condu init --method "
-    "lora --lora-targets GLOB",
+    "lora --lora-targets GLOB --registry PATH",
     "adapter-of-other-shapes": "Import it into a registry of its own base model and rank",
 }

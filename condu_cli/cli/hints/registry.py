@@ -8,7 +8,7 @@ SESSIONS = "condu log{here} lists the sessions"
 WAIT = "Wait until that command has ended, then run this one again"
 NEW_FOLDER = "Name a folder that does not exist yet with --registry"
 NAME_RULE = "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
-RESTORE_DATABASE = "Restore condu.sqlite from a backup (condu backup) or from backups/"
+RESTORE_DATABASE = "Restore condu.sqlite from a backup or from backups/"
 
 
 def _writing(facts: Facts) -> str:
@@ -72,8 +72,8 @@ HINTS: dict[str, Hint] = {
     "programs, then run the command again",
     "out-of-memory": "No file is corrupt; close other programs, then run the command again",
     # Creating and opening
-    "no-registry": "Create one with condu init{here}, let condu learn do it, or name another with "
-    "--registry",
+    "no-registry": "Create one with condu init{here}, or by learning a first task: condu learn "
+    "--task NAME --data DIR{here}; or name another with --registry",
     "registry-exists": "Use it with condu learn{here}, or name another folder with --registry",
     "before-first-session": SESSIONS,
     "registry-path-is-file": "Name another folder with --registry",
@@ -140,6 +140,6 @@ HINTS: dict[str, Hint] = {
     "output-exists": "Name another, or overwrite it: --force",
     "archive-corrupt": "Nothing was imported; download or copy the file again",
     "archive-too-new": _upgrade,
-    "archive-unreadable": "Name a file that condu export wrote",
+    "archive-unreadable": "Name a file that was exported with condu export -o FILE{here}",
     "archive-not-a-file": "Save it as a plain file first",
 }

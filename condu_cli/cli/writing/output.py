@@ -92,12 +92,14 @@ class Output:
     def hint(self, template: str, **facts: object) -> None:
         """Name a command that may come next; the template is as those of `cli/hints`."""
         if self.mode is Mode.HUMAN and not self.quiet:
-            from condu_cli.cli.hints.templates import filled
+            line = f"hint: {self.filled(template, **facts)}"
+            self._stderr().print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
-            line = filled(template, facts, self._registry)
-            self._stderr().print(
-                f"hint: {line}", style="dim", markup=False, highlight=False, soft_wrap=True
-            )
+    def filled(self, template: str, **facts: object) -> str:
+        """Fill a template as `hint` does: `{here}` is --registry where the user gave it."""
+        from condu_cli.cli.hints.templates import filled
+
+        return filled(template, facts, self._registry)
 
     def warning(self, line: str) -> None:
         """Say what the user should know although the command went on."""

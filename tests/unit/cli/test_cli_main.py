@@ -11,6 +11,7 @@ import typer
 from made_registries import files_of, flip, made_registry
 
 from condu_cli import __version__
+from condu_cli.cli.command import Settings, new_run
 from condu_cli.cli.groups import GROUPS
 from condu_cli.main import app, main
 from condu_cli.registry.repository import Registry
@@ -298,6 +299,25 @@ def test_ctrl_c_ends_with_130_and_says_so(condu, failing):
     ran = condu("init")
     assert ran.code == 130
     assert_one_error(ran, 130, "error: interrupted\n", "Nothing that was committed is lost")
+
+
+@pytest.mark.parametrize("named", [("--registry", "else where"), ("--registry=else where",)])
+def test_ctrl_c_before_the_options_are_read_names_the_registry_all_the_same(
+    condu, named, monkeypatch
+):
+    def interrupted(*_args, **_values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    assert_one_error(condu("log", *named), 130, "condu log --registry 'else where' shows")
+    assert "condu log shows" in condu("predict", "--", "--registry", "a.png").err
+
+
+def test_a_tours_hints_name_the_tours_registry(capsys, tmp_path):
+    """The demo runs commands inside itself; its user's own registry is not what they changed."""
+    tour = new_run(Settings(registry=tmp_path / "mine")).inside(tmp_path / "tour", silent=False)
+    tour.out.hint("condu rollback{here} undoes it")
+    assert f"condu rollback --registry {tmp_path}/tour undoes it" in capsys.readouterr().err
 
 
 def test_debugging_lets_the_exception_through(condu, failing, monkeypatch):

@@ -140,7 +140,7 @@ HINT_TEXTS += [
     for path in FILES
     for node in ast.walk(tree_of(path))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    if node.func.attr == "hint"
+    if node.func.attr in ("hint", "filled")
     for argument in node.args
     for part in ast.walk(argument)
     if isinstance(part, ast.Constant) and isinstance(part.value, str)
@@ -177,6 +177,51 @@ def test_a_command_in_a_hint_takes_the_options_it_is_given() -> None:
         if option not in options_of(command)
     ]
     assert refused == []
+
+
+WITHOUT_REGISTRY = {"bases", "demo", "doctor", "tasks"}
+"""Commands that open no registry; all others would take the default one where a hint lacks it."""
+COMMAND = re.compile(
+    rf"condu ({'|'.join(map(re.escape, COMMANDS))})(?![\w-])"
+    r"((?: +(?:--?[a-z][\w-]*|[A-Z][A-Z_]*|\[[A-Z]+\]|lora|before-cleanup|\{\w+(?:!q)?\}))*)"
+    r"(\{here\})?"
+)
+
+
+def test_a_command_in_a_hint_names_the_registry_that_the_user_named() -> None:
+    lacking = [
+        (name, found[0])
+        for name, text in HINT_TEXTS
+        for found in COMMAND.finditer(text)
+        if found[1] not in WITHOUT_REGISTRY and not found[2].endswith(" -h")
+        if not found[3] and "--registry" not in found[2]
+    ]
+    assert lacking == []
+
+
+def test_a_command_to_run_next_is_written_by_way_of_a_hint() -> None:
+    """Elsewhere in the command line nothing would repeat --registry."""
+    hints = {(path, text) for path, text in HINT_TEXTS}
+    loose = [
+        (name_of(path), line, text)
+        for path in FILES
+        if ROOT / "cli" in path.parents
+        for line, text in texts(path)
+        if COMMAND.search(text) and not is_help(path, line)
+        if (path.name, text) not in hints and (name_of(path), text) not in hints
+    ]
+    assert loose == []
+
+
+def is_help(path: Path, line: int) -> bool:
+    """Say whether a line belongs to the help of an option."""
+    return any(
+        keyword.value.lineno <= line <= (keyword.value.end_lineno or line)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "help"
+    )
 
 
 def test_every_parameter_at_fault_is_an_option() -> None:
