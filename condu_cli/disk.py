@@ -1,11 +1,12 @@
 """What every room that writes files needs: flushing, modes of new files, the folder a path is in.
 
-A rename is only as safe as the folder that records it. This module imports the standard library
-alone, and is below all rooms.
+A rename is only as safe as the folder that records it. This module is below all rooms.
 """
 
 import os
 from pathlib import Path
+
+from condu_cli.errors import UsageError
 
 
 def flush_file(path: Path) -> None:
@@ -42,3 +43,18 @@ def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def require_parent_folder(path: Path) -> None:
+    """Raise UsageError unless there is a folder to write a file or folder of this name in.
+
+    A mistyped output is refused, as other programs do; only a registry's own place is made with
+    the folders above it, as `git init` and `git clone` do.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{path}: there is no folder {path.parent}",
+            reason="no-parent-folder",
+            path=path,
+            parent=path.parent,
+        )

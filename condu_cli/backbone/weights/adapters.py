@@ -25,7 +25,6 @@ from condu_cli.backbone.weights.checkpoints import (
     METADATA_KEY,
     Checkpoint,
     read_checkpoint,
-    require_parent_folder,
 )
 from condu_cli.backbone.weights.foreign_experts import (
     ForeignExpert,
@@ -36,7 +35,7 @@ from condu_cli.backbone.weights.foreign_experts import (
     some,
     with_known_names,
 )
-from condu_cli.disk import flush_file, flush_folder
+from condu_cli.disk import flush_file, flush_folder, require_parent_folder
 from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from condu_cli.disk import flush_file, flush_folder, mode_of_new_file
+from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, require_parent_folder
 from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
@@ -105,17 +105,6 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: exists already", reason="output-exists", path=path)
-
-
-def require_parent_folder(path: Path) -> None:
-    """Raise UsageError unless there is a folder to put `path` in."""
-    if not path.parent.is_dir():
-        raise UsageError(
-            f"{path}: there is no folder {path.parent}",
-            reason="no-parent-folder",
-            path=path,
-            parent=path.parent,
-        )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

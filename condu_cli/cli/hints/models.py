@@ -50,8 +50,7 @@ HINTS: dict[str, Hint] = {
     "output-suffix": _suffix,
     "cannot-write-output": "Name a place in another folder: -o PATH",
     # Checkpoints and adapters
-    "not-a-checkpoint-name": "A checkpoint ends in {known}; a whole registry is imported with "
-    "condu import {path!q} --registry NEW_FOLDER",
+    "not-a-checkpoint-name": "A checkpoint ends in {known}",
     "no-tensors": "Save a state dict: torch.save or safetensors",
     "pickled-code": "Save the state dict alone: torch.save(model.state_dict(), FILE) or "
     "safetensors",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from condu_cli._version import __version__
-from condu_cli.disk import flush_file, flush_folder
+from condu_cli.disk import flush_file, flush_folder, require_parent_folder
 from condu_cli.errors import IntegrityError, UsageError
 from condu_cli.registry.copies.archive_database import write_clean_database
 from condu_cli.registry.copies.archive_format import (
@@ -168,6 +168,7 @@ def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
         )
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} exists already", reason="output-exists", path=path)
+    require_parent_folder(path)
 
 
 def _warnings(history: History) -> tuple[str, ...]:

@@ -82,6 +82,16 @@ def ending(size: int) -> bytes:
     return bytes(end + -(size + end) % tarfile.RECORDSIZE)
 
 
+def is_archive(path: Path) -> bool:
+    """Say whether a file begins as an archive does; it may still be corrupt."""
+    try:
+        with path.open("rb") as file:
+            info = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
+    except (OSError, tarfile.HeaderError):
+        return False
+    return info.name in (MANIFEST, DATABASE) or _BLOB.fullmatch(info.name) is not None
+
+
 class ArchiveReader:
     """Reads a file front to back and accepts nothing but whole members with known names.
 

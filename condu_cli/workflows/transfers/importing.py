@@ -31,6 +31,7 @@ from condu_cli.data.sources.own_data import read_source
 from condu_cli.data.sources.task_data import templates_for
 from condu_cli.errors import ConduError, DataError, UsageError
 from condu_cli.registry.blobs.store import file_sha256
+from condu_cli.registry.copies.archive_format import is_archive
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.learning.prototyping import build_task_prototypes
 from condu_cli.workflows.opening.paradigms import FULL, LORA
@@ -255,6 +256,10 @@ def _refuse_other_method(path: Path, method: str) -> None:
     """Tell apart what cannot be unified, before anything is read."""
     if not path.exists():
         raise DataError(f"{path}: no such file", reason="no-such-file", path=path)
+    if is_archive(path):
+        raise UsageError(
+            f"{path}: holds no single model but a registry", reason="not-a-model", path=path
+        )
     if method == LORA and not is_adapter(path):
         raise UsageError(
             f"{path}: is a checkpoint of whole weights, but the registry holds LoRA experts",

@@ -229,6 +229,37 @@ def test_contradicting_options_are_usage_errors(condu, arguments, message, tmp_p
     assert not (tmp_path / "registry").exists()
 
 
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_checkpoint_in_the_place_of_an_archive_says_how_it_is_imported(
+    condu, exported, tmp_path, existing
+):
+    registry = tmp_path / ("registry" if existing else "new")
+    ran = condu("import", exported, "--registry", registry)
+    assert ran.code == 2
+    assert "holds the weights of one model" in ran.err
+    assert f"hint: condu import --task NAME --weights {exported} --registry {registry}\n" in ran.err
+
+
+def test_an_archive_in_the_place_of_a_checkpoint_says_how_it_is_imported(condu, archive, tmp_path):
+    for name in ("all.condu", "all.safetensors", "all.pt"):
+        archive = archive.rename(tmp_path / name)
+        for registry in (tmp_path / "registry", tmp_path / "new"):
+            ran = condu("import", "--task", "x", "--weights", archive, "--registry", registry)
+            assert ran.code == 2
+            assert f"condu import {archive} --registry NEW_FOLDER\n" in ran.err
+
+
+@pytest.mark.parametrize(
+    "options", [("--task", "warm"), ("--base",), (), ("--task", "warm", "--force")]
+)
+def test_no_output_makes_the_folder_that_it_goes_to(condu, learned, tmp_path, options):
+    file = tmp_path / "no where" / "x.safetensors"
+    ran = condu("export", *options, "-o", file)
+    assert ran.code == 2
+    assert f"hint: mkdir -p '{file.parent}'\n" in ran.err
+    assert not file.parent.exists()
+
+
 def test_another_base_model_is_refused_with_its_exit_code(condu, exported, tmp_path, names):
     state = {name: t.clone() for name, t in load_base("tiny").clip.state_dict().items()}
     state["visual.proj"] += 1

@@ -22,7 +22,7 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
 from condu_cli.registry.copies import archive, archive_database, archive_format, snapshot
 from condu_cli.registry.copies.archive import without_folders, write_archive
-from condu_cli.registry.copies.archive_format import ArchiveReader, header
+from condu_cli.registry.copies.archive_format import ArchiveReader, header, is_archive
 from condu_cli.registry.copies.archive_import import read_archive
 from condu_cli.registry.database.tables import Base
 from condu_cli.registry.manifest import RegistryConfig, Session
@@ -209,6 +209,10 @@ def test_places_for_an_archive(registry: Registry, exported: Path, tmp_path: Pat
     assert "--force" in hint_of(refused.value)
     with pytest.raises(UsageError):
         write_archive(registry, registry.paths.database, overwrite=True)
+    with pytest.raises(UsageError, match="no folder") as refused:
+        write_archive(registry, tmp_path / "no where" / "a", overwrite=True)
+    assert hint_of(refused.value) == f"mkdir -p '{tmp_path}/no where'"
+    assert not (tmp_path / "no where").exists()
     assert exported.read_bytes() == before
     write_archive(registry, exported, overwrite=True)
     assert exported.read_bytes() == before
@@ -560,6 +564,17 @@ def test_every_flipped_bit_is_found(exported: Path, place: Path) -> None:
             shutil.rmtree(place)
 
 
+def test_an_archive_is_known_by_its_content(exported: Path, place: Path) -> None:
+    """Whatever it is called: it is no checkpoint."""
+    named = exported.rename(exported.with_suffix(".safetensors"))
+    assert is_archive(named)
+    read_archive(named, place)
+    named.write_bytes(named.read_bytes()[:600])
+    assert is_archive(named)
+    with pytest.raises(IntegrityError):
+        read_archive(named, place.with_name("other"))
+
+
 def test_in_any_order_and_with_other_times(registry: Registry, exported: Path, place: Path) -> None:
     members = members_of(exported)
     with tarfile.open(exported, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -597,6 +612,14 @@ def test_files_that_are_no_archive(tmp_path: Path) -> None:
         read_archive(tmp_path / "nowhere", tmp_path / "new")
     with pytest.raises(UsageError):
         read_archive(tmp_path, tmp_path / "new")
+    for name in ("a.safetensors", "a.pt", "a.PTH"):
+        (tmp_path / name).write_bytes(b"whatever a corrupt or sound checkpoint holds")
+        with pytest.raises(UsageError, match="one model"):
+            read_archive(tmp_path / name, tmp_path / "new")
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="one model"):
+        read_archive(tmp_path / "peft", tmp_path / "new")
     if os.path.exists("/dev/zero"):
         with pytest.raises(UsageError, match="plain file"):
             read_archive(Path("/dev/zero"), tmp_path / "new")
