@@ -10,7 +10,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class DualEncoder(nn.Module, ABC):
     """Multiplies cosine similarities before softmax; frozen."""
     image_tower: str
     """How the names of the image tower's parameters begin; all others are the text tower's."""
+    _tokenizer: Any = None
+    """Whatever `tokenize` needs and nobody changes: all copies of a model share it."""
     _restriction: tuple[str, ...] | None = None
     """The names that `restricted_to` chose."""
     _factors: Factors | None = None
@@ -290,7 +292,7 @@ class DualEncoder(nn.Module, ABC):
         It consists of the library's own modules, whatever the method. Whoever writes to what
         `weights_of` gives calls `put_weights` after it.
         """
-        expert = copy.deepcopy(self)
+        expert = copy.deepcopy(self, {id(self._tokenizer): self._tokenizer})
         expert._freeze()
         return expert
 

@@ -110,6 +110,11 @@ def test_an_expert_copy_is_independent(tiny):
     assert weights_sha256(tiny) == before
 
 
+def test_an_expert_copy_shares_the_tokenizer(tiny):
+    """To copy it takes several times as long as to copy the weights of `tiny`."""
+    assert tiny.expert_copy()._tokenizer is tiny._tokenizer
+
+
 # Identity
 
 
