@@ -70,7 +70,7 @@ class DualEncoder(nn.Module, ABC):
     image_tower: str
     """How the names of the image tower's parameters begin; all others are the text tower's."""
     _tokenizer: Any = None
-    """Whatever `tokenize` needs and nobody changes: all copies of a model share it."""
+    """Whatever `tokenize` needs. It never changes, so all copies of a model share it."""
     _restriction: tuple[str, ...] | None = None
     """The names that `restricted_to` chose."""
     _factors: Factors | None = None
