@@ -15,7 +15,7 @@ from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.registry.manifest import Expert, TaskEntry
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import draft_session
+from condu_cli.workflows.sessions.committing import session_of_state
 from condu_cli.workflows.sessions.forgetting import forget
 from condu_cli.workflows.sessions.states import open_state
 
@@ -45,11 +45,12 @@ def registry_of_tasks(path: Path, count: int) -> Registry:
             {**made.training, "run": f"{number:016x}"},
         )
         entries.append(TaskEntry(f"task{number}", expert, "0" * 64, None, {}, None))
+    state = EncodedState(state.shared, parts)
     with registry.lock("learn"):
-        draft = draft_session(
-            registry, codec, EncodedState(state.shared, parts), entries, kind="learn", task="task0"
+        session = session_of_state(
+            registry, codec, state, entries, None, kind="learn", task="task0"
         )
-        registry.commit(draft, parent=None, command="learn")
+        registry.commit(session, command="learn")
     return registry
 
 

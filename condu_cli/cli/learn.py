@@ -292,7 +292,7 @@ def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
     def records(files: "TaskFiles", paths: "Sequence[Path]") -> list[dict[str, Any]]:
         wanted = [path for path in paths if not tasks or files.task_of(path) in tasks]
         listed = [file for path in wanted if (file := files.open_if_there(path)) is not None]
-        return [{"task": f.task, "bytes": f.size, "at": f.record.get("at")} for f in listed]
+        return [{"task": f.task, "bytes": f.size, "at": f.metadata.get("at")} for f in listed]
 
     found = to_go_on_with(registry)
     waiting = records(registry.waiting, found.experts)

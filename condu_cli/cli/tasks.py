@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from condu_cli.data.sources.known_tasks import KnownTask
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.answering.evaluation import Evaluation
-    from condu_cli.workflows.sessions.forgetting import Removal
+    from condu_cli.workflows.sessions.committing import Commit
 
 
 class LabelSpace(str, Enum):
@@ -313,7 +313,7 @@ def _print_plan_of(out: Output, record: dict[str, Any], text: str) -> None:
     out.document({"dry_run": True, **record}, lambda o: o.text(text))
 
 
-def _report_session(out: Output, done: "Removal", text: str) -> None:
+def _report_session(out: Output, done: "Commit", text: str) -> None:
     from condu_cli.registry.manifest import short_id
 
     for warning in done.warnings:

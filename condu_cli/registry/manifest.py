@@ -9,12 +9,13 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import NotFoundError
+from condu_cli.registry.clock import utc_now
 from condu_cli.registry.names import is_sha256, validate_task_name
 
 MANIFEST_FORMAT = 1
@@ -197,35 +198,12 @@ class TaskEntry:
 
 
 @dataclass(frozen=True)
-class SessionDraft:
-    """A session that has not been committed: everything but its parent, time and id.
+class Session:
+    """One immutable state of the registry; `Session.on` makes one that is to be committed.
 
     `shared` is the sha256 of the codec's shared blob (the unified delta), None where the codec
     has none or no task is left. `codec` is None where it is the registry's.
     """
-
-    kind: str
-    task: str
-    shared: str | None
-    entries: tuple[TaskEntry, ...]
-    note: Mapping[str, Any] = field(default_factory=dict)
-    codec: CodecChoice | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in SESSION_KINDS:
-            raise ValueError(f"a session's kind is one of {SESSION_KINDS}, not {self.kind!r}")
-        validate_task_name(self.task)
-        if self.shared is not None:
-            _require_sha256("shared", self.shared)
-        names = [entry.name for entry in self.entries]
-        if len(set(names)) != len(names):
-            raise ValueError("two entries of a session have the same name")
-        _set(self, "note", plain_record(self.note))
-
-
-@dataclass(frozen=True)
-class Session:
-    """One committed, immutable state of the registry; see `SessionDraft` for what it holds."""
 
     id: str
     parent: str | None
@@ -236,6 +214,37 @@ class Session:
     entries: tuple[TaskEntry, ...]
     note: Mapping[str, Any] = field(default_factory=dict)
     codec: CodecChoice | None = None
+
+    @classmethod
+    def on(
+        cls,
+        parent: str | None,
+        kind: str,
+        task: str,
+        shared: str | None,
+        entries: Iterable[TaskEntry],
+        *,
+        note: Mapping[str, Any] | None = None,
+        codec: CodecChoice | None = None,
+    ) -> "Session":
+        """Return a new session, made now, whose parent has this id; None: the first one.
+
+        Entries without `learned_in` are learned in it. Raises ValueError for values that no
+        session has.
+        """
+        if kind not in SESSION_KINDS:
+            raise ValueError(f"a session's kind is one of {SESSION_KINDS}, not {kind!r}")
+        validate_task_name(task)
+        if shared is not None:
+            _require_sha256("shared", shared)
+        entries = tuple(entries)
+        if len({entry.name for entry in entries}) != len(entries):
+            raise ValueError("two entries of a session have the same name")
+        note = plain_record(note or {})
+        unnamed = cls("", parent, kind, task, utc_now(), shared, entries, note, codec)
+        session_id = unnamed.computed_id()
+        named = (e if e.learned_in else replace(e, learned_in=session_id) for e in entries)
+        return replace(unnamed, id=session_id, entries=tuple(named))
 
     def entry(self, name: str) -> TaskEntry:
         """Return the entry of task `name`; raise NotFoundError naming those there are."""

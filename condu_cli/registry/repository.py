@@ -6,7 +6,6 @@ never waits for a writer. A `Registry` belongs to one thread.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session as Transaction
@@ -34,7 +33,6 @@ from condu_cli.registry.manifest import (
     Pack,
     RegistryConfig,
     Session,
-    SessionDraft,
     TaskEntry,
     short_id,
 )
@@ -251,26 +249,23 @@ class Registry:
             found = head if head in live else next(iter(live), None)
             return None if found is None else self._sessions.get(transaction, found)
 
-    def commit(
-        self, draft: SessionDraft, *, parent: str | None, command: str, folder: str | None = None
-    ) -> Session:
-        """Make `draft` the child of `parent` and HEAD; the blobs must be on disk already.
+    def commit(self, session: Session, *, command: str, folder: str | None = None) -> Session:
+        """Make a new session HEAD and return it; its blobs must be on disk already.
 
-        The caller holds the lock, and has built the draft on `parent`; if HEAD is another by
-        now, nothing is written and HeadMovedError raised. `folder`: where the new expert's
-        pictures are on this machine.
+        The caller holds the lock, and has made the session with `Session.on` its parent; if HEAD
+        is another by now, nothing is written and HeadMovedError raised. `folder`: where the new
+        expert's pictures are on this machine.
         """
         self._require_lock()
-        session = _sealed(draft, parent, utc_now())
         blobs = [self._require_blob(sha256) for sha256 in sorted(session.blobs())]
         with self._write() as transaction:
             head = rows.head_id(transaction)
-            if head != parent:
+            if head != session.parent:
                 raise HeadMovedError(
-                    f"HEAD moved from {_name(parent)} to {_name(head)} "
+                    f"HEAD moved from {_name(session.parent)} to {_name(head)} "
                     f"while {command!r} was working",
                     reason="head-moved",
-                    parent=parent,
+                    parent=session.parent,
                     head=head,
                 )
             rows.insert_session(transaction, session, blobs)
@@ -278,7 +273,7 @@ class Registry:
                 new = next(e for e in session.entries if e.learned_in == session.id)
                 marks.set_source(transaction, new, folder)
             rows.move_head(
-                transaction, session.id, kind=draft.kind, command=command, at=session.created_at
+                transaction, session.id, kind=session.kind, command=command, at=session.created_at
             )
         return session
 
@@ -380,27 +375,6 @@ def _refuse_links(paths: RegistryPaths) -> None:
                 reason="symbolic-link",
                 path=path,
             )
-
-
-def _sealed(draft: SessionDraft, parent: str | None, created_at: str) -> Session:
-    """Return the draft as a session: with its parent and time, and the id of all that."""
-    unnamed = Session(
-        id="",
-        parent=parent,
-        kind=draft.kind,
-        task=draft.task,
-        created_at=created_at,
-        shared=draft.shared,
-        entries=draft.entries,
-        note=draft.note,
-        codec=draft.codec,
-    )
-    session_id = unnamed.computed_id()
-    entries = tuple(
-        entry if entry.learned_in else replace(entry, learned_in=session_id)
-        for entry in draft.entries
-    )
-    return replace(unnamed, id=session_id, entries=entries)
 
 
 def _require_live(transaction: Transaction, session: Session) -> None:

@@ -20,7 +20,6 @@ from condu_cli.registry.manifest import (
     ParameterShape,
     RegistryConfig,
     Session,
-    SessionDraft,
     TaskEntry,
     canonical_json,
 )
@@ -115,9 +114,7 @@ def registry(tmp_path: Path) -> Registry:
     expert = Expert(("cat", "dog"), ("a photo of a {}.",), prototypes, {"seed": 0})
     entry = TaskEntry("pets", expert, part, None, record(1.0, 0.5, 6.0), None)
     with registry.lock("learn"):
-        registry.commit(
-            SessionDraft("learn", "pets", shared, (entry,)), parent=None, command="learn"
-        )
+        registry.commit(Session.on(None, "learn", "pets", shared, [entry]), command="learn")
     return registry
 
 
@@ -165,11 +162,8 @@ def test_notes_beside_the_manifests(registry: Registry) -> None:
     first = registry.head()
     assert first is not None
     with registry.lock("learn"):
-        second = registry.commit(
-            SessionDraft("learn", "pets", first.shared, first.entries),
-            parent=first.id,
-            command="learn",
-        )
+        second = Session.on(first.id, "learn", "pets", first.shared, first.entries)
+        registry.commit(second, command="learn")
         registry.tag("best", second, "condu tag best")
         patch = registry.blobs.put({"flips": np.zeros(3, np.uint8)})
         registry.record_pack(first, second, patch)
@@ -263,11 +257,8 @@ def test_a_codec_of_its_own_stands_in_the_manifest_and_in_the_database(registry:
     entry = replace(first.entries[0], codec_options={"dtype": "float16"})
     own = CodecChoice("raw", {"dtype": "float32"})
     with registry.lock("convert"):
-        session = registry.commit(
-            SessionDraft("convert", "pets", None, (entry,), codec=own),
-            parent=first.id,
-            command="convert",
-        )
+        session = Session.on(first.id, "convert", "pets", None, [entry], codec=own)
+        registry.commit(session, command="convert")
     manifest = session.manifest()
     assert manifest["codec"] == {"name": "raw", "options": {"dtype": "float32"}}
     assert manifest["entries"][0]["codec_options"] == {"dtype": "float16"}

@@ -15,7 +15,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import draft_session
+from condu_cli.workflows.sessions.committing import session_of_state
 from condu_cli.workflows.sessions.comparing import compare
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
@@ -36,8 +36,10 @@ def convert(registry, choice, own=None):
         state = codec.encode(state, delta, own.get(entry.name, {}))
     entries = [replace(e, drift=None, codec_options=own.get(e.name, {})) for e in head.entries]
     with registry.lock("convert"):
-        draft = draft_session(registry, codec, state, entries, kind="convert", task="birds")
-        return registry.commit(draft, parent=head.id, command="convert")
+        session = session_of_state(
+            registry, codec, state, entries, head.id, kind="convert", task="birds"
+        )
+        return registry.commit(session, command="convert")
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def _assert_nothing_trained_is_lost(registry: Registry, task: str) -> None:
     (waiting,) = registry.waiting.all()
     assert waiting.task == task
     trained = tiny.expert(registry, task).delta
-    assert {n: waiting.arrays[f"delta/{n}"].tobytes() for n in trained} == {
+    assert {n: waiting[f"delta/{n}"].tobytes() for n in trained} == {
         name: values.tobytes() for name, values in trained.items()
     }
     done = resume_expert(registry, waiting, command="learn --resume")

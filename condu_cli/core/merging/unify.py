@@ -26,7 +26,7 @@ order, so its rescalers may differ in their last bit; the rest is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -116,16 +116,6 @@ def reunify(
     return _Pass(method, platform_of(arrays.values()), arrays, triggers, None).run(execution)
 
 
-class Sums(NamedTuple):
-    """L1 norms of one chunk's segments, float64: the old delta under the old masks (old tasks,
-    segments), the new one under the new masks (tasks, segments), the new task's delta if there is
-    one (tasks - old tasks, segments)."""
-
-    old: Float64
-    new: Float64
-    delta: Float64
-
-
 class _Pass:
     """One pass over all chunks: what is read, what is written, and the norms of every group."""
 
@@ -159,8 +149,8 @@ class _Pass:
     def run(self, execution: Execution | None) -> Unified:
         cuts, tasks = self.method.segmentation(), len(self.masks)
         with self.platform.working():
-            for chunk, sums in stream(self._fuse, cuts, self.platform, execution, tasks):
-                self.totals.add(chunk, sums)
+            for chunk, norms in stream(self._fuse, cuts, self.platform, execution, tasks):
+                self.totals.add(chunk, norms)
         return self._finish()
 
     def _flat(self, delta: Sequence[Array]) -> list[Array]:
@@ -168,7 +158,7 @@ class _Pass:
         check_forms(self.layout, self.platform, delta)
         return [values.reshape(-1) for values in delta]
 
-    def _fuse(self, chunk: Chunk, room: Room, loops: ModuleType) -> Sums:
+    def _fuse(self, chunk: Chunk, room: Room, loops: ModuleType) -> Float64:
         """Elect one chunk, write its part of the result, and answer with its norms."""
         old, new, merged = room.values(chunk)
         tiniest = self._load_values(chunk, old, new, loops)
@@ -186,8 +176,12 @@ class _Pass:
             chunk.store_bits(words, mask)
         return self._norms(chunk, room, loops)
 
-    def _norms(self, chunk: Chunk, room: Room, loops: ModuleType) -> Sums:
-        """The norms of what `_fuse` left in its room, brought to the host at once."""
+    def _norms(self, chunk: Chunk, room: Room, loops: ModuleType) -> Float64:
+        """The L1 norms of what `_fuse` left in its room, of each segment, brought to the host.
+
+        Rows: the old delta under the old masks (old tasks), the merged one under the new masks
+        (tasks), and the new task's delta where there is one.
+        """
         old, new, merged = room.values(chunk)
         before, after = len(self.old_masks), len(self.masks)
         added = before + after  # where the new task's row is, if there is a new task
@@ -198,8 +192,7 @@ class _Pass:
             everything = room.masks(chunk, 1, 0)
             as_bytes(everything)[...] = 0xFF
             loops.norms(new, everything, sums[added:])
-        found = self.platform.host(sums)
-        return Sums(found[:before], found[before:added], found[added:])
+        return self.platform.host(sums)
 
     def _load_values(self, chunk: Chunk, old: Array, new: Array, loops: ModuleType) -> int:
         """Read and check one chunk; answer with `Extremes.smallest` of the old unified delta."""
@@ -223,7 +216,7 @@ class _Pass:
         return found.smallest
 
     def _finish(self) -> Unified:
-        covered = self.totals.new
+        covered = self.totals.covered
         rescalers = rescaler_of(self.totals.norms(self.rescalers), covered)
         return Unified(
             unified=self.merged.arrays,
@@ -241,27 +234,26 @@ class _GroupTotals:
 
     def __init__(self, groups: RescalerGroups, old_tasks: int, tasks: int) -> None:
         self._groups = groups
-        self._old = np.zeros((old_tasks, groups.count))
-        self._delta = np.zeros((tasks - old_tasks, groups.count))
-        self.new = np.zeros((tasks, groups.count))
+        self._totals = np.zeros((2 * tasks, groups.count))  # the rows of `_Pass._norms`
+        self._old, self._tasks = old_tasks, tasks
 
-    def add(self, chunk: Chunk, sums: Sums) -> None:
+    def add(self, chunk: Chunk, norms: Float64) -> None:
         groups = self._groups.at(chunk)
-        for totals, found in (
-            (self._old, sums.old),
-            (self.new, sums.new),
-            (self._delta, sums.delta),
-        ):
-            if groups.stop - groups.start == 1:
-                # One sequential sum over all segments, however they were cut into chunks.
-                running = np.concatenate([totals[:, groups], found], axis=1)
-                totals[:, groups] = running.cumsum(axis=1)[:, -1:]
-            else:
-                totals[:, groups] = found
+        if groups.stop - groups.start == 1:
+            # One sequential sum over all segments, however they were cut into chunks.
+            running = np.concatenate([self._totals[:, groups], norms], axis=1)
+            norms = running.cumsum(axis=1)[:, -1:]
+        self._totals[:, groups] = norms
+
+    @property
+    def covered(self) -> Float64:
+        """||M_i * u||_1 of every task after this unify, in each group."""
+        return self._totals[self._old : self._old + self._tasks]
 
     def norms(self, rescalers: Float64) -> Float64:
         """||delta_i||_1 of every task's delta before this unify, in each group."""
-        return np.concatenate([rescalers * self._old, self._delta])
+        old, delta = self._totals[: self._old], self._totals[self._old + self._tasks :]
+        return np.concatenate([rescalers * old, delta])
 
 
 def _underflow_pattern(rescalers: Float64) -> int:

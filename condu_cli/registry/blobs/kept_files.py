@@ -9,7 +9,6 @@ content as blobs are, in a folder of its own. The files go when HEAD has what th
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,17 @@ from condu_cli.registry.names import is_task_name, validate_task_name
 _NAME = re.compile(r"(?P<task>.+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
 
 
-@dataclass(frozen=True)
-class TaskFile:
-    """One of them on the disk; `record` is the JSON that was stored with its arrays."""
+class KeptFile(BlobReader):
+    """One of them: its arrays, read lazily, and in `metadata` the record stored with them."""
 
-    task: str
-    path: Path
-    size: int
-    arrays: BlobReader
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What was stored beside the arrays."""
-        return self.arrays.metadata
+    def __init__(self, path: Path, task: str, sha256: str) -> None:
+        super().__init__(path, sha256)
+        self.path = path
+        self.task = task
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose names begin so, by the rest of their names."""
-        return {n.removeprefix(prefix): self.arrays[n] for n in self.arrays if n.startswith(prefix)}
+        return {n.removeprefix(prefix): self[n] for n in self if n.startswith(prefix)}
 
 
 class TaskFiles:
@@ -60,7 +53,7 @@ class TaskFiles:
 
     def save(
         self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
-    ) -> TaskFile:
+    ) -> KeptFile:
         """Write a file durably; raise ConduError if that is not possible."""
         validate_task_name(task)
         with _described_errors(self._folder, self._what):
@@ -89,12 +82,12 @@ class TaskFiles:
                     found.append((path.lstat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 
-    def all(self) -> list[TaskFile]:
+    def all(self) -> list[KeptFile]:
         """Open all of them, the oldest first; raise IntegrityError for a corrupt one."""
         found = (self.open_if_there(path) for path in self.paths())
         return [expert for expert in found if expert is not None]
 
-    def open_if_there(self, path: Path) -> TaskFile | None:
+    def open_if_there(self, path: Path) -> KeptFile | None:
         """Open one file; None where it has gone since it was listed."""
         try:
             return self.open(path)
@@ -107,7 +100,7 @@ class TaskFiles:
         """Remove a file: HEAD has what it was for, or another takes its place."""
         path.unlink(missing_ok=True)
 
-    def open(self, path: Path) -> TaskFile:
+    def open(self, path: Path) -> KeptFile:
         """Open one file; raise IntegrityError if it is not one, or gone."""
         match = _named(path)
         if match is None:
@@ -115,16 +108,15 @@ class TaskFiles:
                 f"{path} is not a {self._what}", reason="kept-file-unknown", path=path
             )
         try:
-            reader = BlobReader(path, match["sha256"])
+            return KeptFile(path, match["task"], match["sha256"])
         except IntegrityError as error:
             raise self.damaged(path, error.message) from error
-        return TaskFile(match["task"], path, reader.size, reader)
 
-    def verified_record(self, file: TaskFile) -> dict[str, Any]:
+    def verified_record(self, file: KeptFile) -> dict[str, Any]:
         """Hash a file's bytes and return its record; raise IntegrityError if it is corrupt."""
         try:
-            file.arrays.verify()
-            return file.record
+            file.verify()
+            return file.metadata
         except IntegrityError as error:
             raise self.damaged(file.path, error.message) from error
 

@@ -236,7 +236,7 @@ def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
 
 def _is_committed(registry: Registry, path: Path) -> bool:
     try:
-        training = registry.waiting.open(path).record.get("training")
+        training = registry.waiting.open(path).metadata.get("training")
     except IntegrityError:  # its owner is not known
         return False
     run = training.get("run") if isinstance(training, dict) else None

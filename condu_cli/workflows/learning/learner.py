@@ -29,7 +29,7 @@ from condu_cli.workflows.opening.registry_only import require_space
 from condu_cli.workflows.progress import ProgressCallback, outlasting, silent
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import (
-    Commit,
+    ExpertCommit,
     TrainedExpert,
     check_delta,
     commit_expert,
@@ -194,7 +194,7 @@ def _commit(
     trained: TrainedExpert,
     on_kept: Callable[[], None],
     on_progress: ProgressCallback,
-) -> Commit:
+) -> ExpertCommit:
     parent = destination.parent
     commit = commit_expert(
         destination.registry(),

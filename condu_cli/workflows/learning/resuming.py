@@ -11,7 +11,7 @@ from condu_cli.workflows.learning.summaries import LearnSummary, summarise
 from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.learning.unfinished import load_unfinished
 from condu_cli.workflows.progress import ProgressCallback, silent
-from condu_cli.workflows.sessions.committing import Commit, load_expert, resume_expert
+from condu_cli.workflows.sessions.committing import ExpertCommit, load_expert, resume_expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +139,7 @@ def _commit_waiting(
         )
     except ConduError as exc:
         return exc
-    if isinstance(done, Commit):
+    if isinstance(done, ExpertCommit):
         return Resumed(expert.task, summarise(trained, done), done.session)
     return Resumed(expert.task, None, done)
 

@@ -10,7 +10,7 @@ from condu_cli.workflows.sessions.committing import CommitSeconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from condu_cli.workflows.sessions.committing import Commit, TrainedExpert
+    from condu_cli.workflows.sessions.committing import ExpertCommit, TrainedExpert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class LearnSummary(CommitSeconds):
     warnings: tuple[str, ...] = field(default=())
 
 
-def summarise(trained: TrainedExpert, commit: Commit) -> LearnSummary:
+def summarise(trained: TrainedExpert, commit: ExpertCommit) -> LearnSummary:
     """The result of a commit of a trained expert."""
     training = trained.training
     recipe = training.get("recipe", {})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from condu_cli.data.labelled import Sample
-    from condu_cli.registry.blobs.kept_files import TaskFile
+    from condu_cli.registry.blobs.kept_files import KeptFile
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.learning.planning import LearnPlan
 
@@ -92,7 +92,7 @@ def save_unfinished(
     return saved.path
 
 
-def load_unfinished(registry: Registry, file: TaskFile) -> Unfinished:
+def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
     """Read a training back.
 
     Raises:

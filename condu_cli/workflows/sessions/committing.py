@@ -14,7 +14,7 @@ from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, HeadMovedError, IntegrityError, InterruptedByUserError
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.registry.manifest import Expert, SessionDraft, TaskEntry, plain_record, short_id
+from condu_cli.registry.manifest import Expert, Session, TaskEntry, plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import choice_of, codec_for, layout_of
 from condu_cli.workflows.sessions.current import refuse_known_task
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from condu_cli.core.codecs.interface import Codec, EncodedState
     from condu_cli.core.merging.checks import CheckedDelta
-    from condu_cli.registry.blobs.kept_files import TaskFile
-    from condu_cli.registry.manifest import RegistryConfig, Session
+    from condu_cli.registry.blobs.kept_files import KeptFile
+    from condu_cli.registry.manifest import RegistryConfig
     from condu_cli.registry.repository import Registry
 
 
@@ -71,14 +71,20 @@ class CommitSeconds:
     pack_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A committed session, the HEAD that it was built on, and what it took."""
+    """A committed session and the HEAD that it was built on; warnings are about packing that."""
 
     session: Session
     parent: Session | None
-    seconds: CommitSeconds
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertCommit(Commit):
+    """The commit of a new expert, and how long it took."""
+
+    seconds: CommitSeconds
 
 
 def check_delta(config: RegistryConfig, delta: Mapping[str, Any]) -> CheckedDelta:
@@ -106,7 +112,7 @@ def commit_expert(
     command: str,
     on_kept: Callable[[], None] = lambda: None,
     on_progress: ProgressCallback = silent,
-) -> Commit:
+) -> ExpertCommit:
     """Write the expert down, unify it with `parent` and make the result HEAD.
 
     `parent` is the id of what was HEAD when the training began, None for the empty state.
@@ -135,7 +141,7 @@ def commit_expert(
 
 
 def _interrupted(
-    registry: Registry, waiting: TaskFile, trained: TrainedExpert
+    registry: Registry, waiting: KeptFile, trained: TrainedExpert
 ) -> InterruptedByUserError:
     """Say what is true: Ctrl-C may have come just before the commit, or just after it."""
     session = registry.session_of_run(trained.training["run"])
@@ -152,12 +158,12 @@ def _interrupted(
 
 def resume_expert(
     registry: Registry,
-    waiting: TaskFile,
+    waiting: KeptFile,
     *,
     command: str,
     trained: TrainedExpert | None = None,
     on_progress: ProgressCallback = silent,
-) -> Commit | Session:
+) -> ExpertCommit | Session:
     """Commit a kept expert on whatever HEAD is; or answer with the session that has it already.
 
     `trained` is what `load_expert` gives, where the caller has it.
@@ -182,7 +188,7 @@ def resume_expert(
         )
 
 
-def keep_expert(registry: Registry, trained: TrainedExpert) -> TaskFile:
+def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
     """Write a trained expert to the registry's folder of those that wait to be committed."""
     arrays = {DELTA + name: values for name, values in trained.delta.items()}
     arrays = {name: _host(values) for name, values in arrays.items()}
@@ -199,7 +205,7 @@ def keep_expert(registry: Registry, trained: TrainedExpert) -> TaskFile:
     return registry.waiting.save(trained.task, arrays, plain_record(record))
 
 
-def load_expert(registry: Registry, waiting: TaskFile) -> TrainedExpert:
+def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
     """Read a kept expert back.
 
     Raises:
@@ -244,14 +250,14 @@ def _host(values: Any) -> Any:
 
 def _commit_waiting(
     registry: Registry,
-    waiting: TaskFile,
+    waiting: KeptFile,
     trained: TrainedExpert,
     parent: str | None,
     command: str,
     *,
     kept_seconds: float,
     on_progress: ProgressCallback,
-) -> Commit:
+) -> ExpertCommit:
     with _lock(registry, command, on_progress), taken_back_on_failure(registry):
         head = registry.head()
         codec = codec_for(registry.config, head)
@@ -269,14 +275,14 @@ def _commit_waiting(
             training={**trained.training, "unify_seconds": round(unified - started, 3)},
         )
         kept = moved_entries(codec, () if head is None else head.entries, before, state)
-        draft = draft_session(
-            registry, codec, state, kept, kind=trained.kind, task=trained.task, new=expert
+        session = session_of_state(
+            registry, codec, state, kept, parent, kind=trained.kind, task=trained.task, new=expert
         )
-        session = registry.commit(draft, parent=parent, command=command, folder=trained.folder)
+        registry.commit(session, command=command, folder=trained.folder)
         committed = time.perf_counter()
         registry.waiting.remove(waiting.path)
         packed = pack_parent(registry, session, head)
-        return Commit(
+        return ExpertCommit(
             session=session,
             parent=head,
             seconds=CommitSeconds(
@@ -323,21 +329,23 @@ def _unify(
         raise damaged_session(head, exc) from exc
 
 
-def draft_session(
+def session_of_state(
     registry: Registry,
     codec: Codec,
     state: EncodedState,
     kept: Sequence[TaskEntry],
+    parent: str | None,
     *,
     kind: str,
     task: str,
     new: Expert | None = None,
     note: Mapping[str, Any] | None = None,
-) -> SessionDraft:
-    """Write the blobs of a state in some codec, and describe the session that they make up.
+) -> Session:
+    """Write the blobs of a state in some codec, and make the session to be committed.
 
     `kept`: the entries of the experts in the state, in its order, which get their new parts and
-    records; `new`: the expert of `task`, where it is the last one of the state and has none yet.
+    records; `parent`: the id of the session before; `new`: the expert of `task`, where it is the
+    last one of the state and has no entry yet.
     """
     shared = [] if state.shared is None else [state.shared]
     refs = [ref.sha256 for ref in registry.blobs.put_all([*shared, *state.parts])]
@@ -352,13 +360,14 @@ def draft_session(
         replace(entry, part=part, record=record)
         for entry, (part, record) in zip(kept, parts, strict=True)
     ]
-    return SessionDraft(
+    return Session.on(
+        parent,
         kind,
         task,
         refs[0] if shared else None,
         (*entries, *added),
-        note or {},
-        choice_of(registry.config, codec),
+        note=note,
+        codec=choice_of(registry.config, codec),
     )
 
 

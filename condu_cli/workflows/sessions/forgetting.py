@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.errors import UsageError
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.registry.manifest import SessionDraft
+from condu_cli.registry.manifest import Session
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import draft_session, moved_entries
+from condu_cli.workflows.sessions.committing import Commit, moved_entries, session_of_state
 from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
 from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
@@ -20,22 +20,12 @@ from condu_cli.workflows.sessions.states import check_state, damaged_session, op
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.registry.manifest import Session
     from condu_cli.registry.repository import Registry
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Removal:
-    """A session made from another one: what was HEAD, and warnings about packing it."""
-
-    session: Session
-    parent: Session
-    warnings: tuple[str, ...] = ()
-
-
-def forget(registry: Registry, task: str, command: str) -> Removal:
+def forget(registry: Registry, task: str, command: str) -> Commit:
     """Commit a session without a task; the others are unified again from what is stored.
 
     Raises:
@@ -56,11 +46,13 @@ def forget(registry: Registry, task: str, command: str) -> Removal:
             entries = moved_entries(codec, _without(head.entries, index), left, state)
         except InvalidStateError as exc:
             raise damaged_session(head, exc) from exc
-        draft = draft_session(registry, codec, state, entries, kind="forget", task=task)
-        return _committed(registry, draft, head, command)
+        session = session_of_state(
+            registry, codec, state, entries, head.id, kind="forget", task=task
+        )
+        return _committed(registry, session, head, command)
 
 
-def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
+def rename(registry: Registry, old: str, new: str, command: str) -> Commit:
     """Commit a session in which a task has another name; nothing else changes.
 
     Raises:
@@ -76,8 +68,10 @@ def rename(registry: Registry, old: str, new: str, command: str) -> Removal:
             replace(entry, name=new if entry.name == old else entry.name, drift=0.0)
             for entry in head.entries
         )
-        draft = SessionDraft("rename", new, head.shared, entries, {"from": old}, head.codec)
-        return _committed(registry, draft, head, command)
+        session = Session.on(
+            head.id, "rename", new, head.shared, entries, note={"from": old}, codec=head.codec
+        )
+        return _committed(registry, session, head, command)
 
 
 def check_new_name(head: Session, old: str, new: str) -> None:
@@ -91,9 +85,10 @@ def check_new_name(head: Session, old: str, new: str) -> None:
             )
 
 
-def _committed(registry: Registry, draft: SessionDraft, head: Session, command: str) -> Removal:
-    session = registry.commit(draft, parent=head.id, command=command)
-    return Removal(session, head, pack_parent(registry, session, head).warnings)
+def _committed(registry: Registry, session: Session, head: Session, command: str) -> Commit:
+    registry.commit(session, command=command)
+    warnings = pack_parent(registry, session, head).warnings
+    return Commit(session=session, parent=head, warnings=warnings)
 
 
 def _without(items: Sequence[T], index: int) -> list[T]:

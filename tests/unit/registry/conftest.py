@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig, Session
@@ -41,11 +41,10 @@ def learn(registry: Registry) -> Learn:
 
     def commit(task: str) -> Session:
         parent = registry.head()
-        draft = draft_of(registry, task, parent, seed=len(registry.sessions()))
+        session = session_of(registry, task, parent, seed=len(registry.sessions()))
         with registry.lock("learn"):
             return registry.commit(
-                draft,
-                parent=None if parent is None else parent.id,
+                session,
                 command=f"condu learn --task {task}",
             )
 

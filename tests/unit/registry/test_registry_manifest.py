@@ -15,7 +15,6 @@ from condu_cli.registry.manifest import (
     ParameterShape,
     RegistryConfig,
     Session,
-    SessionDraft,
     TaskEntry,
     canonical_json,
     short_id,
@@ -214,13 +213,21 @@ def test_prototypes_are_a_blob() -> None:
         dataclasses.replace(EXPERT, prototypes="file.safetensors")
 
 
-def test_a_draft_has_a_known_kind_and_no_task_twice() -> None:
+def test_a_new_session_has_a_known_kind_and_no_task_twice() -> None:
     with pytest.raises(ValueError, match="kind"):
-        SessionDraft("merge", "pets", None, ())
+        Session.on(None, "merge", "pets", None, [])
     with pytest.raises(ValueError, match="same name"):
-        SessionDraft("learn", "pets", None, (ENTRY, ENTRY))
+        Session.on(None, "learn", "pets", None, [ENTRY, ENTRY])
     with pytest.raises(ValueError, match="shared"):
-        SessionDraft("learn", "pets", "abc", ())
+        Session.on(None, "learn", "pets", "abc", [])
+
+
+def test_a_new_session_is_named_by_its_content_and_its_new_experts_by_it() -> None:
+    new = dataclasses.replace(ENTRY, name="new", learned_in=None)
+    session = Session.on("c" * 64, "learn", "new", None, [ENTRY, new], note={"splits": (1, 2)})
+    assert session.id == session.computed_id()
+    assert [entry.learned_in for entry in session.entries] == [ENTRY.learned_in, session.id]
+    assert session.note == {"splits": [1, 2]}
 
 
 @given(st.floats(min_value=0, allow_nan=False, allow_infinity=False), st.booleans())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profiles import one_in, with_shared_fixtures
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import (
@@ -22,7 +22,7 @@ from condu_cli.errors import (
     NotFoundError,
     UsageError,
 )
-from condu_cli.registry.manifest import Operation, RegistryConfig, Session, SessionDraft
+from condu_cli.registry.manifest import Operation, RegistryConfig, Session
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import UNDO, Aim
 
@@ -94,15 +94,10 @@ def test_a_registry_may_be_moved(registry: Registry, learn: Learn, tmp_path: Pat
 # --- committing ------------------------------------------------------------------------------
 
 
-def test_a_commit_is_what_was_drafted_and_becomes_head(registry: Registry) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
+def test_a_commit_makes_a_session_head(registry: Registry) -> None:
+    session = session_of(registry, "pets", None, seed=1)
     with registry.lock("learn"):
-        session = registry.commit(draft, parent=None, command="condu learn --task pets")
-    (entry,) = session.entries
-    assert entry == dataclasses.replace(draft.entries[0], learned_in=session.id)
-    assert (session.parent, session.kind, session.task) == (None, "learn", "pets")
-    assert (session.shared, session.note) == (draft.shared, draft.note)
-    assert session.id == session.computed_id()
+        assert registry.commit(session, command="condu learn --task pets") == session
     assert registry.head() == registry.session(session.id) == session
     operation = registry.operations()[0]
     assert operation == Operation(
@@ -148,19 +143,18 @@ def test_learning_a_task_anew_replaces_its_expert(registry: Registry, learn: Lea
 def test_an_expert_may_be_carried_under_another_name(registry: Registry, learn: Learn) -> None:
     first = learn("a")
     renamed = dataclasses.replace(first.entry("a"), name="b")
-    draft = SessionDraft("import", "b", first.shared, (renamed,))
+    second = Session.on(first.id, "import", "b", first.shared, [renamed])
     with registry.lock("rename"):
-        second = registry.commit(draft, parent=first.id, command="rename")
+        registry.commit(second, command="rename")
     assert registry.session(second.id).entry("b").expert == first.entry("a").expert
     assert registry.session(second.id).entry("b").learned_in == first.id
 
 
 def test_the_last_task_may_be_forgotten(registry: Registry, learn: Learn) -> None:
     first = learn("a")
+    empty = Session.on(first.id, "forget", "a", None, [])
     with registry.lock("forget"):
-        empty = registry.commit(
-            SessionDraft("forget", "a", None, ()), parent=first.id, command="condu forget a"
-        )
+        registry.commit(empty, command="condu forget a")
     assert registry.head() == empty
     assert (empty.shared, empty.entries, empty.blobs()) == (None, (), set())
 
@@ -171,29 +165,28 @@ def test_what_is_known_about_an_expert_never_changes(registry: Registry, learn: 
     other = dataclasses.replace(
         entry, expert=dataclasses.replace(entry.expert, classes=("changed",))
     )
+    altered = Session.on(first.id, "learn", "a", first.shared, [other])
     with registry.lock("learn"), pytest.raises(ConduError, match="'a'"):
-        registry.commit(
-            SessionDraft("learn", "a", first.shared, (other,)), parent=first.id, command="x"
-        )
+        registry.commit(altered, command="x")
     assert registry.head() == first
 
 
 def test_a_commit_without_the_lock_is_a_mistake_of_the_caller(registry: Registry) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
+    session = session_of(registry, "pets", None, seed=1)
     with pytest.raises(RuntimeError, match="lock"):
-        registry.commit(draft, parent=None, command="learn")
+        registry.commit(session, command="learn")
     other = Registry.open(registry.path)
     with other.lock("other"), pytest.raises(RuntimeError, match="lock"):
-        registry.commit(draft, parent=None, command="learn")
+        registry.commit(session, command="learn")
 
 
 def test_a_commit_on_a_session_that_is_no_longer_head_is_refused(
     registry: Registry, learn: Learn
 ) -> None:
-    draft = draft_of(registry, "late", None, seed=99)
+    session = session_of(registry, "late", None, seed=99)
     meanwhile = learn("quick")
     with registry.lock("learn"), pytest.raises(ConduError, match="HEAD moved") as refused:
-        registry.commit(draft, parent=None, command="condu learn --task late")
+        registry.commit(session, command="condu learn --task late")
     assert "again" in hint_of(refused.value)
     assert registry.sessions() == [meanwhile]
     assert len(registry.operations()) == 2
@@ -201,13 +194,13 @@ def test_a_commit_on_a_session_that_is_no_longer_head_is_refused(
 
 @pytest.mark.parametrize("what", ["shared", "part", "prototypes"])
 def test_a_session_whose_blobs_are_not_all_there_is_refused(registry: Registry, what: str) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
-    assert draft.shared is not None
-    entry = draft.entries[0]
-    missing = {"shared": draft.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
+    session = session_of(registry, "pets", None, seed=1)
+    assert session.shared is not None
+    entry = session.entries[0]
+    missing = {"shared": session.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
     registry.blobs.path(missing[what]).unlink()
     with registry.lock("learn"), pytest.raises(IntegrityError, match=missing[what]):
-        registry.commit(draft, parent=None, command="learn")
+        registry.commit(session, command="learn")
     assert registry.head() is None
     assert registry.sessions() == []
 
@@ -216,18 +209,18 @@ CRASH = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from registry_drafts import draft_of
+from made_sessions import session_of
 from condu_cli.registry.database import rows
 from condu_cli.registry.repository import Registry
 registry = Registry.open(Path(sys.argv[1]))
 head = registry.head()
-draft = draft_of(registry, "crash", head, seed=77)
+session = session_of(registry, "crash", head, seed=77)
 if sys.argv[3] == "in the transaction":
     rows.move_head = lambda *_, **__: os._exit(9)
 else:
     os._exit(9)
 with registry.lock("learn"):
-    registry.commit(draft, parent=head.id, command="learn")
+    registry.commit(session, command="learn")
 """
 
 
@@ -458,12 +451,9 @@ def test_head_moves_as_in_a_plain_model(
     for number, (action, choice) in enumerate(actions):
         if action == "learn":
             parent = None if head is None else head.id
+            head = Session.on(parent, "learn", "t", None, [], note={"n": number})
             with registry.lock("learn"):
-                head = registry.commit(
-                    SessionDraft("learn", "t", None, (), {"n": number}),
-                    parent=parent,
-                    command="learn",
-                )
+                registry.commit(head, command="learn")
             known.append(head)
             stack.clear()
         elif action == "rollback":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from condu_cli.registry.manifest import Session, SessionDraft
+from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import StorageReport, measure
@@ -141,9 +141,9 @@ def test_a_blob_of_two_tasks_is_counted_once(registry: Registry, learn: Learn) -
 
     first = learn("a")
     entry = first.entry("a")
-    draft = SessionDraft("import", "b", first.shared, (entry, replace(entry, name="b")))
+    session = Session.on(first.id, "import", "b", first.shared, [entry, replace(entry, name="b")])
     with registry.lock("import"):
-        registry.commit(draft, parent=first.id, command="import")
+        registry.commit(session, command="import")
     sizes = measure(registry)
     assert sizes.mask_bytes == registry.blobs.size(entry.part)
     assert [task.part_bytes for task in sizes.tasks] == [sizes.mask_bytes] * 2

@@ -34,12 +34,12 @@ def age(path: Path, seconds: int) -> None:
 def test_what_was_saved_is_read_back(waiting: TaskFiles) -> None:
     saved = waiting.save("pets", ARRAYS, RECORD)
     (found,) = waiting.all()
-    assert (found.task, found.record, found.path) == ("pets", RECORD, saved.path)
+    assert (found.task, found.metadata, found.path) == ("pets", RECORD, saved.path)
     assert found.size == saved.path.stat().st_size
-    assert found.arrays.keys() == ARRAYS.keys()
+    assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(found.arrays[name], array, strict=True)
-    found.arrays.verify()
+        np.testing.assert_array_equal(found[name], array, strict=True)
+    found.verify()
 
 
 def test_it_is_named_by_its_task_and_its_content(waiting: TaskFiles, paths: RegistryPaths) -> None:
@@ -60,7 +60,7 @@ def test_the_oldest_comes_first(waiting: TaskFiles) -> None:
     saved = [waiting.save("pets", ARRAYS, {"n": n}) for n in range(4)]
     for seconds, expert in zip((30, 10, 40, 20), saved, strict=True):
         age(expert.path, seconds)
-    assert [expert.record["n"] for expert in waiting.all()] == [1, 3, 0, 2]
+    assert [expert.metadata["n"] for expert in waiting.all()] == [1, 3, 0, 2]
 
 
 def test_those_of_one_task_are_told_apart(waiting: TaskFiles) -> None:
@@ -91,7 +91,7 @@ def test_the_last_may_go_while_another_is_written(
         TaskFiles(paths, paths.trained, "trained expert").remove(last)
 
     monkeypatch.setattr(blobs_module, "write_tensor_file", written)
-    waiting.save("b", ARRAYS, RECORD).arrays.verify()
+    waiting.save("b", ARRAYS, RECORD).verify()
     assert [expert.task for expert in waiting.all()] == ["b"]
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: TaskFiles) -> Non
     path.write_bytes(content)
     (expert,) = waiting.all()
     with pytest.raises(IntegrityError, match="sha256 does not match"):
-        expert.arrays.verify()
+        expert.verify()
 
 
 @pytest.mark.parametrize("kept", [0, 10, -1])
@@ -176,4 +176,4 @@ def test_a_full_disk_leaves_nothing_and_names_the_folder(
 
 def test_missing_folders_are_made(waiting: TaskFiles, paths: RegistryPaths) -> None:
     paths.tmp.rmdir()
-    waiting.save("pets", ARRAYS, RECORD).arrays.verify()
+    waiting.save("pets", ARRAYS, RECORD).verify()

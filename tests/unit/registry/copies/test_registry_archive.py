@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
@@ -83,7 +83,7 @@ def test_there_and_back(registry: Registry, exported: Path, tmp_path: Path) -> N
     with closing(sqlite3.connect(copy.paths.database)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with copy.lock("learn"):
-        copy.commit(draft_of(copy, "more", copy.head(), 9), parent=summary.head, command="learn")
+        copy.commit(session_of(copy, "more", copy.head(), 9), command="learn")
 
 
 def test_an_empty_registry(registry: Registry, tmp_path: Path) -> None:
@@ -142,8 +142,7 @@ def test_nothing_local_is_in_it(
     registry = Registry.create(home / "registry", replace(config, base=base))
     with registry.lock("learn"):
         session = registry.commit(
-            draft_of(registry, "pets", None, 1),
-            parent=None,
+            session_of(registry, "pets", None, 1),
             command=f"condu learn --data {home}/pictures",
             folder=f"{home}/pictures",
         )
@@ -165,13 +164,9 @@ def test_nothing_local_is_in_it(
 
 
 def test_a_record_that_names_a_folder_is_warned_of(registry: Registry, tmp_path: Path) -> None:
-    draft = draft_of(registry, "pets", None, 1)
-    (entry,) = draft.entries
-    expert = replace(entry.expert, training={"data": "/home/alice/pets"})
+    session = session_of(registry, "pets", None, 1, data="/home/alice/pets")
     with registry.lock("learn"):
-        registry.commit(
-            replace(draft, entries=(replace(entry, expert=expert),)), parent=None, command="learn"
-        )
+        registry.commit(session, command="learn")
     (warning,) = write_archive(registry, tmp_path / "a", overwrite=False).warnings
     assert "pets" in warning
 

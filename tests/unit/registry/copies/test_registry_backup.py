@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, LockedError, UsageError
@@ -88,7 +88,7 @@ def test_it_can_be_worked_in_like_any_other_registry(
     back_up(registry, tmp_path / "b")
     copy = Registry.open(tmp_path / "b")
     with copy.lock("learn"):
-        copy.commit(draft_of(copy, "cars", head, seed=7), parent=head.id, command="learn")
+        copy.commit(session_of(copy, "cars", head, seed=7), command="learn")
     with closing(sqlite3.connect(copy.paths.database)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -158,12 +158,9 @@ def test_blobs_that_are_not_needed_any_more_are_left_and_counted(
 
 def learn_run(registry: Registry, task: str, run: str) -> Session:
     """Commit an expert whose training is known by its run."""
-    draft = draft_of(registry, task, None, seed=1)
-    (entry,) = draft.entries
-    expert = replace(entry.expert, training={"run": run})
-    draft = replace(draft, entries=(replace(entry, expert=expert),))
+    session = session_of(registry, task, None, seed=1, run=run)
     with registry.lock("learn"):
-        return registry.commit(draft, parent=None, command="learn")
+        return registry.commit(session, command="learn")
 
 
 def test_waiting_experts_come_and_go(registry: Registry, tmp_path: Path) -> None:
@@ -171,7 +168,7 @@ def test_waiting_experts_come_and_go(registry: Registry, tmp_path: Path) -> None
     expert = registry.waiting.save("pets", {"w": np.ones(3, np.float32)}, record)
     assert back_up(registry, tmp_path / "b").experts == 1
     (copy,) = Registry.open(tmp_path / "b").waiting.all()
-    assert (copy.task, copy.record) == ("pets", record)
+    assert (copy.task, copy.metadata) == ("pets", record)
     learn_run(registry, "pets", "1")
     registry.waiting.remove(expert.path)
     assert back_up(registry, tmp_path / "b").experts == 0
@@ -192,7 +189,7 @@ def test_a_waiting_expert_that_only_the_backup_has_stays(
     summary = back_up(registry, tmp_path / "b")
     assert summary.experts == 0
     assert set(copy.waiting.paths()) == {only.path, damaged.path}
-    only.arrays.verify()
+    only.verify()
 
 
 def test_no_lock_is_taken_or_waited_for(registry: Registry, learn: Learn, tmp_path: Path) -> None:
@@ -214,9 +211,9 @@ def test_while_another_commits(registry: Registry, learn: Learn, tmp_path: Path)
                 if stop.is_set():
                     return
                 head = mine.head()
-                draft = draft_of(mine, f"task{number % 3}", head, seed=100 + number)
+                session = session_of(mine, f"task{number % 3}", head, seed=100 + number)
                 with mine.lock("learn"):
-                    mine.commit(draft, parent=head and head.id, command="learn")
+                    mine.commit(session, command="learn")
         except BaseException as error:
             failures.append(error)
 
@@ -372,7 +369,7 @@ def test_a_backup_that_was_worked_in_is_not_overwritten(
     back_up(registry, tmp_path / "b")
     copy = Registry.open(tmp_path / "b")
     with copy.lock("learn"):
-        mine = copy.commit(draft_of(copy, "mine", head, seed=9), parent=head.id, command="learn")
+        mine = copy.commit(session_of(copy, "mine", head, seed=9), command="learn")
     learn("cars")
     with pytest.raises(UsageError, match="1 session"):
         back_up(registry, tmp_path / "b")

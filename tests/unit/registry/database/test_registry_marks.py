@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import HeadMovedError, IntegrityError, LockedError, NotFoundError, UsageError
@@ -186,39 +186,33 @@ def test_history_knows_what_an_undo_can_bring_back(registry: Registry, learn: Le
 
 
 def test_the_folder_of_an_expert_is_known_here_and_is_no_part_of_it(registry: Registry) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
+    session = session_of(registry, "pets", None, seed=1)
     with registry.lock("learn"):
-        session = registry.commit(draft, parent=None, command="learn", folder="/data/pets")
+        registry.commit(session, command="learn", folder="/data/pets")
     entry = session.entry("pets")
     assert registry.folder_of(entry) == "/data/pets"
     assert "/data/pets" not in str(session.manifest())
-    again = draft_of(registry, "dtd", session, seed=2)
+    again = session_of(registry, "dtd", session, seed=2)
     with registry.lock("learn"):
-        later = registry.commit(again, parent=session.id, command="learn")
+        later = registry.commit(again, command="learn")
     assert registry.folder_of(later.entry("pets")) == "/data/pets"
     assert registry.folder_of(later.entry("dtd")) is None
 
 
 def test_the_session_of_a_run_holds_its_expert(registry: Registry) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
-    (entry,) = draft.entries
-    expert = replace(entry.expert, training={"run": "0123"})
+    session = session_of(registry, "pets", None, seed=1, run="0123")
     with registry.lock("learn"):
-        session = registry.commit(
-            replace(draft, entries=(replace(entry, expert=expert),)), parent=None, command="learn"
-        )
+        registry.commit(session, command="learn")
     assert registry.session_of_run("0123") == session
     assert registry.session_of_run("01") is None
 
 
 def test_the_session_of_a_run_is_head_or_the_newest_that_is_left(registry: Registry) -> None:
-    draft = draft_of(registry, "pets", None, seed=1)
-    (entry,) = draft.entries
-    entry = replace(entry, expert=replace(entry.expert, training={"run": "0123"}))
+    first = session_of(registry, "pets", None, seed=1, run="0123")
+    second = session_of(registry, "cars", first, seed=2)
     with registry.lock("learn"):
-        first = registry.commit(replace(draft, entries=(entry,)), parent=None, command="learn")
-        draft = draft_of(registry, "cars", first, seed=2)
-        second = registry.commit(draft, parent=first.id, command="learn")
+        registry.commit(first, command="learn")
+        registry.commit(second, command="learn")
     assert registry.session_of_run("0123") == second
     registry.rollback(first, "rollback")
     assert registry.session_of_run("0123") == first
@@ -244,13 +238,13 @@ def test_who_waits_for_the_lock_hears_who_has_it(registry: Registry, learn: Lear
 
 
 def test_who_comes_too_late_is_told_where_head_is(registry: Registry, learn: Learn) -> None:
-    draft = draft_of(registry, "late", None, seed=9)
+    session = session_of(registry, "late", None, seed=9)
     now = learn("quick")
     with (
         registry.lock("learn"),
         pytest.raises(HeadMovedError, match=f"from the empty state to {now.id[:12]}") as refused,
     ):
-        registry.commit(draft, parent=None, command="learn")
+        registry.commit(session, command="learn")
     assert refused.value.exit_code == 11
 
 

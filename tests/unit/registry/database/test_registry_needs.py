@@ -2,7 +2,7 @@
 
 import pytest
 from made_registries import made_registry
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.registry.database.needs import needed_among
 from condu_cli.registry.repository import Registry
@@ -11,9 +11,9 @@ from condu_cli.workflows.sessions.forgetting import rename
 
 def committed(registry: Registry, task: str, seed: int) -> None:
     head = registry.head()
-    draft = draft_of(registry, task, head, seed)
+    session = session_of(registry, task, head, seed)
     with registry.lock("learn"):
-        registry.commit(draft, parent=None if head is None else head.id, command="learn")
+        registry.commit(session, command="learn")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis_profiles import one_in
-from registry_drafts import draft_of
+from made_sessions import session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError
@@ -68,10 +68,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sessions: list[Session] = []
     for number, task in enumerate("abcd"):
         head = registry.head()
-        draft = draft_of(registry, task, head, seed=number)
+        session = session_of(registry, task, head, seed=number)
         with registry.lock("learn"):
-            parent = None if head is None else head.id
-            sessions.append(registry.commit(draft, parent=parent, command="learn", folder="/x"))
+            sessions.append(registry.commit(session, command="learn", folder="/x"))
     registry.tag("best", sessions[1], "condu tag best")
     with registry.lock("gc"):
         registry.record_collected([sessions[0].id], "condu gc")
@@ -172,10 +171,9 @@ def commit_works_or_tells(path: Path) -> None:
     with suppress(ConduError):
         registry = Registry.open(path)
         head = registry.head()
-        draft = draft_of(registry, "new", head, seed=9)
+        session = session_of(registry, "new", head, seed=9)
         with registry.lock("learn"):
-            parent = None if head is None else head.id
-            registry.commit(draft, parent=parent, command="learn")
+            registry.commit(session, command="learn")
         registry.rollback(registry.target(Aim()), "condu rollback")
         registry.rollback(registry.target(Aim(undo=True)), "condu rollback --undo", UNDO)
         with registry.lock("gc"):

@@ -61,7 +61,7 @@ def waiting(registry_path, warm, learn, monkeypatch):
         raise ConduError("no space left", reason="cannot-write")
 
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "draft_session", full)
+        patch.setattr(committing, "session_of_state", full)
         with pytest.raises(ConduError, match="no space left") as caught:
             learn(registry_path, "third", warm, iterations=1)
     assert hint_of(caught.value) == (

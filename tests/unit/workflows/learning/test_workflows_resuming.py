@@ -71,7 +71,7 @@ def test_of_two_experts_of_a_task_the_later_one_is_committed(tmp_path):
     for seconds, seed in enumerate((0, 1)):
         path = keep_expert(registry, made_expert("a", seed)).path
         os.utime(path, (seconds, seconds))
-    later = registry.waiting.open(path).record["training"]["run"]
+    later = registry.waiting.open(path).metadata["training"]["run"]
     (done,) = resume(registry, None)
     assert registry.head().entry("a").expert.training["run"] == later
     assert done.session == registry.head()

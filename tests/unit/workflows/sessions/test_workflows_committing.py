@@ -145,7 +145,7 @@ def test_tensors_are_kept_as_arrays(registry):
 FAILURES = {
     "lock": (LockedError("locked by another", reason="registry-locked"), "lock"),
     "unify": (ConduError("no memory", reason="no-memory"), "_unify"),
-    "write": (ConduError("no space left", reason="cannot-write"), "draft_session"),
+    "write": (ConduError("no space left", reason="cannot-write"), "session_of_state"),
 }
 
 
@@ -184,7 +184,7 @@ def test_ctrl_c_while_committing_says_that_the_expert_is_kept(registry, monkeypa
 
     head = registry.head()
     with monkeypatch.context() as patch:
-        patch.setattr(committing, "draft_session", interrupt)
+        patch.setattr(committing, "session_of_state", interrupt)
         with pytest.raises(InterruptedByUserError, match="interrupted while committing") as caught:
             commit(registry, made_expert("cars"))
     assert "condu learn --task cars --resume commits it" in hint_of(caught.value)

@@ -1,17 +1,22 @@
-"""Drafts of sessions whose blobs are a few random numbers."""
+"""New sessions whose blobs are a few random numbers."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from condu_cli.registry.manifest import Expert, Session, SessionDraft, TaskEntry
+from condu_cli.registry.manifest import Expert, Session, TaskEntry
 from condu_cli.registry.repository import Registry
 
 RECORD = {"rescaler": 1.0, "mask_density": 0.5, "l1_norm": 12.5}
 
 
-def draft_of(registry: Registry, task: str, parent: Session | None, seed: int) -> SessionDraft:
-    """Write the blobs of a session that adds `task` to `parent`, and return its draft."""
+def session_of(
+    registry: Registry, task: str, parent: Session | None, seed: int, **training: object
+) -> Session:
+    """Write the blobs of a session that adds `task` to `parent`, and return it.
+
+    `training`: more of the new expert's record.
+    """
     random = np.random.default_rng(seed)
 
     def blob(what: str) -> str:
@@ -23,9 +28,11 @@ def draft_of(registry: Registry, task: str, parent: Session | None, seed: int) -
         classes=(f"{task} one", f"{task} two"),
         templates=("a photo of a {}.",),
         prototypes=blob("prototypes"),
-        training={"seed": seed, "final_loss": 0.25},
+        training={"seed": seed, "final_loss": 0.25, **training},
     )
     new = TaskEntry(task, expert, blob("part"), None, RECORD, None)
     old = () if parent is None else tuple(entry for entry in parent.entries if entry.name != task)
     again = tuple(replace(entry, part=blob("part"), drift=0.125) for entry in old)
-    return SessionDraft("learn", task, blob("shared"), (*again, new), {"by": "a test"})
+    above = None if parent is None else parent.id
+    entries = (*again, new)
+    return Session.on(above, "learn", task, blob("shared"), entries, note={"by": "a test"})
