@@ -140,26 +140,18 @@ def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
     note, info = checkpoint.metadata, base.info
     if not note:
         return
-    pairs = (
-        ("architecture", _bare(str(note.get("architecture"))), _bare(info.architecture)),
-        ("activation", str(note.get("activation")), info.activation),
-        ("weights", str(note.get("base_weights_sha256")), info.weights_sha256),
-    )
-    for what, found, expected in pairs:
-        if found != expected:
-            raise BaseModelError(
-                f"{checkpoint.path}: was fine-tuned from base model {note.get('base')} with "
-                f"{what} {found[:24]}, but {info.id} has {expected[:24]}",
-                reason="checkpoint-of-other-base",
-                path=checkpoint.path,
-                base=info.id,
-                found=note.get("base"),
-            )
-
-
-def _bare(architecture: str) -> str:
-    """Two names of one architecture; the activation is compared by itself."""
-    return architecture.removesuffix("-quickgelu")
+    noted = (str(note.get(key)) for key in ("architecture", "activation", "base_weights_sha256"))
+    mismatch = info.mismatch(*noted)
+    if mismatch is not None:
+        what, ours, theirs = mismatch
+        raise BaseModelError(
+            f"{checkpoint.path}: was fine-tuned from base model {note.get('base')} with "
+            f"{what} {theirs[:24]}, but {info.id} has {ours[:24]}",
+            reason="checkpoint-of-other-base",
+            path=checkpoint.path,
+            base=info.id,
+            found=note.get("base"),
+        )
 
 
 def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, fields
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -37,6 +37,9 @@ from condu_cli.registry.manifest import (
 CHUNK = 500
 """So many values one statement takes."""
 
+BASE = "base_"
+"""How the registry's columns begin that hold its `BaseIdentity`, a column for each field."""
+
 T = TypeVar("T")
 
 _LAST_ORDINAL = 2**62
@@ -52,19 +55,13 @@ NONSENSE = (ConduError, ValueError, TypeError, AttributeError, RecursionError)
 
 def insert_config(transaction: Transaction, config: RegistryConfig, created_at: str) -> None:
     """Write what the registry is, and a HEAD that points at nothing."""
-    base = config.base
     transaction.add(
         RegistryRow(
             id=1,
             format=MANIFEST_FORMAT,
             created_at=created_at,
             written_by=__version__,
-            base_id=base.id,
-            base_architecture=base.architecture,
-            base_pretrained=base.pretrained,
-            base_activation=base.activation,
-            base_weights_sha256=base.weights_sha256,
-            base_image_size=base.image_size,
+            **{BASE + name: value for name, value in asdict(config.base).items()},
             method=config.method,
             method_options=dict(config.method_options),
             codec=config.codec.name,
@@ -81,14 +78,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     row = transaction.get(RegistryRow, 1)
     if row is None:
         raise IntegrityError("the registry's database is empty", reason="registry-unfinished")
-    base = BaseIdentity(
-        id=row.base_id,
-        architecture=row.base_architecture,
-        pretrained=row.base_pretrained,
-        activation=row.base_activation,
-        weights_sha256=row.base_weights_sha256,
-        image_size=row.base_image_size,
-    )
+    base = BaseIdentity(*(getattr(row, BASE + field.name) for field in fields(BaseIdentity)))
     try:
         parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
         config = RegistryConfig(

@@ -20,6 +20,7 @@ from condu_cli.data.class_names import name_unknown, places_among, unknown_among
 from condu_cli.data.sources.task_data import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.answers import own_candidates
+from condu_cli.workflows.answering.class_features import encode_candidates
 from condu_cli.workflows.answering.panel import logits_of, view_of
 from condu_cli.workflows.answering.predictor import (
     DEFAULT_ROUTER,
@@ -142,14 +143,15 @@ def _ask(
     base = workspace.base
     view = view_of(base, base.preprocessing.image_size)
     asked = _Asked()
+    classifier = encode_candidates(base, own_candidates(entry)) if zero_shot else None
     for window in looked_at([s.picture for s in samples], predictor.geometries, on_progress):
         asked.unreadable += window.unreadable.values()
         if not len(window):
             continue
         asked.places += window.places
         asked.predictions += predictor.answer(window, on_progress)
-        if zero_shot:
-            logits = logits_of(base, own_candidates(entry), window.views[view.geometry], view)
+        if classifier is not None:
+            logits = logits_of(base, classifier, window.views[view.geometry], view)
             asked.zero_shot += logits.argmax(axis=1).tolist()
     if not asked.places:
         first = asked.unreadable[0].error

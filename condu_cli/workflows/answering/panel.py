@@ -11,7 +11,6 @@ from condu_cli.core.routing.routers import Query
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.answering.answers import Candidate, own_candidates
-from condu_cli.workflows.answering.class_features import ClassFeatures, encode_candidates
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.transforms import Transform
     from condu_cli.data.pictures.windows import Window
     from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.workflows.answering.class_features import ClassFeatures
     from condu_cli.workflows.opening.workspace import Workspace
 
 BATCH = 32
@@ -73,7 +73,7 @@ class Panel:
         base = self._workspace.base
         transform = view_of(base, base.preprocessing.image_size)
         classifier = self._classes.of(None, base, candidates)
-        return _logits(base, classifier, self._window.views[transform.geometry], transform)
+        return logits_of(base, classifier, self._window.views[transform.geometry], transform)
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Say how much of a stage is done for this window, counted in pictures of all windows."""
@@ -90,7 +90,7 @@ class Panel:
         transform = view_of(expert, expert_image_size(entry))
         seen = self._window.views[transform.geometry]
         classifier = self._classes.of(task, expert, candidates)
-        return _logits(expert, classifier, [seen[index] for index in indices], transform)
+        return logits_of(expert, classifier, [seen[index] for index in indices], transform)
 
 
 def expert_image_size(entry: TaskEntry) -> int:
@@ -107,18 +107,12 @@ def view_of(model: DualEncoder, image_size: int) -> Transform:
 
 
 def logits_of(
-    model: DualEncoder,
-    candidates: Sequence[Candidate],
-    seen: Sequence[Pixels],
-    transform: Transform,
-) -> NDArray[np.float32]:
-    """Scaled cosines (N, L) of pictures, as `transform` cut them, with all the candidates."""
-    return _logits(model, encode_candidates(model, candidates), seen, transform)
-
-
-def _logits(
     model: DualEncoder, classifier: Tensor, seen: Sequence[Pixels], transform: Transform
 ) -> NDArray[np.float32]:
+    """Scaled cosines (N, L) of pictures, as `transform` cut them, with a classifier (L, E).
+
+    The classifier: what `class_features` made of the candidates with the same model.
+    """
     parts = [
         class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)
     ]

@@ -208,18 +208,14 @@ def check_base(registry: Registry, info: BaseIdentity) -> None:
 
     """
     recorded = registry.config.base
-    pairs = (
-        ("architecture", recorded.architecture, info.architecture),
-        ("activation", recorded.activation, info.activation),
-        ("weights", recorded.weights_sha256, info.weights_sha256),
-    )
-    for what, expected, found in pairs:
-        if expected != found:
-            raise BaseModelError(
-                f"the registry at {registry.path} belongs to base model {recorded.id} with "
-                f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
-                reason="base-differs",
-                registry=registry.path,
-                base=recorded.id,
-                found=info.id,
-            )
+    mismatch = recorded.mismatch(info.architecture, info.activation, info.weights_sha256)
+    if mismatch is not None:
+        what, expected, found = mismatch
+        raise BaseModelError(
+            f"the registry at {registry.path} belongs to base model {recorded.id} with "
+            f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
+            reason="base-differs",
+            registry=registry.path,
+            base=recorded.id,
+            found=info.id,
+        )

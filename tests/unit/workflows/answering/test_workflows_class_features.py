@@ -7,6 +7,7 @@ from condu_cli.data.pictures import windows
 from condu_cli.workflows.answering import class_features
 from condu_cli.workflows.answering.answers import Candidate
 from condu_cli.workflows.answering.class_features import ClassFeatures
+from condu_cli.workflows.answering.evaluation import EvaluateRequest, evaluate
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 
 CANDIDATES = tuple(Candidate(label, None, ("a {}.",)) for label in ("sea", "fire", "hay"))
@@ -35,6 +36,14 @@ def test_more_windows_encode_nothing_again(workspace, warm, encoded, monkeypatch
     monkeypatch.setattr(windows, "window_size", lambda _: 2)
     Predictor(workspace, workspace.head(), PredictOptions(**options)).predict(pictures)
     assert len(encoded) == times
+
+
+def test_a_zero_shot_measurement_encodes_the_names_twice(workspace, encoded, monkeypatch):
+    """Once for the expert, once for the base model, in however many windows."""
+    monkeypatch.setattr(windows, "window_size", lambda _: 1)
+    request = EvaluateRequest("warm", zero_shot=True)
+    assert evaluate(workspace, workspace.head(), request).n > 1
+    assert len(encoded) == 2
 
 
 def test_what_was_not_asked_for_the_longest_goes_first(workspace, encoded):

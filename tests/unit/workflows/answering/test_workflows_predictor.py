@@ -15,6 +15,7 @@ from condu_cli.errors import IntegrityError, NotFoundError
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
+from condu_cli.workflows.answering.class_features import encode_candidates
 from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.opening.workspace import Workspace
@@ -175,8 +176,10 @@ def test_a_vote_is_the_mean_of_the_base_models_and_the_experts_logits(workspace)
     view = view_of(workspace.base, expert_image_size(entry))
     window = next(windows(PICTURES[:1], [view.geometry]))
     seen = window.views[view.geometry]
-    base = logits_of(workspace.base, candidates, seen, view)
-    expert = logits_of(workspace.expert(session, entry), candidates, seen, view)
+    base, expert = (
+        logits_of(model, encode_candidates(model, candidates), seen, view)
+        for model in (workspace.base, workspace.expert(session, entry))
+    )
     expected = dict(zip(labels, softmax((base + expert) / 2)[0], strict=True))
     (prediction,) = predict(workspace, PICTURES[:1], labels=labels)
     assert routes([prediction]) == [["warm"]]
