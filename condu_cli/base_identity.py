@@ -1,4 +1,4 @@
-"""What names a base model: what the backbone loads and what a registry records are compared."""
+"""The identity of a base model, as the backbone loads it and a registry records it."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class BaseIdentity:
     """A base model by architecture, weights and activation (QuickGELU or not).
 
-    `weights_sha256` names the loaded weights, whichever file they came from; `image_size` in
-    pixels.
+    `weights_sha256` is the hash of the loaded weights, whichever file they came from;
+    `image_size` is in pixels.
     """
 
     id: str

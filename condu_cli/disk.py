@@ -1,4 +1,4 @@
-"""What every room that writes files needs: flushing, modes of new files, the folder a path is in.
+"""What every room that writes files needs: flushing, modes of new files, existing parents.
 
 A rename is only as safe as the folder that records it. This module is below all rooms.
 """
@@ -10,14 +10,14 @@ from condu_cli.errors import UsageError
 
 
 def flush_file(path: Path) -> None:
-    """Return once the file's bytes are on the disk."""
+    """Flush a file's bytes to disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def flush_folder(path: Path) -> None:
-    """Return once the folder's entries (new names, renames) are on the disk."""
-    if os.name == "nt":  # Windows cannot open a folder, and flushes its entries by itself
+    """Flush a folder's entries (new names, renames) to disk."""
+    if os.name == "nt":  # Windows cannot open a folder, and flushes its entries itself
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -27,19 +27,19 @@ def flush_folder(path: Path) -> None:
 
 
 def mode_of_new_file(path: Path) -> int:
-    """The mode that the umask gives to a new file; `path` is made for that, and removed again.
+    """Return the mode that the umask gives a new file; creates and removes `path` to find out.
 
-    safetensors leaves 0600 whatever the umask, and asking for the umask would have to change it.
+    safetensors sets 0600 whatever the umask, which can be read only by changing it.
     """
     with path.open("xb") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
-    # Before anything takes its name: a rename onto a file makes some file systems flush at once.
+    # Gone before anything takes its name: renaming onto a file makes some file systems flush.
     path.unlink()
     return mode
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself if it is there, else the innermost folder above it that is."""
+    """Return the path if it exists, else the innermost parent that does."""
     while not path.exists():
         path = path.parent
     return path

@@ -1,13 +1,13 @@
-"""Every error that condu raises on purpose, with the exit code it ends the program with.
+"""Every error that condu raises on purpose, and its exit code.
 
 ConduError                     1   any other failure
-├── ExhaustedError             1   the system gives no more open files or memory
+├── ExhaustedError             1   the process ran out of open files or memory
 ├── UsageError                 2   options that contradict each other or the registry
 ├── PartialError               3   some inputs failed, the others succeeded
 ├── NotFoundError              4   no such task or session
 ├── NoRegistryError           10   no registry at that path
 ├── LockedError               11   another process is writing
-│   └── HeadMovedError        11   another process has committed meanwhile
+│   └── HeadMovedError        11   another process committed in the meantime
 ├── RegistryTooNewError       12   the registry was written by a newer condu
 ├── BaseModelError            13   the base model cannot be loaded, or is not the registry's
 ├── IntegrityError            14   a corrupt or missing blob, manifest or database
@@ -15,19 +15,20 @@ ConduError                     1   any other failure
 │   └── DivergedError         15   the loss became NaN or infinite
 └── InterruptedByUserError   130   Ctrl-C
 
-A message is one line that says what is wrong, in words that serve a library call, an HTTP answer
-and the command line alike; `reason` names the kind of failure and `facts` hold what it is about.
-What to do next is not said here: the command line makes it of reason and facts (`cli/hints`).
-This module imports nothing, so that the command line can use it before anything heavy is loaded.
+A message is one line that says what is wrong, in words that suit a library call, an HTTP answer
+and the command line alike. `reason` names the kind of failure; `facts` hold the details. Hints
+are made elsewhere: the command line derives them from reason and facts (`cli/hints`).
+
+This module imports nothing heavy, so that the command line can use it at once.
 """
 
 
 class ConduError(Exception):
-    """Base of the tree: an expected failure with a message, a reason, facts and an exit code.
+    """Base class: an expected failure with a message, a reason, facts and an exit code.
 
-    `reason` is a stable name in kebab-case. `facts` is a plain mapping that JSON can hold: numbers,
-    lists and mappings stay what they are, tuples become lists, everything else (paths) a str. Of
-    the facts `parameter` names the argument that is at fault, as the library spells it.
+    `reason` is a stable kebab-case name. `facts` is a JSON-compatible mapping: numbers, lists and
+    mappings are kept, tuples become lists, anything else (such as a path) becomes a str. The fact
+    `parameter` names the offending argument, spelled as in the library.
     """
 
     exit_code = 1
@@ -40,11 +41,11 @@ class ConduError(Exception):
         self.add(**facts)
 
     def add(self, **facts: object) -> None:
-        """Add facts that are known only further up, such as what was kept of the work."""
+        """Add facts that only a caller knows, such as where a trained expert was kept."""
         self.facts.update({name: _plain(value) for name, value in facts.items()})
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with reason and facts: errors of other processes are raised in this one."""
+        """Keep reason and facts when pickled: errors of workers are raised again in the parent."""
         return _restored, (type(self), self.message, self.reason, self.facts)
 
 
@@ -65,22 +66,18 @@ def _plain(value: object) -> object:
 
 
 class ExhaustedError(ConduError):
-    """The system gives this process no more open files or memory; no file is at fault."""
+    """The process ran out of open files or memory; no file is corrupt."""
 
 
 def exhausted(error: BaseException) -> ExhaustedError | None:
-    """Return what to raise where an error of the system says nothing about the file itself."""
+    """Return an ExhaustedError if the error means that files or memory ran out, else None."""
     import errno
 
     code = getattr(error, "errno", None)
     if code in (errno.EMFILE, errno.ENFILE):
-        return ExhaustedError(
-            "the system gives this process no more open files", reason="out-of-files"
-        )
+        return ExhaustedError("the process ran out of open files", reason="out-of-files")
     if code == errno.ENOMEM:
-        return ExhaustedError(
-            "the system gives this process no more memory", reason="out-of-memory"
-        )
+        return ExhaustedError("the process ran out of memory", reason="out-of-memory")
     return None
 
 
@@ -137,13 +134,13 @@ class IntegrityError(ConduError):
 
 
 class DataError(ConduError):
-    """A data set with a fault: its pictures, class names or folder layout."""
+    """A problem with a data set: its pictures, class names or folder layout."""
 
     exit_code = 15
 
 
 class DivergedError(DataError):
-    """A training whose loss became NaN or infinite; resuming it would end the same way."""
+    """The loss became NaN or infinite; resuming would end the same way."""
 
 
 class InterruptedByUserError(ConduError):

@@ -39,7 +39,7 @@ from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF)
-"""What writing to standard output fails with; a file that cannot be written is named instead."""
+"""Errors of writing to standard output; those of other files carry a file name."""
 
 app = typer.Typer(
     name="condu",
@@ -87,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     mode = Mode.JSON if "--json" in given else Mode.HUMAN
     _prepare_streams()
     try:
-        # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into
-        # return values and exit codes of its own, and this boundary would see none of them.
+        # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into its
+        # own return values and exit codes, so that this boundary would never see them.
         program = typer.main.get_command(app)
         with program.make_context("condu", list(given)) as context:
             program.invoke(context)
@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
     except BrokenPipeError:
-        # The reader of a pipe left (`condu log | head`): nothing left to say.
+        # The reader closed the pipe (`condu log | head`).
         _silence_stdout()
         sys.exit(0)
-    except SystemExit as exc:  # Rich's way to leave when help is read by `head`
+    except SystemExit as exc:  # rich exits like this on a broken pipe
         sys.exit(0 if isinstance(exc.__context__, BrokenPipeError) else exc.code)
     except (Exception, KeyboardInterrupt) as exc:
         if isinstance(exc, typer.TyperException) and not exc.format_message():
@@ -124,7 +124,7 @@ def _named_registry(given: Sequence[str]) -> Path | None:
 
 def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this: nothing is to be said
+        if getattr(sys, name) is None:  # closed by the parent process: discard
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be valid text, and a terminal may lack a character.
@@ -133,7 +133,7 @@ def _prepare_streams() -> None:
 
 
 def _silence_stdout() -> None:
-    """Let the interpreter's last flush go nowhere, or it would end the program in its own way."""
+    """Discard what the interpreter flushes at exit: that flush would fail once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -156,7 +156,7 @@ def _as_condu_error(exc: BaseException) -> ConduError:
 
 
 def _usage_error(message: str, exc: typer.TyperException) -> UsageError:
-    """What Typer refuses; where it is an option of other commands, they are named."""
+    """Turn Typer's error into ours; name the commands that do have the option, if any."""
     context, option = getattr(exc, "ctx", None), getattr(exc, "option_name", None)
     if context is None:
         return UsageError(message, reason="usage", help_command="condu --help")

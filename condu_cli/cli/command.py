@@ -1,7 +1,7 @@
 """What every command gets: the global options, the output sink, and the registry's path.
 
 `command` registers a function as a Typer command and adds the global options to its own, so
-that they work before the subcommand and after it.
+that they work both before and after the subcommand.
 """
 
 import inspect
@@ -81,7 +81,7 @@ class Run:
         return resolve_registry_path(self.settings.registry)
 
     def open_registry(self) -> "Registry":
-        """Open the registry; raises NoRegistryError where there is none."""
+        """Open the registry; raises NoRegistryError if there is none."""
         from condu_cli.registry.repository import Registry
 
         registry = Registry.open(self.registry_path, notify=self.out.note)
@@ -89,7 +89,7 @@ class Run:
         return registry
 
     def inside(self, registry: Path, *, silent: bool) -> "Run":
-        """Return a run of another command on another registry, as part of this one."""
+        """Return a run for another command on another registry, nested in this one."""
         settings = replace(self.settings, registry=registry, dry_run=False)
         return Run(settings, Output(Mode.SILENT)) if silent else new_run(settings)
 
@@ -110,8 +110,8 @@ def command(
 ) -> Callable[[Function], Function]:
     """Register a function whose first parameter is a `Run`.
 
-    `changes`: the command changes the registry, and so has `--dry-run`; `writes`: it writes
-    something and has none, so that it refuses to; `short_n` False where `-n` means something else.
+    `changes`: it changes the registry, so it gets `--dry-run`. `writes`: it writes but has no dry
+    run, so it refuses the global option. `short_n`: False if `-n` means something else.
     """
 
     def register(function: Function) -> Function:
@@ -140,7 +140,7 @@ def command(
 def _no_dry_run(name: str) -> "UsageError":
     from condu_cli.errors import UsageError
 
-    return UsageError(f"{name} has no dry run: it would write", reason="no-dry-run", command=name)
+    return UsageError(f"{name} does not support --dry-run", reason="no-dry-run", command=name)
 
 
 def _global_parameters(*, changes: bool, short_n: bool) -> list[inspect.Parameter]:
@@ -161,6 +161,6 @@ def _global_parameters(*, changes: bool, short_n: bool) -> list[inspect.Paramete
 
 
 def _merge(root: Settings | None, given: dict[str, Any]) -> Settings:
-    """Options after the subcommand win over those before it."""
+    """Merge the options; those after the subcommand override those before it."""
     root = root or Settings()
     return replace(root, **{name: value for name, value in given.items() if value})

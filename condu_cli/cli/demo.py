@@ -47,19 +47,19 @@ def demo(
 
 
 class Tour:
-    """The demo's steps; each prints the command that it stands for and runs that command."""
+    """The demo's steps; each prints a command and runs it."""
 
     def __init__(self, run: Run, registry: Path) -> None:
         self._out = run.out
-        # In JSON the tour is one document, so that the inner commands keep quiet.
+        # With --json the tour is a single document, so the inner commands print nothing.
         self._run = run.inside(registry, silent=run.out.mode is not Mode.HUMAN)
         self._number = 0
 
     def take(self) -> dict[str, Any]:
-        """Run all the steps; answer with the figures that matter."""
+        """Run all steps and return the key figures."""
         from condu_cli.data.sources.embedded import embedded_folder
 
-        self._out.text("The demo works in a registry of its own; yours is not touched.")
+        self._out.text("The demo uses its own registry; yours is not touched.")
         digits, shapes = embedded_folder("digits"), embedded_folder("shapes")
         digit, shape = (
             _first_picture(digits / "test" / "7"),
@@ -97,7 +97,7 @@ class Tour:
 
     def _learn_shapes(self) -> None:
         self._step(
-            "Teach it a second task, shapes drawn on the spot. The digits' pictures are not used.",
+            "Teach it a second task: generated shapes. It does not see the digits again.",
             f"learn --task shapes {_as_options(SHAPES)}",
         )
         learn.learn(self._run, task=["shapes"], **SHAPES)
@@ -125,9 +125,9 @@ class Tour:
         registries.storage_report(self._run)
 
     def _roll_back(self, digit: Path, first_answer: "list[Answered]") -> bool:
-        """Whether a rollback brings back the old answer exactly, and its undoing the new one."""
+        """Return whether rollback restores the old answer exactly, and its undo the new one."""
         new_answer = self._ask_silently(digit)
-        self._step("Take the second task back. Nothing is deleted.", "rollback")
+        self._step("Undo the second task. Nothing is deleted.", "rollback")
         history.rollback(self._run)
         tasks.ls(self._run)
         old_is_back = self._ask_silently(digit) == first_answer
@@ -135,7 +135,7 @@ class Tour:
         history.rollback(self._run, undo=True)
         new_is_back = self._ask_silently(digit) == new_answer
         if old_is_back and new_is_back:
-            self._out.text("The seven's old and new probabilities came back to the last digit.")
+            self._out.text("Both answers about the seven were restored exactly.")
         return old_is_back and new_is_back
 
     def _ask_silently(self, digit: Path) -> "list[Answered]":

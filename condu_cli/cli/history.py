@@ -1,4 +1,4 @@
-"""`condu log`, `rollback`, `tag` and `diff`: sessions, and where HEAD stands."""
+"""`condu log`, `rollback`, `tag` and `diff`: the history of sessions."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 def log(
     run: Run,
     operations: Annotated[
-        bool, typer.Option("--operations", help="List the operations that moved HEAD instead.")
+        bool,
+        typer.Option(
+            "--operations", help="List operations (commits, rollbacks, tags, gc) instead."
+        ),
     ] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Include sessions that gc removed; their records remain.")
@@ -89,7 +92,7 @@ def _mark(record: dict[str, Any]) -> str:
 
 
 def _stored(history: "History", session: "Session") -> str:
-    """How its experts are stored: in files, as a patch, or no longer."""
+    """Return how a session's experts are stored: in files, as a patch, or removed."""
     if session.id in history.collected:
         return "removed"
     return "files" if history.has_files(session) else "patch"
@@ -116,7 +119,7 @@ def _log_operations(out: Output, operations: "list[Operation]") -> None:
 
 
 def _moved(operation: "Operation") -> tuple[str, str]:
-    """Where HEAD went, blank for an operation that left it where it was."""
+    """Return where HEAD moved from and to; blank if the operation did not move it."""
     if operation.kind in ("init", "gc", "tag", "untag"):
         return "", ""
     return session_name(operation.from_session), session_name(operation.to_session)
@@ -136,7 +139,7 @@ def rollback(
 ) -> None:
     """Move HEAD to an older session; --undo moves it back.
 
-    Nothing is deleted: `condu gc` decides later what to remove.
+    Nothing is deleted: only `condu gc` removes sessions.
     """
     from condu_cli.errors import UsageError
     from condu_cli.registry.rollbacks import Aim
@@ -161,7 +164,7 @@ def rollback(
     }
 
     def human(out: Output) -> None:
-        # The ends of the move itself: others may have moved HEAD before and since.
+        # From the operation, not from HEAD: other processes may have moved HEAD since.
         ends = (operation.from_session, operation.to_session)
         before, after = (None if end is None else registry.session(end) for end in ends)
         out.text(f"HEAD moved from {describe_session(before)} to {describe_session(after)}")
@@ -244,8 +247,8 @@ def diff(
 ) -> None:
     """Compare two sessions.
 
-    For each task: whether it was added, changed or removed, how far its expert moved (drift), and
-    how much its mask overlaps. Then the bytes that each session uses.
+    Shows for each task whether it was added, changed or removed, how far its expert moved (drift)
+    and how much its masks overlap, then the bytes that each session uses.
     """
     from dataclasses import asdict
 
@@ -268,8 +271,8 @@ def diff(
         title = f"{describe_session(one)} -> {describe_session(other)}"
         out.table(["task", "change", ">mask overlap", ">drift"], rows, title=title)
         out.text(
-            f"blobs of the one {size(found.before_bytes)}, of the other "
-            f"{size(found.after_bytes)}, of both {size(found.shared_bytes)}"
+            f"blobs: {size(found.before_bytes)} in the first session, {size(found.after_bytes)} in "
+            f"the second, {size(found.shared_bytes)} shared"
         )
 
     run.out.document(asdict(found), human)

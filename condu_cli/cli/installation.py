@@ -37,7 +37,7 @@ def doctor(run: Run) -> None:
         for check in failed:
             out.text(f"{check.name}: {advice[check.name]}")
         if not failed:
-            out.text("Everything is in order.")
+            out.text("No problems found.")
 
     run.out.document({"ok": not failed, "checks": records}, human)
     if failed:

@@ -71,7 +71,7 @@ def learn(
     model and the task; `--dry-run` prints the preset, and so does `condu tasks NAME` for a known
     task.
 
-    Where there is no registry, one is created with the default options; `condu init` has others.
+    If there is no registry yet, one is created with default options; `condu init` offers others.
     """
     if devices > 1 and not _is_launched():
         raise typer.Exit(_launch(devices, device))
@@ -107,7 +107,7 @@ def learn(
     if download and run.settings.dry_run:
         _refuse_to_download()
     with _machine(device, save_every or 0) as machine:
-        # Process 0 of a team speaks for all.
+        # Only process 0 of a team prints.
         run = run if machine.team.rank == 0 else replace(run, out=Output(Mode.SILENT))
         if resume:
             given.refuse_beside_resume()
@@ -117,7 +117,7 @@ def learn(
 
 @dataclass(frozen=True)
 class _Given:
-    """What the command line says, by what it is about; None and () are not given."""
+    """The command line's options, grouped by subject; None and () mean not given."""
 
     pictures: dict[str, Any]
     overrides: dict[str, Any]
@@ -141,7 +141,7 @@ class _Given:
                 "--template" if single[0] == "templates" else "--" + single[0].replace("_", "-")
             )
             raise UsageError(
-                f"{option} needs a single task, but {len(tasks)} are named",
+                f"{option} applies to a single task, but {len(tasks)} are named",
                 reason="option-of-one-task",
             )
         overrides = {name: value for name, value in self.overrides.items() if value is not None}
@@ -157,7 +157,7 @@ class _Given:
         ]
 
     def refuse_beside_resume(self) -> None:
-        """Everything about a training was settled when it began."""
+        """Refuse options that were fixed when the training began."""
         from condu_cli.errors import UsageError
 
         given = [self.seed, self.base, *self.pictures.values(), *self.overrides.values()]
@@ -171,7 +171,7 @@ class _Given:
 
 
 def _refuse_to_download() -> NoReturn:
-    """A dry run changes nothing on the disk, and reads the pictures all the same."""
+    """Refuse --download with --dry-run, which reads the pictures but changes nothing."""
     from condu_cli.errors import UsageError
 
     raise UsageError(
@@ -186,7 +186,7 @@ def _is_launched() -> bool:
 
 
 def _launch(devices: int, device: str) -> int:
-    """Start this command again in several processes; answer with their exit code."""
+    """Start this command again in several processes; return their exit code."""
     import sys
 
     from condu_cli.backbone.devices import check_devices
@@ -198,7 +198,7 @@ def _launch(devices: int, device: str) -> int:
 
 @contextmanager
 def _machine(device: str, save_every: int) -> "Iterator[Machine]":
-    """The device and the team of this run, for as long as it lasts."""
+    """Yield the device and the process team of this run; end the team afterwards."""
     from condu_cli.backbone.devices import resolve_device
     from condu_cli.train.team import make_team
     from condu_cli.workflows.learning.training import Machine
@@ -219,7 +219,7 @@ def _learn(
     *,
     retrain: bool,
 ) -> "list[LearnSummary]":
-    """Check all the tasks before the first is trained; then train one after another."""
+    """Check all tasks before training the first, then train them one by one."""
     from condu_cli.cli.hints.making import message_of
     from condu_cli.errors import ConduError, InterruptedByUserError, PartialError
     from condu_cli.workflows.learning.learner import Learner
@@ -227,7 +227,7 @@ def _learn(
     path = run.registry_path
     learners = [Learner(path, r, base, machine, retrain=retrain) for r in requests]
     for learner in learners:
-        learner.draw()  # a mistake in the last one is named before the base model is loaded
+        learner.draw()  # report mistakes in every task before loading the base model
     planned = [learner.plan() for learner in learners]
     if run.settings.dry_run:
         for one in planned:
@@ -243,7 +243,7 @@ def _learn(
         except InterruptedByUserError:
             raise
         except ConduError as exc:
-            if len(planned) == 1 or machine.team.size > 1:  # a team must not come apart
+            if len(planned) == 1 or machine.team.size > 1:  # a team fails as one
                 raise
             run.out.warning(f"{one.plan.request.task} was not learned: {message_of(exc)}")
             errors.append(exc)
@@ -255,7 +255,7 @@ def _learn(
         raise PartialError(
             f"{len(errors)} of {len(planned)} tasks were not learned: {message_of(errors[0])}",
             reason=errors[0].reason,
-            **{**errors[0].facts, "parameter": None},  # it is spelled in the message
+            **{**errors[0].facts, "parameter": None},  # already part of the message
         )
     return summaries
 
@@ -275,7 +275,7 @@ def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSu
             return
         session = done.session.id
         record = {"task": done.task, "session": session, "already": True}
-        text = f"{done.task} was committed already, in session {short_id(session)}"
+        text = f"{done.task} was already committed, in session {short_id(session)}"
         run.out.document(record, lambda out: out.text(text))
 
     found: list[Resumed] = []
@@ -287,19 +287,19 @@ def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSu
 
 
 def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
-    from condu_cli.workflows.learning.resuming import to_go_on_with
+    from condu_cli.workflows.learning.resuming import latest_kept
 
     def records(files: "TaskFiles", paths: "Sequence[Path]") -> list[dict[str, Any]]:
         wanted = [path for path in paths if not tasks or files.task_of(path) in tasks]
         listed = [file for path in wanted if (file := files.open_if_there(path)) is not None]
         return [{"task": f.task, "bytes": f.size, "at": f.metadata.get("at")} for f in listed]
 
-    found = to_go_on_with(registry)
+    found = latest_kept(registry)
     waiting = records(registry.waiting, found.experts)
     runs = records(registry.runs, found.runs)
 
     def human(o: Output) -> None:
-        for verb, kept in (("commit", waiting), ("go on training", runs)):
+        for verb, kept in (("commit", waiting), ("resume training", runs)):
             if kept or not (waiting or runs):
                 o.text(f"Would {verb}: " + (", ".join(r["task"] for r in kept) or "none"))
 
@@ -382,7 +382,7 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
         if summary.train_seconds
         else ""
     )
-    loss = "not known" if summary.final_loss is None else f"{summary.final_loss:.3f}"
+    loss = "unknown" if summary.final_loss is None else f"{summary.final_loss:.3f}"
     measured = summary.validation_accuracy
     validation = "" if measured is None else f", {percent(measured)} on held-out pictures"
     out.text(

@@ -20,7 +20,7 @@ class Keep(str, Enum):
 
 
 class Precision(str, Enum):
-    """What the towers compute in."""
+    """Precision of the towers' arithmetic."""
 
     auto = "auto"
     float32 = "float32"
@@ -142,7 +142,7 @@ LabelSmoothingOption = Annotated[
 PrecisionOption = Annotated[
     Precision | None,
     _option(
-        RECIPE, "What to compute in. auto: bfloat16 on GPUs where it is faster.", "--precision"
+        RECIPE, "Arithmetic precision. auto: bfloat16 on GPUs where it is faster.", "--precision"
     ),
 ]
 ImageSizeOption = Annotated[
@@ -188,7 +188,7 @@ PatienceOption = Annotated[
 SeedOption = Annotated[
     int | None,
     _option(
-        RECIPE, "Seed of the draws, the held-out pictures and the crops. Default: 0.", metavar="N"
+        RECIPE, "Random seed of sampling, held-out pictures and crops. Default: 0.", metavar="N"
     ),
 ]
 
@@ -216,7 +216,7 @@ ResumeOption = Annotated[
 ]
 RetrainOption = Annotated[
     bool,
-    _option(RUNNING, "Train again instead of resuming what was kept of the task.", "--retrain"),
+    _option(RUNNING, "Train from scratch even if a training of the task was kept.", "--retrain"),
 ]
 
 # A registry that does not exist yet; all its other options belong to `condu init`

@@ -1,4 +1,4 @@
-"""`condu predict`: answer what is on pictures."""
+"""`condu predict`: classify pictures."""
 
 import csv
 import sys
@@ -45,7 +45,7 @@ def predict(
     ] = False,
     device: DeviceOption = "auto",
 ) -> "list[Answered]":
-    """Answer what is on pictures, with or without naming a task.
+    """Classify pictures, with or without naming a task.
 
     If no task is named, the router chooses the experts to ask.
     """
@@ -136,7 +136,7 @@ def _csv_row(item: "Answered") -> list[Any]:
 
 
 def _harmless(cell: str) -> str:
-    """Keep a file name from being run as a formula by a spreadsheet."""
+    """Keep a spreadsheet from running a file name as a formula."""
     return f"'{cell}" if cell[:1] in "=+@" else cell
 
 

@@ -65,7 +65,7 @@ class Rescaler(str, Enum):
 
 
 class Compat(str, Enum):
-    """Whose choices to follow where condu's own differ."""
+    """Whose choices to follow where they differ from condu's."""
 
     paper = "paper"
 
@@ -156,7 +156,7 @@ def init(
 def _codec_options(
     dtype: Dtype, rescaler: Rescaler | None, compat: Compat | None
 ) -> dict[str, str]:
-    """The options that were named; what is left out gets the codec's default."""
+    """Return the options that were given; the codec has defaults for the others."""
     from condu_cli.errors import UsageError
 
     options = {"dtype": dtype.value}
@@ -173,7 +173,7 @@ def _codec_options(
 
 
 def storage_report(run: Run) -> None:
-    """Show disk usage next to one full checkpoint per task."""
+    """Show disk usage compared with one full checkpoint per task."""
     from condu_cli.registry.storage import measure
 
     registry = run.open_registry()
@@ -208,7 +208,7 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
     )
     state = found.unified_bytes + found.mask_bytes + found.prototype_bytes
     if not state:
-        out.warning("the current session has no files: blobs/ is gone, or was emptied")
+        out.warning("the current session has no files: blobs/ is missing or empty")
         return
     ratio = found.individual_ft_bytes / state
     out.text(

@@ -143,7 +143,7 @@ def _pictures(training: dict[str, Any], folder: str | None) -> str:
 
 
 def _preset(record: dict[str, Any] | None) -> str:
-    """What the recipe began with, and which of its values were given instead."""
+    """Name the preset, and the values that replaced its own."""
     if not record:
         return "-"
     given = ", ".join(record.get("overridden", ()))

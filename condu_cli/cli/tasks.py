@@ -71,7 +71,7 @@ def tasks(
     if name is not None:
         if name not in known:
             raise NotFoundError(
-                f"condu knows no task '{name}' by name",
+                f"'{name}' is not a known task",
                 reason="not-a-known-task",
                 task=name,
                 known=list(known),
@@ -85,14 +85,14 @@ def tasks(
         columns = ["task", "title", ">classes", ">pictures", ">size", "licence", "folder", "state"]
         out.table(columns, [_task_row(record) for record in records])
         where = f"below {root}" if root else f"below --data-root DIR or {DATA_VARIABLE}"
-        out.note(f"Public data sets are searched for {where}.")
+        out.note(f"Public data sets are looked for {where}.")
         out.hint("condu tasks TASK says which files go where; for any other task use --data DIR")
 
     run.out.document(records, human)
 
 
 def _task_record(task: "KnownTask", root: Path | None) -> dict[str, Any]:
-    """What `tasks` says of each: `path` is where it is looked for, `data` where it was found."""
+    """Return a task's record: `path` is where its data is looked for, `data` where it was found."""
     from condu_cli.data.sources.known_tasks import plain_folder, where
 
     record: dict[str, Any] = {
@@ -149,7 +149,7 @@ def _task_row(record: dict[str, Any]) -> list[str]:
 
 
 def _task_details(task: "KnownTask") -> dict[str, Any]:
-    """What `tasks TASK` says beyond the list."""
+    """Return what `tasks TASK` shows in addition to the list."""
     from condu_cli.train.presets import presets_of
 
     public = task.public
@@ -260,8 +260,11 @@ def ls(run: Run) -> None:
 
 
 def _note_kept(out: Output, registry: "Registry") -> None:
-    """Mention what is trained, or half trained, and no task yet."""
-    for files, state in ((registry.waiting, "trained, not committed"), (registry.runs, "begun")):
+    """Mention trained experts that are not committed yet, and unfinished trainings."""
+    for files, state in (
+        (registry.waiting, "trained, not committed"),
+        (registry.runs, "unfinished"),
+    ):
         names = sorted({files.task_of(path) for path in files.paths()})
         if names:
             out.hint(
@@ -295,7 +298,7 @@ def rename(
     old: Annotated[str, typer.Argument(metavar="OLD", help="The task's name.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
 ) -> None:
-    """Commit a session in which a task has another name."""
+    """Rename a task, as a new session."""
     from condu_cli.workflows.sessions.current import require_head
     from condu_cli.workflows.sessions.forgetting import check_new_name, rename
 
@@ -374,7 +377,7 @@ def evaluate(
     session = workspace.head()
     names = task or [entry.name for entry in session.entries]
     if data is not None and len(names) > 1:
-        raise UsageError("--data belongs to one task", reason="data-of-one-task")
+        raise UsageError("--data applies to a single task", reason="data-of-one-task")
     for name in names:
         session.entry(name)
     results = []

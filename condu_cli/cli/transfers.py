@@ -66,22 +66,22 @@ def export(
     """Export an expert, the base model, or the whole registry.
 
     With neither --task nor --base, the whole registry is exported as one archive. Exported files
-    hold no paths of this machine.
+    contain no paths from this machine.
     """
     from condu_cli.errors import UsageError
 
     if task is not None and base:
         raise UsageError("use only one of --task and --base", reason="export-kinds")
     if session is not None and task is None:
-        raise UsageError("--session belongs to --task", reason="export-kinds")
+        raise UsageError("--session needs --task", reason="export-kinds")
     if form is not None and task is None:
-        raise UsageError("--format belongs to --task", reason="export-kinds")
+        raise UsageError("--format needs --task", reason="export-kinds")
     if task is None and not base:
         _export_registry(run, output, overwrite=force)
         return None
     peft = form is ExportFormat.peft
     summary = _export_model(run, task, session, output, peft=peft, overwrite=force)
-    if not summary.load:  # no other library builds this model
+    if not summary.load:  # no other library can load this model
         load = run.out.filled(
             "condu import --task NAME --weights {path!q}{here}", path=summary.path
         )
@@ -93,7 +93,7 @@ def export(
 def _export_model(
     run: Run, task: str | None, session: str | None, output: Path, *, peft: bool, overwrite: bool
 ) -> "ExportSummary":
-    """One expert, or the base model where no task is named."""
+    """Export one expert, or the base model if no task is named."""
     from condu_cli.errors import NotFoundError
     from condu_cli.workflows.opening.workspace import Workspace
     from condu_cli.workflows.transfers.exporting import export_adapter, export_base, export_expert
@@ -123,7 +123,9 @@ def _export_registry(run: Run, output: Path, *, overwrite: bool) -> None:
     def human(out: Output) -> None:
         out.text(f"Exported the registry at {registry.path} to {output} ({size(summary.size)})")
         out.text(f"{plural(summary.sessions, 'session')}, {plural(len(summary.tasks), 'task')}")
-        out.hint("condu import {path!q} --registry NEW_FOLDER makes a registry of it", path=output)
+        out.hint(
+            "condu import {path!q} --registry NEW_FOLDER imports it as a new registry", path=output
+        )
 
     run.out.document(_archive_record(summary), human)
 
@@ -183,7 +185,7 @@ def import_(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Pictures of the classes, for the prototypes. Default: prototypes from text.",
+            help="Pictures of the classes, for the prototypes. Default: text alone.",
             show_default=False,
         ),
     ] = None,
@@ -275,7 +277,9 @@ def _import_registry(run: Run, archive: Path, base: str | None) -> None:
     from condu_cli.workflows.transfers.archiving import import_registry
 
     if run.settings.dry_run:
-        raise UsageError("--dry-run is for one task, not for a whole registry", reason="no-dry-run")
+        raise UsageError(
+            "--dry-run applies to a single task, not to a whole registry", reason="no-dry-run"
+        )
     path = run.registry_path
     summary = import_registry(archive, path, base)
     for warning in summary.warnings:
@@ -315,7 +319,7 @@ def _plan_record(plan: "ImportPlan") -> dict[str, Any]:
 
 def _print_plan(out: Output, plan: "ImportPlan") -> None:
     record = _plan_record(plan)
-    del record["warnings"]  # printed as such
+    del record["warnings"]  # printed separately
     for name, value in record.items():
         out.text(f"{name:18} {value}")
     out.note("Nothing was written (--dry-run).")
@@ -332,7 +336,7 @@ def _print_import(out: Output, summary: "ImportSummary") -> None:
         f"{plural(summary.tasks, 'task')}"
     )
     out.text(
-        f"distance from the base model {summary.distance:.4f} of its norm; unify "
+        f"distance from the base model: {summary.distance:.4f} of its norm; unify "
         f"{duration(summary.unify_seconds)}, commit {duration(summary.commit_seconds)}"
     )
     out.hint(

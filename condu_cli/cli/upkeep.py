@@ -101,8 +101,8 @@ def _session_row(session: "Session") -> list[str]:
 def _note_undoable(out: Output, found: "Collection") -> None:
     if found.undoable:
         out.hint(
-            "{sessions} can still be brought back by condu rollback --undo{here}; "
-            "condu gc --no-undo{here} removes them too",
+            "condu rollback --undo{here} can still restore {sessions}; condu gc --no-undo{here} "
+            "removes them too",
             sessions=plural(found.undoable, "session"),
         )
 
@@ -125,7 +125,7 @@ def verify(
 ) -> None:
     """Check every session and every blob, byte for byte.
 
-    Problems are listed with what to do about them, and the exit code is 14. Nothing is changed.
+    Lists problems and what to do about them, and then exits with code 14. Changes nothing.
     """
     from condu_cli.cli.hints.making import hint_for
     from condu_cli.errors import IntegrityError
@@ -186,7 +186,7 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
     if found.leftovers:
         total = sum(item.size for item in found.leftovers)
         out.hint(
-            "{files} of {size} are not needed; condu gc{here} removes them",
+            "no longer needed: {files} ({size}); condu gc{here} removes them",
             files=plural(len(found.leftovers), "file"),
             size=size(total),
         )
@@ -222,7 +222,7 @@ def backup(
         )
         if summary.unneeded_blobs:
             out.hint(
-                "{blobs} of {size} there are no longer needed; condu gc --registry "
+                "no longer needed in the backup: {blobs} ({size}); condu gc --registry "
                 "{target!q} removes them",
                 blobs=plural(summary.unneeded_blobs, "blob"),
                 size=size(summary.unneeded_bytes),

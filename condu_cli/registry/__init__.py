@@ -1,1 +1,1 @@
-"""The registry on disk: sessions, blobs, HEAD, operations. Knows no torch."""
+"""The registry on disk: sessions, blobs, HEAD, operations. Does not import torch."""

@@ -1,4 +1,4 @@
-"""The one way in which the registry writes a time down."""
+"""Timestamps, in the one format that the registry stores."""
 
 from datetime import datetime, timezone
 

@@ -1,4 +1,4 @@
-"""Creating a registry's folder: all of it, or nothing at all."""
+"""Create a registry's folder, completely or not at all."""
 
 import re
 import shutil
@@ -23,14 +23,14 @@ This folder is a condu registry: one base model's experts for many image tasks.
   condu.sqlite   sessions, tasks, HEAD and the journal of operations
   blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
   backups/       the database as it was before each migration
-  trained/       experts that are trained and not committed yet: `condu learn --resume`
+  trained/       experts that are trained but not committed yet: `condu learn --resume`
   runs/          trainings that were interrupted: `condu learn --resume` continues them
   tmp/           files being written
   lock           held by the process that writes
 
 Do not edit anything here by hand: blobs and sessions are named by their hash. Use `condu log`,
 `condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. `condu backup`
-copies it, also while it is in use, `condu export` makes one file of it.
+copies it, even while it is in use; `condu export` makes one file of it.
 """
 
 
@@ -40,9 +40,9 @@ _DRAFT = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
 def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
     """Create the folder `root` with an empty registry in it.
 
-    The registry is built beside its place and renamed into it, so that no one ever sees half a
-    registry. An empty folder that exists is filled instead: it may be a mount point, or the
-    folder that a shell is in.
+    The registry is built beside its place and renamed into it, so no one ever sees an incomplete
+    registry. An existing empty folder is filled instead: it may be a mount point, or a shell's
+    current folder.
     """
     _refuse_occupied(root)
     if root.exists():
@@ -66,7 +66,7 @@ def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
 
 
 def draft_folders(root: Path) -> Iterator[Path]:
-    """Yield the folders beside a registry that a creation of it has left when it was killed."""
+    """Yield the folders that interrupted creations of a registry have left beside it."""
     for folder in root.parent.glob(f".{escape(root.name)}-*"):
         named = _DRAFT.fullmatch(folder.name.removeprefix(f".{root.name}-"))
         if named and folder.is_dir() and not folder.is_symlink() and is_abandoned(folder):
@@ -76,11 +76,13 @@ def draft_folders(root: Path) -> Iterator[Path]:
 def _refuse_occupied(root: Path) -> None:
     if RegistryPaths(root).database.exists():
         raise UsageError(
-            f"there is a registry at {root} already", reason="registry-exists", path=root
+            f"there is already a registry at {root}", reason="registry-exists", path=root
         )
     if root.exists() and not root.is_dir():
         raise UsageError(
-            f"{root} is a file, a registry is a folder", reason="registry-path-is-file", path=root
+            f"{root} is a file, but a registry is a folder",
+            reason="registry-path-is-file",
+            path=root,
         )
     try:
         occupied = root.exists() and any(root.iterdir())
@@ -88,7 +90,7 @@ def _refuse_occupied(root: Path) -> None:
         raise _cannot_create(root, error) from error
     if occupied:
         raise UsageError(
-            f"{root} is not empty and not a registry", reason="folder-not-free", path=root
+            f"{root} is neither empty nor a registry", reason="folder-not-free", path=root
         )
 
 
@@ -108,7 +110,7 @@ def _fill(root: Path, config: RegistryConfig, command: str) -> None:
 
 
 def make_skeleton(paths: RegistryPaths) -> None:
-    """Make the folders of a registry and its README in an empty folder; OSError if not."""
+    """Create a registry's folders and README in an empty folder; may raise OSError."""
     for folder in (paths.blobs, paths.backups, paths.tmp):
         folder.mkdir()
     paths.readme.write_text(README, encoding="utf-8")

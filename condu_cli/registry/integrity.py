@@ -1,4 +1,4 @@
-"""Is the database sound? SQLite's own checks, the links between rows, and every session's id."""
+"""Check the database: SQLite's own checks, references between rows, and every session's id."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def check_database(registry: Registry) -> list[str]:
-    """Return what is wrong with the database, in words; nothing if it is sound."""
+    """Return descriptions of what is wrong with the database; empty if nothing is."""
     return [*_sqlite_faults(registry), *_history_faults(registry)]
 
 
@@ -26,7 +26,7 @@ def _sqlite_faults(registry: Registry) -> Iterator[str]:
                 yield str(line)
         orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
         for table, row, parent, _ in orphans[:_SHOWN]:
-            yield f"row {row} of {table} refers to a row of {parent} that is not there"
+            yield f"row {row} of {table} refers to a missing row of {parent}"
 
 
 def _history_faults(registry: Registry) -> Iterator[str]:
@@ -41,6 +41,6 @@ def _history_faults(registry: Registry) -> Iterator[str]:
     for pack in history.packs.values():
         session, reference = shown_id(pack.session), shown_id(pack.reference)
         if pack.reference not in known or pack.reference in history.collected:
-            yield f"session {session} is a patch on {reference}, which is not there"
+            yield f"session {session} is a patch on {reference}, which is missing"
     for pack in history.circular_packs():
-        yield f"the patches of session {shown_id(pack.session)} go round in a circle"
+        yield f"the patches of session {shown_id(pack.session)} form a cycle"

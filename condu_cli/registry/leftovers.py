@@ -1,7 +1,7 @@
-"""Files under a registry that nothing in it asks for: what crashes and removed sessions leave.
+"""Unreferenced files in a registry: what crashes and removed sessions leave behind.
 
-Only what condu itself writes is ever called a leftover: blobs by their place and name, and drafts
-in tmp/ of processes that are gone. Anything else in the folder is not ours.
+Only files that condu itself writes count: blobs, by their place and name, and drafts in tmp/ of
+processes that have ended. Anything else in the folder is not condu's.
 """
 
 import shutil
@@ -23,7 +23,7 @@ BLOB, DRAFT = "blob", "draft"
 
 @dataclass(frozen=True)
 class Leftover:
-    """One file, or folder of a creation that was cut short, with its bytes."""
+    """One file, or the folder of an interrupted creation, with its size in bytes."""
 
     path: Path
     kind: str
@@ -31,7 +31,7 @@ class Leftover:
 
 
 def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
-    """Yield what could go if only these blobs are needed; only the lock's holder may remove it."""
+    """Yield what is unreferenced if only `needed` blobs are; removing it needs the lock."""
     for ref in registry.blobs.all():
         if ref.sha256 not in needed:
             yield Leftover(registry.blobs.path(ref.sha256), BLOB, ref.size)
@@ -45,7 +45,7 @@ def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
 
 
 def remove_leftover(registry: Registry, leftover: Leftover) -> None:
-    """Remove it; raise ConduError if that is not allowed."""
+    """Remove a leftover; raise ConduError on failure."""
     if leftover.kind == BLOB:
         registry.blobs.remove(leftover.path.name)
         return
@@ -64,9 +64,9 @@ def remove_leftover(registry: Registry, leftover: Leftover) -> None:
 
 @contextmanager
 def taken_back_on_failure(registry: Registry) -> Iterator[None]:
-    """Remove the blobs that the block has written if it fails: a full disk needs their space.
+    """Remove the blobs that the block wrote if it fails: a full disk needs the space.
 
-    The caller holds the lock. Whatever the database says is needed stays.
+    The caller holds the lock. Blobs that the database refers to are kept.
     """
     with registry.blobs.noting_new() as new, closing(_connected(registry)):
         try:
@@ -79,9 +79,9 @@ def taken_back_on_failure(registry: Registry) -> Iterator[None]:
 
 
 def _connected(registry: Registry) -> sqlite3.Connection:
-    """Open the database for as long as it may have to be read from a disk that is full by then.
+    """Keep the database open, so that it can still be read once the disk is full.
 
-    Even to be read it needs a file beside it, which the first connection makes.
+    Even a reader needs a file beside it, which the first connection creates.
     """
     with described_errors(registry.paths.database):
         connection = connect(registry.paths.database)

@@ -1,8 +1,8 @@
-"""Which blobs must be there as files, and which sessions a collector has to keep.
+"""Which blobs must be files, and which sessions gc must keep.
 
-A session is stored in one of three ways. HEAD, and whatever has no pack, has files of its own. A
-packed session has a patch, from which and from its reference its files come back bit for bit. A
-collected one has only its record.
+A session is stored in one of three ways. HEAD, and any session without a pack, has its own files.
+A packed session has a patch: the patch and its reference restore its files bit for bit. A
+collected session has only its record.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ PATCH = "patch"
 class History:
     """Everything that decides which blobs are needed, read in one transaction.
 
-    `sessions` are all there are, newest first; `undoable` are those that `rollback --undo` can
-    bring back.
+    `sessions` are all that were ever committed, newest first; `undoable` are those that
+    `rollback --undo` can restore.
     """
 
     sessions: Sequence[Session]
@@ -42,14 +42,14 @@ class History:
         return {session.id: session for session in self.sessions}
 
     def session(self, session_id: str) -> Session:
-        """Return the session with this id; raise IntegrityError if there is none."""
+        """Return the session with this id; raise IntegrityError if it is missing."""
         try:
             return self._by_id[session_id]
         except KeyError:
             raise _missing(session_id) from None
 
     def line(self, session_id: str | None) -> list[str]:
-        """Return an id and those of its ancestors, newest first."""
+        """Return an id and its ancestors' ids, newest first."""
         return list(self._upwards(session_id))
 
     def _upwards(self, session_id: str | None) -> Iterator[str]:
@@ -58,7 +58,7 @@ class History:
             session_id = self.session(session_id).parent
 
     def has_files(self, session: Session) -> bool:
-        """Say whether the blobs of the session's experts must be there as files."""
+        """Return whether the blobs of the session's experts must be files."""
         return session.id == self.head or session.id not in self.packs
 
     def blobs(self, session: Session) -> dict[str, str]:
@@ -88,19 +88,19 @@ class History:
         return self._needed
 
     def spare_blobs(self) -> set[str]:
-        """Return the blobs of packed sessions that need no file: they come back from patches."""
+        """Return the blobs that need no file, because patches restore them."""
         packed = (s for s in self.live if not self.has_files(s))
         return {sha256 for s in packed for sha256 in s.state_blobs()} - self._needed.keys()
 
     def kept(self, keep: int | None, *, undo: bool = True) -> set[str]:
-        """Return the ids of the sessions that a collector must leave.
+        """Return the ids of the sessions that gc must keep.
 
-        These are HEAD and those before it, `keep` of them in all if that is given; every tagged
-        session; and with `undo` the same line of whatever `rollback --undo` can bring back.
+        These are HEAD and its ancestors, at most `keep` sessions in all; every tagged session; and
+        with `undo`, the same for each session that `rollback --undo` can restore.
         """
-        left: dict[str, float] = {}  # for each session how many of its line are to be kept
+        left: dict[str, float] = {}  # for each session, how many to keep from there on
         ends = {self.head, *(self.undoable if undo else ())}
-        # Oldest first: a newer line mostly ends where an older one has been already.
+        # Oldest first: most newer lines end where an older one has been.
         for end in sorted(ends - {None}, key=self._age, reverse=True):
             wanted = float("inf") if keep is None else float(keep)
             for session_id in self._upwards(end):
@@ -118,10 +118,10 @@ class History:
         return self._places.get(str(session_id), 0)
 
     def successors(self, kept: AbstractSet[str] | None = None) -> dict[str, str]:
-        """Map each session to the one that it is best stored as a patch on, if there is one.
+        """Map each session to the best reference for its patch, if there is one.
 
-        That is its child, or the next `kept` one after it: on the way to HEAD if it is before
-        HEAD, else on the newest line that goes on from it. By default every live one is kept.
+        That is its child, or the next session after it in `kept`: on the way to HEAD for an
+        ancestor of HEAD, else on the newest line through it. By default all live ones are kept.
         """
         alive = {s.id for s in self.live} if kept is None else kept
         found: dict[str, str] = {}
@@ -129,7 +129,7 @@ class History:
         for tip in (self.head, *(session.id for session in self.live)):
             nearest = None
             for session_id in self._upwards(tip):
-                # What comes before a session that was here already has got its successor then.
+                # The ancestors of a session seen before already have successors.
                 if session_id in found or (nearest is None and session_id in seen):
                     break
                 seen.add(session_id)
@@ -140,7 +140,7 @@ class History:
         return found
 
     def circular_packs(self) -> list[Pack]:
-        """Return the packs that lead round in circles; there are none in a sound registry."""
+        """Return the packs that form cycles; an intact registry has none."""
         done: set[str] = set()
         circles = []
         for start in self.packs:

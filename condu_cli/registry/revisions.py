@@ -1,4 +1,4 @@
-"""Which session a text means: HEAD, a tag, an id or the beginning of one, and steps before it."""
+"""Parse names of sessions: HEAD, a tag, an id or its beginning, each with optional steps back."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ _PREFIX = re.compile(rf"[0-9a-f]{{{MINIMUM_PREFIX},64}}")
 
 
 class Revision(NamedTuple):
-    """A text like `@~2` taken apart: what it starts from, and how many sessions before that."""
+    """A parsed text like `@~2`: where it starts, and how many sessions to go back."""
 
     start: str
     steps: int
 
     @property
     def from_head(self) -> bool:
-        """Whether it counts from HEAD."""
+        """Whether it starts at HEAD."""
         return self.start in _HEAD
 
 
 def parse_revision(text: str) -> Revision:
-    """Take `START`, or `START~N`, apart; raise NotFoundError for anything else."""
+    """Parse `START` or `START~N`; raise NotFoundError for anything else."""
     match = _REVISION.fullmatch(text)
     if match is None:
         raise NotFoundError(
@@ -43,7 +43,7 @@ def parse_revision(text: str) -> Revision:
 def match_start(start: str, ids: Sequence[str], tags: Mapping[str, str]) -> str:
     """Return the id that a tag points at, or the one that begins with `start`.
 
-    Raises NotFoundError for none or several.
+    Raises NotFoundError if there are none or several.
     """
     if start in tags:
         return tags[start]
@@ -72,11 +72,11 @@ def match_start(start: str, ids: Sequence[str], tags: Mapping[str, str]) -> str:
 
 
 def validate_new_tag(name: str) -> str:
-    """Return `name` if it can be a tag's; raise UsageError where it reads like something else."""
+    """Return `name` if it can name a new tag; raise UsageError if it looks like a session."""
     validate_tag_name(name)
     if name in _HEAD or _PREFIX.fullmatch(name.lower()):
         raise UsageError(
-            f"{name!r} cannot be the name of a tag: it reads like HEAD or like a session's id",
+            f"{name!r} cannot be the name of a tag: it looks like HEAD or a session's id",
             reason="tag-reads-like-session",
             name=name,
         )

@@ -1,8 +1,8 @@
 """Where a rollback goes, and which rollback an undo undoes.
 
-A rollback goes to a session that is named, or some sessions back from HEAD. Rollbacks form a
-stack, and a commit empties it: an undo goes to where HEAD was before the latest that is not
-undone. `Registry.target` reads the sessions, everything else is here.
+A rollback goes to a named session, or some sessions back from HEAD. Rollbacks form a stack, which a
+commit empties: an undo goes to where HEAD was before the latest rollback that is not undone.
+`Registry.target` reads the sessions; everything else is here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ UNDO = "undo-rollback"
 
 @dataclass(frozen=True)
 class Aim:
-    """Where a rollback is to go: to `session`, or `steps` back where none is named, or `undo`.
+    """The target of a rollback: `session`, else `steps` back; or with `undo`, an undo.
 
     `session` is what `revisions` reads: an id or its beginning, a tag, `@~N`.
     """
@@ -28,15 +28,15 @@ class Aim:
 
     @property
     def kind(self) -> str:
-        """What the journal calls it."""
+        """Its kind in the journal."""
         return UNDO if self.undo else ROLLBACK
 
 
 def steps_back(steps: int, line: Sequence[str]) -> str | None:
     """Return the id of the session that many steps before HEAD, None for the empty state.
 
-    `line`: HEAD and what lies before it, as far as it is needed. Raises UsageError if the
-    empty state is not so far away.
+    `line` is HEAD and its ancestors, as far as needed. Raises UsageError if there are fewer
+    sessions.
     """
     if steps < 1:
         raise UsageError(f"cannot go back {steps} sessions", reason="steps-too-few", steps=steps)
@@ -51,14 +51,14 @@ def steps_back(steps: int, line: Sequence[str]) -> str | None:
 
 
 def count_of(sessions: int) -> str:
-    """Say how many sessions."""
+    """Return `1 session`, `2 sessions` and so on."""
     return "1 session" if sessions == 1 else f"{sessions} sessions"
 
 
 def rollback_to_undo(newest_first: Iterable[Operation]) -> Operation:
     """Return the latest rollback that is not undone; raise UsageError if there is none.
 
-    A session committed since would be lost from sight by an undo, so it ends the search.
+    An undo would hide a session committed since, so a commit ends the search.
     """
     open_rollbacks, committed = _since_last_commit(newest_first)
     if open_rollbacks:
@@ -68,7 +68,7 @@ def rollback_to_undo(newest_first: Iterable[Operation]) -> Operation:
 
 
 def undoable_sessions(newest_first: Iterable[Operation]) -> set[str]:
-    """Return the ids of the sessions that `rollback --undo` can still bring back, one by one."""
+    """Return the ids of the sessions that `rollback --undo` can still restore, one by one."""
     open_rollbacks, _ = _since_last_commit(newest_first)
     return {o.from_session for o in open_rollbacks if o.from_session is not None}
 
@@ -76,7 +76,7 @@ def undoable_sessions(newest_first: Iterable[Operation]) -> set[str]:
 def _since_last_commit(
     newest_first: Iterable[Operation],
 ) -> tuple[list[Operation], Operation | None]:
-    """Return the rollbacks that are not undone, latest first, and the commit that ends them."""
+    """Return the rollbacks that are not undone, latest first, and the commit before them."""
     already_undone = 0
     found: list[Operation] = []
     for operation in newest_first:

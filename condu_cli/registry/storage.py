@@ -1,4 +1,4 @@
-"""What is on disk, by what it is for, beside the checkpoints that it replaces.
+"""What is on disk, by purpose, compared with the checkpoints that it replaces.
 
 The figures are sizes of real files and add up.
 """
@@ -27,7 +27,7 @@ RUN = "run"
 class TaskSizes:
     """The bytes of one task of HEAD.
 
-    Two tasks that share a blob both count it here; the registry's totals count it once.
+    A blob shared by two tasks counts for both here, and once in the registry's totals.
     """
 
     task: str
@@ -37,7 +37,7 @@ class TaskSizes:
 
 @dataclass(frozen=True)
 class FileSize:
-    """One file: its path below the registry, its bytes, and the category it is counted in."""
+    """One file: its path below the registry, its bytes, and its category."""
 
     path: str
     bytes: int
@@ -48,13 +48,13 @@ class FileSize:
 class StorageReport:
     """All figures in bytes; every file under the registry is counted in exactly one category.
 
-    unified, mask and prototype are what HEAD needs; history is what only other sessions
-    need, or none (including patches and half-written blobs); trained are experts that wait to be
-    committed, run are unfinished trainings; metadata is all the rest.
+    unified, mask and prototype are what HEAD needs; history is what only other sessions need, or
+    nothing does (including patches and drafts of blobs); trained are experts that are not committed
+    yet, run are unfinished trainings; metadata is everything else.
     `base_bytes` is what full fine-tuning of the registry's towers would change of the base model,
-    in float32, also where the registry trains LoRA factors; `parameters` counts what it trains.
+    in float32, even if it trains LoRA factors; `parameters` counts what it trains.
     The base model is not copied into the registry, so `total_bytes` does not include it.
-    `individual_ft_bytes`: one full float32 checkpoint per task, the folder this replaces.
+    `individual_ft_bytes`: one full float32 checkpoint per task, which the registry replaces.
     """
 
     total_bytes: int
@@ -73,8 +73,8 @@ class StorageReport:
 
 
 def measure(registry: Registry) -> StorageReport:
-    """Measure the registry's files as they are now."""
-    # The database first: while it is read, it keeps files of its own beside it.
+    """Measure the registry's current files."""
+    # The database first: while it is read, SQLite keeps files beside it.
     head = registry.head()
     needed = {} if head is None else _needed(head)
     sizes = {path.relative_to(registry.path): size for path, size in files_below(registry.path)}
@@ -119,7 +119,7 @@ def _category(paths: RegistryPaths, path: Path, needed: Mapping[str, str]) -> st
         return TRAINED
     if paths.runs in path.parents:
         return RUN
-    # A file is a blob by its place and its name, so that nothing else passes for one.
+    # A blob is recognised by its place and name, so nothing else passes for one.
     if path.parent.parent == paths.blobs and is_sha256(path.name):
         return needed.get(path.name, HISTORY)
     return METADATA

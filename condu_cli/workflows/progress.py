@@ -1,4 +1,4 @@
-"""How long work tells whoever watches: one callback, one kind of event."""
+"""Progress of long work: one callback, one kind of event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Progress:
-    """One stage of a long command: `done` of `total` units, with figures worth showing."""
+    """One stage of a long command: `done` of `total` units, with figures to show."""
 
     stage: str
     done: int
@@ -25,9 +25,9 @@ def silent(_: Progress) -> None:
 
 
 def outlasting(on_progress: ProgressCallback) -> ProgressCallback:
-    """The same callback until there is no one to tell: a closed pipe, a log on a full disk.
+    """Wrap a callback so that its OSErrors (a closed pipe, a full disk) silence it.
 
-    From then on it is silent, since an hour's work must not end with its audience.
+    Losing its audience must not end an hour's work.
     """
     told = on_progress
 

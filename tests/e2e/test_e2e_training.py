@@ -413,7 +413,7 @@ def test_a_person_reads_what_is_left_out_of_a_messy_folder(
     done = program("learn", "--task", "messy", "--data", messy, *QUICK)
     assert done.returncode == 0, done.stderr
     (warning,) = (line for line in done.stderr.splitlines() if "could not be read" in line)
-    assert warning.startswith("warning: 4 pictures could not be read and left out: ")
+    assert warning.startswith("warning: skipped 4 pictures that could not be read: ")
     assert all(name in warning for name in BROKEN)
     assert "classes without pictures are left out: nothing" in done.stderr
     (ignored,) = (line for line in done.stderr.splitlines() if "not pictures of a class" in line)
@@ -446,7 +446,7 @@ MISTAKES = {
         "--limit must be at least the 2 classes",
     ),
     "no header": (("--data", "list.csv"), 15, "the header has no column 'path'"),
-    "epochs and iterations": (("--data", "two", "--epochs", "2"), 2, "--epochs and --iterations"),
+    "epochs and iterations": (("--data", "two", "--epochs", "2"), 2, "--epochs or --iterations"),
     "all held out": (("--data", "two", "--validation-share", "1"), 2, "--validation-share must be"),
 }
 

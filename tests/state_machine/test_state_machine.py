@@ -154,7 +154,7 @@ class RegistryMachine(RuleBasedStateMachine):
         waiting = self.registry.waiting.all()
         expert = waiting[place % len(waiting)]
         if expert.task in self.model.tasks:
-            with pytest.raises(UsageError, match="learned already"):
+            with pytest.raises(UsageError, match="already been learned"):
                 resume_expert(self.registry, expert, command="learn --resume")
             return
         commit = resume_expert(self.registry, expert, command="learn --resume")

@@ -99,7 +99,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
             path=folder,
         )
     if there and not overwrite:
-        raise UsageError(f"{folder}: exists already", reason="output-exists", path=folder)
+        raise UsageError(f"{folder}: already exists", reason="output-exists", path=folder)
 
 
 def write_adapter(

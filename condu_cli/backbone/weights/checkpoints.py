@@ -104,7 +104,7 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
     if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already", reason="output-exists", path=path)
+        raise UsageError(f"{path}: already exists", reason="output-exists", path=path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

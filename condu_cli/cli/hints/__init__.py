@@ -1,1 +1,1 @@
-"""What to do next: the one place that turns an error's reason and facts into a hint."""
+"""Hints: what to do next, made from an error's reason and facts in this one place."""

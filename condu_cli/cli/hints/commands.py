@@ -1,4 +1,4 @@
-"""What to do where options and arguments of a command do not go together, or none expected it."""
+"""Hints about options and arguments that conflict, and about unexpected errors."""
 
 from condu_cli.cli.hints.table import Hint
 
@@ -10,15 +10,15 @@ HINTS: dict[str, Hint] = {
     "unexpected": "Run it again with {variable}=1 and report what it prints",
     "interrupted": "Nothing that was committed is lost; condu log{here} shows where HEAD is",
     "options-exclude": "Choose one of them",
-    "no-dry-run": "Leave -n out",
-    "nobody-to-ask": "Look with --dry-run, then say --yes",
+    "no-dry-run": "Run it without --dry-run",
+    "nobody-to-ask": "Look with --dry-run first, then pass --yes",
     # learn and evaluate
     "no-task-named": "condu learn --task NAME --data DIR{here}",
     "task-named-twice": "Name every task once",
     "option-of-one-task": "Put each task's pictures in a folder of its name below --data-root",
     "data-of-one-task": "Name it: condu evaluate --task NAME --data DIR{here}",
     "resume-with-options": "Leave the others out",
-    "dry-run-downloads-nothing": "Leave --download out; condu tasks NAME says what belongs where",
+    "dry-run-downloads-nothing": "Leave --download out; condu tasks NAME says which files go where",
     "not-a-known-task": "Known by name: {known}; any other takes --data DIR",
     # predict
     "inputs-failed": "The others were answered",
@@ -29,8 +29,8 @@ HINTS: dict[str, Hint] = {
     "empty-state-not-tagged": "Name a session: condu tag NAME SESSION{here}",
     "no-such-task-or-session": "condu ls{here} lists the tasks, condu log{here} the sessions",
     "empty-state-not-exported": "condu log{here} lists the sessions",
-    "export-kinds": "Write -o FILE with --task NAME for one expert, --base for the base "
-    "model, or neither",
+    "export-kinds": "Pass -o FILE with --task NAME for one expert, with --base for the base "
+    "model, or with neither for the whole registry",
     "import-incomplete": "condu import --task NAME --weights FILE --class-names FILE{here}",
     "archive-with-options": "Import a checkpoint with --task NAME --weights FILE, without an "
     "ARCHIVE",

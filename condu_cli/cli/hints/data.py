@@ -1,4 +1,4 @@
-"""What to do about failures of pictures, lists and class names."""
+"""Hints about pictures, lists and class names."""
 
 from condu_cli.cli.hints.table import Facts, Hint
 
@@ -17,7 +17,7 @@ def _form(facts: Facts) -> str:
 
 def _classes(facts: Facts) -> str:
     if facts.get("same"):
-        return "Train has '{same}', which differs only in upper and lower case"
+        return "The training set has '{same}', which differs only in case"
     return "Training and test folders must hold the same classes"
 
 
@@ -52,7 +52,7 @@ HINTS: dict[str, Hint] = {
     "test-classes-unknown": _classes,
     "library-missing": "pip install {package!q}",
     "installation-damaged": "Reinstall the package condu",
-    "not-embedded": "There are: {known}",
+    "not-embedded": "Embedded: {known}",
     # Public sets
     "public-set-absent": _absent,
     "public-set-incomplete": _incomplete,
@@ -80,7 +80,7 @@ HINTS: dict[str, Hint] = {
     "wrong-number-of-columns": 'A value with a comma in it needs quotes: "a,b.jpg"',
     "json-line-invalid": JSON_LINE,
     "listed-twice": "List every picture once",
-    "split-missing": "Give every row a split, or none",
+    "split-missing": "Give all rows a split, or none of them",
     "unknown-split": "Known: {known}",
     "path-impossible": "Correct the path",
     "column-missing": _column,

@@ -1,4 +1,4 @@
-"""What to do about what `doctor` and `verify` find."""
+"""Hints about what `doctor` and `verify` find."""
 
 from condu_cli.cli.hints.table import Hint
 
@@ -6,8 +6,8 @@ HINTS: dict[str, Hint] = {
     "library-slow": "Run condu doctor again when the machine is less busy",
     "library-damaged": "pip install --force-reinstall {package!q}",
     "torchvision-of-other-build": "torch and torchvision come from different builds (CPU-only and "
-    "CUDA); install both from one place: pip uninstall -y torch torchvision && pip install torch "
-    "torchvision",
+    "CUDA); install both from the same source: pip uninstall -y torch torchvision && pip install "
+    "torch torchvision",
     "disk-full": "Free some space on the disk of {path}",
     "database-unsound": "Restore condu.sqlite from a backup",
     "needed-file-damaged": "Restore it from a backup, or go back to a session without it: condu "

@@ -1,4 +1,4 @@
-"""What to do about failures of learning, evaluating and predicting."""
+"""Hints about learning, evaluating and predicting."""
 
 from condu_cli.cli.hints.table import Facts, Hint
 
@@ -15,13 +15,13 @@ def _resume(facts: Facts) -> str:
 
 HINTS: dict[str, Hint] = {
     # What is asked for
-    "two-lengths": "Of --epochs and --iterations leave one out",
-    "learning-rate-not-positive": "Leave it out for the preset's",
+    "two-lengths": "Pass either --epochs or --iterations",
+    "learning-rate-not-positive": "Leave it out to use the preset's",
     "epochs-out-of-range": "Try --epochs 1",
-    "label-smoothing-out-of-range": "Leave it out for the paper's 0.2",
-    "warmup-too-long": "Leave it out for the preset's share",
-    "validation-share-out-of-range": "Leave it out for {usual}",
-    "nothing-to-measure-on": f"Leave it out for {{usual}}, or {WITHOUT_MEASURING}",
+    "label-smoothing-out-of-range": "Leave it out to use the paper's 0.2",
+    "warmup-too-long": "Leave it out to use the preset's share",
+    "validation-share-out-of-range": "Leave it out to use {usual}",
+    "nothing-to-measure-on": f"Leave it out to use {{usual}}, or {WITHOUT_MEASURING}",
     "none-to-hold-out": "Leave --keep, --patience and --validate-every out, or train on more "
     "pictures",
     "none-held-out-readable": f"Replace them, or measure nothing: {WITHOUT_MEASURING}",
@@ -30,7 +30,7 @@ HINTS: dict[str, Hint] = {
     "too-few-prototype-images": "Try 100",
     "no-prototype-pictures": "Check --data",
     "lora-options-without-lora": "Add --method lora, or leave {options} out",
-    "lora-option-out-of-range": "Leave the option out for the base model's own",
+    "lora-option-out-of-range": "Leave the option out to use the base model's default",
     # The registry that it goes to
     "registry-of-other-kind": "Leave {options} out, or name another --registry",
     "created-meanwhile": "Name another folder with --registry",
@@ -47,11 +47,11 @@ HINTS: dict[str, Hint] = {
     "diverged": "Lower the learning rate (it was --lr {learning_rate})",
     "expert-diverged": "Lower the learning rate (--lr)",
     "batch-too-small": "Raise --batch-size, or use fewer --devices",
-    # What is kept of a training
+    # Kept experts and unfinished trainings
     "training-interrupted": _resume,
     "run-of-other-parameters": "condu learn --task NAME --retrain{here} starts over",
     "pictures-changed": "Put them back, or start over: condu learn --task {task!q} --retrain{here}",
-    "expert-waits": f"{RESUME} commits it; --retrain trains another in its place",
+    "expert-waits": f"{RESUME} commits it; --retrain trains a new one instead",
     "run-waits": f"{RESUME} continues it; --retrain starts over",
     "nothing-to-resume": "Train one: condu learn --task NAME --data DIR{here}",
     "interrupted-while-committing": "condu log{here} shows where HEAD is",

@@ -1,6 +1,6 @@
-"""From an error to what the user reads: the option at fault in front, and what to do next.
+"""Turn an error into what the user reads: a message that names the option, and a hint.
 
-Imported only when something went wrong, or has to be advised on.
+Imported only when there is an error or a failed check to explain.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ HINTS: dict[str, Hint] = {
     **installation.HINTS,
     **commands.HINTS,
 }
-"""What to do about a failure, by its reason."""
+"""Hints by reason."""
 
 RIDERS: dict[str, Hint] = {
     "kept_expert": "the trained expert is kept: condu learn --task {kept_expert!q} "
@@ -30,19 +30,19 @@ RIDERS: dict[str, Hint] = {
         + "condu learn --task {older_expert!q} --resume{here} commits it"
     ),
 }
-"""What a hint ends with where an error has this fact, whatever its reason."""
+"""Endings of hints by fact, whatever the error's reason."""
 
 OPTIONS = {"learning_rate": "--lr", "warmup_iterations": "--warmup"}
-"""Options that are spelled otherwise than the library's parameters."""
+"""Options whose spelling differs from the library's parameters."""
 
 
 def option_of(parameter: str) -> str:
-    """Spell a parameter of the library as the command line's option."""
+    """Return the option that stands for a parameter of the library."""
     return OPTIONS.get(parameter, "--" + parameter.replace("_", "-"))
 
 
 def message_of(exc: ConduError) -> str:
-    """What is wrong; a parameter at fault stands in front, spelled as an option."""
+    """Return an error's message, beginning with the offending option if there is one."""
     parameter = exc.facts.get("parameter")
     if parameter is None:
         return exc.message
@@ -51,12 +51,12 @@ def message_of(exc: ConduError) -> str:
 
 
 def hint_of(exc: ConduError, registry: Path | None = None) -> str:
-    """What to do about an error; `registry` is the folder that --registry named, if it did."""
+    """Return the hint for an error; `registry` is the value of --registry, if given."""
     return hint_for(exc.reason, exc.facts, registry)
 
 
 def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:
-    """What to do about a failure that is not an exception, such as a check that failed."""
+    """Return the hint for a failure that was not raised, such as a failed check."""
     riders = [hint for fact, hint in RIDERS.items() if facts.get(fact)]
     templates = [_template(hint, facts) for hint in (HINTS.get(reason, ""), *riders)]
     named = facts.get("parameters")

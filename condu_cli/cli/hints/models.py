@@ -1,13 +1,13 @@
-"""What to do about failures of base models, LoRA, devices, checkpoints and adapters."""
+"""Hints about base models, LoRA, devices, checkpoints and adapters."""
 
 from condu_cli.cli.hints.table import Facts, Hint
 
 DOCTOR = "Run condu doctor: the registry may have been made with other library versions"
-OWN_BASE = "Import it into a registry of its own base model: --registry PATH --base ID"
+OWN_BASE = "Import it into a registry with its base model: --registry PATH --base ID"
 
 
 def _suffix(facts: Facts) -> str:
-    return "Write -o {name!q}" if facts.get("name") else "Name a file: -o FILE"
+    return "Use -o {name!q}" if facts.get("name") else "Name a file: -o FILE"
 
 
 def _weights(facts: Facts) -> str:
@@ -16,7 +16,7 @@ def _weights(facts: Facts) -> str:
 
 HINTS: dict[str, Hint] = {
     # Base models
-    "not-a-base-model": "Write mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
+    "not-a-base-model": "Use mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
     "bases",
     "base-model-unknown": "condu bases lists the base models",
     "library-broken": "Run condu doctor to see what is wrong with the installation",
@@ -67,11 +67,11 @@ HINTS: dict[str, Hint] = {
     "adapter-unreadable": "Save it again",
     "adapter-without-weights": "Save it as PEFT does: model.save_pretrained(DIR)",
     "not-plain-lora": "Only plain LoRA can be imported: one rank, one alpha, no biases, no DoRA",
-    "adapter-of-other-rank": "Import it into a registry of its own: condu init --method lora "
+    "adapter-of-other-rank": "Create a registry for it: condu init --method lora "
     "--rank N --alpha X --registry PATH",
     "adapter-of-other-factors": "Import it into a registry that trains A: condu init --method lora "
     "--registry PATH, without --freeze-a",
     "adapter-of-other-layers": "Import it into a registry with its layers: condu init --method "
     "lora --lora-targets GLOB --registry PATH",
-    "adapter-of-other-shapes": "Import it into a registry of its own base model and rank",
+    "adapter-of-other-shapes": "Import it into a registry with its base model and rank",
 }

@@ -1,11 +1,11 @@
-"""What to do about failures of the registry, its files, copies and history."""
+"""Hints about the registry, its files, copies and history."""
 
 from condu_cli.cli.hints.table import Facts, Hint
 
 AGAIN = "Free some space or correct the permissions, then run the command again"
-DAMAGE = "condu verify{here} lists every corrupt object"
+FAULTS = "condu verify{here} lists every corrupt object"
 SESSIONS = "condu log{here} lists the sessions"
-WAIT = "Wait until that command has ended, then run this one again"
+WAIT = "Wait for that command to finish, then run this one again"
 NEW_FOLDER = "Name a folder that does not exist yet with --registry"
 NAME_RULE = "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
 RESTORE_DATABASE = "Restore condu.sqlite from a backup or from backups/"
@@ -57,14 +57,14 @@ HINTS: dict[str, Hint] = {
     "lock-is-link": "Remove it; it holds nothing but the lock",
     "registry-locked": f"{WAIT}; the lock ends with the process",
     "symbolic-link": "Put the real file or folder there; the registry's own folder may be a link",
-    "blob-missing": f"{DAMAGE}; restore the file from a backup, or go back to a session that does "
+    "blob-missing": f"{FAULTS}; restore the file from a backup, or go back to a session that does "
     "not need it with condu rollback{here}",
-    "blob-unreadable": f"{DAMAGE}; correct the permissions or restore the file from a backup, or "
+    "blob-unreadable": f"{FAULTS}; correct the permissions or restore the file from a backup, or "
     "go back to a session that does not need it with condu rollback{here}",
-    "blob-corrupt": f"{DAMAGE}; restore the file from a backup, or go back to a session that does "
+    "blob-corrupt": f"{FAULTS}; restore the file from a backup, or go back to a session that does "
     "not need it with condu rollback{here}",
-    "blob-changed": DAMAGE,
-    "blob-missing-for-head": "HEAD is where it was; condu verify{here} says what else is wrong",
+    "blob-changed": FAULTS,
+    "blob-missing-for-head": "HEAD was not moved; condu verify{here} says what else is wrong",
     "not-a-blob-name": "A blob is named by the 64 hex digits of its sha256",
     "kept-file-unknown": "Remove it",
     "kept-file-corrupt": _kept_file,
@@ -84,8 +84,8 @@ HINTS: dict[str, Hint] = {
     "{here}",
     "registry-too-new": _upgrade,
     # The database
-    "database-corrupt": "Restore condu.sqlite from a copy; those from before migrations are in "
-    "backups/",
+    "database-corrupt": "Restore condu.sqlite from a backup; backups/ holds those made before "
+    "migrations",
     "database-unusable": "Check that the disk has space and that you may write to the registry's "
     "folder",
     "schema-unknown": "Its creation was interrupted, or another program wrote it; move the folder "
@@ -93,31 +93,32 @@ HINTS: dict[str, Hint] = {
     "migration-leaves-orphans": "Nothing was changed; please report this",
     "cannot-migrate": "Nothing was changed; restore condu.sqlite from a backup",
     "record-altered": RESTORE_DATABASE,
-    "session-altered": "Restore condu.sqlite from a copy, or go back past it: condu rollback{here}",
+    "session-altered": "Restore condu.sqlite from a backup, or go back past it: condu rollback"
+    "{here}",
     "session-missing": "Restore condu.sqlite from a backup",
-    "session-damaged": f"{DAMAGE}; condu rollback{{here}} goes to an older session",
+    "session-damaged": f"{FAULTS}; condu rollback{{here}} goes to an older session",
     "patches-in-a-circle": "Restore condu.sqlite from a backup",
-    "patch-damaged": f"{DAMAGE}; restore the blob from a backup",
-    "blob-size-differs": DAMAGE,
-    "prototypes-differ": DAMAGE,
-    "figures-differ": DAMAGE,
-    "expert-differs": "What is known about an expert never changes; learn it again to replace it",
+    "patch-damaged": f"{FAULTS}; restore the blob from a backup",
+    "blob-size-differs": FAULTS,
+    "prototypes-differ": FAULTS,
+    "figures-differ": FAULTS,
+    "expert-differs": "An expert's record never changes; learn the task again to replace it",
     # Sessions, tasks and tags
     "no-such-session": SESSIONS,
     "session-collected": SESSIONS,
     "too-far-back": SESSIONS,
     "head-there-already": SESSIONS,
-    "steps-too-few": "A rollback goes back 1 session or more",
+    "steps-too-few": "Go back at least 1 session",
     "not-a-session": _session,
     "session-ambiguous": "Give more digits of the id",
     "nothing-to-undo": "Name the session to go to: condu rollback SESSION{here}; condu log{here} "
     "lists them all",
     "head-moved": _head_moved,
     "interrupted-after-commit": "condu gc{here} stores the session before it as a patch; "
-    "condu rollback{here} takes the commit back",
+    "condu rollback{here} undoes the commit",
     "moved-but-files-left": "Correct the permissions of the registry's folder; condu gc{here} then "
     "removes the files",
-    "interrupted-after-move": "condu gc{here} removes the files that are not needed now; "
+    "interrupted-after-move": "condu gc{here} removes the files that are no longer needed; "
     "condu log{here} lists the sessions",
     "no-such-task": _task,
     "task-name-in-use": "Choose another; see condu ls{here}",
@@ -126,17 +127,17 @@ HINTS: dict[str, Hint] = {
     "no-such-tag": _tag,
     "tag-reads-like-session": "For instance condu tag before-cleanup{here}",
     # Backups and archives
-    "needed-file-missing": f"{DAMAGE}; restore the file, or do without it: condu rollback{{here}}, "
+    "needed-file-missing": f"{FAULTS}; restore the file, or do without it: condu rollback{{here}}, "
     "then condu gc{here}",
-    "copied-file-corrupt": f"{DAMAGE}; restore the file from an earlier backup, then run the "
+    "copied-file-corrupt": f"{FAULTS}; restore the file from an earlier backup, then run the "
     "command again",
-    "backup-nested": "Name a folder outside of the registry, best on another disk: condu backup "
+    "backup-nested": "Name a folder outside the registry, ideally on another disk: condu backup "
     "DIR{here}",
     "not-a-backup": "Name a folder that does not exist yet, or an earlier backup: condu backup "
     "DIR{here}",
     "backup-has-other-sessions": "Name another folder: condu backup DIR{here}",
     "output-is-folder": "Name a file that does not exist yet",
-    "output-in-registry": "Name a file outside of the registry's folder",
+    "output-in-registry": "Name a file outside the registry's folder",
     "output-exists": "Name another, or overwrite it: --force",
     "archive-corrupt": "Nothing was imported; download or copy the file again",
     "archive-too-new": _upgrade,

@@ -1,4 +1,4 @@
-"""What the tables of hints hold."""
+"""Types of the hint tables."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -7,5 +7,5 @@ Facts: TypeAlias = Mapping[str, object]
 Hint: TypeAlias = str | Callable[[Facts], str]
 """A template for `str.format` with an error's facts, or a function that chooses one.
 
-`{task!q}` is quoted for a shell; `{here}` repeats --registry where the user gave it.
+`{task!q}` is quoted for a shell; `{here}` repeats --registry if the user gave it.
 """

@@ -1,4 +1,4 @@
-"""Templates of hints, filled with facts and with the registry that the user named."""
+"""Fill hint templates with facts and the user's --registry."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,7 @@ def filled(template: str, facts: Mapping[str, object], registry: Path | None) ->
 class _Text(Formatter):
     """Templates with facts: lists are joined, `{task!q}` is quoted for a shell.
 
-    A fact that an error does not have, or None, is written in capitals, as usage lines do:
-    `--task TASK`.
+    A missing fact is written in capitals, as in usage lines: `--task TASK`.
     """
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

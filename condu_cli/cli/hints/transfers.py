@@ -1,4 +1,4 @@
-"""What to do about failures of import and export of single experts."""
+"""Hints about importing and exporting single experts."""
 
 from condu_cli.cli.hints.table import Hint
 

@@ -1,4 +1,4 @@
-"""How a codec's options, parts and records are written for people."""
+"""Display names and formats for a codec's options, parts and records."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Figure(NamedTuple):
-    """One key of a codec's record: what it is called, how written, and whether `ls` has room."""
+    """How to show one key of a codec's record: name, format, and whether `ls` lists it."""
 
     name: str
     form: str = "{:.6g}"
@@ -18,7 +18,7 @@ class Figure(NamedTuple):
 
 
 class StateWords(NamedTuple):
-    """What the parts of a state are called: the shared one, one task's, and those of all tasks."""
+    """Names for the parts of a state: the shared part, one task's part, all tasks' parts."""
 
     shared: str
     part: str
@@ -30,20 +30,20 @@ FIGURES: Mapping[str, Figure] = {
     "mask_density": Figure("mask density", "share"),
     "l1_norm": Figure("L1 norm of delta", listed=False),
 }
-"""The keys that are written in a way of their own, in the order of columns and lines."""
+"""Keys with their own name or format, in display order."""
 
 CONDU = StateWords("unified delta", "mask", "masks and rescalers")
 ANY_CODEC = StateWords("shared part", "expert", "experts")
 
 
 def words_of(config: "RegistryConfig", session: "Session | None") -> StateWords:
-    """What the parts of a session's state are called."""
+    """Return the names for the parts of a session's state."""
     codec = config.codec if session is None or session.codec is None else session.codec
     return CONDU if codec.name == "condu" else ANY_CODEC
 
 
 def options_line(codec: str, options: Mapping[str, Any]) -> str:
-    """A codec and its options in one line."""
+    """Describe a codec and its options in one line."""
     if codec == "condu" and {"dtype", "rescaler"} == options.keys():
         return f"unified delta in {options['dtype']}, rescalers: {options['rescaler']}"
     named = ", ".join(f"{name} {value}" for name, value in sorted(options.items()))
@@ -51,7 +51,7 @@ def options_line(codec: str, options: Mapping[str, Any]) -> str:
 
 
 def keys_of(records: Iterable[Mapping[str, Any]], *, listed: bool = False) -> list[str]:
-    """The keys of some records in the order of columns; `listed`, only those for a table."""
+    """Return the keys of some records in display order; `listed`: only those for tables."""
     found = {key for record in records for key in record}
     if listed:
         found -= {key for key, figure in FIGURES.items() if not figure.listed}
@@ -59,12 +59,12 @@ def keys_of(records: Iterable[Mapping[str, Any]], *, listed: bool = False) -> li
 
 
 def key_name(key: str) -> str:
-    """What a key of a record is called."""
+    """Return the display name of a record's key."""
     return FIGURES[key].name if key in FIGURES else key.replace("_", " ")
 
 
 def figure(record: Mapping[str, Any], key: str, digits: int = 3) -> str:
-    """One value of a record, a dash where it has none; a factor with so many decimals."""
+    """Format one value of a record, a dash if it is missing; `digits` are a factor's decimals."""
     value = record.get(key)
     form = FIGURES[key].form if key in FIGURES else Figure(key).form
     if value is None or form == "share":

@@ -1,7 +1,7 @@
 """The one output sink: results on stdout, everything else on stderr, in one of three modes.
 
 human    rich tables and text; progress bars on a terminal, plain lines elsewhere
-json     one JSON document per result (JSON Lines for streams); nothing on stderr but errors
+json     one JSON document per result (JSON Lines for streams); only errors and warnings on stderr
 silent   nothing at all; for commands that run inside another command
 """
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 160
 """Columns for tables that do not go to a terminal."""
 PLAIN_PROGRESS_SECONDS = 10.0
-"""Off a terminal, a progress line at most this often."""
+"""Shortest time between progress lines where stderr is not a terminal."""
 
 
 _ALWAYS_SHOWN = frozenset({"holder", "warning"})
-"""Figures of a progress event that are never left out."""
+"""Figures of a progress event that are always shown."""
 
 
 class Mode(Enum):
@@ -40,7 +40,7 @@ class Mode(Enum):
 
 
 class Output:
-    """Everything that a command says goes through here."""
+    """The sink for everything that a command prints."""
 
     def __init__(
         self, mode: Mode = Mode.HUMAN, *, quiet: bool = False, registry: "Path | None" = None
@@ -90,7 +90,7 @@ class Output:
             self._stderr().print(line, markup=False, highlight=False, soft_wrap=True)
 
     def hint(self, template: str, **facts: object) -> None:
-        """Name a command that may come next; the template is as those of `cli/hints`."""
+        """Suggest a command to run next; the template is one like those in `cli/hints`."""
         if self.mode is Mode.HUMAN and not self.quiet:
             line = f"hint: {self.filled(template, **facts)}"
             self._stderr().print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -102,7 +102,7 @@ class Output:
         return filled(template, facts, self._registry)
 
     def warning(self, line: str) -> None:
-        """Say what the user should know although the command went on."""
+        """Print a problem that did not stop the command."""
         if self.mode is Mode.HUMAN:
             self._stderr().print(
                 f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
@@ -134,7 +134,7 @@ class Output:
     def confirm(self, question: str, *, assume: bool, show: Callable[["Output"], None]) -> bool:
         """Ask before something that cannot be undone; `show` says what.
 
-        Raises UsageError where the user cannot be asked and `assume` (--yes) was not given.
+        Raises UsageError if there is no terminal to ask on and `assume` (--yes) is False.
         """
         from condu_cli.errors import UsageError
 
@@ -151,7 +151,7 @@ class Output:
 
     @contextmanager
     def progress(self, *, json_events: bool = False) -> Iterator["ProgressCallback"]:
-        """Give a callback that shows progress as this mode does.
+        """Yield a callback that shows progress in this mode.
 
         `json_events`: the command's JSON is a stream of events that ends in its summary.
         """
@@ -187,7 +187,7 @@ def _console(file: Any) -> "Console":
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
-    """Figures of a progress event as a person reads them."""
+    """Format the figures of a progress event for people."""
     parts = []
     if "loss" in figures:
         parts.append(f"loss {figures['loss']:.3f}")
@@ -231,9 +231,9 @@ def _bar(console: "Console") -> Iterator["ProgressCallback"]:
 
 
 class _Throttle:
-    """Let through one event per interval of a stage, and a stage's last one.
+    """Let through one event per interval and stage, and each stage's last event.
 
-    `always_last` False: a stage that was over before its first interval stays unmentioned.
+    `always_last` False: a stage that ends within its first interval is not mentioned.
     """
 
     def __init__(self, seconds: float, *, always_last: bool) -> None:
@@ -243,7 +243,7 @@ class _Throttle:
         self._started = self._shown = 0.0
 
     def passes(self, event: "Progress") -> bool:
-        if event.figures.keys() & _ALWAYS_SHOWN:  # nothing may come after it for a long time
+        if event.figures.keys() & _ALWAYS_SHOWN:  # the next event may be long in coming
             return True
         now = time.monotonic()
         if event.stage != self._stage:
@@ -279,7 +279,7 @@ class _PlainProgress:
 
 
 class _JsonProgress:
-    """JSON Lines on stdout, at most one a second and stage."""
+    """JSON Lines on stdout, at most one per second and stage."""
 
     def __init__(self) -> None:
         self._throttle = _Throttle(1.0, always_last=True)

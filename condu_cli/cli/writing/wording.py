@@ -1,4 +1,4 @@
-"""How figures and sessions are written for people."""
+"""Figures, names and sessions in words for people."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from condu_cli.workflows.opening.paradigms import MethodSummary
 
 NAMED = 10
-"""Name at most this many unreadable pictures on the screen."""
+"""The most unreadable pictures that are named on the screen."""
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, as disks are sold."""
+    """Format bytes in decimal units, as disks are sold."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -23,7 +23,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below two minutes, then minutes and seconds."""
+    """Format seconds; from two minutes on, as minutes and seconds."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 120:
@@ -32,22 +32,22 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of one as a percentage with one decimal; a dash where there is none."""
+    """Format a share of one as a percentage with one decimal; a dash for None."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def unreadable_text(reasons: "Sequence[str]") -> str:
-    """How many pictures were left out, and what is wrong with the first of them."""
+    """Say how many pictures were skipped, and what is wrong with the first of them."""
     more = len(reasons) - NAMED
     tail = f"; and {more} more (--json names all)" if more > 0 else ""
     return (
-        f"{plural(len(reasons), 'picture')} could not be read and left out: "
+        f"skipped {plural(len(reasons), 'picture')} that could not be read: "
         f"{'; '.join(reasons[:NAMED])}{tail}"
     )
 
 
 def when(iso: str) -> str:
-    """An ISO-8601 time in the user's time zone, to the second."""
+    """Format an ISO-8601 time in the user's time zone, to the second."""
     # Python 3.10 does not read the Z that stands for UTC.
     at = datetime.fromisoformat(iso.replace("Z", "+00:00"))
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -60,7 +60,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def method_line(summary: "MethodSummary") -> str:
-    """A registry's paradigm in a few words, with the number of parameters that it trains."""
+    """Describe a registry's paradigm and the number of parameters that it trains."""
     millions = summary.parameters / 1e6
     count = f"{millions:.1f} M" if millions >= 0.1 else f"{summary.parameters:,}"
     trained = f"{count} trainable parameters"
@@ -74,14 +74,14 @@ def method_line(summary: "MethodSummary") -> str:
 
 
 def session_name(session_id: str | None) -> str:
-    """The first digits of a session's id; None is the empty state."""
+    """Return the first digits of a session's id; None is the empty state."""
     from condu_cli.registry.manifest import short_id
 
     return short_id(session_id) if session_id else "empty"
 
 
 def describe_session(session: "Session | None") -> str:
-    """A session by the first digits of its id and its tasks."""
+    """Describe a session by the first digits of its id and its tasks."""
     if session is None:
         return "the empty registry"
     tasks = ", ".join(entry.name for entry in session.entries) or "no tasks"

@@ -1,1 +1,1 @@
-"""Immutable tensors in files named by their sha256, and files kept before a commit."""
+"""Immutable tensor files named by their sha256, and files kept until their commit."""

@@ -1,9 +1,9 @@
-"""What a task has on the disk before HEAD has it: unfinished trainings, and trained experts.
+"""Files of a task that is not committed yet: unfinished trainings and trained experts.
 
-Training takes hours and a commit a second, but both can fail: a power cut, a full disk, another
-writer. So a training saves itself while it runs, and its expert is on the disk before the
-lock is even asked for: each as one safetensors file `TASK.SHA256.safetensors`, named by its
-content as blobs are, in a folder of its own. The files go when HEAD has what they were for.
+Training takes hours and a commit takes a second, but either can fail: a power cut, a full disk,
+another writer. So a training saves checkpoints, and its expert is on disk before the lock is even
+requested. Each is one safetensors file `TASK.SHA256.safetensors`, named by its content as blobs
+are, in a folder for its kind. A file is removed once HEAD has what it was kept for.
 """
 
 import re
@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?P<task>.+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
 
 
 class KeptFile(BlobReader):
-    """One of them: its arrays, read lazily, and in `metadata` the record stored with them."""
+    """One such file: its arrays, read lazily; `metadata` is the record stored with them."""
 
     def __init__(self, path: Path, task: str, sha256: str) -> None:
         super().__init__(path, sha256)
@@ -33,14 +33,14 @@ class KeptFile(BlobReader):
         self.task = task
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays whose names begin so, by the rest of their names."""
+        """Return the arrays whose names begin with `prefix`, keyed by the rest of the name."""
         return {n.removeprefix(prefix): self[n] for n in self if n.startswith(prefix)}
 
 
 class TaskFiles:
-    """One of a registry's folders of such files; `what` names in words what it holds.
+    """One folder of such files in a registry; `what` says in words what they are.
 
-    `in_backups`: whether a backup of the registry has them too.
+    `in_backups`: whether backups of the registry include them.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class TaskFiles:
     def save(
         self, task: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
     ) -> KeptFile:
-        """Write a file durably; raise ConduError if that is not possible."""
+        """Write a file durably; raise ConduError if that fails."""
         validate_task_name(task)
         with _described_errors(self._folder, self._what):
-            self._folder.mkdir(exist_ok=True)  # never removed: others may be writing to it
-            flush_folder(self._paths.root)  # or a power cut takes the new folder along
+            self._folder.mkdir(exist_ok=True)  # never removed: other processes may write to it
+            flush_folder(self._paths.root)  # or a power cut could lose the new folder
             path = write_durably(
                 self._paths.tmp,
                 arrays,
@@ -73,7 +73,7 @@ class TaskFiles:
         return "" if match is None else match["task"]
 
     def paths(self, task: str | None = None) -> list[Path]:
-        """Return the files of all tasks, or of one, the oldest first."""
+        """Return the files of one task or of all, oldest first."""
         found = []
         for path in self._folder.glob("*"):
             match = _named(path)
@@ -83,25 +83,25 @@ class TaskFiles:
         return [path for _, path in sorted(found)]
 
     def all(self) -> list[KeptFile]:
-        """Open all of them, the oldest first; raise IntegrityError for a corrupt one."""
+        """Open all files, oldest first; raise IntegrityError for a corrupt one."""
         found = (self.open_if_there(path) for path in self.paths())
         return [expert for expert in found if expert is not None]
 
     def open_if_there(self, path: Path) -> KeptFile | None:
-        """Open one file; None where it has gone since it was listed."""
+        """Open one file; return None if it was removed since it was listed."""
         try:
             return self.open(path)
         except IntegrityError:
-            if path.exists():  # else it has been committed since the listing
+            if path.exists():  # otherwise it was committed since the listing
                 raise
             return None
 
     def remove(self, path: Path) -> None:
-        """Remove a file: HEAD has what it was for, or another takes its place."""
+        """Remove a file that HEAD, or a newer file, has made unnecessary."""
         path.unlink(missing_ok=True)
 
     def open(self, path: Path) -> KeptFile:
-        """Open one file; raise IntegrityError if it is not one, or gone."""
+        """Open one file; raise IntegrityError if it is missing, corrupt or not such a file."""
         match = _named(path)
         if match is None:
             raise IntegrityError(
@@ -110,7 +110,7 @@ class TaskFiles:
         try:
             return KeptFile(path, match["task"], match["sha256"])
         except IntegrityError as error:
-            raise self.damaged(path, error.message) from error
+            raise self.unusable(path, error.message) from error
 
     def verified_record(self, file: KeptFile) -> dict[str, Any]:
         """Hash a file's bytes and return its record; raise IntegrityError if it is corrupt."""
@@ -118,10 +118,10 @@ class TaskFiles:
             file.verify()
             return file.metadata
         except IntegrityError as error:
-            raise self.damaged(file.path, error.message) from error
+            raise self.unusable(file.path, error.message) from error
 
-    def damaged(self, path: Path, reason: str) -> IntegrityError:
-        """Name a file that cannot be used."""
+    def unusable(self, path: Path, reason: str) -> IntegrityError:
+        """Build the error about a file that cannot be used."""
         return IntegrityError(
             f"the {self._what} {path} cannot be used: {reason}",
             reason="kept-file-corrupt",

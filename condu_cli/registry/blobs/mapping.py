@@ -1,9 +1,9 @@
-"""Files mapped into memory, each without a descriptor of its own.
+"""Memory-mapped files that hold no file descriptor.
 
-Python's mmap keeps a duplicate of the descriptor for as long as the mapping lives (before 3.13,
-where it can be told not to), so that a session of a thousand tasks would need thousands of open
-files, more than most systems allow a process. A mapping itself needs none: it is readable to its
-end also after the file was closed, and removed.
+Before Python 3.13, mmap keeps a duplicate of the descriptor for as long as the mapping lives, so a
+session of a thousand tasks would need thousands of open files, more than most systems allow a
+process. The mapping itself needs no descriptor: it stays readable after the file is closed, and
+even after it is removed.
 """
 
 import ctypes
@@ -19,15 +19,15 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def map_file(path: Path) -> memoryview:
-    """Map a file read-only; the mapping lives as long as this view and views made from it.
+    """Map a file read-only; the mapping lives as long as this view and any view of it.
 
-    Raises OSError if that is not possible, ValueError for an empty file.
+    Raises OSError if the file cannot be mapped, ValueError if it is empty.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
             raise ValueError("the file is empty")
-        if os.name == "nt":  # where no small limit counts them
+        if os.name == "nt":  # Windows has no low limit on open files
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         if sys.version_info >= (3, 13):
             return memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, trackfd=False))
@@ -41,14 +41,14 @@ def _mapped(descriptor: int, size: int) -> memoryview:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     pages = (ctypes.c_ubyte * size).from_address(address)
-    # Not at exit: a thread may still read then, and the process gives everything back anyway.
+    # Not at exit: a thread may still be reading, and the system frees the memory anyway.
     weakref.finalize(pages, library.munmap, address, size).atexit = False
     return memoryview(pages).toreadonly().cast("B")
 
 
 @cache
 def _library() -> Any:
-    """Return the C library that this process runs on."""
+    """Return the C library of this process."""
     library = ctypes.CDLL(None, use_errno=True)
     size, number = ctypes.c_size_t, ctypes.c_int
     library.mmap.restype = ctypes.c_void_p

@@ -1,8 +1,8 @@
-"""Safetensors files: tensors written as they are in memory, read as views on the mapped file.
+"""Safetensors files: tensors written as they are in memory, and read as views of the mapped file.
 
-A file is the header's length in eight bytes, a JSON header that gives each tensor's dtype, shape
-and place, then the tensors' bytes. safetensors writes and checks it; only the views are ours,
-since its own reader copies each tensor.
+The format: the header's length in eight bytes, a JSON header with each tensor's dtype, shape and
+offsets, then the tensors' bytes. The library writes and checks files; only the views are ours,
+because its own reader copies each tensor.
 """
 
 import json
@@ -39,24 +39,24 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class TensorFileError(ValueError):
-    """A file, or a tensor in it, that is not what the format promises."""
+    """A file, or a tensor in it, violates the safetensors format."""
 
 
 class TensorFile:
-    """A sound safetensors file, mapped read-only while this object or an array from it lives."""
+    """A valid safetensors file, mapped read-only while this object or an array from it lives."""
 
     def __init__(self, path: Path) -> None:
-        """Check and map the file; raise OSError or TensorFileError if that is not possible."""
+        """Check and map the file; raise OSError or TensorFileError on failure."""
         self.names, self.metadata = _check(path)
         try:
             self._bytes = map_file(path)
             self._data_start = _LENGTH_BYTES + int.from_bytes(self._bytes[:_LENGTH_BYTES], "little")
             self._header = json.loads(bytes(self._bytes[_LENGTH_BYTES : self._data_start]))
-        except ValueError as error:  # cut since the check
+        except ValueError as error:  # truncated since the check
             raise TensorFileError(str(error)) from error
 
     def view(self, name: str) -> np.ndarray:
-        """Return a tensor that shares the file's pages; nothing is read before it is used."""
+        """Return a tensor as a view of the file's pages, which are read lazily."""
         entry = self._header[name]
         begin, end = entry["data_offsets"]
         dtype = _dtype(name, entry["dtype"])
@@ -65,25 +65,25 @@ class TensorFile:
                 self._bytes, dtype, (end - begin) // dtype.itemsize, self._data_start + begin
             )
             return flat.reshape(entry["shape"])
-        except ValueError as error:  # cut between the check and the mapping
+        except ValueError as error:  # truncated between the check and the mapping
             raise TensorFileError(str(error)) from error
 
     @property
     def header(self) -> bytes:
-        """All bytes before the tensors: with it and them the file can be written again."""
+        """All bytes before the tensors; header and tensors together rebuild the file."""
         return bytes(self._bytes[: self._data_start])
 
     @property
     def mapped(self) -> memoryview:
-        """The whole file as it is mapped."""
+        """The whole mapped file."""
         return self._bytes
 
 
 def file_pieces(header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
-    """Return the bytes, piece by piece, of the file that had this header and these tensors.
+    """Return, in pieces, the bytes of the file with this header and these tensors.
 
     Another version of safetensors may write another header for the same tensors, and a blob's
-    name is the hash of both. Raises TensorFileError where header and tensors do not fit.
+    name is the hash of both. Raises TensorFileError if header and tensors do not match.
     """
     entries = _entries(header)
     if entries.keys() != tensors.keys():
@@ -93,7 +93,7 @@ def file_pieces(header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memory
         plain = _plain(tensors[name])
         begin, stop = entries[name]["data_offsets"]
         if begin != end or stop - begin != plain.nbytes:
-            raise TensorFileError(f"the header has another place for tensor {name!r}")
+            raise TensorFileError(f"the header does not match tensor {name!r}")
         pieces.append(plain.reshape(-1).view(np.uint8).data)
         end = stop
     return pieces
@@ -106,7 +106,7 @@ def _entries(header: bytes) -> dict[str, Any]:
         for entry in entries.values():
             begin, end = entry["data_offsets"]
             if not (type(begin) is type(end) is int and 0 <= begin <= end):
-                raise ValueError("a tensor has no place")
+                raise ValueError("a tensor has no valid offsets")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TensorFileError(f"the header cannot be read: {error}") from error
     return entries
@@ -115,18 +115,18 @@ def _entries(header: bytes) -> dict[str, Any]:
 def write_tensor_file(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None
 ) -> None:
-    """Write a new file, not flushed yet; whatever fails is an OSError."""
+    """Write a new file without flushing it; raise OSError on any failure."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # safetensors writes to a file that it names itself, and leaves it behind if it is killed. In
-    # a folder with the draft's name it can be told whose it was.
+    # safetensors writes to a temporary name of its own choice, and leaves that file behind if it
+    # is killed. In a folder with the draft's name, its owner can be told.
     folder = path.with_suffix(".writing")
     folder.mkdir()
     try:
         inside = folder / path.name
-        # safetensors leaves mode 0600 whatever the umask; a file of our own shows the wanted
-        # mode. It must be gone before: a rename onto a file makes some file systems flush at once.
+        # safetensors sets mode 0600 whatever the umask; a file of ours shows the mode to set. It
+        # must be gone before: renaming onto a file makes some file systems flush at once.
         with inside.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
         inside.unlink()
@@ -140,17 +140,17 @@ def write_tensor_file(
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:
-    """Return `tensor` in C order and native bytes: safetensors writes memory as it lies."""
+    """Return `tensor` in C order and native byte order: safetensors writes raw memory."""
     return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
 
 
 def _check(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the tensors' names and the metadata of a file whose header fits its bytes."""
+    """Check that a file's header fits its bytes; return the tensors' names and the metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
         file: Any = safe_open(path, framework="numpy")
-    except FileNotFoundError:  # is what safetensors says of any file that it cannot open
+    except FileNotFoundError:  # safetensors raises it for any file that it cannot open
         with path.open("rb"):
             raise
     except SafetensorError as error:

@@ -1,7 +1,7 @@
-"""A whole registry as one file, with nothing in it that belongs to the machine it comes from.
+"""A whole registry as one file, without anything that is specific to this machine.
 
-The same registry gives the same bytes (as far as the same version of SQLite writes them), so that
-two archives can be compared by their hash.
+The same registry gives the same bytes (with the same version of SQLite), so two archives can be
+compared by their hashes.
 """
 
 import ntpath
@@ -34,7 +34,7 @@ from condu_cli.registry.copies.snapshot import (
     consistently,
     copy_database,
     described_writing,
-    sound_chunks,
+    verified_chunks,
 )
 from condu_cli.registry.database.engine import described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION
@@ -46,11 +46,11 @@ _HUB = "hf-hub:"
 
 
 def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> ArchiveSummary:
-    """Write the registry to one file while others may write to the registry."""
+    """Write the registry to one file, even while other processes write to the registry."""
     path = Path(os.path.abspath(path))
     _refuse_place(registry, path, overwrite=overwrite)
     with (
-        described_writing(f"write the archive {path}", "what was there is as it was"),
+        described_writing(f"write the archive {path}", "the existing file was not changed"),
         built_beside(path) as folder,
     ):
         draft = folder / "archive"
@@ -59,7 +59,7 @@ def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> Archive
         )
         flush_file(draft)
         size = draft.stat().st_size
-        _refuse_place(registry, path, overwrite=overwrite)  # it took a while
+        _refuse_place(registry, path, overwrite=overwrite)  # again: writing took a while
         draft.replace(path)
         flush_folder(path.parent)
     return summarise(path, size, history, config, _warnings(history))
@@ -68,7 +68,7 @@ def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> Archive
 def summarise(
     path: Path, size: int, history: History, config: RegistryConfig, warnings: tuple[str, ...] = ()
 ) -> ArchiveSummary:
-    """Return what is to be said about the archive of a registry."""
+    """Return the summary of a registry's archive."""
     head = None if history.head is None else history.session(history.head)
     return ArchiveSummary(
         path=path,
@@ -84,7 +84,7 @@ def summarise(
 
 
 def manifest_of(history: History, config: RegistryConfig) -> dict[str, Any]:
-    """Return what an archive says about itself; all of it can be checked against the rest."""
+    """Return an archive's manifest; every value can be checked against the other members."""
     return {
         "format": ARCHIVE_FORMAT,
         "condu": __version__,
@@ -97,7 +97,7 @@ def manifest_of(history: History, config: RegistryConfig) -> dict[str, Any]:
 
 
 def without_folders(config: RegistryConfig) -> RegistryConfig:
-    """Name a base model's weights without saying in which folder they are."""
+    """Reduce the path of a base model's weights to its file name."""
     base = config.base
     if base.id.startswith(_HUB):
         return config
@@ -113,11 +113,11 @@ def without_folders(config: RegistryConfig) -> RegistryConfig:
 
 
 def _file_name(text: str) -> str:
-    return ntpath.basename(text)  # parts at slashes and backslashes
+    return ntpath.basename(text)  # splits at slashes and backslashes
 
 
 def _write_state(registry: Registry, folder: Path, archive: Path) -> tuple[History, RegistryConfig]:
-    """Write one state; raise VanishedError if the registry has gone on to another meanwhile."""
+    """Write one state; raise VanishedError if the registry moves on in the meantime."""
     raw, clean = folder / "copy.sqlite", folder / "clean.sqlite"
     for file in (raw, clean):
         file.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def _write_state(registry: Registry, folder: Path, archive: Path) -> tuple[Histo
                 size = blob.lstat().st_size
             except FileNotFoundError as error:
                 raise VanishedError(str(blob)) from error
-            _add(out, blob_name(sha256), size, sound_chunks(blob, sha256))
+            _add(out, blob_name(sha256), size, verified_chunks(blob, sha256))
         out.write(ending(out.tell()))
     return history, config
 
@@ -160,19 +160,19 @@ def _pieces(path: Path) -> Iterator[memoryview]:
 def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UsageError(
-            f"{path} is a folder, an archive is a file", reason="output-is-folder", path=path
+            f"{path} is a folder, but an archive is a file", reason="output-is-folder", path=path
         )
     if registry.path.resolve() in path.resolve().parents:
         raise UsageError(
             f"{path} is inside the registry itself", reason="output-in-registry", path=path
         )
     if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"{path} exists already", reason="output-exists", path=path)
+        raise UsageError(f"{path} already exists", reason="output-exists", path=path)
     require_parent_folder(path)
 
 
 def _warnings(history: History) -> tuple[str, ...]:
-    """Name the tasks whose record says where something was; it is part of the session's id."""
+    """Name the tasks whose records hold local paths; they are part of the session's id."""
     tasks = {
         entry.name
         for session in history.sessions
@@ -183,8 +183,8 @@ def _warnings(history: History) -> tuple[str, ...]:
     if not tasks:
         return ()
     return (
-        "the records of these tasks hold the path of a folder on this machine, and cannot be "
-        f"changed: {', '.join(sorted(tasks))}",
+        "the records of these tasks contain the path of a folder on this machine and cannot "
+        f"be changed: {', '.join(sorted(tasks))}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The database in an archive: cleaned before it leaves, and not trusted when it comes."""
+"""The database in an archive: cleaned on export, not trusted on import."""
 
 import re
 import sqlite3
@@ -12,17 +12,17 @@ from condu_cli.registry.database.migration import run_migrations
 from condu_cli.registry.manifest import RegistryConfig
 
 LOCAL_TABLES = frozenset({"sources"})
-"""Tables of what is only true on one machine."""
+"""Tables whose content is only valid on one machine."""
 
 _Schema = set[tuple[str, str, str, tuple[str, ...]]]
 _TOKEN = re.compile(r"\"[^\"]*\"|'[^']*'|\w+|[^\s\w]")
 
 
 def write_clean_database(source: Path, target: Path, config: RegistryConfig) -> None:
-    """Write what may leave the machine into a new database whose bytes follow from its content.
+    """Write what may leave the machine into a new database, byte for byte reproducible.
 
-    Row for row and in order of keys, for a copied file also has the traces of what was there
-    before. Commands in the journal that name files are reduced to their kind.
+    Rows are inserted one by one in key order, because a copied file also holds traces of deleted
+    rows. Commands in the journal that name files are reduced to their kind.
     """
     with closing(sqlite3.connect(target, isolation_level=None)) as connection:
         connection.execute("PRAGMA secure_delete = ON")
@@ -42,18 +42,18 @@ def write_clean_database(source: Path, target: Path, config: RegistryConfig) -> 
 
 
 def set_base(connection: sqlite3.Connection, config: RegistryConfig) -> None:
-    """Write where the base model comes from, and the fingerprint that the registry then has."""
+    """Set where the base model comes from, and the fingerprint that follows."""
     connection.execute(
         "UPDATE registry SET base_id = ?, base_pretrained = ?, fingerprint = ?",
         (config.base.id, config.base.pretrained, config.fingerprint()),
     )
 
 
-def check_stranger(database: Path, revision: str, scratch: Path) -> None:
-    """Raise ArchiveError unless a database has exactly this schema and SQLite finds it sound.
+def check_untrusted(database: Path, revision: str, scratch: Path) -> None:
+    """Raise ArchiveError unless a database has exactly this schema and passes SQLite's checks.
 
-    Nothing of it is read, and none of its expressions evaluated, before its schema is known to
-    be the one that our migrations make; `scratch` is a new file in which they are run.
+    Nothing in it is read, and none of its expressions is evaluated, before its schema is known to
+    be the one that our migrations create; they run in `scratch`, a new file.
     """
     expected = _made_schema(revision, scratch)
     uri = database.absolute().as_uri() + "?mode=ro&immutable=1"
@@ -66,12 +66,12 @@ def check_stranger(database: Path, revision: str, scratch: Path) -> None:
             if connection.execute(f"PRAGMA {pragma}").fetchall() != [("ok",)]:
                 raise ArchiveError("SQLite finds it corrupt")
         if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            raise ArchiveError("a row refers to another that is not there")
+            raise ArchiveError("a row refers to a missing row")
         _check_rows(connection, revision)
 
 
 _COUNTERS = (("sessions", "ordinal"), ("operations", "id"), ("sqlite_sequence", "seq"))
-"""What is counted up from the highest there is."""
+"""Columns whose next value is the highest plus one."""
 
 _COUNTER_LIMIT = 1 << 53
 
@@ -81,7 +81,7 @@ def _check_rows(connection: sqlite3.Connection, revision: str) -> None:
         raise ArchiveError("it does not have the schema that the archive gives")
     for table in LOCAL_TABLES & set(_tables(connection, "main")):
         if connection.execute(f"SELECT 1 FROM {table}").fetchone():  # noqa: S608 - ours
-            raise ArchiveError(f"its table {table} is for one machine only, and must be empty")
+            raise ArchiveError(f"its table {table} is only valid on one machine and must be empty")
     for table, column in _COUNTERS:
         query = f"SELECT max({column}) FROM {table}"  # noqa: S608 - ours
         (highest,) = connection.execute(query).fetchone()
@@ -119,7 +119,7 @@ def _copy_rows(connection: sqlite3.Connection, table: str) -> None:
 
 
 def _made_schema(revision: str, scratch: Path) -> _Schema:
-    """Return the schema that our migrations make."""
+    """Return the schema that our migrations create."""
     scratch.touch(exist_ok=False)
     with described_errors(scratch), exclusive_connection(make_engine(scratch)) as connection:
         run_migrations(connection, revision)
@@ -130,7 +130,7 @@ def _made_schema(revision: str, scratch: Path) -> _Schema:
 
 
 def _schema(connection: sqlite3.Connection) -> _Schema:
-    """Return all that a database has: type, name, table and words of each definition."""
+    """Return everything in the schema: type, name, table and words of each definition."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
     found = {(kind, name, table, _words(sql)) for kind, name, table, sql in rows}
     if len(found) != len(rows):
@@ -139,7 +139,7 @@ def _schema(connection: sqlite3.Connection) -> _Schema:
 
 
 def _words(sql: object) -> tuple[str, ...]:
-    """Return a definition's words: other versions of our libraries put other spaces between."""
+    """Split a definition into words: versions of SQLAlchemy and Alembic differ in spacing."""
     if sql is None:
         return ()
     if not isinstance(sql, str):

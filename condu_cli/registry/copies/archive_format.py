@@ -1,11 +1,12 @@
-"""What a registry's archive looks like: an uncompressed POSIX tar with three kinds of members.
+"""The archive format: an uncompressed POSIX tar with three kinds of members.
 
 condu-registry.json   what the archive is; written first
-condu.sqlite          the database, without what is only true on the machine it comes from
+condu.sqlite          the database, without anything specific to the machine it comes from
 blobs/ab/abcd…        each blob that a session needs, in the order of names
 
-Headers are made and read one by one with `tarfile`, which is never let loose on a whole file:
-it takes what it does not understand for the end, and reads extended headers of any size.
+Headers are written and parsed one at a time with `tarfile`. Its own reader is never used on a
+whole file: it takes anything it does not understand for the end, and reads extended headers of
+any size.
 """
 
 import re
@@ -31,9 +32,9 @@ _HARMLESS = frozenset({b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What an archive holds; `size` is that of its file in bytes.
+    """What an archive holds; `size` is the file's size in bytes.
 
-    `path` is the archive that was written, or the registry that was made from one.
+    `path` is the archive that was written, or the registry that was created from one.
     """
 
     path: Path
@@ -48,11 +49,11 @@ class ArchiveSummary:
 
 
 class ArchiveError(ValueError):
-    """A file that is not an archive as `condu export` writes them; the text says why."""
+    """The file is not a valid archive; the message says why."""
 
 
 class Member(NamedTuple):
-    """One file of an archive; for a blob, with its sha256."""
+    """One file in an archive; `sha256` is set for blobs."""
 
     name: str
     size: int
@@ -65,19 +66,19 @@ def blob_name(sha256: str) -> str:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return what stands before a member: nothing in it tells when or by whom it was written."""
+    """Return a member's header, without time or owner."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def padding(size: int) -> bytes:
-    """Return what stands behind a member."""
+    """Return the padding after a member of `size` bytes."""
     return bytes(-size % _BLOCK)
 
 
 def ending(size: int) -> bytes:
-    """Return what stands at the end of an archive that is `size` bytes long so far."""
+    """Return the end of an archive that is `size` bytes long so far."""
     end = 2 * _BLOCK
     return bytes(end + -(size + end) % tarfile.RECORDSIZE)
 
@@ -93,9 +94,9 @@ def is_archive(path: Path) -> bool:
 
 
 class ArchiveReader:
-    """Reads a file front to back and accepts nothing but whole members with known names.
+    """Reads an archive front to back and accepts only complete members with known names.
 
-    No name is ever used as a path. What is held in memory is a chunk.
+    No name is ever used as a path. At most one chunk is held in memory.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -104,14 +105,14 @@ class ArchiveReader:
         self._names: set[str] = set()
 
     def members(self) -> Iterator[Member]:
-        """Yield each member; its bytes must be taken with `chunks` before the next."""
+        """Yield each member; read its bytes with `chunks` before the next one."""
         while (info := self._header()) is not None:
             size = None
             if info.type == tarfile.XHDTYPE:
                 size = self._extended_size(info)
                 info = self._header()
                 if info is None:
-                    raise ArchiveError("it ends behind an extended header")
+                    raise ArchiveError("it ends after an extended header")
             yield self._member(info, info.size if size is None else size)
         self._require_padding()
 
@@ -131,11 +132,11 @@ class ArchiveReader:
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
             raise ArchiveError(f"{_shown(name)} is not a plain file")
         if blob is None and name not in (MANIFEST, DATABASE):
-            raise ArchiveError(f"{_shown(name)} is not a name that an archive has")
+            raise ArchiveError(f"{_shown(name)} is not a valid name in an archive")
         if name in self._names:
-            raise ArchiveError(f"{name} is there twice")
+            raise ArchiveError(f"{name} occurs twice")
         if not 0 <= size <= self._left:
-            raise ArchiveError(f"{name} is cut short")
+            raise ArchiveError(f"{name} is truncated")
         self._names.add(name)
         return Member(name, size, None if blob is None else blob[2])
 
@@ -153,7 +154,7 @@ class ArchiveReader:
         return info
 
     def _extended_size(self, info: tarfile.TarInfo) -> int | None:
-        """Return the size that an extended header gives: it is there from 8 GiB on."""
+        """Return the size from an extended header, which members of 8 GiB and more have."""
         if not 0 <= info.size <= _EXTENDED_LIMIT:
             raise ArchiveError("an extended header is too long")
         content = self._take(info.size)
@@ -166,23 +167,23 @@ class ArchiveReader:
             if record[2] == b"size" and re.fullmatch(rb"\d{1,18}", record[3]):
                 size = int(record[3])
             elif record[2] not in _HARMLESS:
-                raise ArchiveError("an extended header says what an archive has no use for")
+                raise ArchiveError("an extended header holds an unexpected field")
             place = record.end()
         return size
 
     def _require_padding(self) -> None:
-        """Raise unless the rest of the file is the end of a tar and no more."""
+        """Raise ArchiveError unless the rest of the file is a tar's end marker."""
         if not _BLOCK <= self._left <= _PADDING_LIMIT or any(self._take(self._left)):
-            raise ArchiveError("it does not end where its last member does")
+            raise ArchiveError("there is data after its last member")
 
     def _take(self, size: int) -> bytes:
         data = self._file.read(size) if size <= self._left else b""
         if len(data) != size:
-            raise ArchiveError("it is cut short")
+            raise ArchiveError("it is truncated")
         self._left -= size
         return data
 
 
 def _shown(name: str) -> str:
-    """Return a stranger's text so that it does nothing to a terminal."""
+    """Escape untrusted text for a terminal."""
     return ascii(name[:100])

@@ -1,8 +1,8 @@
-"""Making a registry of an archive that is not trusted.
+"""Create a registry from an untrusted archive.
 
-Nothing is believed: names are matched and never used as paths, every blob is hashed while it is
-written, and the database is looked into only after its schema was compared with ours. The registry
-is built beside its place, so that a refused archive leaves nothing.
+Names are matched and never used as paths, every blob is hashed while it is written, and the
+database is read only after its schema was compared with ours. The registry is built beside its
+place, so a refused archive leaves nothing behind.
 """
 
 import json
@@ -21,7 +21,7 @@ from condu_cli._version import __version__
 from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
 from condu_cli.registry.copies.archive import manifest_of, summarise, without_folders
-from condu_cli.registry.copies.archive_database import check_stranger, set_base
+from condu_cli.registry.copies.archive_database import check_untrusted, set_base
 from condu_cli.registry.copies.archive_format import (
     ARCHIVE_FORMAT,
     DATABASE,
@@ -57,16 +57,16 @@ _REVISION = re.compile(r"[0-9a-f]{4,12}")
 
 
 def read_archive(archive: Path, place: Path, base: str | None = None) -> ArchiveSummary:
-    """Make a registry at `place` of an archive; a failure leaves nothing there.
+    """Create a registry at `place` from an archive; a failure leaves nothing there.
 
-    `base` names the base model instead of what the archive has: its weights, which must be the
-    same, are elsewhere on this machine.
+    `base` overrides the base model's id in the archive, for weights that are stored elsewhere on
+    this machine; they must be the same weights.
     """
     place = Path(os.path.abspath(place))
     _refuse_checkpoint(archive)
     if not is_free(place):
         raise UsageError(
-            f"{place} is not an empty folder, and the archive is to become a registry there",
+            f"cannot create the registry: {place} is not an empty folder",
             reason="folder-not-free",
             path=place,
         )
@@ -114,7 +114,7 @@ def _opened(archive: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 @dataclass
 class _Contents:
-    """What an archive holds, unpacked into a new folder."""
+    """An archive's content, unpacked into a new folder."""
 
     archive: Path
     paths: RegistryPaths
@@ -124,7 +124,7 @@ class _Contents:
     def unpack(self, file: BinaryIO, size: int) -> dict[str, Any]:
         """Write the archive's database and blobs, and return its manifest.
 
-        Raises IntegrityError for anything else.
+        Raises IntegrityError if the archive is not valid.
         """
         make_skeleton(self.paths)
         reader = ArchiveReader(file, size)
@@ -136,13 +136,13 @@ class _Contents:
         if self.manifest is None or not self.paths.database.exists():
             self._refuse(f"it has no {DATABASE if self.manifest else MANIFEST}")
         if self.blobs != self.manifest["blobs"]:
-            self._refuse(f"it has {self.blobs} blobs, not those that {MANIFEST} counts")
+            self._refuse(f"it has {self.blobs} blobs, {MANIFEST} says {self.manifest['blobs']}")
         return self.manifest
 
     def check(self, manifest: dict[str, Any], base: str | None) -> tuple[History, RegistryConfig]:
-        """Raise IntegrityError unless what was unpacked is a registry, whole and sound."""
+        """Raise IntegrityError unless the unpacked files are a complete, valid registry."""
         try:
-            check_stranger(self.paths.database, manifest["schema"], self.paths.tmp / "new")
+            check_untrusted(self.paths.database, manifest["schema"], self.paths.tmp / "new")
             ensure_current(self.paths)
             history, config = self._check_registry(Registry(self.paths), manifest)
             if base is not None:
@@ -152,10 +152,10 @@ class _Contents:
         except OSError:
             raise
         except ConduError as error:
-            if type(error) is ConduError:  # the disk is full, say: not the archive's fault
+            if type(error) is ConduError:  # such as a full disk: not the archive's fault
                 raise
             self._refuse(f"{DATABASE}: {error.message}", error)
-        except Exception as error:  # whatever a stranger's rows make our own code stumble over
+        except Exception as error:  # untrusted rows can make our own code fail in any way
             self._refuse(f"{DATABASE}: it cannot be read ({type(error).__name__})", error)
         self._flush()
         return history, config
@@ -164,7 +164,7 @@ class _Contents:
         if member.sha256 is not None:
             self.blobs += 1
             if self.manifest is not None and self.blobs > self.manifest["blobs"]:
-                raise ArchiveError(f"it has more blobs than {MANIFEST} counts")
+                raise ArchiveError(f"it has more blobs than {MANIFEST} says")
             place = self.paths.blobs / member.sha256[:2] / member.sha256
             place.parent.mkdir(exist_ok=True)
             digest = new_sha256()
@@ -195,9 +195,9 @@ class _Contents:
         expected = manifest_of(history, registry.config)
         for key in ("fingerprint", "base", "head", "blobs"):
             if manifest[key] != expected[key]:
-                raise ArchiveError(f"{MANIFEST} does not agree with it about {key}")
+                raise ArchiveError(f"its {key} differs from that in {MANIFEST}")
         for sha256 in sorted(needed):
-            registry.blobs.open(sha256)  # it is there, and a whole safetensors file
+            registry.blobs.open(sha256)  # checks that it exists and is a valid safetensors file
         if sum(1 for _ in registry.blobs.all()) != len(needed):
             raise ArchiveError("there are blobs that no session needs")
         return history, registry.config
@@ -213,7 +213,7 @@ class _Contents:
         return config
 
     def _flush(self) -> None:
-        """Leave a database like any other, and all on the disk."""
+        """Set the database to WAL mode and flush everything to disk."""
         set_wal(self.paths.database)
         flush_file(self.paths.database)
         for folder in (*self.paths.blobs.iterdir(), self.paths.blobs, self.paths.root):
@@ -228,7 +228,7 @@ class _Contents:
 
 
 def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
-    """Return an archive's manifest; what it says of the rest is checked when that is there."""
+    """Parse an archive's manifest; it is compared with the other members later."""
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -250,24 +250,24 @@ def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
         )
     keys = {"format", "condu", "schema", "fingerprint", "base", "head", "blobs"}
     if manifest.keys() != keys or not _is_count(manifest["blobs"]) or manifest["format"] < 1:
-        raise ArchiveError(f"{MANIFEST} does not say what it should")
+        raise ArchiveError(f"{MANIFEST} does not have the expected fields")
     return manifest
 
 
 def _check_values(registry: Registry, history: History) -> None:
-    """Raise ArchiveError for values that hashes and types of columns do not rule out."""
+    """Raise ArchiveError for bad values that hashes and column types do not rule out."""
     config = registry.config
     if without_folders(config) != config:
-        raise ArchiveError("its base model is a file in a folder of another machine")
+        raise ArchiveError("its base model is named by a path on another machine")
     base = config.base
     texts: list[object] = [base.id, base.architecture, base.pretrained, base.activation]
     texts += [config.method, config.codec.name, registry.created_at]
     texts += [parameter.name for parameter in config.parameters]
     texts += [*_texts_in(config.method_options), *_texts_in(config.codec.options)]
     if not (is_sha256(base.weights_sha256) and _is_count(base.image_size)):
-        raise ArchiveError("its base model is not described as it should be")
+        raise ArchiveError("its description of the base model is invalid")
     if not all(_is_count(size) for p in config.parameters for size in p.shape):
-        raise ArchiveError("a parameter has no shape")
+        raise ArchiveError("a parameter has no valid shape")
     for operation in registry.operations():
         texts += [operation.at, operation.kind, operation.command]
     for tag in history.tags:
@@ -275,11 +275,11 @@ def _check_values(registry: Registry, history: History) -> None:
     for session in history.sessions:
         texts += _texts(session)
     if not all(_is_plain(text) for text in texts):
-        raise ArchiveError("a text in it has characters that are not text")
+        raise ArchiveError("a text in it has control characters")
 
 
 def _texts_in(value: object) -> Iterator[str]:
-    """Every text in a JSON value, keys included."""
+    """Yield every string in a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -301,7 +301,7 @@ def _texts(session: Session) -> Iterator[object]:
 
 
 def _is_plain(text: object) -> bool:
-    """Say whether a text does nothing to a terminal that it is shown on."""
+    """Return whether a text is safe to print on a terminal."""
     return isinstance(text, str) and all(
         character in "\t\n" or category(character) not in ("Cc", "Cs") for character in text
     )

@@ -1,7 +1,7 @@
-"""Backups: a second registry with the same content, made and brought up to date while others write.
+"""Backups: a second registry with the same content, made and updated while others write.
 
-Every step leaves something that opens. A new backup is built beside its place and renamed. An
-earlier one gets the blobs that it lacks first, which nothing refers to yet; then one rename
+Every step leaves a registry that opens. A new backup is built beside its place and renamed. An
+earlier backup first gets the blobs that it lacks, which nothing refers to yet; then one rename
 replaces its database, and with it all of its content at once.
 """
 
@@ -23,7 +23,7 @@ from condu_cli.registry.copies.snapshot import (
     is_free,
     move_folder,
     set_wal,
-    sound_chunks,
+    verified_chunks,
 )
 from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.copying import remove_database
@@ -39,10 +39,10 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BackupSummary:
-    """What a backup holds and what it took; sizes in bytes.
+    """What a backup holds and what was copied; sizes in bytes.
 
-    `blobs` are those that its sessions need, `unneeded_*` further ones in the backup;
-    `experts` are trained and wait to be committed. `copied_*` count blobs and experts.
+    `blobs` counts those that its sessions need, `unneeded_*` any others in the backup; `experts`
+    are trained but not committed. `copied_*` count blobs and experts.
     """
 
     path: Path
@@ -65,15 +65,15 @@ class _File(NamedTuple):
 
 
 def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) -> BackupSummary:
-    """Make a backup at `target`, or bring the earlier one of this registry there up to date.
+    """Make a backup at `target`, or update the earlier backup of this registry there.
 
-    `on_progress` hears how many bytes of how many are copied. No writer waits for this, and it
-    waits for none, unless they remove files faster than it copies them.
+    `on_progress` gets the bytes copied and the total. No writer waits for the backup, and it
+    waits for no writer, unless they remove files faster than it copies them.
     """
     target = target.resolve()
     _refuse_nested(registry.path.resolve(), target)
     with described_writing(
-        f"back the registry up to {target}", "an earlier backup there is as it was"
+        f"back the registry up to {target}", "an earlier backup there was not changed"
     ):
         if is_free(target):
             return _new_backup(registry, target, on_progress)
@@ -94,7 +94,7 @@ def _new_backup(registry: Registry, target: Path, on_progress: OnProgress) -> Ba
 
 @dataclass
 class _Copying:
-    """Copies a registry into the folder at `paths`; `known` are the sessions that are there."""
+    """Copies a registry into the folder at `paths`, which already has the sessions `known`."""
 
     registry: Registry
     paths: RegistryPaths
@@ -122,10 +122,10 @@ class _Copying:
         )
 
     def _attempt(self) -> tuple[History, int]:
-        """Copy one state; raise VanishedError if the registry has gone on to another meanwhile.
+        """Copy one state; raise VanishedError if the registry moves on in the meantime.
 
         The waiting experts are listed before the database is copied: one that is committed in
-        between is then in the copy, or missed here.
+        between is then in the copy, or was not listed.
         """
         experts = list(_experts(self.registry.paths, self.paths))
         draft = DraftPaths(self.paths.root, self.paths.tmp / f"{draft_name()}.sqlite")
@@ -149,7 +149,7 @@ class _Copying:
                 done += size
                 self.on_progress(done, total)
             self.copied.append(file.size)
-        # Also for files that were there: who copied them may have died before this.
+        # Also for existing files: the process that copied them may have died before this.
         for folder in sorted({file.target.parent for file in files}):
             flush_folder(folder)
         flush_folder(self.paths.blobs)
@@ -164,7 +164,7 @@ class _Copying:
         draft = self.paths.tmp / f"{draft_name()}.safetensors"
         try:
             with draft.open("xb") as out:
-                for chunk in sound_chunks(file.source, file.sha256):
+                for chunk in verified_chunks(file.source, file.sha256):
                     out.write(chunk)
                     yield len(chunk)
             flush_file(draft)
@@ -174,7 +174,7 @@ class _Copying:
             draft.unlink(missing_ok=True)
 
     def _place(self, draft: Path) -> None:
-        """Put the new database in the place of the old one."""
+        """Replace the old database with the new one."""
         set_wal(draft)
         flush_file(draft)
         if self.paths.database.exists():
@@ -184,10 +184,10 @@ class _Copying:
 
 
 def _settle(database: Path) -> None:
-    """Bring all that belongs to the old database into its one file, and leave it at that.
+    """Merge everything that belongs to the old database into its one file.
 
-    A log beside it would be taken for the new database's own and be played back onto that. From
-    here to the rename, and if there never is one, the old database is whole without a log.
+    A log left beside it would be taken for the new database's and replayed onto that. From here to
+    the rename, and if the rename never happens, the old database is complete without a log.
     """
     with described_errors(database), closing(connect(database)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # rolls a crash back
@@ -212,7 +212,7 @@ def _blobs(registry: Registry, copy: Registry, history: History) -> Iterator[_Fi
 
 
 def _experts(source: RegistryPaths, target: RegistryPaths) -> Iterator[_File]:
-    """Yield the experts that wait in `trained`: TASK.SHA256.safetensors."""
+    """Yield the experts in `trained`: TASK.SHA256.safetensors."""
     for path in sorted(source.trained.glob("*.safetensors")):
         sha256 = path.stem.rpartition(".")[2]
         if is_sha256(sha256):
@@ -224,9 +224,9 @@ def _experts(source: RegistryPaths, target: RegistryPaths) -> Iterator[_File]:
 
 
 def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
-    """Remove the experts that no longer wait, if the backup has their sessions by now.
+    """Remove experts that no longer wait, if the backup now has their sessions.
 
-    One that is nowhere else (its owner has used the backup, or has trained again) is left.
+    One that exists nowhere else (the backup was used, or the task trained again) is kept.
     """
     here = Registry(paths)
     for expert in list(_experts(paths, paths)):
@@ -237,14 +237,14 @@ def _remove_other_experts(paths: RegistryPaths, kept: set[Path]) -> None:
 def _is_committed(registry: Registry, path: Path) -> bool:
     try:
         training = registry.waiting.open(path).metadata.get("training")
-    except IntegrityError:  # its owner is not known
+    except IntegrityError:  # no way to tell which training it is from
         return False
     run = training.get("run") if isinstance(training, dict) else None
     return isinstance(run, str) and registry.session_of_run(run) is not None
 
 
 def _is_there(file: _File) -> bool:
-    """Say whether the file was copied before; one that was cut short since is copied again."""
+    """Return whether the file was copied before; a truncated one is copied again."""
     try:
         return not file.target.is_symlink() and file.target.stat().st_size == file.size
     except FileNotFoundError:
@@ -262,7 +262,7 @@ def _refuse_nested(source: Path, target: Path) -> None:
 
 
 def _earlier_backup(registry: Registry, target: Path) -> Registry:
-    """Return the backup at `target`; raise UsageError if what is there is none of `registry`."""
+    """Return the backup at `target`; raise UsageError if it is not a backup of `registry`."""
     if not RegistryPaths(target).database.is_file():
         raise UsageError(
             f"{target} is not a backup of the registry at {registry.path}",
@@ -273,7 +273,7 @@ def _earlier_backup(registry: Registry, target: Path) -> Registry:
     earlier = Registry.open(target)
     if (earlier.created_at, earlier.config) != (registry.created_at, registry.config):
         raise UsageError(
-            f"{target} is another registry, no backup of {registry.path}",
+            f"{target} is another registry, not a backup of {registry.path}",
             reason="not-a-backup",
             path=target,
             registry=registry.path,
@@ -282,7 +282,7 @@ def _earlier_backup(registry: Registry, target: Path) -> Registry:
 
 
 def _refuse_other_sessions(known: frozenset[str], history: History, target: Path) -> None:
-    """A registry never loses a session: who has one more was worked in, and is not a mere copy."""
+    """Refuse a backup with sessions of its own: it was used as a registry."""
     others = known - {session.id for session in history.sessions}
     if others:
         raise UsageError(

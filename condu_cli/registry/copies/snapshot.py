@@ -1,8 +1,8 @@
 """One state of a registry, copied while others write to it.
 
-The database is copied by SQLite in one read transaction, which no writer waits for. The files
-that this copy asks for are immutable, but a writer may remove one that the registry has stopped
-asking for since; then the copy is out of date, and the work starts over with a new one.
+SQLite copies the database in one read transaction, which no writer waits for. The files that this
+copy refers to are immutable, but a writer may remove one that the registry no longer needs; then
+the copy is stale, and the work starts over with a new one.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
 ATTEMPTS = 5
-"""How often the work starts over before it locks the writers out."""
+"""How many attempts are made before the last, which takes the lock."""
 
 CHUNK = 1 << 20
 
@@ -34,12 +34,12 @@ _Result = TypeVar("_Result")
 
 
 class VanishedError(Exception):
-    """A file that a copy of the database asks for is gone."""
+    """A file that a copy of the database refers to is gone."""
 
 
 @dataclass(frozen=True)
 class DraftPaths(RegistryPaths):
-    """A registry whose database has not got its name yet."""
+    """The paths of a registry whose database is still a draft."""
 
     draft: Path
 
@@ -50,7 +50,7 @@ class DraftPaths(RegistryPaths):
 
 
 def consistently(registry: Registry, command: str, attempt: Callable[[], _Result]) -> _Result:
-    """Return what `attempt` does; while it raises VanishedError, let it start over."""
+    """Return the result of `attempt`; start over while it raises VanishedError."""
     for _ in range(ATTEMPTS):
         with suppress(VanishedError):
             return attempt()
@@ -66,7 +66,7 @@ def consistently(registry: Registry, command: str, attempt: Callable[[], _Result
 
 
 def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
-    """Copy the database as it is now into a draft, and return the registry that it describes."""
+    """Copy the current database into a draft, and return the registry that it describes."""
     with described_errors(source.database):
         try:
             copy_standing_alone(source.database, place.draft)
@@ -76,26 +76,26 @@ def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
                 reason="cannot-write",
                 path=place.draft.parent,
             ) from error
-    ensure_current(place)  # a newer condu may have migrated it since it was opened
+    ensure_current(place)  # another condu may have migrated it since it was opened
     return Registry(place)
 
 
 def set_wal(database: Path) -> None:
-    """Mark a draft so that who opens it under its name never makes readers wait for a writer."""
+    """Set a draft to WAL mode, so that its readers never wait for a writer."""
     with described_errors(database), closing(connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def sound_chunks(path: Path, sha256: str) -> Iterator[memoryview]:
-    """Yield the bytes of the file, each view until the next; at their end, check their hash.
+def verified_chunks(path: Path, sha256: str) -> Iterator[memoryview]:
+    """Yield the file's bytes in chunks, each valid until the next; at the end, check the hash.
 
-    Raises VanishedError if there is no file, IntegrityError if it has other bytes.
+    Raises VanishedError if the file is missing, IntegrityError if its hash is wrong.
     """
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(CHUNK))
     try:
         if path.is_symlink():
-            raise _damaged(path, "it is a symbolic link")
+            raise _corrupt(path, "it is a symbolic link")
         file = path.open("rb", buffering=0)
     except FileNotFoundError as error:
         raise VanishedError(str(path)) from error
@@ -106,12 +106,12 @@ def sound_chunks(path: Path, sha256: str) -> Iterator[memoryview]:
             digest.update(chunk[:size])
             yield chunk[:size]
     if digest.hexdigest() != sha256:
-        raise _damaged(path, "its sha256 does not match")
+        raise _corrupt(path, "its sha256 does not match")
 
 
 @contextmanager
 def built_beside(place: Path) -> Iterator[Path]:
-    """Yield a new folder beside `place`, to be renamed; what is left of it is removed."""
+    """Yield a new folder beside `place` to build in and rename; remove what is left of it."""
     made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
     draft = place.parent / f".{place.name}-{draft_name()}"
     try:
@@ -128,14 +128,14 @@ def built_beside(place: Path) -> Iterator[Path]:
 
 
 def is_free(place: Path) -> bool:
-    """Say whether a folder can be renamed to `place`: nothing is there, or an empty folder."""
+    """Return whether a folder can be renamed to `place`: it does not exist or is empty."""
     return not place.exists() or (
         place.is_dir() and not os.path.ismount(place) and not any(place.iterdir())
     )
 
 
 def move_folder(draft: Path, place: Path) -> None:
-    """Give a folder that is whole its name, for good."""
+    """Rename a finished folder to its place, durably."""
     if os.name == "nt" and place.exists():  # elsewhere a rename replaces an empty folder
         place.rmdir()
     draft.rename(place)
@@ -144,7 +144,7 @@ def move_folder(draft: Path, place: Path) -> None:
 
 @contextmanager
 def described_writing(what: str, consequence: str) -> Iterator[None]:
-    """Turn what the operating system says about writing into an error of ours."""
+    """Turn an OSError from writing into a ConduError."""
     try:
         yield
     except OSError as error:
@@ -164,9 +164,9 @@ def _read(readinto: Callable[[memoryview], int | None], chunk: memoryview, path:
         raise _unreadable(path, error) from error
 
 
-def _damaged(path: Path, reason: str) -> IntegrityError:
+def _corrupt(path: Path, reason: str) -> IntegrityError:
     return IntegrityError(f"{path} is corrupt: {reason}", reason="copied-file-corrupt", path=path)
 
 
 def _unreadable(path: Path, error: OSError) -> ConduError:
-    return exhausted(error) or _damaged(path, f"it cannot be read ({error.strerror or error})")
+    return exhausted(error) or _corrupt(path, f"it cannot be read ({error.strerror or error})")

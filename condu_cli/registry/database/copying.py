@@ -1,4 +1,4 @@
-"""A copy of the database as it is, made while others write."""
+"""Copies of the database, made while others write."""
 
 import sqlite3
 from contextlib import closing, suppress
@@ -8,9 +8,9 @@ from condu_cli.registry.database.engine import connect
 
 
 def copy_standing_alone(source: Path, target: Path) -> None:
-    """Copy a database in one read transaction, which no writer waits for; sqlite3.Error if not.
+    """Copy a database in one read transaction, which no writer waits for; may raise sqlite3.Error.
 
-    The copy is one file: no log beside it, nothing to create when it is read.
+    The copy is one file: no log beside it, and none is created when it is read.
     """
     with closing(connect(source)) as original, closing(sqlite3.connect(target)) as copy:
         original.backup(copy)
@@ -18,7 +18,7 @@ def copy_standing_alone(source: Path, target: Path) -> None:
 
 
 def remove_database(database: Path) -> None:
-    """Remove a draft of a database and what SQLite may have left beside it."""
+    """Remove a draft database and the files that SQLite may have left beside it."""
     for end in ("", "-journal", "-wal", "-shm"):
         with suppress(OSError):
             database.with_name(database.name + end).unlink(missing_ok=True)

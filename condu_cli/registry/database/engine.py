@@ -1,9 +1,9 @@
-"""Connections to condu.sqlite: transactions that begin when we say so, errors that say more.
+"""Connections to condu.sqlite: explicit transactions, and errors that name the database.
 
-The driver's own notion of transactions is switched off (`isolation_level=None`): it would leave
-half of a failed migration behind. Reads run in `BEGIN`, and see one state of the registry
-however long a writer works beside them (WAL); writes run in `BEGIN IMMEDIATE`, because a
-transaction that starts reading and then writes fails at once when another writes.
+The driver's own transaction handling is off (`isolation_level=None`), because it would leave half
+of a failed migration behind. Reads run in `BEGIN` and see one state of the registry however long
+a writer works beside them (WAL). Writes run in `BEGIN IMMEDIATE`, because a transaction that reads
+before it writes fails at once when another process writes.
 """
 
 import os
@@ -21,12 +21,12 @@ from condu_cli.errors import ConduError, IntegrityError, LockedError
 
 BUSY_SECONDS = 10.0
 _BEGIN = "condu_begin"
-_DAMAGE = ("no such", "Could not decode")
-"""How SQLite begins to speak of a fault of the database, under the name of a failing machine."""
+_CORRUPT = ("no such", "Could not decode")
+"""How messages about a corrupt database begin that SQLite reports as operational errors."""
 
 
 def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open an existing database; it is never created by opening it."""
+    """Open an existing database; never create one."""
     connection = sqlite3.connect(
         _uri(database), uri=True, isolation_level=None, timeout=busy_seconds
     )
@@ -50,14 +50,14 @@ def make_engine(database: Path, busy_seconds: float = BUSY_SECONDS) -> Engine:
 
 @contextmanager
 def read(engine: Engine) -> Iterator[Session]:
-    """Read one consistent state of the registry."""
+    """Open a read transaction, which sees one consistent state of the registry."""
     with _transaction(engine, "BEGIN") as session:
         yield session
 
 
 @contextmanager
 def write(engine: Engine) -> Iterator[Session]:
-    """Write all or nothing: commit at the end of the block, roll back on any exception."""
+    """Open a write transaction: commit at the end of the block, roll back on any exception."""
     with _transaction(engine, "BEGIN IMMEDIATE") as session:
         yield session
 
@@ -66,9 +66,9 @@ def write(engine: Engine) -> Iterator[Session]:
 def exclusive_connection(engine: Engine) -> Iterator[Connection]:
     """Yield a connection in a write transaction in which tables may be rebuilt.
 
-    Foreign keys are off, for with them on a rebuilt parent table takes its children along;
-    whoever rebuilds must run `PRAGMA foreign_key_check` before the end of the block. The
-    switch works outside a transaction only, hence here.
+    Foreign keys are off: with them on, rebuilding a parent table deletes its children. Run `PRAGMA
+    foreign_key_check` before the end of the block. The switch has no effect inside a transaction,
+    so it is made here.
     """
     with engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection:
         driver = connection.connection.dbapi_connection
@@ -80,7 +80,7 @@ def exclusive_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def described_errors(database: Path) -> Iterator[None]:
-    """Turn SQLite's errors about `database` into ours."""
+    """Turn SQLite's errors about `database` into condu's."""
     try:
         yield
     except DBAPIError as error:
@@ -98,18 +98,18 @@ def _begin(connection: Connection) -> None:
 @contextmanager
 def _transaction(engine: Engine, begin: str) -> Iterator[Session]:
     with Session(engine.execution_options(**{_BEGIN: begin})) as session, session.begin():
-        session.connection()  # begin now: a writer holds its place before it looks at anything
+        session.connection()  # begin now: a writer must lock before it reads
         yield session
 
 
 def _uri(database: Path) -> str:
-    """Return the URI that opens `database` for writing, or as it is where writing is not permitted.
+    """Return the URI that opens `database` for writing, or read-only if its folder is.
 
-    A WAL database wants to create files beside it even to be read. In a folder that cannot be
-    written (an example shipped in a package, a mounted backup) it is opened as immutable if no
-    log of unmerged changes is beside it. SQLite then takes no locks: if another user who may write
-    there commits at that very moment, the reader can see pages of both states. No wrong session
-    comes of it, because each is compared with its id; the read fails, and is to be tried again.
+    Even to be read, a WAL database needs files beside it. In a folder that is not writable (an
+    example in a package, a mounted backup) it is opened as immutable, unless a log of unmerged
+    changes is beside it. SQLite then takes no locks: if a user who may write there commits at that
+    very moment, the reader can see pages of both states. No wrong session is ever returned, because
+    each is compared with its id; the read fails, and can be repeated.
     """
     uri = database.absolute().as_uri()
     log = database.with_name(database.name + "-wal")
@@ -124,7 +124,7 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
         return LockedError(
             f"{database} is locked by another process", reason="registry-locked", path=database
         )
-    if isinstance(error, sqlite3.OperationalError) and not text.startswith(_DAMAGE):
+    if isinstance(error, sqlite3.OperationalError) and not text.startswith(_CORRUPT):
         return ConduError(
             f"cannot use {database}: {text}", reason="database-unusable", path=database
         )

@@ -1,4 +1,4 @@
-"""What is noted beside the manifests: tags, packs, collected sessions, folders of pictures.
+"""What is recorded outside the manifests: tags, packs, collected sessions, picture folders.
 
 Every function runs in a transaction.
 """
@@ -16,7 +16,7 @@ from condu_cli.registry.manifest import Pack, TaskEntry, short_id
 
 
 def tags(transaction: Transaction) -> dict[str, str]:
-    """Map every tag to the id of its session, in the order of names."""
+    """Map every tag to the id of its session, sorted by name."""
     found = transaction.scalars(select(TagRow).order_by(TagRow.name)).all()
     for row in found:
         rows.require_texts(f"tag {row.name!r}", row.name, row.session)
@@ -24,11 +24,11 @@ def tags(transaction: Transaction) -> dict[str, str]:
 
 
 def add_tag(transaction: Transaction, name: str, session: str, command: str, at: str) -> None:
-    """Write a new tag and the line of the journal; raise UsageError for a name in use."""
+    """Add a tag and its journal entry; raise UsageError if the name is in use."""
     known = transaction.get(TagRow, name)
     if known is not None:
         raise UsageError(
-            f"there is a tag {name!r} already, at session {short_id(known.session)}",
+            f"the tag {name!r} already exists, at session {short_id(known.session)}",
             reason="tag-exists",
             tag=name,
             session=known.session,
@@ -57,7 +57,7 @@ def packs(transaction: Transaction) -> dict[str, Pack]:
 
 
 def pack(transaction: Transaction, session: str) -> Pack | None:
-    """Return how a session is stored, None if it has files."""
+    """Return how a session is packed, None if it has files."""
     row = transaction.get(PackRow, session)
     return None if row is None else _pack(row)
 
@@ -69,7 +69,7 @@ def _pack(row: PackRow) -> Pack:
 
 
 def set_pack(transaction: Transaction, session: str, reference: str, patch: BlobRef | None) -> None:
-    """Write how a session is stored, instead of what was written before."""
+    """Record how a session is packed, replacing any earlier record."""
     if patch is not None:
         rows.insert_blob(transaction, patch, "patch")
     row = transaction.get(PackRow, session)
@@ -81,14 +81,14 @@ def set_pack(transaction: Transaction, session: str, reference: str, patch: Blob
 
 
 def remove_pack(transaction: Transaction, session: str) -> None:
-    """Note that a session has files of its own from now on."""
+    """Record that a session now has its own files."""
     row = transaction.get(PackRow, session)
     if row is not None:
         transaction.delete(row)
 
 
 def collected(transaction: Transaction) -> dict[str, str]:
-    """Map the id of every collected session to when that was."""
+    """Map the id of every collected session to the time of its collection."""
     found = transaction.scalars(select(CollectedRow)).all()
     for row in found:
         rows.require_texts(f"collected session {row.session!r}", row.session, row.at)
@@ -96,7 +96,7 @@ def collected(transaction: Transaction) -> dict[str, str]:
 
 
 def collected_at(transaction: Transaction, session: str) -> str | None:
-    """Return when a session was collected, None if its blobs are there."""
+    """Return when a session was collected, None if it was not."""
     row = transaction.get(CollectedRow, session)
     if row is not None:
         rows.require_texts(f"collected session {row.session!r}", row.session, row.at)
@@ -104,7 +104,7 @@ def collected_at(transaction: Transaction, session: str) -> str | None:
 
 
 def collect(transaction: Transaction, sessions: Iterable[str], command: str, at: str) -> None:
-    """Note that the blobs of these sessions are to go, and write the line of the journal."""
+    """Record that these sessions are given up, with a journal entry."""
     for chunk in rows.chunks(sessions):
         transaction.execute(delete(PackRow).where(PackRow.session.in_(chunk)))
         transaction.add_all(CollectedRow(session=session, at=at) for session in chunk)
@@ -112,12 +112,12 @@ def collect(transaction: Transaction, sessions: Iterable[str], command: str, at:
 
 
 def set_source(transaction: Transaction, entry: TaskEntry, folder: str) -> None:
-    """Note the folder that the expert of an entry was learned from."""
+    """Record the folder that an entry's expert was learned from."""
     expert = rows.expert_id(transaction, entry)
     transaction.merge(SourceRow(expert=expert, folder=folder))
 
 
 def source(transaction: Transaction, entry: TaskEntry) -> str | None:
-    """Return the folder that the expert of an entry was learned from, None if it is not known."""
+    """Return the folder that an entry's expert was learned from, None if unknown."""
     row = transaction.get(SourceRow, rows.expert_id(transaction, entry))
     return None if row is None else row.folder

@@ -1,8 +1,8 @@
-"""Bringing a registry's database to the schema of this program, when it is opened.
+"""Migrate a registry's database to this program's schema when it is opened.
 
-The revision is compared with the standard library alone; Alembic is imported only when there
-is something to do, never for a new database. Older: lock, back up, upgrade in one transaction.
-Newer: refuse.
+The revision is compared with the standard library alone; Alembic is imported only to migrate, and
+never for a new database. An older database is locked, backed up and upgraded in one transaction; a
+newer one is refused.
 """
 
 import os
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SCHEMA_REVISION = "0004"
 SCHEMA = Path(__file__).with_name("schema.sql")
-"""What the migrations make, up to that revision; tests/unit/registry/database writes it."""
+"""The schema at that revision; tests/unit/registry/database writes the file."""
 
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,39}", re.ASCII)
 
@@ -43,9 +43,9 @@ Notify = Callable[[str], None]
 
 
 def create_database(paths: RegistryPaths) -> None:
-    """Create an empty database with the current schema, straight from its SQL.
+    """Create an empty database with the current schema, from SQL.
 
-    The migrations make the same schema, word for word (a test compares the two), but need
+    The migrations create the same schema, word for word (a test compares the two), but need
     Alembic, which takes longer to import than everything else that `condu init` does.
     """
     schema = SCHEMA.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def create_database(paths: RegistryPaths) -> None:
 
 
 def ensure_current(paths: RegistryPaths, notify: Notify | None = None) -> None:
-    """Migrate an older database, pass a current one, refuse a newer one."""
+    """Migrate an older database, accept a current one, refuse a newer one."""
     if current_revision(paths.database) == SCHEMA_REVISION:
         return
     _refuse_unknown(paths.database)
@@ -72,29 +72,29 @@ def ensure_current(paths: RegistryPaths, notify: Notify | None = None) -> None:
     if notify is not None:
         notify(
             f"migrated the registry at {paths.root} from schema {before} to {SCHEMA_REVISION}; "
-            f"the database as it was is {backup}"
+            f"the previous database was copied to {backup}"
         )
 
 
 def current_revision(database: Path) -> str:
-    """Return the schema revision that the database says to have."""
+    """Return the schema revision that the database records."""
     with described_errors(database), closing(connect(database)) as connection:
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     if len(rows) != 1:
         raise IntegrityError(
-            f"{database} does not say which schema it has", reason="schema-unknown", path=database
+            f"{database} does not record its schema", reason="schema-unknown", path=database
         )
     return str(rows[0][0])
 
 
 def back_up(paths: RegistryPaths, label: str) -> Path:
-    """Copy the database as it is now into backups/ and return the copy's path."""
+    """Copy the current database into backups/ and return the copy's path."""
     stamp = utc_now().replace(":", "").replace("-", "").replace(".", "")
     target = paths.backups / f"condu-{stamp}-{label}.sqlite"
-    draft = paths.tmp / f"{draft_name()}.sqlite"  # where a collector finds what a kill leaves
+    draft = paths.tmp / f"{draft_name()}.sqlite"  # where gc finds it if the process is killed
     try:
         for folder in (paths.backups, paths.tmp):
-            folder.mkdir(exist_ok=True)  # git, for one, keeps no empty folder
+            folder.mkdir(exist_ok=True)  # git, for one, does not keep empty folders
         copy_standing_alone(paths.database, draft)
         flush_file(draft)
         draft.replace(target)
@@ -120,7 +120,7 @@ def migrations_folder() -> Path:
 
 
 def known_revisions() -> set[str]:
-    """Return every schema that this program can read or upgrade."""
+    """Return every schema revision that this program can upgrade."""
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(_config())
@@ -128,7 +128,7 @@ def known_revisions() -> set[str]:
 
 
 def run_migrations(connection: "Connection", revision: str) -> None:
-    """Run all missing migrations up to a revision, in the transaction of the caller."""
+    """Run all missing migrations up to a revision, in the caller's transaction."""
     from alembic import command
 
     config = _config()
@@ -154,9 +154,9 @@ def _refuse_unknown(database: Path) -> None:
 
 
 def _written_by(database: Path) -> str | None:
-    """Return the version that wrote the database, if its schema still tells it this way.
+    """Return the version that wrote the database, if its schema still records it this way.
 
-    People are told to paste it into a shell, so that it must be a version and nothing else.
+    A hint suggests pasting it into a shell, so it must be a version and nothing else.
     """
     with suppress(sqlite3.DatabaseError), closing(connect(database)) as connection:
         row = connection.execute("SELECT written_by FROM registry").fetchone()
@@ -168,7 +168,7 @@ def _config() -> "Config":
     from alembic.config import Config
 
     config = Config()
-    # The value passes through ConfigParser, to which a percent sign means something.
+    # ConfigParser reads the value, and a percent sign is special to it.
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -180,9 +180,13 @@ def _upgrade(database: Path) -> None:
     with exclusive_connection(engine) as connection:
         try:
             run_migrations(connection, SCHEMA_REVISION)
-        except (ValueError, TypeError, RecursionError) as error:  # of a row that condu never wrote
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:  # from a row that condu never wrote
             raise IntegrityError(
-                f"{database} cannot be migrated: its content is not what was written ({error})",
+                f"{database} cannot be migrated: its content was altered ({error})",
                 reason="cannot-migrate",
                 path=database,
             ) from error
@@ -190,7 +194,7 @@ def _upgrade(database: Path) -> None:
         orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
         if orphans:
             raise IntegrityError(
-                f"a migration of {database} would leave {len(orphans)} rows without their parent",
+                f"a migration of {database} would leave {len(orphans)} rows without a parent",
                 reason="migration-leaves-orphans",
                 path=database,
                 rows=len(orphans),

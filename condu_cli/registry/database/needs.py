@@ -1,4 +1,4 @@
-"""Which of some blobs must be files: what `History.blobs` says, asked of the database for a few."""
+"""Which of a few blobs must be files: `History.blobs` as a query."""
 
 from collections.abc import Iterable
 
@@ -11,13 +11,13 @@ _LIVE = "NOT IN (SELECT session FROM collected)"
 
 
 def _filed(session: str) -> str:
-    """Say in SQL that the session in a column has files of its own."""
+    """Return an SQL condition: the session in a column has its own files."""
     packed = f"{session} IN (SELECT session FROM packs)"  # noqa: S608 - ours
     is_head = f"{session} IN (SELECT session FROM head)"  # noqa: S608 - ours
     return f"{session} {_LIVE} AND (NOT {packed} OR {is_head})"
 
 
-# A plus sign keeps SQLite from the index of what is in many sessions: HEAD's own rows are few.
+# A plus sign keeps SQLite off the index on blobs, which many sessions share; HEAD has few rows.
 _NEEDED_BY_HEAD = text(
     """
     SELECT shared FROM sessions WHERE id IN (SELECT session FROM head) AND +shared IN :blobs
@@ -42,7 +42,7 @@ _NEEDED = text(
 def needed_among(transaction: Transaction, blobs: Iterable[str]) -> set[str]:
     """Return those of `blobs` that must be files for HEAD or any other live session.
 
-    HEAD is asked first: a blob that all sessions share would be looked for in all of them.
+    HEAD comes first: looking for a blob that all sessions share would search all of them.
     """
     needed: set[str] = set()
     for chunk in rows.chunks(blobs):

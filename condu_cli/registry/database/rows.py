@@ -1,4 +1,4 @@
-"""Between the manifest's values and the database's rows; every function runs in a transaction."""
+"""Convert between manifest values and database rows; every function runs in a transaction."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,10 +35,10 @@ from condu_cli.registry.manifest import (
 )
 
 CHUNK = 500
-"""So many values one statement takes."""
+"""The most values in one statement."""
 
 BASE = "base_"
-"""How the registry's columns begin that hold its `BaseIdentity`, a column for each field."""
+"""Prefix of the columns that hold the fields of the registry's `BaseIdentity`."""
 
 T = TypeVar("T")
 
@@ -48,13 +48,13 @@ _LINE = text(
     "UNION SELECT s.id, s.parent FROM sessions AS s JOIN line ON s.id = line.parent) "
     "SELECT id FROM line LIMIT :count"
 )
-"""UNION and not UNION ALL: whatever a database holds, it ends."""
+"""UNION, not UNION ALL, so that the query ends even if a corrupt database has a cycle."""
 NONSENSE = (ConduError, ValueError, TypeError, AttributeError, RecursionError)
-"""What is raised where a row that condu did not write is made into a value."""
+"""What converting a row that condu did not write may raise."""
 
 
 def insert_config(transaction: Transaction, config: RegistryConfig, created_at: str) -> None:
-    """Write what the registry is, and a HEAD that points at nothing."""
+    """Insert the registry's configuration, and a HEAD that points at nothing."""
     transaction.add(
         RegistryRow(
             id=1,
@@ -74,7 +74,7 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
 
 
 def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
-    """Return what the registry is, and when it was created."""
+    """Return the registry's configuration and its time of creation."""
     row = transaction.get(RegistryRow, 1)
     if row is None:
         raise IntegrityError("the registry's database is empty", reason="registry-unfinished")
@@ -90,7 +90,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
         )
         require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
         sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
-        # An empty list would make the same fingerprint as the empty record that it is not.
+        # An empty list would have the fingerprint of an empty record.
         sound = sound and isinstance(row.method_options, dict)
     except NONSENSE as error:
         raise _altered_config() from error
@@ -101,7 +101,7 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
 
 def _altered_config() -> IntegrityError:
     return IntegrityError(
-        "the registry's record of its base model, codec and parameters is not what was written",
+        "the registry's record of its base model, codec and parameters was altered",
         reason="record-altered",
     )
 
@@ -114,7 +114,7 @@ def head_id(transaction: Transaction) -> str | None:
 def move_head(
     transaction: Transaction, to: str | None, *, kind: str, command: str, at: str
 ) -> Operation:
-    """Point HEAD at `to` and write into the journal that it moved."""
+    """Point HEAD at `to` and add a journal entry."""
     head = _head_row(transaction)
     row = OperationRow(at=at, kind=kind, from_session=head.session, to_session=to, command=command)
     head.session = to
@@ -126,23 +126,21 @@ def move_head(
 def _head_row(transaction: Transaction) -> HeadRow:
     row = transaction.get(HeadRow, 1)
     if row is None:
-        raise noted_wrongly("HEAD")
+        raise altered_record("HEAD")
     require_texts("HEAD", optional=[row.session])
     return row
 
 
 def require_texts(what: str, *values: object, optional: Iterable[object] = ()) -> None:
-    """Raise IntegrityError naming `what` unless these values of a row are texts."""
+    """Raise IntegrityError naming `what` unless these values of a row are strings."""
     given = (value for value in optional if value is not None)
     if not all(isinstance(value, str) for value in (*values, *given)):
-        raise noted_wrongly(what)
+        raise altered_record(what)
 
 
-def noted_wrongly(what: str) -> IntegrityError:
-    """Return the error for a row that condu did not write so."""
-    return IntegrityError(
-        f"the database's record of {what} is not what was written", reason="record-altered"
-    )
+def altered_record(what: str) -> IntegrityError:
+    """Return the error for a row that is not as condu wrote it."""
+    return IntegrityError(f"the database's record of {what} was altered", reason="record-altered")
 
 
 def record(
@@ -154,7 +152,7 @@ def record(
     from_session: str | None = None,
     to_session: str | None = None,
 ) -> None:
-    """Write a line into the journal that does not move HEAD."""
+    """Add a journal entry for an operation that does not move HEAD."""
     transaction.add(
         OperationRow(
             at=at, kind=kind, command=command, from_session=from_session, to_session=to_session
@@ -163,7 +161,7 @@ def record(
 
 
 def read_operation(row: OperationRow) -> Operation:
-    """Return the value of a journal row; raise IntegrityError for one that has no such."""
+    """Convert a row of the journal; raise IntegrityError if it was altered."""
     ends = (row.from_session, row.to_session)
     require_texts(f"operation {row.id}", row.at, row.kind, row.command, optional=ends)
     return Operation(row.id, row.at, row.kind, row.from_session, row.to_session, row.command)
@@ -176,14 +174,14 @@ def read_operations(transaction: Transaction) -> list[Operation]:
 
 
 def newest_operations(transaction: Transaction) -> Iterator[Operation]:
-    """Yield the journal, newest first; what is not asked for is not read."""
+    """Yield the journal lazily, newest first."""
     newest_first = select(OperationRow).order_by(OperationRow.id.desc())
     for row in transaction.scalars(newest_first.execution_options(yield_per=CHUNK)):
         yield read_operation(row)
 
 
 def line(transaction: Transaction, session_id: str | None, count: int | None = None) -> list[str]:
-    """Return an id and those of its ancestors, newest first; `count` of them at most."""
+    """Return an id and its ancestors' ids, newest first, at most `count` of them."""
     found = transaction.execute(
         _LINE, {"start": session_id, "count": -1 if count is None else count}
     )
@@ -208,11 +206,11 @@ def ids_starting(transaction: Transaction, prefix: str) -> list[str]:
 
 
 def insert_session(transaction: Transaction, session: Session, blobs: Iterable[BlobRef]) -> None:
-    """Write a session, the experts it introduces and the blobs that are new with it."""
+    """Insert a session with its new experts and blobs."""
     _insert_blobs(transaction, blobs, session.blob_kinds())
     last = transaction.scalar(select(func.max(SessionRow.ordinal))) or 0
     if not is_ordinal(last):
-        raise noted_wrongly("the order of sessions")
+        raise altered_record("the order of sessions")
     transaction.add(
         SessionRow(
             id=session.id,
@@ -240,13 +238,13 @@ def blob_sizes(transaction: Transaction) -> dict[str, int]:
     sizes = {}
     for row in transaction.scalars(select(BlobRow)):
         if not (isinstance(row.sha256, str) and isinstance(row.size, int)):
-            raise noted_wrongly(f"blob {row.sha256!r}")
+            raise altered_record(f"blob {row.sha256!r}")
         sizes[row.sha256] = row.size
     return sizes
 
 
 def insert_blob(transaction: Transaction, blob: BlobRef, kind: str) -> None:
-    """Write a blob's row unless it has one."""
+    """Insert a blob's row unless it exists."""
     _insert_blobs(transaction, [blob], {blob.sha256: kind})
 
 
@@ -278,7 +276,7 @@ def _task_row(session_id: str, position: int, entry: TaskEntry, expert: int) -> 
 
 
 def _expert_ids(transaction: Transaction, session: Session) -> list[int]:
-    """Return the row of each of a session's experts; those of new ones are written."""
+    """Return the row id of each of a session's experts, inserting the new ones."""
     old = [entry for entry in session.entries if not _is_new(session, entry)]
     new = [
         ExpertRow(
@@ -303,7 +301,7 @@ def _is_new(session: Session, entry: TaskEntry) -> bool:
 
 
 def expert_id(transaction: Transaction, entry: TaskEntry) -> int:
-    """Return the row of an entry's expert; raise ConduError if the registry has no such one."""
+    """Return the row id of an entry's expert; raise ConduError if there is no such expert."""
     return _known_experts(transaction, [entry])[0]
 
 
@@ -329,8 +327,8 @@ def _same_expert(entry: TaskEntry, known: Iterable[tuple[int, Expert]]) -> int:
 
 
 def sessions_with_run(transaction: Transaction, run: str) -> list[str]:
-    """Return the ids of the sessions with an expert of this run, the newest first."""
-    # The text is looked through where it lies: a registry may have thousands of experts.
+    """Return the ids of the sessions with an expert of this run, newest first."""
+    # SQLite searches the text: a registry may have thousands of experts.
     named = select(ExpertRow.id, ExpertRow.training).where(
         func.instr(type_coerce(ExpertRow.training, Text), run) > 0
     )
@@ -347,20 +345,20 @@ def sessions_with_run(transaction: Transaction, run: str) -> list[str]:
 
 
 def is_ordinal(value: Any) -> bool:
-    """Say whether a value can be the place of a session in the order of commits."""
+    """Return whether a value can be a session's place in the order of commits."""
     return isinstance(value, int) and 0 <= value < _LAST_ORDINAL
 
 
 def read_expert(row: Any) -> Expert:
-    """Return the value of an expert's row; raise IntegrityError for one that has no such."""
+    """Convert a row of an expert; raise IntegrityError if it was altered."""
     try:
         return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
     except NONSENSE as error:
-        raise noted_wrongly("an expert") from error
+        raise altered_record("an expert") from error
 
 
 def chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    """Yield values in lists that one statement can take."""
+    """Split values into lists that one statement can take."""
     rest = iter(values)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk

@@ -1,4 +1,4 @@
-"""Sessions as values: read in few statements, and each compared with its id."""
+"""Read sessions in few statements, and compare each with its id."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,15 +20,15 @@ _SESSION_COLUMNS = list(SessionRow.__table__.columns)
 class SessionReader:
     """Reads sessions of one registry.
 
-    Rows of sessions and experts never change, so that what `all` has read is not read, nor its
-    manifest hashed, a second time; `forget` makes the next call read everything again.
+    Rows of sessions and experts never change, so what `all` has read is neither read nor hashed a
+    second time; `forget` makes the next call read everything again.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, Session] = {}
 
     def forget(self) -> None:
-        """Forget what was read, to see what the database holds now."""
+        """Drop the cache, to see what the database holds now."""
         self._known = {}
 
     def get(self, transaction: Transaction, session_id: str) -> Session:
@@ -37,7 +37,7 @@ class SessionReader:
 
     def many(self, transaction: Transaction, ids: Sequence[str]) -> list[Session]:
         """Return the sessions with these ids, in their order."""
-        # Not a copy of what is known: reading one session must not cost as much as all of them.
+        # Not a copy of `_known`: reading one session must not cost as much as reading all.
         found = {i: self._known[i] for i in ids if i in self._known}
         experts = _Experts(transaction)
         for chunk in rows.chunks(i for i in ids if i not in found):
@@ -60,7 +60,7 @@ class SessionReader:
 
 
 class _Experts:
-    """The experts of rows, each made a value once: all sessions after it carry the same."""
+    """The experts in a set of rows, each converted once and shared by all its sessions."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -68,7 +68,7 @@ class _Experts:
         self._values: dict[int, Expert] = {}
 
     def fetch(self, ids: Iterable[int]) -> None:
-        """Read the rows with these ids that have not been read."""
+        """Read the rows with these ids, unless they were read before."""
         columns = ExpertRow.__table__.columns
         for chunk in rows.chunks(i for i in dict.fromkeys(ids) if i not in self._rows):
             found = self._transaction.execute(select(*columns).where(ExpertRow.id.in_(chunk)))
@@ -97,7 +97,7 @@ def _read(transaction: Transaction, ids: Sequence[str], experts: _Experts) -> li
 
 
 def _session(row: Any, tasks: Iterable[Any], experts: _Experts) -> Session:
-    """Return the value of a session's rows; raise IntegrityError if they were altered since."""
+    """Build a session from its rows; raise IntegrityError if they were altered."""
     try:
         session = Session(
             id=row.id,
@@ -133,7 +133,7 @@ def _entry(row: Any, experts: _Experts) -> TaskEntry:
 
 def _altered(session_id: str) -> IntegrityError:
     return IntegrityError(
-        f"the record of session {shown_id(session_id)} is not what was committed",
+        f"the record of session {shown_id(session_id)} was altered after its commit",
         reason="session-altered",
         session=session_id,
     )

@@ -1,13 +1,13 @@
 """The tables of condu.sqlite.
 
-An expert is one row, written when it is learned and shared by every session that carries it;
-`session_tasks` holds what each session has of its own for it: the name, the place, the codec's
-part and record. So a rename is a new session with another name for the same expert. No row of a
-session is ever changed or removed: `packs` says which sessions are stored as a patch on another
-one, `collected` of which the blobs were removed for good.
+An expert is one row, written when it is learned and shared by every session that has it.
+`session_tasks` holds what differs between sessions: the name, the position, the codec's part and
+record. So a rename is a new session with another name for the same expert. Rows of sessions never
+change and are never removed: `packs` says which sessions are stored as a patch on another one,
+`collected` those whose blobs were removed for good.
 
-Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by building
-the table again, too high a price for one more word.
+Kinds of sessions and operations are checked in Python only: SQLite changes a CHECK by rebuilding
+the table, too high a price for one more kind.
 """
 
 import json
@@ -43,8 +43,8 @@ class CanonicalJSON(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Read JSON back.
 
-        Text that is not JSON comes back as it is: whoever reads the row knows which session it
-        belongs to, finds that the content is not what was committed, and can say so.
+        Text that is not JSON is returned unchanged: the caller knows which session the row belongs
+        to, notices that the content was altered, and can say so.
         """
         if value is None:
             return None
@@ -55,7 +55,7 @@ class CanonicalJSON(TypeDecorator[Any]):
 
 
 class Base(DeclarativeBase):
-    """The registry's tables; constraints have names so that migrations can speak of them."""
+    """The registry's tables; constraints have names so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -76,7 +76,7 @@ class Base(DeclarativeBase):
 
 
 class RegistryRow(Base):
-    """The single row that says what this registry is; fixed when it is created."""
+    """The registry's configuration in a single row, fixed when it is created."""
 
     __tablename__ = "registry"
     __table_args__ = (CheckConstraint("id = 1", name="single_row"),)
@@ -84,7 +84,7 @@ class RegistryRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     format: Mapped[int]
     created_at: Mapped[str]
-    # The condu that last created or migrated the database: what an older one asks for.
+    # The version that created or last migrated the database, which older versions tell users.
     written_by: Mapped[str]
     base_id: Mapped[str]
     base_architecture: Mapped[str]
@@ -96,7 +96,7 @@ class RegistryRow(Base):
     codec: Mapped[str]
     codec_options: Mapped[dict[str, Any]]
     parameters: Mapped[list[Any]]
-    # The sha256 of all that is fixed: what the hashes of blobs and manifests do not cover.
+    # The sha256 of the configuration, which the hashes of blobs and manifests do not cover.
     fingerprint: Mapped[str | None]
     method_options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
@@ -104,8 +104,8 @@ class RegistryRow(Base):
 class BlobRow(Base):
     """A blob that some row refers to. `kind` is shared, part, prototypes or patch.
 
-    Not every one of them has a file: those of a packed session come back from its patch, those
-    of a collected one are gone.
+    Not every blob has a file: those of a packed session are restored from its patch, those of a
+    collected one are gone.
     """
 
     __tablename__ = "blobs"
@@ -131,7 +131,7 @@ class SessionRow(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    # The order of commits; clocks go back.
+    # The order of commits: clocks can go back.
     ordinal: Mapped[int]
     parent: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
     kind: Mapped[str]
@@ -139,12 +139,12 @@ class SessionRow(Base):
     created_at: Mapped[str]
     shared: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     note: Mapped[dict[str, Any]]
-    # Name and options, NULL for the registry's.
+    # Name and options; NULL means the registry's codec.
     codec: Mapped[dict[str, Any] | None]
 
 
 class ExpertRow(Base):
-    """What is known about an expert since it was learned."""
+    """What is recorded about an expert when it is learned."""
 
     __tablename__ = "experts"
     __table_args__ = (Index(None, "learned_in"), Index(None, "prototypes"))
@@ -174,9 +174,9 @@ class SessionTaskRow(Base):
     expert: Mapped[int] = mapped_column(ForeignKey("experts.id"))
     part: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
     drift: Mapped[float | None]
-    # What the session's codec says of the expert.
+    # The codec's record of the expert.
     record: Mapped[dict[str, Any]]
-    # In which it differs from the rest of its session.
+    # Options that differ from those of its session.
     codec_options: Mapped[dict[str, Any]]
 
 
@@ -191,7 +191,7 @@ class HeadRow(Base):
 
 
 class OperationRow(Base):
-    """One line of the journal: what moved HEAD from where to where."""
+    """One entry of the journal: an operation, and where it moved HEAD from and to."""
 
     __tablename__ = "operations"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -205,7 +205,7 @@ class OperationRow(Base):
 
 
 class TagRow(Base):
-    """A name that people gave a session; it protects the session from being collected."""
+    """A user's name for a session, which protects the session from collection."""
 
     __tablename__ = "tags"
     __table_args__ = (Index(None, "session"),)
@@ -216,7 +216,7 @@ class TagRow(Base):
 
 
 class PackRow(Base):
-    """A session stored as a patch on another one; without a patch it has the other's blobs."""
+    """A session stored as a patch on another; if `patch` is NULL, their blobs are the same."""
 
     __tablename__ = "packs"
     __table_args__ = (
@@ -231,7 +231,7 @@ class PackRow(Base):
 
 
 class CollectedRow(Base):
-    """A session of which only the record is left: its blobs were removed."""
+    """A session whose blobs were removed; only its record is left."""
 
     __tablename__ = "collected"
 
@@ -242,7 +242,7 @@ class CollectedRow(Base):
 class SourceRow(Base):
     """The folder on this machine that an expert was learned from.
 
-    Kept out of the expert's record, which is hashed and travels with the registry.
+    Not in the expert's record, which is hashed and is copied with the registry.
     """
 
     __tablename__ = "sources"

@@ -1,1 +1,1 @@
-"""What is on the disk and how it is written: paths, drafts, flushing, the lock."""
+"""Files on disk and how they are written: paths, drafts, the lock."""

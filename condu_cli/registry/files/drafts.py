@@ -1,7 +1,7 @@
-"""Names of files and folders that are being written, from which their writer can be told.
+"""Drafts: files and folders being written, whose names identify the writing process.
 
-A draft is renamed into its place when it is whole. One that a crash has left behind may be
-removed, but never one that is still being written, perhaps on another machine.
+A complete draft is renamed into place. One that a crash has left behind may be removed, but never
+one that is still being written, perhaps on another machine.
 """
 
 import os
@@ -14,18 +14,18 @@ from pathlib import Path
 from condu_cli.registry.files.processes import is_running
 
 STALE_SECONDS = 24 * 3600.0
-"""After this time without a change, a draft of another machine is left over."""
+"""A draft from another machine is abandoned if it has not changed for this long."""
 
 _OWNER = re.compile(r"(?:^|-)(?P<host>[A-Za-z0-9_]{1,40})-(?P<pid>\d{1,10})-[0-9a-f]{16}(?:\.|$)")
 
 
 def draft_name() -> str:
-    """Return a new name that says which process on which machine is writing."""
+    """Return a new name that identifies the writing process and its machine."""
     return f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def is_abandoned(draft: Path) -> bool:
-    """Say whether the process that wrote a draft is gone."""
+    """Return whether the process that wrote a draft is gone."""
     match = _OWNER.search(draft.name)
     if match is not None and match["host"] == _host() and os.name != "nt":
         return not is_running(int(match["pid"]))

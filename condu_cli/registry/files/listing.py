@@ -1,4 +1,4 @@
-"""The files below a folder and their sizes, while others make and remove some of them."""
+"""List files and sizes while other processes create and remove files."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from pathlib import Path
 def files_below(root: Path) -> Iterator[tuple[Path, int]]:
     """Yield every file below `root` with its size in bytes; links are not followed.
 
-    A file or folder that goes meanwhile is left out.
+    A file or folder that disappears in the meantime is skipped.
     """
     for folder, _, names in os.walk(root):
         for name in sorted(names):
             path = Path(folder, name)
             try:
                 yield path, path.lstat().st_size
-            except FileNotFoundError:  # a writer finished with it since the listing
+            except FileNotFoundError:  # a writer removed it since the listing
                 continue
 
 

@@ -1,7 +1,7 @@
-"""The write lock: one writer per registry, and a message that names it to the others.
+"""The write lock: one writer per registry, whose name the others are told.
 
-The operating system holds the lock for the process, so it dies with it. What a second process
-reads about the holder is only for the message; it never decides who may write.
+The operating system holds the lock for the process, so it ends with the process. The note about
+the holder is only for messages; it never decides who may write.
 """
 
 import json
@@ -35,12 +35,12 @@ class Holder:
 
 
 class RegistryLock:
-    """The lock on the file at `path`; it belongs to one owner and is not handed to another."""
+    """The lock on the file at `path`, for one `Registry`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._holder_path = path.with_name(path.name + ".holder")
-        # One lock for the process, whichever thread of it asks.
+        # One lock for the whole process, whichever thread asks.
         self._lock = FileLock(path, thread_local=False)
 
     @property
@@ -57,8 +57,8 @@ class RegistryLock:
     ) -> Iterator[None]:
         """Hold the lock; raise LockedError naming its holder if `timeout` seconds pass.
 
-        Inside a block that holds it already, this is the same lock and ends with the outer one.
-        `on_wait` hears once who has the lock if it is not free at once.
+        Nested blocks share the lock; the outermost one releases it.
+        `on_wait` is called once with the holder's name if the lock is not free.
         """
         if self.held:
             yield
@@ -80,7 +80,7 @@ class RegistryLock:
             try:
                 with suppress(OSError):
                     self._holder_path.unlink(missing_ok=True)
-            finally:  # also after Ctrl-C in the line above
+            finally:  # even after Ctrl-C in the line above
                 self._lock.release()
 
     def _wait(self, timeout: float, on_wait: Callable[[str], None] | None) -> None:
@@ -96,7 +96,7 @@ class RegistryLock:
             self._lock.acquire(timeout=timeout)
 
     def holder(self) -> Holder | None:
-        """Return who says to hold the lock, None if it is not held or it died without a word."""
+        """Return the holder from its note; None if there is no note or its process is gone."""
         try:
             holder = Holder(**json.loads(self._holder_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
@@ -104,9 +104,9 @@ class RegistryLock:
         return None if _is_gone(holder) else holder
 
     def _announce(self, command: str) -> None:
-        """Leave a note for those who wait; without it they only know less."""
+        """Leave a note for waiting processes; failure only makes their messages vaguer."""
         holder = Holder(os.getpid(), socket.gethostname(), command, utc_now())
-        # One name for all: only who has the lock writes it, over what a killed one has left.
+        # A fixed name: only the lock's holder writes it, over what a killed process may have left.
         draft = self._holder_path.with_name(f"{self._holder_path.name}.partial")
         with suppress(OSError):
             draft.unlink(missing_ok=True)  # never write through a link of that name
@@ -125,7 +125,7 @@ class RegistryLock:
 
 
 def _is_gone(holder: Holder) -> bool:
-    """Say whether the holder ran on this machine and does no more."""
+    """Return whether the holder ran on this machine and has ended."""
     if os.name == "nt" or holder.host != socket.gethostname():
         return False
     return isinstance(holder.pid, int) and not is_running(holder.pid)

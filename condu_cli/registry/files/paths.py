@@ -1,4 +1,4 @@
-"""Where a registry lies and how its folder is laid out; light enough for `condu --help`."""
+"""Where a registry is and how its folder is laid out; cheap to import for `condu --help`."""
 
 import os
 from dataclasses import dataclass
@@ -35,17 +35,17 @@ class RegistryPaths:
 
     @property
     def trained(self) -> Path:
-        """Experts that are trained and not committed yet; made when there is one."""
+        """Experts that are trained but not committed yet; created when needed."""
         return self.root / "trained"
 
     @property
     def runs(self) -> Path:
-        """Trainings that are not finished yet; made when there is one."""
+        """Unfinished trainings; created when needed."""
         return self.root / "runs"
 
     @property
     def own(self) -> tuple[Path, ...]:
-        """Everything that a registry may hold at its top."""
+        """Everything that a registry may hold at its top level."""
         holder = self.lock.with_name(self.lock.name + ".holder")
         ends = ("-wal", "-shm", "-journal")
         log = [self.database.with_name(self.database.name + end) for end in ends]
@@ -57,12 +57,12 @@ class RegistryPaths:
 
     @property
     def lock(self) -> Path:
-        """The file whose operating system lock the one writer holds."""
+        """The file that the writer locks."""
         return self.root / "lock"
 
     @property
     def readme(self) -> Path:
-        """What this folder is, for a person who finds it."""
+        """Explains the folder to anyone who finds it."""
         return self.root / "README.txt"
 
 

@@ -1,12 +1,12 @@
-"""Whether a process of this machine is still running."""
+"""Find out whether a process on this machine is still running."""
 
 import os
 
 
 def is_running(pid: int) -> bool:
-    """Say whether there is such a process; True too if that may not be asked. Not for Windows.
+    """Return whether there is such a process; True too if that cannot be told. Not for Windows.
 
-    There the signal that asks would end the process.
+    There the signal would end the process.
     """
     try:
         os.kill(pid, 0)

@@ -1,1 +1,1 @@
-"""Answers: predict and evaluate."""
+"""Predict and evaluate."""

@@ -1,4 +1,4 @@
-"""What predict answers with: candidates, probabilities, and the experts that gave them."""
+"""The values that predict returns: candidates, probabilities, and the experts that answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A label that can be the answer: its prompt templates, and its task where it has one."""
+    """A label that can be the answer, with its prompt templates and its task, if any."""
 
     label: str
     task: str | None
@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """One candidate with its probability (0..1, over all the candidates)."""
+    """One candidate with its probability (0..1, over all candidates)."""
 
     label: str
     task: str | None
@@ -37,7 +37,7 @@ class Answer:
 class RoutedExpert:
     """An expert that answered; `similarity` is the router's score, None if no router was used.
 
-    The score is a cosine with the routers that condu brings.
+    condu's own routers score with a cosine.
     """
 
     task: str
@@ -46,14 +46,14 @@ class RoutedExpert:
 
 @dataclass(frozen=True)
 class Prediction:
-    """All answers for one picture, best first, and the experts that gave them."""
+    """All answers for one picture, best first, and the experts that answered."""
 
     answers: tuple[Answer, ...]
     experts: tuple[RoutedExpert, ...]
 
 
 def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:
-    """The classes of one task as candidates."""
+    """Return the classes of one task as candidates."""
     return tuple(Candidate(c, entry.name, entry.expert.templates) for c in entry.expert.classes)
 
 
@@ -62,7 +62,7 @@ def prediction(
     candidates: tuple[Candidate, ...],
     route: tuple[RoutedExpert, ...],
 ) -> Prediction:
-    """What logits (L,) over the candidates say of one picture."""
+    """Turn one picture's logits (L,) over the candidates into a prediction."""
     probabilities = softmax(logits[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     answers = tuple(

@@ -1,4 +1,4 @@
-"""What models make of class names: encoded once for each model that is asked, and kept."""
+"""Text features of class names, encoded once per model and cached."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from condu_cli.workflows.answering.answers import Candidate
 
 LIMIT_BYTES = 1 << 28
-"""What is kept at most; in a vote every expert has features of all candidates."""
+"""The cache's limit; in a vote, every expert encodes all candidates."""
 
 
 class ClassFeatures:
-    """Text features of candidates, for windows of pictures that follow each other.
+    """A cache of candidates' text features, shared by successive windows of pictures.
 
-    `owner` names the model: a task for its expert, None for the base model. What was not asked
-    for the longest goes first.
+    `owner` names the model: a task for its expert, None for the base model. The least recently used
+    features are evicted first.
     """
 
     def __init__(self, limit: int = LIMIT_BYTES) -> None:
@@ -35,7 +35,7 @@ class ClassFeatures:
     def of(
         self, owner: str | None, model: DualEncoder, candidates: tuple[Candidate, ...]
     ) -> Tensor:
-        """One unit text feature per candidate (L, E)."""
+        """Return one unit text feature per candidate (L, E), float32."""
         key = (owner, candidates)
         features = self._kept.pop(key, None)
         if features is None:
@@ -47,7 +47,7 @@ class ClassFeatures:
 
 
 def encode_candidates(model: DualEncoder, candidates: Sequence[Candidate]) -> Tensor:
-    """One unit text feature per candidate (L, E), each with its own templates."""
+    """Return one unit text feature per candidate (L, E), each encoded with its own templates."""
     by_templates: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, candidate in enumerate(candidates):
         by_templates[candidate.templates].append(index)

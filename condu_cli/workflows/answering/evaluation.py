@@ -1,6 +1,6 @@
 """Evaluate: the accuracy of a learned task on labelled pictures.
 
-Two label spaces, always named beside the figure:
+There are two label spaces, always named with the figure:
 
     own     the task is named, its expert answers among its own classes
     union   the task is not named; the answer must have the right task and the right class
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What to evaluate; `data` and `data_root` None mean where the task was learned from.
+    """What to evaluate; without `data` and `data_root`, where the task was learned from.
 
-    `experts`, `router` and `rule` say how the union of all classes is decided, as in
+    `experts`, `router` and `rule` apply to the union of all classes, as in
     `PredictOptions`.
     """
 
@@ -66,8 +66,8 @@ class EvaluateRequest:
 class Evaluation:
     """Accuracies (0..1) over `n` pictures; `experts` is how many experts answer each picture.
 
-    `routed` is the share of pictures whose best task was this one, None in the own space.
-    `unreadable` says of every picture that was left out what is wrong with it.
+    `routed` is the share of pictures routed to this task, None in the `own` space. `unreadable`
+    has the reason for each picture that was skipped.
     """
 
     task: str
@@ -90,7 +90,7 @@ def evaluate(
 
     Raises:
         NotFoundError: no such task.
-        DataError: no pictures that can be read, or classes that the task does not know.
+        DataError: no readable pictures, or classes that the task does not have.
 
     """
     entry = session.entry(request.task)
@@ -120,9 +120,9 @@ def evaluate(
 
 @dataclass
 class _Asked:
-    """What came of some pictures: which could be read, and the answers about those.
+    """The answers so far: the places of the readable pictures, and the predictions for them.
 
-    `zero_shot`: the class that the base model gives each of them, where it was asked.
+    `zero_shot`: the base model's class for each of them, if requested.
     """
 
     places: list[int] = field(default_factory=list)
@@ -139,7 +139,7 @@ def _ask(
     zero_shot: bool,
     on_progress: ProgressCallback,
 ) -> _Asked:
-    """Look once at every picture, for the predictor and for the base model alone."""
+    """Decode every picture once, for the predictor and for the base model."""
     base = workspace.base
     view = view_of(base, base.preprocessing.image_size)
     asked = _Asked()
@@ -156,13 +156,13 @@ def _ask(
     if not asked.places:
         first = asked.unreadable[0].error
         raise DataError(
-            f"no picture can be read: {first.message}", reason=first.reason, **first.facts
+            f"none of the pictures can be read: {first.message}", reason=first.reason, **first.facts
         )
     return asked
 
 
 def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> int:
-    """The predicted class of this task, -1 where the answer belongs to another task."""
+    """Return the index of the predicted class, -1 if the answer belongs to another task."""
     best = prediction.answers[0]
     return classes.index(best.label) if best.task == task else -1
 
@@ -174,7 +174,7 @@ def _routed(predictions: Sequence[Prediction], task: str) -> float:
 def _samples(
     registry: Registry, entry: TaskEntry, request: EvaluateRequest
 ) -> tuple[Sequence[Sample], np.ndarray]:
-    """The split's pictures with labels in the task's class order."""
+    """Return the split's pictures, and their labels (N,) in the task's order of classes."""
     folders, names, samples, root = open_split(
         entry.name,
         request.data,
@@ -196,9 +196,9 @@ def _samples(
 
 
 def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
-    """The folder or file that a task was learned from, if it is still there.
+    """Return the folder or file that a task was learned from, None if it no longer exists.
 
-    The first registries kept it in the training record.
+    The earliest registries kept it in the training record.
     """
     recorded = registry.folder_of(entry) or entry.expert.training.get("data")
     return Path(recorded) if recorded and Path(recorded).exists() else None
@@ -207,7 +207,7 @@ def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:
 def _class_indices(
     entry: TaskEntry, folders: Sequence[str], names: Sequence[str], root: Path
 ) -> list[int]:
-    """For each class of the data its place in the task: by its name, else by its folder."""
+    """Return each data class's index in the task, matched by name, else by folder."""
     classes = entry.expert.classes
     found = places_among((classes, entry.expert.training.get("folders", ())), (names, folders))
     if found is not None:

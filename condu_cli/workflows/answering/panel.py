@@ -1,4 +1,4 @@
-"""The base model and a session's experts, asked about the same pictures."""
+"""The base model's and the experts' logits for one window of pictures."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ BATCH = 32
 
 
 class Panel:
-    """All that a rule may ask about a window's pictures; experts are decoupled one after another.
+    """Everything that a rule may ask about a window's pictures; experts are decoupled one by one.
 
-    `labels`: the caller's own, which then are the only candidates of a vote. `classes`: what the
-    models have made of class names so far, in other windows.
+    `labels`: the caller's own, which then are the only candidates of a vote. `classes`: a cache of
+    text features, shared between windows.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Panel:
         self._on_progress = on_progress
 
     def own_candidates(self, task: str) -> tuple[Candidate, ...]:
-        """The classes of one task."""
+        """Return the classes of one task."""
         return own_candidates(self._session.entry(task))
 
     def all_candidates(self) -> tuple[Candidate, ...]:
-        """The caller's labels, else the classes of all learned tasks."""
+        """Return the caller's labels, else the classes of all learned tasks."""
         if self._labels:
             return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in self._labels)
         return tuple(c for entry in self._session.entries for c in own_candidates(entry))
 
     def queries(self) -> Iterator[Query]:
-        """What the base model sees in the pictures, batch by batch in order, for a router."""
+        """Yield the base model's features of the pictures, batch by batch, for a router."""
         base = self._workspace.base
         transform = view_of(base, base.preprocessing.image_size)
         for pixels in _batches(self._window.views[transform.geometry], transform):
@@ -69,14 +69,14 @@ class Panel:
             yield Query(features.image.numpy(), features.pooled.numpy())
 
     def base_logits(self, candidates: tuple[Candidate, ...]) -> NDArray[np.float32]:
-        """The base model's scaled cosines (N, L) of all pictures with the candidates."""
+        """Return the base model's scaled cosines (N, L) between all pictures and the candidates."""
         base = self._workspace.base
         transform = view_of(base, base.preprocessing.image_size)
         classifier = self._classes.of(None, base, candidates)
         return logits_of(base, classifier, self._window.views[transform.geometry], transform)
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Say how much of a stage is done for this window, counted in pictures of all windows."""
+        """Report progress in a stage, counted in pictures of all windows."""
         window = self._window
         share = (window.end - window.start) * done // max(total, 1)
         self._on_progress(Progress(stage, window.start + share, window.total))
@@ -84,7 +84,7 @@ class Panel:
     def expert_logits(
         self, task: str, candidates: tuple[Candidate, ...], indices: Sequence[int]
     ) -> NDArray[np.float32]:
-        """An expert's scaled cosines (len(indices), L) of some pictures with the candidates."""
+        """Return an expert's scaled cosines (len(indices), L) between pictures and candidates."""
         entry = self._session.entry(task)
         expert = self._workspace.expert(self._session, entry)
         transform = view_of(expert, expert_image_size(entry))
@@ -94,12 +94,12 @@ class Panel:
 
 
 def expert_image_size(entry: TaskEntry) -> int:
-    """The size in pixels at which an expert was trained, and therefore sees best."""
+    """Return the size in pixels at which an expert was trained."""
     return int(entry.expert.training["recipe"]["image_size"])
 
 
 def view_of(model: DualEncoder, image_size: int) -> Transform:
-    """How a model is shown a picture at a size in pixels."""
+    """Return a model's evaluation transform for a size in pixels."""
     prep = model.preprocessing
     return evaluation_transform(
         image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
@@ -109,9 +109,9 @@ def view_of(model: DualEncoder, image_size: int) -> Transform:
 def logits_of(
     model: DualEncoder, classifier: Tensor, seen: Sequence[Pixels], transform: Transform
 ) -> NDArray[np.float32]:
-    """Scaled cosines (N, L) of pictures, as `transform` cut them, with a classifier (L, E).
+    """Return scaled cosines (N, L) of pictures, cropped by `transform`, with a classifier (L, E).
 
-    The classifier: what `class_features` made of the candidates with the same model.
+    The classifier is the result of `class_features` for the candidates and the same model.
     """
     parts = [
         class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)

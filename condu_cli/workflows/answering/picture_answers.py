@@ -1,4 +1,4 @@
-"""From paths on a command line to answers: folders, standard input and unreadable files."""
+"""Answer paths from a command line, including folders, standard input and unreadable files."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ def answer_paths(
     stdin: bytes = b"",
     on_progress: ProgressCallback = silent,
 ) -> tuple[list[Answered], list[DataError]]:
-    """Predict every readable picture, in order; answer with the errors of the others.
+    """Predict every readable picture, in order; return the errors of the others.
 
-    `-` stands for standard input: one picture, or a list of paths, one a line.
+    `-` stands for standard input: one picture, or a list of paths, one per line.
     """
-    predictor = Predictor(workspace, session, options)  # unknown tasks fail before any reading
+    predictor = Predictor(
+        workspace, session, options
+    )  # fails for an unknown task before anything is read
     with tempfile.TemporaryDirectory(prefix="condu-") as folder:
         named, errors = _expand(paths, stdin, Path(folder))
         pictures = [path for _, path in named]
@@ -58,7 +60,7 @@ def answer_paths(
 
 
 def _absent(pictures: Sequence[Path]) -> Sequence[Unreadable | Prediction]:
-    """What is wrong with each where none is a file: said at once, without loading a model."""
+    """Return what is wrong if no path is a file: no model needs to be loaded for that."""
     if any(path.is_file() for path in pictures):
         return []
     answers = [Reading(None, keep=False).one(path) for path in pictures]
@@ -67,7 +69,7 @@ def _absent(pictures: Sequence[Path]) -> Sequence[Unreadable | Prediction]:
 
 
 def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
-    """Standard input was read through a temporary file that the user knows nothing of."""
+    """Name standard input instead of the temporary file that it was read through."""
     if name != STANDARD_INPUT:
         return exc
     facts = {**exc.facts, "path": name}
@@ -77,7 +79,7 @@ def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
 def _expand(
     paths: Sequence[str], stdin: bytes, folder: Path
 ) -> tuple[list[tuple[str, Path]], list[DataError]]:
-    """Resolve the arguments to pictures, each with the name to print it under."""
+    """Resolve the arguments to pictures, each with the name to print."""
     named: list[tuple[str, Path]] = []
     errors: list[DataError] = []
     for text in paths:
@@ -101,7 +103,7 @@ def _expand(
 
 
 def _from_stdin(stdin: bytes, folder: Path) -> list[tuple[str, Path]]:
-    """A text that is all paths is a list of them; anything else is taken for a picture."""
+    """Read UTF-8 text as a list of paths, and anything else as a picture."""
     try:
         lines = [line for line in stdin.decode("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
 """Predict: route each picture to the experts it needs, decouple only those, and answer.
 
-A router says which tasks' experts are nearest to a picture, unless the task is named; a rule
-decides who of them answers, and among which labels. Neither knows of the other: see `ROUTERS` and
-`RULES` for those that condu brings.
+A router scores how well tasks fit a picture, unless the task is named; a rule decides which experts
+answer, and among which labels. Neither knows about the other; `ROUTERS` and `RULES` list those of
+condu.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DEFAULT_ROUTER = "pooled"
 class PredictOptions:
     """How to decide.
 
-    `task` names the expert to ask; without it `router`, a name or what makes one, finds the
-    `experts` nearest. `labels`: candidates of the caller's own. `rule` None: see `rules`.
+    `task` names the expert to ask; otherwise `router` (a name or a factory) finds the nearest
+    `experts`. `labels`: the caller's own candidates. `rule` None: the usual one, see `rules`.
     """
 
     task: str | None = None
@@ -52,7 +52,7 @@ class Predictor:
 
     Raises:
         NotFoundError: no such task, before any picture is decoded.
-        UsageError: the rule that was asked for cannot decide this.
+        UsageError: the requested rule does not fit the other options.
 
     """
 
@@ -73,9 +73,9 @@ class Predictor:
 
     @cached_property
     def geometries(self) -> frozenset[EvaluationGeometry]:
-        """How experts and the base model will look at the pictures; loads the base model."""
+        """The crops that the experts and the base model may need; loads the base model."""
         base, session, task = self._workspace.base, self._session, self._options.task
-        # Which experts will be asked is not known before the pictures are seen.
+        # Which experts are asked is known only once the pictures are routed.
         entries = session.entries if task is None else [session.entry(task)]
         sizes = {base.preprocessing.image_size, *map(expert_image_size, entries)}
         return frozenset(view_of(base, size).geometry for size in sizes)
@@ -83,7 +83,7 @@ class Predictor:
     def predict(
         self, pictures: Sequence[Picture], on_progress: ProgressCallback = silent
     ) -> list[Prediction | Unreadable]:
-        """Answer for every picture that can be read, in order; each is decoded once."""
+        """Predict every readable picture, in order; each is decoded once."""
         found: dict[int, Prediction | Unreadable] = {}
         if not pictures:
             return []
@@ -94,7 +94,7 @@ class Predictor:
         return [found[place] for place in range(len(pictures))]
 
     def answer(self, window: Window, on_progress: ProgressCallback = silent) -> list[Prediction]:
-        """Answer for the readable pictures of a window, seen by at least `geometries`."""
+        """Predict the readable pictures of a window that holds at least `geometries`."""
         if not len(window):
             return []
         labels = self._options.labels
@@ -113,7 +113,7 @@ class Predictor:
         return router_for(self._options.router, prototypes)
 
     def _route(self, panel: Panel, count: int) -> Routes:
-        """The nearest tasks of every picture by the base model's features."""
+        """Return the nearest tasks of every picture."""
         names = [entry.name for entry in self._session.entries]
         routes: list[tuple[RoutedExpert, ...]] = []
         for query in panel.queries():
@@ -129,7 +129,7 @@ def looked_at(
     geometries: Collection[EvaluationGeometry],
     on_progress: ProgressCallback = silent,
 ) -> Iterator[Window]:
-    """Windows of pictures, whose reading is told as progress; see `windows`."""
+    """Yield windows of decoded pictures and report progress; see `windows`."""
     total = len(pictures)
     return windows(
         pictures, geometries, on_done=lambda done: on_progress(Progress("reading", done, total))

@@ -1,13 +1,13 @@
-"""Rules: once it is known which experts are nearest, who answers and among which labels.
+"""Rules: given the nearest experts, decide who answers and among which labels.
 
 own     the nearest expert answers among the classes of its own task
-vote    the base model and the K nearest experts vote: the mean of their logits over labels of the
-        caller's own, else over the classes of all learned tasks
+vote    the base model and the K nearest experts vote: the mean of their logits over the caller's
+        labels, else over the classes of all learned tasks
         (ConDU, arXiv 2503.10705, whose K counts the base model)
 
-If no rule is given, the situation has one:
+The default depends on the situation:
 
-    labels of the caller's own    vote
+    the caller's own labels       vote
     the task is named             own
     several experts               vote
     the paper's router            vote, as in the paper
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from condu_cli.core.routing.routers import RouterFactory
 
 Routes: TypeAlias = Sequence[tuple[RoutedExpert, ...]]
-"""For every picture the experts that may be asked, nearest first."""
+"""For every picture, the experts that may be asked, nearest first."""
 Rule: TypeAlias = Callable[[Panel, Routes], list[Prediction]]
 """Decides for every picture of a panel, in order."""
 
 USUAL_RULES = {"paper": "vote"}
-"""Routers that come with another rule than `own`."""
+"""Routers whose default rule is not `own`."""
 
 
 def rule_for(
@@ -46,11 +46,11 @@ def rule_for(
     experts: int,
     router: str | RouterFactory,
 ) -> Rule:
-    """The rule that was asked for, else the one that belongs to the situation.
+    """Return the requested rule, else the default for the situation.
 
     Raises:
         UsageError: `own` for labels or experts that only a vote can take into account.
-        ValueError: there is no rule of that name.
+        ValueError: unknown rule.
 
     """
     name = asked or _usual(task, labels, experts, router)
@@ -79,7 +79,7 @@ def _usual(
 
 
 def own(panel: Panel, routes: Routes) -> list[Prediction]:
-    """Each picture's nearest expert answers among the classes of its own task."""
+    """Let each picture's nearest expert answer among the classes of its own task."""
     found: dict[int, Prediction] = {}
     nearest = [route[:1] for route in routes]
     for task, indices in _pictures_by_expert(nearest).items():
@@ -92,7 +92,7 @@ def own(panel: Panel, routes: Routes) -> list[Prediction]:
 
 
 def vote(panel: Panel, routes: Routes) -> list[Prediction]:
-    """Mean of the logits of the base model and of each picture's experts."""
+    """Average the logits of the base model and each picture's experts."""
     candidates = panel.all_candidates()
     votes = np.array([1 + len(route) for route in routes], dtype=np.float64)
     total = panel.base_logits(candidates).astype(np.float64)
@@ -109,7 +109,7 @@ RULES: dict[str, Rule] = {"own": own, "vote": vote}
 
 
 def _pictures_by_expert(routes: Routes) -> dict[str, list[int]]:
-    """Which pictures each expert is asked about, so that it is decoupled only once."""
+    """Group pictures by expert, so that each expert is decoupled only once."""
     indices: dict[str, list[int]] = defaultdict(list)
     for index, route in enumerate(routes):
         for expert in route:

@@ -1,8 +1,7 @@
-"""What the base model sees in a task's pictures: computed once, and kept for the next time.
+"""The base model's features of a task's pictures, computed once and cached.
 
-A base model never changes, so that its features of a picture are the same whichever recipe, method
-or registry they are needed for. They are kept in the user's cache, by the pictures' paths, inodes,
-sizes and times of change.
+A base model never changes, so its features of a picture are the same for every recipe, method and
+registry. They are kept in the user's cache, keyed by the pictures' paths, inodes, sizes and times.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Seen(NamedTuple):
 
 
 class BaseFeatures:
-    """The base model's features of a fixed list of pictures, kept or to be computed."""
+    """The base model's features of a fixed list of pictures, from the cache or computed."""
 
     def __init__(self, base: DualEncoder, samples: Sequence[Sample]) -> None:
         self._base = base
@@ -53,24 +52,24 @@ class BaseFeatures:
 
     @property
     def kept(self) -> bool:
-        """Whether they were computed before."""
+        """Whether they are in the cache."""
         return bool(self._rows)
 
     def known(self, samples: Sequence[Sample]) -> Seen:
-        """The features of those of the samples that were computed before."""
+        """Return the cached features of those samples that have any."""
         found = [sample for sample in samples if _name(sample) in self._rows]
         rows = [self._rows[_name(sample)] for sample in found]
         return Seen(found, self._image[rows], self._pooled[rows])
 
     def compute(self, samples: list[Sample], pixels: Tensor) -> Seen:
-        """Features of pictures (B, 3, S, S) as the evaluation transform gives them."""
+        """Compute the features of pictures (B, 3, S, S) from the evaluation transform."""
         found = image_features(self._base, pixels)
         seen = Seen(samples, found.image.numpy(), found.pooled.numpy())
         self._computed.append(seen)
         return seen
 
     def keep(self) -> None:
-        """Save what was computed for the next time."""
+        """Save what was computed in the cache."""
         if self._key is None or not self._computed:
             return
         names = [_name(sample) for seen in self._computed for sample in seen.samples]
@@ -86,7 +85,7 @@ class BaseFeatures:
 
 
 def _key(base: DualEncoder, samples: Sequence[Sample]) -> list[str] | None:
-    """All that the features depend on; None where the pictures are not files."""
+    """Return everything that the features depend on; None if the pictures are not files."""
     if not samples or not all(isinstance(sample.picture, Path) for sample in samples):
         return None
     about = [
@@ -96,7 +95,7 @@ def _key(base: DualEncoder, samples: Sequence[Sample]) -> list[str] | None:
     ]
     try:
         return about + [_state(sample) for sample in samples]
-    except OSError:  # a picture that is not there; reading the pictures says which
+    except OSError:  # a missing picture; reading the pictures reports it
         return None
 
 

@@ -1,4 +1,4 @@
-"""Where a task is learned to: a registry that may not be there yet, and the training kept in it."""
+"""The registry that a task is learned into, perhaps not created yet, and what is kept there."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class Site:
-    """The place that one task is to be learned to, as it is before anything large is loaded.
+    """The registry's folder before anything large is loaded.
 
-    `own_file`: the file of a training that is taken up again; `retrain`: whether what is kept of
-    the task may be replaced. `found`: the registry, if it is there.
+    `own_file`: the file of a training to resume. `retrain`: files kept of the task may be replaced.
+    `found`: the registry, None if it does not exist.
 
     Raises:
         ConduError: a folder could not be made at the path.
         NoRegistryError: something else is at the path.
-        UsageError: the task is known already, or something is kept of it and neither that nor a
-            retraining was asked for.
+        UsageError: the task is already known, or something is kept of it and it is neither resumed
+            nor retrained.
 
     """
 
@@ -47,7 +47,7 @@ class Site:
         self._replaced = self._left_over(retrain=retrain)
 
     def _left_over(self, *, retrain: bool) -> list[Path]:
-        """Files of earlier trainings of the task, which go when this one is committed."""
+        """Return the files of earlier trainings of the task, which this one's commit removes."""
         if self.found is None:
             return []
         task = self._task
@@ -62,18 +62,20 @@ class Site:
             )
         if runs:
             raise UsageError(
-                f"a training of '{task}' was interrupted and is kept", reason="run-waits", task=task
+                f"a training of '{task}' was interrupted and can be resumed",
+                reason="run-waits",
+                task=task,
             )
         return []
 
     def settled(self, config: RegistryConfig) -> Destination:
-        """Build on what is HEAD now: an earlier task of the same command may have moved it.
+        """Build on the current HEAD: an earlier task of the same command may have moved it.
 
-        `config`: of the registry, should it have to be created.
+        `config`: the registry's, in case it has to be created.
 
         Raises:
-            BaseModelError: another process has created a registry of another kind meanwhile.
-            UsageError: another process has learned the task meanwhile.
+            BaseModelError: another process has created a registry of another kind.
+            UsageError: another process has learned the task.
 
         """
         registry = self.found
@@ -87,10 +89,10 @@ class Site:
 
 
 class Destination:
-    """The registry that one task goes to, and what its training writes down there.
+    """The registry that one task is committed to, and what its training saves there.
 
-    `config`: the registry's, also before it exists; `parent`: the HEAD to build on;
-    `moved_to`: where the registry is, if not where it was asked for. `Site.settled` makes it.
+    `config`: the registry's, even before it exists. `parent`: the HEAD to build on. `moved_to`: the
+    registry's path, if it is not the requested one. Created by `Site.settled`.
     """
 
     def __init__(
@@ -109,10 +111,10 @@ class Destination:
         self._replaced = replaced
 
     def registry(self) -> Registry:
-        """The registry, created if need be.
+        """Return the registry, created if necessary.
 
-        If another process has created one of another kind there meanwhile, this one is created
-        beside it: what was trained must not be lost.
+        If another process has created one of another kind there, this one is created beside it:
+        a trained expert must not be lost.
         """
         if self._registry is None:
             try:
@@ -128,21 +130,21 @@ class Destination:
         return self._file is not None
 
     def keep(self, unfinished: Unfinished) -> None:
-        """Write the training down, in the place of what it wrote before.
+        """Save the training, replacing what it saved before.
 
         Raises:
-            ConduError: there is no room.
+            ConduError: the disk is full.
 
         """
         self._file = save_unfinished(self.registry(), unfinished, self._file)
 
     def drop(self) -> None:
-        """Remove what the training has saved."""
+        """Remove what the training saved."""
         if self._registry is not None and self._file is not None:
             self._registry.runs.remove(self._file)
 
     def drop_all(self) -> None:
-        """Once the task is committed, remove its training and those that it replaces."""
+        """Remove the training and those that it replaces, once the task is committed."""
         for path in self._replaced:
             path.unlink(missing_ok=True)
         self.drop()

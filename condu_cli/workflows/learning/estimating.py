@@ -1,4 +1,4 @@
-"""What a training will take, measured by doing a little of it on copies that are thrown away."""
+"""Estimate what a training takes, by running a little of it on throw-away copies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from condu_cli.workflows.learning.planning import LearnPlan
 
 TRIAL_ITERATIONS = 3
-"""The first, which also sets things up, is not counted."""
+"""The first iteration includes set-up and is not counted."""
 TRIAL_PICTURES = 64
 
 
@@ -33,7 +33,7 @@ TRIAL_PICTURES = 64
 class Estimate:
     """Times in seconds; memory is the peak of this process, or of the GPU, in bytes.
 
-    None where the system does not tell (Windows, without a GPU).
+    Memory is None if the system does not report it (Windows without a GPU).
     """
 
     reading_seconds: float
@@ -41,25 +41,24 @@ class Estimate:
     train_seconds: float
     memory_bytes: int | None
     expert_bytes: int
-    """What the trained expert takes on the disk until it is committed."""
+    """The trained expert's size on disk until it is committed."""
 
 
 def estimate(plan: LearnPlan, base: DualEncoder, processes: int = 1) -> Estimate:
-    """Read a few pictures and train a few iterations of a plan, as one process of a team would.
+    """Read a few pictures and train a few iterations, as one process of a team would.
 
     Raises:
-        DataError: none of the pictures that were tried can be read.
+        DataError: none of the sampled pictures can be read.
 
     """
     sample = _spread(plan, max(TRIAL_PICTURES, plan.recipe.batch_size))
-    # A few pictures say nothing about how many are broken, and may hold a class only once.
+    # A small sample says nothing about the share of broken pictures, and may lack classes.
     rules = ReadingRules(plan.request.workers, len(sample), every_class=False)
     pictures = PictureSet.for_training(sample, plan.recipe.image_size, rules=rules)
     seconds = _reading_seconds(pictures, base)
     if not len(pictures):
         raise DataError(
-            f"none of the {len(sample)} pictures that were tried can be read: "
-            f"{pictures.unreadable[0].reason}",
+            f"none of {len(sample)} sampled pictures can be read: {pictures.unreadable[0].reason}",
             reason="none-readable",
             tried=len(sample),
         )
@@ -81,7 +80,7 @@ def estimate(plan: LearnPlan, base: DualEncoder, processes: int = 1) -> Estimate
 
 
 def _measurements(plan: LearnPlan) -> int:
-    """How often a training looks at the pictures held out."""
+    """Return how often a training measures on the held-out pictures."""
     every = plan.recipe.validate_every
     return math.ceil(plan.recipe.iterations / every) if every else 0
 
@@ -89,10 +88,10 @@ def _measurements(plan: LearnPlan) -> int:
 def _memory_bytes(
     plan: LearnPlan, base: DualEncoder, pictures: PictureSet, parameters: int
 ) -> int | None:
-    """The peak of the trial, and what a whole training holds beyond it.
+    """Return the trial's peak, plus what a full training holds beyond it.
 
-    That is the decoded pictures, as far as they are kept in memory, and the copy of weights and
-    moments while they are saved. Neither is on a GPU.
+    That is the decoded pictures, as far as they are kept in memory, and a copy of weights and
+    moments while they are saved. Neither is in a GPU's memory.
     """
     peak = _peak_bytes(base.device)
     if peak is None or base.device.type == "cuda":
@@ -105,13 +104,13 @@ def _memory_bytes(
 
 
 def _spread(plan: LearnPlan, count: int) -> list[Sample]:
-    """Some of the training pictures, from all over the set."""
+    """Return some of the training pictures, spread over the set."""
     train = plan.data.train
     return list(train[:: max(1, len(train) // count)][:count])
 
 
 def _reading_seconds(pictures: PictureSet, base: DualEncoder) -> tuple[float, float]:
-    """Decoding pictures once, and computing their base features."""
+    """Return the seconds of decoding pictures once, and of computing their base features."""
     prep = base.preprocessing
     transform = evaluation_transform(
         prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
@@ -156,4 +155,4 @@ def _peak_bytes(device: torch.device) -> int | None:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere else
+    return peak if sys.platform == "darwin" else peak * 1024  # in kilobytes on other systems

@@ -1,4 +1,4 @@
-"""Everything about a training that is settled and checked before it starts."""
+"""Plan a training: settle and check everything before it starts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from condu_cli.data.labelled import LabelledPictures, Sample
 
 VALIDATION_SHARE = 0.1
-"""Of the training pictures, held out where a validation is asked for without a share."""
+"""Default share of the training pictures to hold out, if anything is measured."""
 MEASUREMENTS = 10
-"""How often a run measures itself where a validation is asked for without a number."""
+"""Default number of measurements in a run, if anything is measured."""
 MOST_EPOCHS = 1_000_000
 PATHS = ("data", "data_root", "class_names")
 
@@ -64,14 +64,14 @@ class LearnRequest:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> LearnRequest:
-        """Return the request that `as_record` wrote down; raise TypeError for anything else."""
+        """Return the request that `as_record` recorded; raise TypeError for anything else."""
         paths = {name: None if record[name] is None else Path(record[name]) for name in PATHS}
         return cls(**{**record, **paths, "templates": tuple(record["templates"])})
 
 
 @dataclass(frozen=True)
 class DrawnPictures:
-    """A task's pictures as they are: those to train on, held out and to test with."""
+    """A task's pictures: to train on, held out, and to test with."""
 
     root: Path
     data: LabelledPictures
@@ -81,7 +81,7 @@ class DrawnPictures:
 
 @dataclass(frozen=True)
 class LearnPlan:
-    """Everything that is settled before training starts: what was drawn, and the recipe."""
+    """Everything that is settled before training starts: the pictures and the recipe."""
 
     request: LearnRequest
     drawn: DrawnPictures
@@ -106,7 +106,7 @@ class LearnPlan:
 
     @property
     def validation(self) -> tuple[Sample, ...]:
-        """The pictures held out of training, to measure on."""
+        """The held-out pictures to measure on."""
         return self.drawn.validation
 
     @property
@@ -116,18 +116,18 @@ class LearnPlan:
 
     @property
     def overridden(self) -> tuple[str, ...]:
-        """Names of the values that were given instead of the preset's."""
+        """Names of the values that override the preset."""
         return tuple(sorted(self.request.overrides))
 
 
 def draw_pictures(request: LearnRequest) -> DrawnPictures:
-    """Read the data set's layout and draw from it, before any model is loaded.
+    """Read the data set's layout and draw the pictures, before any model is loaded.
 
     No picture is decoded.
 
     Raises:
         DataError: no usable pictures or class names.
-        UsageError: a value makes no sense.
+        UsageError: a value is out of range.
 
     """
     _check_values(request.given)
@@ -147,8 +147,8 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
     data, validation = hold_out(data, share, request.seed) if share else (data, ())
     if share and not validation:
         raise UsageError(
-            f"no picture can be held out of {len(data.train)} of {len(data.class_names)} classes, "
-            "since every class keeps one",
+            f"no picture can be held out of {len(data.train)} pictures of {len(data.class_names)} "
+            "classes, since every class keeps one",
             reason="none-to-hold-out",
             pictures=len(data.train),
             classes=len(data.class_names),
@@ -164,10 +164,10 @@ def plan_training(
     *,
     creates_registry: bool,
 ) -> LearnPlan:
-    """Settle the recipe for a base model and the pictures that were drawn.
+    """Settle the recipe for a base model and the drawn pictures.
 
     Raises:
-        UsageError: a value makes no sense.
+        UsageError: a value does not fit the base model or the pictures.
 
     """
     preset = preset_for(
@@ -197,12 +197,12 @@ def settle_recipe(
     *,
     pictures: int,
 ) -> Recipe:
-    """The preset with the request's overrides.
+    """Apply the request's overrides to the preset.
 
     Training uses the first template only, as ConDU's released code does.
 
     Raises:
-        UsageError: a value out of range, or another image size for a fixed-size tower.
+        UsageError: a value out of range, or an image size that a fixed-size tower does not take.
 
     """
     given = request.given
@@ -231,7 +231,7 @@ def settle_recipe(
 
 
 def _wants_validation(given: Mapping[str, Any]) -> bool:
-    """Any of the options that need pictures held out asks for them."""
+    """Return whether any option needs held-out pictures."""
     return bool(given.get("validation_share") or _uses_validation(given))
 
 
@@ -247,7 +247,7 @@ def _validation_share(given: Mapping[str, Any]) -> float:
 
 
 def _check_values(given: Mapping[str, Any]) -> None:
-    """Refuse what makes no sense whatever the base model."""
+    """Refuse values that are out of range for every base model."""
     if "epochs" in given and "iterations" in given:
         raise UsageError("use only one of epochs and iterations", reason="two-lengths")
     if not given.get("learning_rate", 1.0) > 0:
@@ -282,7 +282,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
         )
     if given.get("validation_share") == 0 and _uses_validation(given):
         raise UsageError(
-            "validation_share 0 holds out no picture to measure on",
+            "validation_share 0 holds out no pictures to measure on",
             reason="nothing-to-measure-on",
             parameter="validation_share",
             value=0,

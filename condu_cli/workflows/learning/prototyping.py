@@ -1,7 +1,7 @@
-"""Prototypes of a new task: one pass over its training pictures, which reads and checks them too.
+"""Build a new task's prototypes in the same pass that reads and checks its pictures.
 
-The base model sees every picture whole and without augmentation, in the same pass in which the
-pictures are decoded, checked and kept for the training.
+The base model sees every picture whole and without augmentation. In the same pass the pictures are
+decoded, checked and kept for training.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def build_task_prototypes(
     per_class: int | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Prototypes:
-    """Text, image and pooled prototypes of a task's classes, without augmentation.
+    """Build text, image and pooled prototypes of a task's classes, without augmentation.
 
-    Scans `pictures`: afterwards it holds the readable ones only, in memory where they fit.
-    `per_class`: the base model sees at most this many pictures of each class, those first in the
-    order of a hash of their names; all of them are read and checked.
+    Scans `pictures`, which then holds only the readable ones, in memory if they fit.
+    `per_class`: the base model sees at most this many pictures of each class, the first in order of
+    a hash of their names; all of them are read and checked.
     Source: ConDU (arXiv 2503.10705), prototypes; all features from the base model.
 
     Raises:
-        DataError: there are no training pictures, too many cannot be read, or all of a class.
+        DataError: there are no training pictures, or too many (or all of a class) cannot be read.
         UsageError: `per_class` is below 1.
 
     """
@@ -87,7 +87,7 @@ def _with_images(text: NDArray[np.float32], batches: Iterator[Seen]) -> Prototyp
 
 
 class _Pass:
-    """One scan of all pictures, and those among them that the base model is shown."""
+    """One scan of all pictures, some of which the base model sees."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _Pass:
         self._on_progress = on_progress
 
     def through(self, features: BaseFeatures) -> Iterator[Seen]:
-        """Read everything; answer with the features of those that the base model is shown."""
+        """Read all pictures; yield the features of those that the base model sees."""
         if features.kept:
             yield from self._kept(features)
             return
@@ -111,7 +111,7 @@ class _Pass:
         features.keep()
 
     def _kept(self, features: BaseFeatures) -> Iterator[Seen]:
-        """Pictures whose features are known are read for the training alone."""
+        """Yield cached features, and read the pictures only for training."""
         self._pictures.read(self._on_done())
         readable = self._pictures.samples
         chosen = list(
@@ -123,7 +123,7 @@ class _Pass:
             known.update(seen.samples)
             if seen.samples:
                 yield seen
-        # One that could not be read last time, or steps in for one that cannot be read now.
+        # Unreadable last time, or a substitute for one that is unreadable now.
         for samples, pixels in self._again([s for s in chosen if s not in known]):
             yield features.compute(samples, pixels)
 
@@ -132,7 +132,7 @@ class _Pass:
         return lambda done: self._on_progress(Progress("prototypes", done, total))
 
     def _batches(self) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Samples and their pictures (B, 3, S, S)."""
+        """Yield samples and their pictures (B, 3, S, S)."""
         scan = self._pictures.scan(self._transform, BATCH, self._on_done())
         if self._per_class is None:
             yield from scan
@@ -142,16 +142,16 @@ class _Pass:
     def _chosen(
         self, scan: Iterator[tuple[list[Sample], Tensor]], per_class: int
     ) -> Iterator[tuple[list[Sample], Tensor]]:
-        """The first of every class in the order of a hash, in full batches.
+        """Yield the first of every class in the order of a hash, in full batches.
 
-        Who is first is known for sure only when all are read: for those that turned out to be
-        unreadable others step in, which are decoded once more.
+        Which are first is certain only when all have been read: others replace those that turn out
+        to be unreadable, and are decoded a second time.
         """
         expected = set(first_of_each_class(self._pictures.samples, per_class))
         shown: set[Sample] = set()
         waiting: list[tuple[Sample, Tensor]] = []
         for samples, pixels in scan:
-            # Copies: a row of a batch would keep all of the batch in memory.
+            # Cloned: a view of one row would keep the whole batch in memory.
             waiting += [
                 (s, p.clone()) for s, p in zip(samples, pixels, strict=True) if s in expected
             ]
@@ -167,7 +167,7 @@ class _Pass:
         )
 
     def _again(self, missing: Sequence[Sample]) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Pictures that are decoded once more, (B, 3, S, S)."""
+        """Decode pictures a second time; yield batches (B, 3, S, S)."""
         wanted = set(missing)
         readable = self._pictures.samples
         rows = [index for index, sample in enumerate(readable) if sample in wanted]
@@ -182,7 +182,7 @@ def _stacked(pairs: Sequence[tuple[Sample, Tensor]]) -> tuple[list[Sample], Tens
 
 
 def first_of_each_class(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The `count` samples of each class that come first in the order of a hash of their names."""
+    """Return the first `count` samples of each class in the order of a hash of their names."""
     by_label: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_label[sample.label].append(sample)

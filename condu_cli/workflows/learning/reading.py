@@ -1,4 +1,4 @@
-"""Reading a task's pictures before training: each decoded once, for everything that needs it."""
+"""Read a task's pictures before training, decoding each of them once."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """The pictures that can be read, the task's prototypes, and what was left out.
+    """The readable pictures, the task's prototypes, and the reasons for skipped pictures.
 
-    `prototypes` is None where they were not asked for, and in every process but the first.
+    `prototypes` is None if not requested, and in every process but the first.
     """
 
     data: TrainingData
@@ -45,11 +45,11 @@ def read_pictures(
 ) -> Read:
     """Decode the training pictures in one pass that also builds the prototypes.
 
-    Process 0 of a team reads; the others learn from it which pictures are readable, and decode
-    those that they train on when they need them.
+    Process 0 of a team reads. The others get the list of readable pictures from it, and decode
+    those that they train on lazily.
 
     Raises:
-        DataError: too many pictures cannot be read, or all of a class.
+        DataError: too many pictures, or all of a class, cannot be read.
 
     """
     request = plan.request
@@ -87,14 +87,14 @@ def _read_held_out(pictures: PictureSet) -> None:
     if not len(pictures):
         broken = pictures.unreadable
         raise DataError(
-            f"none of the {len(broken)} pictures held out can be read: {broken[0].reason}",
+            f"none of the {len(broken)} held-out pictures can be read: {broken[0].reason}",
             reason="none-held-out-readable",
             unreadable=len(broken),
         )
 
 
 def _agree(team: Team, pictures: PictureSet, known: Sequence[Sample]) -> PictureSet:
-    """The set of process 0, in every process: by name, for pictures may not travel."""
+    """Give every process the picture set of process 0, by name: pictures may not be picklable."""
     chosen = team.share([picture_name(sample.picture) for sample in pictures.samples])
     if team.rank == 0:
         return pictures

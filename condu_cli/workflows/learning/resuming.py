@@ -1,4 +1,4 @@
-"""Go on with what was interrupted: commit trained experts, finish trainings."""
+"""Resume what was interrupted: commit trained experts, finish trainings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A kept expert that is committed: its summary, or the session that had it before."""
+    """A committed expert: its summary, or None if `session` already had it."""
 
     task: str
     summary: LearnSummary | None
@@ -32,7 +32,7 @@ class Resumed:
 
 
 class Kept(NamedTuple):
-    """Files of experts that wait to be committed, and of trainings that are to be finished."""
+    """Files of experts to commit and of trainings to finish."""
 
     experts: tuple[Path, ...]
     runs: tuple[Path, ...]
@@ -45,15 +45,15 @@ def resume(
     on_done: Callable[[Resumed], None] = lambda _: None,
     machine: Machine | None = None,
 ) -> list[Resumed]:
-    """Commit the trained experts that wait, then finish the trainings that were interrupted.
+    """Commit the trained experts that are kept, then finish the interrupted trainings.
 
-    All of them, or those of one task. Experts are committed on whatever HEAD is. `on_done` hears
-    of each at once. One that fails does not keep the others back.
+    All of them, or those of one task. Experts are committed on top of the current HEAD. `on_done`
+    is called after each. A failure does not stop the others.
 
     Raises:
         NotFoundError: there is nothing to resume.
-        PartialError: some could not be committed or finished; they are still kept.
-        ConduError: what kept the only one, or the first of them all, from being committed.
+        PartialError: some could not be committed or finished, and are still kept.
+        ConduError: the first failure, if none could be committed.
         InterruptedByUserError: the user pressed Ctrl-C again.
 
     """
@@ -85,24 +85,24 @@ def _all(
     registry: Registry, task: str | None, on_progress: ProgressCallback, machine: Machine
 ) -> Iterator[Resumed | ConduError | None]:
     team = machine.team
-    found = team.share(to_go_on_with(registry, task))
+    found = team.share(latest_kept(registry, task))
     for path in found.experts if team.rank == 0 else ():
         name = registry.waiting.task_of(path)
         replaced = [*registry.waiting.paths(name), *registry.runs.paths(name)]
         done = _commit_waiting(registry, path, on_progress)
         if isinstance(done, Resumed):
-            for file in replaced:  # none of them was later, or it would have been taken instead
+            for file in replaced:  # all are older: `latest_kept` takes the latest
                 file.unlink(missing_ok=True)
-        # Where the file is gone, another process has committed it meanwhile.
+        # If the file is gone, another process has committed it.
         yield None if isinstance(done, ConduError) and not path.exists() else done
     for path in found.runs:
         yield _finish(registry, path, on_progress, machine)
 
 
-def to_go_on_with(registry: Registry, task: str | None = None) -> Kept:
-    """What `resume` would take: of all that is kept of a task, the latest.
+def latest_kept(registry: Registry, task: str | None = None) -> Kept:
+    """Return what `resume` would take: the latest file kept of each task.
 
-    A retraining takes the place of what was before, whether that was finished or not.
+    A retraining replaces earlier files, finished or not.
     """
     experts, runs = _latest(registry.waiting, task), _latest(registry.runs, task)
     for name in experts.keys() & runs.keys():
@@ -112,12 +112,12 @@ def to_go_on_with(registry: Registry, task: str | None = None) -> Kept:
 
 
 def _latest(files: TaskFiles, task: str | None) -> dict[str, Path]:
-    """Tasks with the latest of their files."""
+    """Map each task to its latest file."""
     return {files.task_of(path): path for path in files.paths(task)}
 
 
 def _written_at(path: Path) -> int:
-    """When a file was written, in ns; 0 if it is gone: another process committed it."""
+    """Return a file's modification time in ns; 0 if another process committed and removed it."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def _finish(
     try:
         unfinished = load_unfinished(registry, registry.runs.open(path))
         known = machine.team.share(registry.session_of_run(unfinished.run))
-        if known is not None:  # committed, and stopped before this file could go
+        if known is not None:  # committed, but killed before this file was removed
             registry.runs.remove(path)
             return Resumed(unfinished.task, None, known)
         learner = Learner(
@@ -167,7 +167,7 @@ def _finish(
         raise
     except ConduError as exc:
         _point_to_older(registry, task, older, exc)
-        if machine.team.size > 1:  # the others do not know of it, and would wait for ever
+        if machine.team.size > 1:  # the other processes do not know, and would wait forever
             raise
         return exc
     if summary is None:  # another process of the team has committed it
@@ -176,10 +176,10 @@ def _finish(
 
 
 def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: ConduError) -> None:
-    """Where a retraining cannot go on, add that the expert that it was to replace is kept.
+    """If a retraining cannot continue, add that the expert it was to replace is kept.
 
-    `older`: the experts that waited before. Not where the retraining is finished and only its
-    commit failed, nor where the task is learned by now.
+    `older`: the experts kept before. Does nothing if the retraining is finished and only its commit
+    failed, or if the task has been learned.
     """
     head = registry.head()
     known = head is not None and task in {entry.name for entry in head.entries}

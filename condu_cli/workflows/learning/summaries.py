@@ -1,4 +1,4 @@
-"""What a finished `learn` reports."""
+"""The summary of a finished `learn`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnSummary(CommitSeconds):
-    """What a finished `learn` reports; times in seconds. An imported expert has no loss.
+    """The summary of a finished `learn`; times in seconds. An imported expert has no loss.
 
-    `prototype_seconds` is reading the pictures and building the prototypes from them.
-    `validation_accuracy` is that of the weights that were
-    kept, None where nothing was held out; `unreadable` says of every picture that was left out
-    what is wrong with it.
+    `prototype_seconds` covers reading the pictures and building the prototypes.
+    `validation_accuracy` is that of the kept weights, None if no pictures were held out.
+    `unreadable` has the reason for each picture that was skipped.
     """
 
     session: str
@@ -38,7 +37,7 @@ class LearnSummary(CommitSeconds):
 
 
 def summarise(trained: TrainedExpert, commit: ExpertCommit) -> LearnSummary:
-    """The result of a commit of a trained expert."""
+    """Summarise the commit of a trained expert."""
     training = trained.training
     recipe = training.get("recipe", {})
     return LearnSummary(
@@ -58,20 +57,20 @@ def summarise(trained: TrainedExpert, commit: ExpertCommit) -> LearnSummary:
 
 
 def _kept_accuracy(training: Mapping[str, Any]) -> float | None:
-    """The measurement of the iteration whose weights became the expert."""
+    """Return the accuracy at the iteration whose weights became the expert."""
     kept = training.get("kept_iteration")
     measured = [v["accuracy"] for v in training.get("validation", ()) if v["iteration"] == kept]
     return measured[-1] if measured else None
 
 
 def _divergence(training: Mapping[str, Any]) -> tuple[str, ...]:
-    """What to say of a training that ended with the best weights before its loss diverged."""
+    """Warn about a training that kept its best weights from before its loss diverged."""
     found = training.get("diverged")
     if found is None:
         return ()
     accuracy = _kept_accuracy(training) or 0.0
     return (
-        f"{found}; the expert is that of iteration {training['kept_iteration']}, the best one "
-        f"measured ({100 * accuracy:.1f} % of the pictures held out): a lower learning rate may do "
+        f"{found}; the expert is that of iteration {training['kept_iteration']}, the best "
+        f"measured ({100 * accuracy:.1f} % on held-out pictures): a lower learning rate may do "
         "better",
     )

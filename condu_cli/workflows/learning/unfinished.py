@@ -1,4 +1,4 @@
-"""Trainings that are not finished: saved while they run, and taken up again."""
+"""Unfinished trainings: saved while they run, and resumed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ STATE, PROTOTYPES = "state/", "prototypes/"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A training between two iterations, with all that it was started with.
+    """A training between two iterations, with everything that it was started with.
 
-    `run` is the mark by which its expert will be known; `data` names pictures, labels and
-    classes by a hash. `root`: the data root that `CONDU_DATA` named when it began.
+    `run` identifies the training and later its expert; `data` is a hash of pictures, labels and
+    classes. `root`: the data root that `CONDU_DATA` named when the training began.
     """
 
     task: str
@@ -49,9 +49,9 @@ class Unfinished:
 
     @property
     def request_now(self) -> LearnRequest:
-        """The request; what `CONDU_DATA` led to is found also where it is no longer set.
+        """The request, with the recorded data root if `CONDU_DATA` is no longer set.
 
-        Where it names another folder by now, the pictures have moved there.
+        If it now names another folder, the pictures are taken to have moved there.
         """
         request = self.request
         if request.data or request.data_root or data_root() is not None:
@@ -60,17 +60,17 @@ class Unfinished:
 
     @property
     def iteration(self) -> int:
-        """How many iterations are done."""
+        """The number of completed iterations."""
         return int(self.state.history["iteration"])
 
 
 def save_unfinished(
     registry: Registry, unfinished: Unfinished, replaces: Path | None = None
 ) -> Path:
-    """Write a training down, in the place of what it wrote before, and say where.
+    """Save a training, replacing its earlier file, and return the new file's path.
 
     Raises:
-        ConduError: there is no room.
+        ConduError: the disk is full.
 
     """
     arrays = {STATE + name: values for name, values in unfinished.state.arrays.items()}
@@ -93,7 +93,7 @@ def save_unfinished(
 
 
 def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
-    """Read a training back.
+    """Read a saved training.
 
     Raises:
         IntegrityError: the file is corrupt, or belongs to another base model or registry.
@@ -101,7 +101,7 @@ def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
     """
     record = registry.runs.verified_record(file)
     if record.get("fingerprint") != registry.config.fingerprint():
-        raise registry.runs.damaged(file.path, "it belongs to a registry of another base model")
+        raise registry.runs.unusable(file.path, "it belongs to a registry of another base model")
     try:
         return Unfinished(
             task=file.task,
@@ -114,15 +114,15 @@ def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
             root=Path(record["root"]) if record.get("root") else None,
         )
     except (InvalidStateError, KeyError, TypeError) as exc:
-        raise registry.runs.damaged(file.path, f"it holds no training: {exc}") from exc
+        raise registry.runs.unusable(file.path, f"it does not hold a training: {exc}") from exc
 
 
 def data_fingerprint(
     samples: Sequence[Sample], validation: Sequence[Sample], plan: LearnPlan
 ) -> str:
-    """Name the pictures, their labels and their order by a hash; of their bytes only the names.
+    """Hash the pictures' names, labels and order, but not their contents.
 
-    Where the pictures lie does not matter: a disk may be mounted elsewhere.
+    The folder does not matter: a disk may be mounted elsewhere.
     """
     root = plan.data_root if plan.data_root.is_dir() else plan.data_root.parent
     listed = [
@@ -136,14 +136,14 @@ def data_fingerprint(
 
 
 def _name_below(root: Path, sample: Sample) -> str:
-    """A picture's name, for a file its path from the folder of the data set."""
+    """Return a picture's name; for a file, its path relative to the data set's folder."""
     if isinstance(sample.picture, Path):
         return os.path.relpath(sample.picture, root)
     return picture_name(sample.picture)
 
 
 def check_same_data(unfinished: Unfinished, found: str) -> None:
-    """Refuse to resume with other pictures than the training began with.
+    """Refuse to resume with different pictures.
 
     Raises:
         DataError: pictures, labels or classes have changed.

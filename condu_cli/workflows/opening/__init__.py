@@ -1,1 +1,1 @@
-"""What a command opens before it works: the registry, its base model, a pinned session."""
+"""Open what a command works on: the registry, its base model, a pinned session."""

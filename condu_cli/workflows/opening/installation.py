@@ -1,4 +1,4 @@
-"""`doctor`: is the installation sound, and is the registry?"""
+"""`doctor`: check the installation and the registry."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ FREE_BYTES_WANTED = 2 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's answer.
+    """One line of the doctor's report.
 
-    Where it is not ok, `failure` and `facts` name its kind and what it is about, as an error's
-    reason and facts do.
+    If it failed, `failure` and `facts` describe the failure, like an error's reason and facts.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Check:
 
 
 def examine(registry_path: Path) -> list[Check]:
-    """Run all the checks; none of them changes anything."""
+    """Run all checks; none of them changes anything."""
     checks = [
         Check("condu", True, f"{__version__}, Python {platform.python_version()}"),
         *(_check_library(name) for name in LIBRARIES),
@@ -71,7 +70,7 @@ def examine(registry_path: Path) -> list[Check]:
 
 
 def _check_library(module: str) -> Check:
-    """Import in a process of its own: a broken native library may end the process."""
+    """Import in a separate process: a broken native library can crash it."""
     distribution = DISTRIBUTIONS.get(module, module)
     package = {"package": distribution}
     try:
@@ -97,7 +96,7 @@ def _check_library(module: str) -> Check:
 
 
 def _check_compiler() -> Check:
-    """Without numba everything works, only slower: that is nothing to be mended."""
+    """Check numba; without it condu works, only slower, so its absence is not a failure."""
     check = _check_library("numba")
     if check.ok:
         return check
@@ -105,7 +104,7 @@ def _check_compiler() -> Check:
 
 
 def _explain_torchvision(check: Check) -> Check:
-    """A torchvision for another build of torch is the commonest broken installation."""
+    """Recognise a torchvision for another build of torch, the most common broken installation."""
     if check.ok or "torchvision::nms" not in check.detail:
         return check
     return Check(check.name, False, check.detail, failure="torchvision-of-other-build")
@@ -138,7 +137,7 @@ def _check_registry(registry_path: Path) -> Check:
     try:
         registry = open_if_there(registry_path)
         if registry is None:
-            return Check("registry", True, f"none yet at {registry_path}; learn will create it")
+            return Check("registry", True, f"none yet at {registry_path}; condu learn creates it")
         head = registry.head()
     except ConduError as exc:
         return Check("registry", False, exc.message, failure=exc.reason, facts=exc.facts)

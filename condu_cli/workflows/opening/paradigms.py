@@ -1,7 +1,7 @@
-"""The two ways to fine-tune an expert: the model's own weights, or LoRA factors beside them.
+"""The two ways to fine-tune an expert: all weights of the model, or LoRA factors.
 
-The paradigm is the registry's, chosen when it is created and never again: deltas of weights and
-deltas of factors cannot be unified with each other.
+A registry's paradigm is chosen when it is created and never changes: deltas of weights and deltas
+of factors cannot be unified with each other.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ METHODS = (FULL, LORA)
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """What the user said of a LoRA registry; None, () and False leave it to the base model.
+    """The user's options for a LoRA registry; None, () and False mean the default.
 
-    `alpha` defaults to the rank, so that B @ A is added as it is. `targets`: glob patterns over
-    the names of layers.
+    `alpha` defaults to the rank, so that B @ A is added unscaled. `targets` are glob patterns for
+    names of layers.
     """
 
     rank: int | None = None
@@ -39,9 +39,9 @@ class LoraRequest:
 
 
 class MethodSummary(NamedTuple):
-    """A registry's paradigm for people and for JSON; without LoRA only the first two are set.
+    """A registry's paradigm, for display and JSON; without LoRA only the first two are set.
 
-    `parameters` counts the numbers that are trained for each task.
+    `parameters` counts the trainable parameters.
     """
 
     method: str
@@ -61,10 +61,10 @@ def lora_options(
     freeze_a: bool = False,
     seed: int | None = None,
 ) -> LoraRequest | None:
-    """LoRA's options as `new_config` takes them: None unless the method is LoRA.
+    """Return LoRA's options for `new_config`, None if the method is not LoRA.
 
     Raises:
-        UsageError: an option that belongs to LoRA beside another method.
+        UsageError: a LoRA option with another method.
 
     """
     given = {
@@ -79,7 +79,7 @@ def lora_options(
     named = [option for option, there in given.items() if there]
     if named:
         raise UsageError(
-            f"{named[0]} belongs to LoRA, and the method is {method}",
+            f"{named[0]} is a LoRA option, but the method is {method}",
             reason="lora-options-without-lora",
             parameter=named[0],
             parameters=named,
@@ -89,10 +89,10 @@ def lora_options(
 
 
 def adapted(base: DualEncoder, request: LoraRequest, train: str) -> DualEncoder:
-    """The base model with the factors that a request asks for.
+    """Return the base model with the requested LoRA factors.
 
     Raises:
-        UsageError: a value out of range, or a pattern that fits no layer.
+        UsageError: a value out of range, or a pattern that matches no layer.
 
     """
     rank = base.lora_defaults.rank if request.rank is None else request.rank
@@ -108,11 +108,11 @@ def adapted(base: DualEncoder, request: LoraRequest, train: str) -> DualEncoder:
 
 
 def lora_record(base: DualEncoder, model: DualEncoder, train: str) -> dict[str, Any]:
-    """What a registry notes of the LoRA model that `adapted` made of its base model.
+    """Return what a registry records about the LoRA model that `adapted` returned.
 
-    The layers by their names, so that no later choice of condu or of a library changes them; the
-    hash of the initial A factors, to prove that all experts start from the same; how many numbers
-    full fine-tuning would change, to compare sizes with.
+    That is the layers by name, so that no later default of condu or a library changes them; the
+    hash of the initial A factors, to check that all experts start from the same; and the number of
+    parameters that full fine-tuning would train, for comparing sizes.
     """
     factors = model.factors
     assert factors is not None  # noqa: S101 - `adapted` made it
@@ -126,10 +126,10 @@ def lora_record(base: DualEncoder, model: DualEncoder, train: str) -> dict[str, 
 
 
 def recorded_spec(options: Mapping[str, Any]) -> LoraSpec:
-    """Read what `lora_record` gave.
+    """Parse a record from `lora_record`.
 
     Raises:
-        IntegrityError: it holds something else.
+        IntegrityError: the record is not valid.
 
     """
     try:
@@ -141,25 +141,25 @@ def recorded_spec(options: Mapping[str, Any]) -> LoraSpec:
 
 
 def adapted_as_recorded(base: DualEncoder, options: Mapping[str, Any]) -> DualEncoder:
-    """The base model with a registry's factors at the initialisation that all its experts share.
+    """Return the base model with a registry's LoRA factors at their shared initialisation.
 
     Raises:
-        BaseModelError: it lacks a layer, or the initialisation is not the recorded one.
-        IntegrityError: the record holds something else.
+        BaseModelError: a layer is missing, or the initialisation differs from the record.
+        IntegrityError: the record is not valid.
 
     """
     model = base.with_lora(recorded_spec(options))
     assert model.factors is not None  # noqa: S101 - just made
     if model.factors.initial_sha256() != options.get(INITIAL):
         raise BaseModelError(
-            "the LoRA factors of this registry start from another initialisation than recorded",
+            "the initialisation of this registry's LoRA factors differs from its record",
             reason="lora-initialisation-differs",
         )
     return model
 
 
 def summary_of(config: RegistryConfig) -> MethodSummary:
-    """Describe a registry's paradigm; no model is loaded."""
+    """Summarise a registry's paradigm without loading a model."""
     plain = MethodSummary(config.method, config.parameter_count)
     if config.method != LORA:
         return plain

@@ -1,8 +1,8 @@
-"""A session's blobs, mapped all at once and hashed beside other work.
+"""A session's blobs, mapped at once and hashed in the background.
 
-A mapped file stays readable when it is removed, so that a pinned session can be read to its end
-whatever a writer does meanwhile; a mapping keeps no file open, so that the number of tasks does
-not matter. Nothing of it is handed out before its bytes have been found to be what was committed.
+A mapped file stays readable after it is removed, so a pinned session can be read to its end
+whatever a writer does. A mapping keeps no file open, so the number of tasks is not limited. No blob
+is returned before its hash has been checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ATTEMPTS = 5
 
 
 class PinnedSession:
-    """One session with all its blobs mapped; `blob` answers when the one asked for is verified."""
+    """One session with all its blobs mapped; `blob` waits until the blob is verified."""
 
     def __init__(self, registry: Registry, session: Session) -> None:
         self.session = session
@@ -36,7 +36,7 @@ class PinnedSession:
         )
         self._hashes: dict[str, Future[None]] = {sha256: Future() for sha256 in order}
         work = [(self._readers[sha256], pending) for sha256, pending in self._hashes.items()]
-        # A daemon: what was not asked for by the end of the program is not hashed.
+        # A daemon thread: at exit, hashes that no one waits for are dropped.
         threading.Thread(target=_verify_all, args=(work,), name="condu-verify", daemon=True).start()
         weakref.finalize(self, _cancel, list(self._hashes.values()))
         self._sound: set[str] = set()
@@ -44,7 +44,7 @@ class PinnedSession:
     def blob(self, sha256: str) -> BlobReader:
         """Return one of the session's blobs; raise IntegrityError if it is corrupt.
 
-        One that has not had its turn yet is hashed here and now.
+        A blob that the background thread has not reached is hashed at once.
         """
         reader = self._readers[sha256]
         if sha256 not in self._sound:
@@ -57,7 +57,7 @@ class PinnedSession:
 
 
 def _cancel(pending: list[Future[None]]) -> None:
-    """Drop the hashes of a session that is not pinned now."""
+    """Cancel the pending hashes of a session that is no longer pinned."""
     for future in pending:
         future.cancel()
 
@@ -74,10 +74,10 @@ def _verify_all(work: list[tuple[BlobReader, Future[None]]]) -> None:
 
 
 def pin_head(registry: Registry) -> PinnedSession | None:
-    """Pin what is HEAD, None for the empty state.
+    """Pin HEAD; return None for the empty state.
 
     Raises:
-        IntegrityError: a blob is missing or corrupt, and not because HEAD has moved.
+        IntegrityError: a blob is missing or corrupt, although HEAD has not moved.
 
     """
     for attempt in range(ATTEMPTS):
@@ -87,7 +87,7 @@ def pin_head(registry: Registry) -> PinnedSession | None:
         try:
             return PinnedSession(registry, head)
         except IntegrityError:
-            # A writer may have moved HEAD and stored this session as a patch since it was read.
+            # A writer may have moved HEAD and packed this session since it was read.
             now = registry.head()
             if attempt == ATTEMPTS - 1 or (now is not None and now.id == head.id):
                 raise

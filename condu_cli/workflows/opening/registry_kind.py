@@ -1,4 +1,4 @@
-"""The registry that an expert goes to, existing or new: its options and its base model."""
+"""Configuration and base model of a registry, existing or new."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RegistryKind(NamedTuple):
 
 
 def load_kind(registry: Registry | None, base_id: str | None, device: str) -> RegistryKind:
-    """Load the base model of a registry, or of one that is to be created with all defaults.
+    """Load the base model of a registry, or of a new one with default options.
 
-    `base_id`: the base model of the registry to create; what else a registry can be, `init` says.
+    `base_id`: the base model of a new registry.
 
     Raises:
         BaseModelError: the base model cannot be loaded or is not the registry's.
@@ -41,7 +41,7 @@ def refuse_other_base(registry: Registry | None, base_id: str | None) -> None:
     """Refuse a base model that is not the registry's; no model is loaded.
 
     Raises:
-        UsageError: it is another.
+        UsageError: it is a different one.
 
     """
     if registry is None or base_id is None:

@@ -1,4 +1,4 @@
-"""Opening the registry that a command works on, without loading any model."""
+"""Open or create the registry that a command works on, without loading a model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FLOAT_BYTES = 4
 
 
 def open_if_there(path: Path) -> Registry | None:
-    """Open a registry, or answer None where one could be created.
+    """Open a registry, or return None if one could be created there.
 
     Raises:
         NoRegistryError: something else is at the path.
-        ConduError: a folder could not be made there; better said before training than after.
+        ConduError: a folder could not be created there; better to fail before training than after.
 
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -34,10 +34,10 @@ def open_if_there(path: Path) -> Registry | None:
 
 
 def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry:
-    """Create a registry, or open the one that another process has created there meanwhile.
+    """Create a registry, or open one that another process has just created there.
 
     Raises:
-        BaseModelError: theirs belongs to another base model or method.
+        BaseModelError: that registry has another base model or method.
 
     """
     try:
@@ -51,28 +51,28 @@ def join_or_create(path: Path, config: RegistryConfig, command: str) -> Registry
 
 
 def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
-    """Refuse a registry that another process has created meanwhile, and differently.
+    """Refuse a registry that another process created with another configuration.
 
     Raises:
-        BaseModelError: it belongs to another base model or method.
+        BaseModelError: it has another base model or method.
 
     """
     if registry.config.fingerprint() != config.fingerprint():
         raise BaseModelError(
-            f"a registry of base model {registry.config.base.id} was created at {registry.path} "
-            "meanwhile, with other options",
+            f"another process created a registry with other options at {registry.path} (base model "
+            f"{registry.config.base.id})",
             reason="created-meanwhile",
             registry=registry.path,
         )
 
 
 def require_space(path: Path, config: RegistryConfig) -> None:
-    """Refuse to train what there is no room to keep, while that costs nothing.
+    """Refuse to train an expert that the disk has no space for, before any work is done.
 
-    An expert is saved once by itself and once unified.
+    An expert is stored twice: by itself until its commit, and unified.
 
     Raises:
-        ConduError: the disk has less.
+        ConduError: there is not enough space.
 
     """
     needed, free = 2 * FLOAT_BYTES * config.parameter_count, free_bytes(path)
@@ -88,12 +88,12 @@ def require_space(path: Path, config: RegistryConfig) -> None:
 
 
 def free_bytes(path: Path) -> int:
-    """What is left on the disk where a path is, or would be."""
+    """Return the free bytes on the disk of a path, which need not exist."""
     return shutil.disk_usage(nearest_existing(path)).free
 
 
 def state_bytes(config: RegistryConfig, *, best: bool) -> int:
-    """What an unfinished training takes while one state takes the place of another.
+    """Return the bytes that an unfinished training needs while one state replaces another.
 
     A state holds the weights, AdamW's two moments, and with `best` the best weights so far.
     """
@@ -104,7 +104,7 @@ def _require_writable(path: Path) -> None:
     parent = nearest_existing(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConduError(
-            f"a registry cannot be created at {path}: {parent} is not a folder to write to",
+            f"cannot create a registry at {path}: {parent} is not a writable folder",
             reason="registry-path-not-writable",
             path=path,
             parent=parent,
@@ -112,14 +112,14 @@ def _require_writable(path: Path) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Answer at once where `init` could not create a registry, before a model is loaded.
+    """Fail early if `init` could not create a registry there, before a model is loaded.
 
     Raises:
-        UsageError: there is a registry already.
+        UsageError: there is already a registry.
         NoRegistryError: something else is at the path.
 
     """
     if open_if_there(path) is not None:
         raise UsageError(
-            f"there is a registry at {path} already", reason="registry-exists", path=path
+            f"there is already a registry at {path}", reason="registry-exists", path=path
         )

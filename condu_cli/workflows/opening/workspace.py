@@ -1,4 +1,4 @@
-"""An open registry together with its base model: what every command that runs a model needs."""
+"""An open registry with its base model: what every command that runs a model needs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """One registry, one session of it, its base model, and experts decoupled on demand."""
+    """A registry, one of its sessions, its base model, and experts decoupled on demand."""
 
     def __init__(self, registry: Registry, device: str = "cpu") -> None:
         self.registry = registry
@@ -53,10 +53,10 @@ class Workspace:
 
     @cached_property
     def base(self) -> DualEncoder:
-        """The registry's base model, loaded on first use: wrong names and paths fail faster.
+        """The registry's base model, loaded lazily: wrong names and paths fail faster.
 
         Raises:
-            BaseModelError: it cannot be loaded, or has other weights than the registry's.
+            BaseModelError: it cannot be loaded, or its weights are not the registry's.
 
         """
         config = self.registry.config
@@ -65,7 +65,7 @@ class Workspace:
         return trained_part(base, config)
 
     def head(self) -> Session:
-        """Return the current session; experts and prototypes come from it from now on.
+        """Return the current session; pin it for experts and prototypes.
 
         Raises:
             NotFoundError: nothing has been learned yet.
@@ -81,7 +81,7 @@ class Workspace:
         The copy is shared: the next call overwrites it.
 
         Raises:
-            IntegrityError: a blob is missing or does not hold what the codec promises.
+            IntegrityError: a blob is missing or corrupt.
 
         """
         wanted = (session.id, entry.name)
@@ -108,10 +108,10 @@ class Workspace:
         return self._pinned
 
     def prototypes(self, session: Session, entry: TaskEntry) -> Prototypes:
-        """Read the prototypes of one of a session's tasks.
+        """Read the prototypes of a task.
 
         Raises:
-            IntegrityError: the blob is missing or holds something else.
+            IntegrityError: the blob is missing or corrupt.
 
         """
         try:
@@ -129,11 +129,11 @@ class Workspace:
 
 
 def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
-    """The base model, of which only the registry's parameters are trained.
+    """Return the base model with only the registry's parameters trainable.
 
     Raises:
-        BaseModelError: it has no such parameters, or of other shapes, or the LoRA factors start
-            from another initialisation than the registry's.
+        BaseModelError: parameters are missing or have other shapes, or the initialisation of LoRA
+            factors differs from the registry's.
         IntegrityError: this program does not know the registry's method.
 
     """
@@ -149,8 +149,8 @@ def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:
     for parameter in config.parameters:
         if shapes[parameter.name] != parameter.shape:
             raise BaseModelError(
-                f"the registry's parameter {parameter.name!r} has shape {parameter.shape}, that "
-                f"of {config.base.id} {shapes[parameter.name]}",
+                f"the registry's parameter {parameter.name!r} has shape {parameter.shape}, but in "
+                f"{config.base.id} it has {shapes[parameter.name]}",
                 reason="base-differs",
                 parameter_name=parameter.name,
                 base=config.base.id,
@@ -167,12 +167,12 @@ def new_config(
 ) -> RegistryConfig:
     """Describe a new registry for a base model: its parameters, method and codec.
 
-    `method`: full or lora; `lora`, what `lora_options` gives, belongs to the latter alone, and
-    what it leaves open is the base model's choice. `train`: whole, image or text, the tower whose
-    parameters are trained. Options of the codec that are not given get their defaults.
+    `method`: full or lora. `lora`, from `lora_options`, is only for the latter; its unset options
+    are the base model's choice. `train`: whole, image or text: the tower to train. Options of the
+    codec that are not given get their defaults.
 
     Raises:
-        UsageError: a method, tower or layer that there is not, or LoRA options without LoRA.
+        UsageError: an unknown method, tower or layer, or LoRA options without LoRA.
 
     """
     if method not in METHODS or (method == FULL and lora is not None):
@@ -201,7 +201,7 @@ def new_config(
 
 
 def check_base(registry: Registry, info: BaseIdentity) -> None:
-    """Compare a loaded base model with the one that the registry records.
+    """Check a loaded base model against the registry's record.
 
     Raises:
         BaseModelError: architecture, activation or weights differ.

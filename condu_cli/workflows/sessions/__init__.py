@@ -1,1 +1,1 @@
-"""Sessions: commit, states, history, verify, gc, moving HEAD, diff, forget."""
+"""Work on sessions: commit, pack, verify, gc, rollback, diff, forget."""

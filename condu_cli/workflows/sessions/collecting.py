@@ -1,7 +1,7 @@
-"""Collect garbage: give up sessions that are no longer needed, and remove what is left over.
+"""Collect garbage: give up sessions that are no longer needed, and remove unreferenced files.
 
-Nothing that HEAD, a tag, the kept history or the undoing of a rollback needs is ever touched.
-Sessions are first noted as collected, in one transaction, and their files removed afterwards.
+Nothing that HEAD, a tag, the kept history or `rollback --undo` needs is ever removed. Sessions are
+first recorded as collected, in one transaction; their files are removed afterwards.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collection:
-    """What goes, or went: sessions, and files with their bytes.
+    """What is, or was, removed: sessions and files.
 
-    `undoable` counts the sessions that are kept only because `rollback --undo` may bring them
-    back. `packed` counts sessions that were stored as patches on the way, `freed_bytes` is what
-    the registry is smaller by in the end.
+    `undoable` counts the sessions that are kept only because `rollback --undo` may restore them,
+    `packed` those that were stored as patches in the process; `freed_bytes` is by how much the
+    registry shrank.
     """
 
     sessions: tuple[Session, ...]
@@ -40,7 +40,7 @@ class Collection:
 
 
 def plan_collection(registry: Registry, keep: int | None, *, undo: bool = True) -> Collection:
-    """Say what `collect` would remove, without touching anything."""
+    """Return what `collect` would remove; change nothing."""
     history = registry.history()
     kept = history.kept(keep, undo=undo)
     gone = tuple(session for session in history.live if session.id not in kept)
@@ -58,13 +58,13 @@ def collect(
     command: str = "gc",
     on_session: Callable[[Session], None] = lambda _: None,
 ) -> Collection:
-    """Collect the sessions that `plan_collection` names, pack the others, remove what is over.
+    """Collect the sessions that `plan_collection` names, pack the others, remove leftovers.
 
-    Of the sessions only those that are `approved`, if that is given: others may have become
-    superfluous since the user was asked.
+    If `approved` is given, only those sessions are collected: others may have become unneeded
+    since the user was asked.
 
     Raises:
-        IntegrityError: a session to be kept is corrupt; then no session was removed.
+        IntegrityError: a session that must be kept is corrupt; no session was removed.
 
     """
     with registry.lock(command), taken_back_on_failure(registry):
@@ -75,7 +75,7 @@ def collect(
         kept = {session.id for session in history.live} - {session.id for session in gone}
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
         release_files(registry)
-        removed = _remove_leftovers(registry)  # first: on a full disk nothing else could be stored
+        removed = _remove_leftovers(registry)  # first: a full disk may need the space
         repack(registry, history, broken, kept)
         removed += _remove_leftovers(registry)
         if gone:

@@ -1,4 +1,4 @@
-"""What two sessions have in common, task by task, and the history of one task."""
+"""Compare two sessions task by task, and trace the history of one task."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TaskDifference:
     """One expert in two sessions.
 
     `change` is added, removed, renamed, changed or same. `mask_overlap` is the share of the
-    parameters owned in either session that are owned in both, None where the codec's experts own
-    no parameters; `drift` how far the expert moved, relative to its L1 norm before (ConDU, arXiv
-    2503.10705, Theorem 1). Both are None where one of the sessions does not have it.
+    parameters owned in either session that are owned in both, None if the codec's experts own no
+    parameters. `drift` is how far the expert moved, relative to its L1 norm before (ConDU, arXiv
+    2503.10705, Theorem 1). Both are None if the task is in one session only.
     """
 
     task: str
@@ -38,7 +38,7 @@ class TaskDifference:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two sessions compared; bytes are those of the blobs that each needs by itself."""
+    """The difference between two sessions; bytes count the blobs that each needs by itself."""
 
     before: str | None
     after: str | None
@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class TaskMoment:
-    """One task in one session of its history; `record` is what the session's codec said of it."""
+    """One task in one session of its history; `record` is the codec's record there."""
 
     session: str
     kind: str
@@ -60,7 +60,7 @@ class TaskMoment:
     record: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The codec's record stands among the moment's own figures, as in an entry."""
+        """Return it as JSON, the codec's record among the other keys, as in an entry."""
         figures = {name: value for name, value in vars(self).items() if name != "record"}
         return {**self.record, **figures}
 
@@ -89,7 +89,7 @@ def compare(registry: Registry, before: Session | None, after: Session | None) -
 
 
 def task_history(sessions: list[Session], entry: TaskEntry) -> list[TaskMoment]:
-    """What became of an expert in each of these sessions that has it, in their order."""
+    """Return the expert's moment in each of these sessions that has it, in order."""
     found = []
     for session in sessions:
         for other in session.entries:
@@ -142,7 +142,7 @@ def _one_sided(entry: TaskEntry, *, added: bool) -> TaskDifference:
 def _moved(
     registry: Registry, before: Session, after: Session, places: list[int | None]
 ) -> dict[int, tuple[float | None, float]]:
-    """For each place in `after` of an expert that both have: mask overlap and drift."""
+    """Map the index in `after` of each common expert to its mask overlap and drift."""
     one_codec, other_codec = (codec_for(registry.config, s) for s in (before, after))
     old, new = (
         open_state(registry, session)

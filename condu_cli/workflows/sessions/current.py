@@ -1,4 +1,4 @@
-"""What commands ask of HEAD before they do anything: that it holds tasks, or not yet this one."""
+"""Preconditions on HEAD: that it holds tasks, or does not hold a certain one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require_head(registry: Registry) -> Session:
 
 
 def require_tasks(registry: Registry, head: Session | None) -> Session:
-    """Return a session that was just read as HEAD; raise NotFoundError if it holds no tasks."""
+    """Return `head`, just read from the registry; raise NotFoundError if it holds no tasks."""
     if head is None or not head.entries:
         raise NotFoundError(
             f"the registry at {registry.path} holds no tasks yet",
@@ -29,12 +29,12 @@ def require_tasks(registry: Registry, head: Session | None) -> Session:
 
 
 def refuse_known_task(head: Session | None, task: str) -> None:
-    """Raise UsageError where the session holds the task already."""
+    """Raise UsageError if the session already holds the task."""
     for entry in () if head is None else head.entries:
         if entry.name == task:
             session = short_id(entry.learned_in or "")
             raise UsageError(
-                f"task '{task}' is learned already (session {session})",
+                f"task '{task}' has already been learned (session {session})",
                 reason="task-known",
                 task=task,
                 session=entry.learned_in,

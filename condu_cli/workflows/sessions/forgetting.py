@@ -1,4 +1,4 @@
-"""Forget a task, or give it another name: both make a new session, so both can be rolled back."""
+"""Forget or rename a task: both commit a new session, so both can be rolled back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def forget(registry: Registry, task: str, command: str) -> Commit:
-    """Commit a session without a task; the others are unified again from what is stored.
+    """Commit a session without a task; the others are unified again.
 
     Raises:
         NotFoundError: there is no such task.
@@ -53,11 +53,11 @@ def forget(registry: Registry, task: str, command: str) -> Commit:
 
 
 def rename(registry: Registry, old: str, new: str, command: str) -> Commit:
-    """Commit a session in which a task has another name; nothing else changes.
+    """Commit a session in which a task has a new name; nothing else changes.
 
     Raises:
         NotFoundError: there is no such task.
-        UsageError: the new name is taken, or cannot be one.
+        UsageError: the new name is taken or invalid.
 
     """
     with registry.lock(command):
@@ -75,13 +75,13 @@ def rename(registry: Registry, old: str, new: str, command: str) -> Commit:
 
 
 def check_new_name(head: Session, old: str, new: str) -> None:
-    """Raise NotFoundError or UsageError where a task cannot get that name."""
+    """Raise NotFoundError or UsageError if a task cannot get that name."""
     validate_task_name(new)
     head.entry(old)
     for entry in head.entries:
         if entry.name == new:
             raise UsageError(
-                f"there is a task '{new}' already", reason="task-name-in-use", task=new
+                f"there is already a task '{new}'", reason="task-name-in-use", task=new
             )
 
 

@@ -1,8 +1,8 @@
-"""Cheap history: a session that has a successor is stored as a patch on it, its files removed.
+"""Cheap history: sessions with a successor are stored as patches on it, without files.
 
-The newest session keeps its files, so that predicting costs nothing more. A patch is tried before
-it counts: what it gives back must have the hashes of the files that it replaces. Files go only
-after the database says so; a crash in between leaves files too many, never too few.
+HEAD keeps its files, so prediction costs nothing more. A patch is tested before it counts: what it
+restores must have the hashes of the files that it replaces. Files are removed only after the
+database has recorded the patch, so a crash in between leaves files too many, never too few.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing did: how many sessions, the bytes of files removed and of patches written."""
+    """The result of packing: the number of sessions, bytes of removed files and of new patches."""
 
     sessions: int = 0
     removed_bytes: int = 0
@@ -48,10 +48,10 @@ class Packed:
 
 
 def pack_session(registry: Registry, session: Session, newer: Session) -> int | None:
-    """Write a session's patch on a newer one and note it; answer with the patch's bytes.
+    """Write and record a session's patch on a newer one; return the patch's bytes.
 
-    None where the session keeps its files: no patch is made across codecs, nor by one that has
-    none, nor where it would not be smaller than the files. The caller holds the lock. No file is
+    Returns None if the session keeps its files: no patch is made across codecs, by a codec without
+    patches, or if it would not be smaller than the files. The caller holds the lock. No file is
     removed here.
 
     Raises:
@@ -62,7 +62,7 @@ def pack_session(registry: Registry, session: Session, newer: Session) -> int | 
     if not same_code(codec, newer_codec):
         return None
     if has_files(registry, newer):
-        check_state(registry, newer)  # or the patch would be on something that does not exist
+        check_state(registry, newer)  # a patch on corrupt files would restore nothing
     if set(session.state_blobs()) <= set(newer.state_blobs()):
         registry.record_pack(session, newer, None)
         return 0
@@ -81,11 +81,11 @@ def pack_session(registry: Registry, session: Session, newer: Session) -> int | 
 
 
 def pack_parent(registry: Registry, session: Session, parent: Session | None) -> Packed:
-    """After a commit: pack the session before this one, and remove the files that are not needed.
+    """After a commit, pack the parent session and remove the files that are no longer needed.
 
-    No other session is looked at, however many there are. The commit stands whatever happens
-    here, so that a failure becomes a warning: the older session keeps its files, and `condu gc`
-    tries again. The caller holds the lock.
+    No other session is read, however many there are. The commit stands whatever happens here, so a
+    failure becomes a warning: the parent keeps its files, and `condu gc` tries again. The caller
+    holds the lock.
     """
     if parent is None or not parent.entries:
         return Packed()
@@ -104,9 +104,9 @@ def pack_parent(registry: Registry, session: Session, parent: Session | None) ->
 
 
 def interrupted_after_commit(session: Session) -> InterruptedByUserError:
-    """Say what Ctrl-C did not undo."""
+    """Return the error that says what Ctrl-C did not undo."""
     return InterruptedByUserError(
-        f"interrupted, but session {short_id(session.id)} is committed and HEAD",
+        f"interrupted, but session {short_id(session.id)} is committed and is HEAD",
         reason="interrupted-after-commit",
         session=session.id,
     )
@@ -115,7 +115,7 @@ def interrupted_after_commit(session: Session) -> InterruptedByUserError:
 def pack_history(
     registry: Registry, on_session: Callable[[Session], None] = lambda _: None
 ) -> Packed:
-    """Pack every session that has a successor and no pack, newest first; but never HEAD.
+    """Pack every session that has a successor and no pack, newest first, but never HEAD.
 
     The caller holds the lock.
     """
@@ -126,7 +126,7 @@ def pack_history(
     patch_bytes = 0
     for session in history.live:
         newer = successors.get(session.id)
-        # Nothing to gain: HEAD has files in any case.
+        # HEAD keeps its files in any case.
         stored = session.id == history.head or session.id in history.packs
         if newer is None or stored or not session.entries:
             continue
@@ -140,15 +140,15 @@ def pack_history(
 
 
 def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
-    """Pack one session, also one that is packed already; a failure becomes a warning.
+    """Pack one session, even if it is already packed; a failure becomes a warning.
 
-    What its patch is on may have become corrupt while the session had files, so that the patch is
-    made again; should that fail, the session keeps the files.
+    The patch is made again because its reference may have become corrupt while the session had
+    files; if that fails, the session keeps them.
     """
     old = registry.pack(session)
     try:
         if old is not None:
-            check_state(registry, session)  # or its patch is the better copy
+            check_state(registry, session)  # if corrupt, its old patch is the better copy
             registry.record_files(session)
         size = pack_session(registry, session, newer)
     except (InvalidStateError, ConduError) as exc:  # corrupt, or no room for the patch
@@ -159,11 +159,11 @@ def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
 
 
 def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
-    """Remove the files of packed sessions that are not needed; answer with their bytes.
+    """Remove the files of packed sessions that are no longer needed; return their bytes.
 
-    A session that was HEAD for a while has files beside its patch. What the patch is on may have
-    become corrupt since it was made, so that it is tried again, unless it was `tried` just now; if
-    it fails the session keeps its files. The caller holds the lock.
+    A session that was HEAD for a while has files beside its patch. The patch's reference may have
+    become corrupt since, so the patch is tested again unless it is in `tried`; if the test fails,
+    the session keeps its files. The caller holds the lock.
     """
     history = registry.history()
     spare = {sha256 for sha256 in history.spare_blobs() if registry.blobs.exists(sha256)}
@@ -183,7 +183,7 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
 
 
 def release_session(registry: Registry, session: Session | None) -> int:
-    """Do what `release_files` does for one session only: the one that HEAD was at just now."""
+    """Do what `release_files` does for a single session: the one that HEAD has just left."""
     if session is None or registry.pack(session) is None:
         return 0
     state = session.state_blobs()
@@ -198,13 +198,13 @@ def release_session(registry: Registry, session: Session | None) -> int:
 
 
 def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str]) -> None:
-    """Store packed sessions again, because what their patches are based on is going.
+    """Pack sessions again whose patches' references are being removed.
 
-    On what is kept where a patch is smaller than files; with files of their own otherwise. The
+    Each becomes a patch on a kept session if that is smaller than files, else it keeps files. The
     caller holds the lock.
 
     Raises:
-        IntegrityError: one of them, or what it is stored on now, is corrupt.
+        IntegrityError: one of them, or its current reference, is corrupt.
 
     """
     packed = {i for i in broken if not has_files(registry, history.session(i))}
@@ -213,7 +213,7 @@ def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str
     for session_id in broken - packed:
         mend_files(registry, history.session(session_id))
     successors = history.successors(kept)
-    # Newest first: the reference of an older session is in its new place by then.
+    # Newest first, so that the reference of an older session is already stored again.
     for session in history.live:
         if session.id in broken:
             newer = successors.get(session.id)

@@ -1,4 +1,4 @@
-"""Move HEAD to another session and back: its files are there before HEAD points at it."""
+"""Move HEAD to another session, whose files are restored before HEAD points at it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def roll_back(registry: Registry, aim: Aim, command: str) -> Operation:
-    """Move HEAD to where a rollback, or the undo of one, goes once no other process can move it.
+    """Roll back, or undo a rollback, while holding the lock.
 
     Raises:
         NotFoundError: there is no such session, or it was collected.
-        UsageError: HEAD is there already, or there is no rollback to undo.
+        UsageError: HEAD is already there, or there is no rollback to undo.
         IntegrityError: the session's files cannot be restored, or are corrupt.
 
     """
@@ -52,7 +52,7 @@ def _release(registry: Registry, left: Session | None, operation: Operation) -> 
         ) from None
     except ConduError as exc:
         raise ConduError(
-            f"{moved}, but files that are no longer needed are still there: {exc.message}",
+            f"{moved}, but files that are no longer needed remain: {exc.message}",
             reason="moved-but-files-left",
             session=there,
         ) from exc

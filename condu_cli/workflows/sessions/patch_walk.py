@@ -1,9 +1,9 @@
-"""Many packed sessions at once: one walk from newest to oldest, in which no patch is applied twice.
+"""Restore many packed sessions in one walk from newest to oldest, applying each patch once.
 
-Each pack refers to a newer session, so that packs are a forest whose roots have files. The walk
-goes down from the roots and keeps a state only as long as a session that comes back from it is
-still to be visited; of several such sessions the one with most behind it comes last, so that no
-more than log2(n) states wait at a time, and two in a history without branches.
+Each pack refers to a newer session, so packs form a forest whose roots have files. The walk goes
+down from the roots and keeps a state only while sessions that depend on it are still to be visited.
+Of several such sessions the one with the most descendants comes last, so at most log2(n) states
+wait at a time, and two in a history without branches.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Restored:
-    """A session with its state; or with why it is not available."""
+    """A session with its state, or with the reason why it is not available."""
 
     session: Session
     found: FiledState | IntegrityError
 
     def state(self) -> FiledState:
-        """Return the state; raise the IntegrityError that stands in its place."""
+        """Return the state; raise the IntegrityError if it is not available."""
         if isinstance(self.found, IntegrityError):
             raise self.found
         return self.found
 
 
 def restored_states(registry: Registry, history: History, wanted: Set[str]) -> Iterator[Restored]:
-    """Yield the wanted sessions, each after what it is stored on; whoever keeps one pays for it.
+    """Yield the wanted sessions, each after its reference; keeping one keeps its memory.
 
-    A session that has to have files is read from them, any other made from its patch, whatever
-    files of its own there are.
+    A session that must have files is read from them; any other is restored from its patch, even if
+    it has files.
     """
     forest = _Forest(history, wanted)
     waiting: list[tuple[str, Restored | None]] = [(root, None) for root in forest.roots]
@@ -76,7 +76,7 @@ def _restore(
 
 
 class _Forest:
-    """The part of the packs that leads to the wanted sessions."""
+    """The packs that lead to the wanted sessions."""
 
     def __init__(self, history: History, wanted: Iterable[str]) -> None:
         self.roots: list[str] = []
@@ -96,13 +96,13 @@ class _Forest:
         self.reached = self._behind.keys()
 
     def dependants(self, session_id: str) -> list[str]:
-        """Return the sessions stored on this one; the last of them has the fewest behind it."""
+        """Return the sessions stored on this one; the last has the fewest descendants."""
         return sorted(self._dependants[session_id], key=lambda i: -self._behind[i])
 
     def _sizes(self) -> dict[str, int]:
-        """Count for each session that a root leads to those that lead to it, itself included."""
+        """Count the descendants of every session that a root leads to, including itself."""
         order = list(self.roots)
-        for session_id in order:  # grows while it is gone through
+        for session_id in order:  # grows during the loop
             order += self._dependants[session_id]
         sizes: dict[str, int] = {}
         for session_id in reversed(order):

@@ -187,7 +187,7 @@ def _part_of(session: Session, newer: Session, found: FiledState) -> FiledState:
 def circular_patches(session: Session) -> IntegrityError:
     """Name a session whose patches lead to no session that has files."""
     return IntegrityError(
-        f"the patches of session {short_id(session.id)} go round in a circle",
+        f"the patches of session {short_id(session.id)} form a cycle",
         reason="patches-in-a-circle",
         session=session.id,
     )

@@ -1,1 +1,1 @@
-"""Models that come from or go to somewhere else: import, export, archives."""
+"""Move models and registries: import, export, archives."""

@@ -1,4 +1,4 @@
-"""A registry as one file, to pass it on, and back."""
+"""Export a registry as one file, and import it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ArchiveSummary", "export_registry", "import_registry"]
 
 
 def export_registry(registry: Registry, path: Path, *, overwrite: bool) -> ArchiveSummary:
-    """Write a whole registry to one file; nothing in it tells where it comes from.
+    """Write a whole registry to one file, which reveals nothing about this machine.
 
     Raises:
-        UsageError: the file is there already, or cannot be an archive.
+        UsageError: the file already exists, or is not a valid place.
         IntegrityError: a blob is missing or corrupt; nothing was written.
 
     """
@@ -28,11 +28,11 @@ def export_registry(registry: Registry, path: Path, *, overwrite: bool) -> Archi
 
 
 def import_registry(path: Path, registry_path: Path, base: str | None = None) -> ArchiveSummary:
-    """Make a new registry of an archive; `base` says where its base model is on this machine.
+    """Create a registry from an archive; `base` names its base model on this machine.
 
     Raises:
-        UsageError: there is something at `registry_path`, or `base` names no base model.
-        IntegrityError: the archive is not what `condu export` writes; nothing was made.
+        UsageError: `registry_path` is not free, or `base` names no base model.
+        IntegrityError: the archive is corrupt; nothing was created.
         RegistryTooNewError: a newer condu wrote it.
 
     """
@@ -40,7 +40,7 @@ def import_registry(path: Path, registry_path: Path, base: str | None = None) ->
 
 
 def _whole_name(base: str) -> str:
-    """The name as a registry remembers it: the registry is used from other folders than this."""
+    """Return the name for a registry, with an absolute path: it is used from any folder."""
     from condu_cli.backbone.base_models import canonical_base_id, split_base_id
 
     if base != "mini":

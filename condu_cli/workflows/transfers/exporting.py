@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 EXPERT, BASE = "expert", "base"
 IMAGE_SIZES = range(16, 4097)
-"""In pixels; what a note says beyond them is a mistake or a trap."""
+"""Plausible sizes in pixels; a note with any other is wrong or malicious."""
 
 
 @dataclass(frozen=True)
 class ExportNote:
-    """What condu notes in a file that it exports: enough to import it, and no paths.
+    """The metadata of an exported file: enough to import it again, and no paths.
 
-    `base` names the base model, without the place of its weights; `image_size` in pixels is what
-    the expert was trained at. A base model has no task, session, classes or templates.
+    `base` names the base model without the path of its weights; `image_size` in pixels is what the
+    expert was trained at. A base model has no task, session, classes or templates.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class ExportNote:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What `export` reports; `load` is one line that loads the file."""
+    """What `export` reports; `load` is a line of code that loads the file."""
 
     path: str
     bytes: int
@@ -74,11 +74,11 @@ class ExportSummary:
 def export_expert(
     workspace: Workspace, session: Session, task: str, path: Path, *, overwrite: bool = False
 ) -> ExportSummary:
-    """Write the weights that `predict` answers with for a task in a session.
+    """Write the weights that `predict` uses for a task in a session.
 
     Raises:
         NotFoundError: the session has no such task, or was collected.
-        UsageError: the file exists, or cannot be called that.
+        UsageError: the file exists, or has an invalid name.
         IntegrityError: the session is corrupt.
 
     """
@@ -104,8 +104,8 @@ def export_adapter(
     config = workspace.registry.config
     if config.method != LORA:
         raise UsageError(
-            f"the experts of this registry are fully fine-tuned ({config.method}); PEFT's files "
-            "hold LoRA factors",
+            f"the experts of this registry are fully fine-tuned ({config.method}), but PEFT's "
+            "files hold LoRA factors",
             reason="experts-not-lora",
             method=config.method,
         )
@@ -123,10 +123,10 @@ def export_adapter(
 
 
 def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) -> ExportSummary:
-    """Write the base model as it is.
+    """Write the base model.
 
     Raises:
-        UsageError: the file exists, or cannot be called that.
+        UsageError: the file exists, or has an invalid name.
         BaseModelError: the base model cannot be loaded.
 
     """
@@ -138,7 +138,7 @@ def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) ->
 
 
 def expert_note(workspace: Workspace, session: Session, entry: TaskEntry) -> ExportNote:
-    """Describe an expert as its exported file does."""
+    """Return the metadata for an expert's exported file."""
     return ExportNote(
         kind=EXPERT,
         task=entry.name,
@@ -152,10 +152,10 @@ def expert_note(workspace: Workspace, session: Session, entry: TaskEntry) -> Exp
 
 
 def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
-    """Check what a file says of itself; None where condu did not write it.
+    """Validate a file's metadata; return None if condu did not write it.
 
     Raises:
-        UsageError: the file holds something else than one model.
+        UsageError: the file does not hold a single model.
         DataError: it was written by a newer condu, or altered.
 
     """
@@ -168,7 +168,7 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
         )
     if metadata.get("kind") not in (EXPERT, BASE):
         raise UsageError(
-            f"{path}: holds no single model but a {metadata.get('kind')}",
+            f"{path}: does not hold a single model but a {metadata.get('kind')}",
             reason="not-a-model",
             path=path,
         )
@@ -187,7 +187,7 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
 
 
 def portable_base_id(base: BaseIdentity) -> str:
-    """The base model's name without the place of its weights on this machine."""
+    """Return the base model's name without the path of its weights."""
     return base.architecture if is_checkpoint(base.pretrained) else base.id
 
 
@@ -201,7 +201,7 @@ def _identity(base: BaseIdentity) -> dict[str, Any]:
 
 
 def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEncoder:
-    """The expert that predict would ask; an older session may be stored as a patch."""
+    """Decouple the expert that `predict` uses; an older session may be stored as a patch."""
     registry = workspace.registry
     codec = codec_for(registry.config, session)
     if has_files(registry, session):

@@ -170,7 +170,7 @@ def test_a_tag_is_made_listed_used_and_removed(condu, registry):
         (["--delete"], 2, ["needs the NAME"]),
         (["--delete", "bad"], 4, ["no tag 'bad'"]),
         (["HEAD"], 2, ["HEAD"]),
-        (["abcdef12"], 2, ["reads like"]),
+        (["abcdef12"], 2, ["looks like"]),
         (["taken"], 2, ["already"]),
     ],
 )
@@ -191,7 +191,7 @@ def test_diff_compares_head_with_the_session_before(condu, registry):
     assert changes == {"birds": "changed", "cars": "changed", "digits": "added"}
     out = condu("diff").out
     assert "mask overlap" in out
-    assert "blobs of the one" in out
+    assert "in the first session" in out
 
 
 def test_diff_names_a_renamed_task(condu, registry):
@@ -288,7 +288,7 @@ def test_an_expert_that_was_committed_already_is_only_tidied_away(condu, registr
     head = registry.head()
     ran = condu("learn", "--resume")
     assert ran.code == 0
-    assert f"flags was committed already, in session {head.id[:12]}" in ran.out
+    assert f"flags was already committed, in session {head.id[:12]}" in ran.out
     assert registry.head() == head
     assert registry.waiting.paths() == []
     waiting.path.write_bytes(content)

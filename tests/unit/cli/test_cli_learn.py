@@ -124,7 +124,7 @@ def test_a_measurement_holds_pictures_out(plan):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--epochs", 1, "--iterations", 1), "--epochs and --iterations"),
+        (("--epochs", 1, "--iterations", 1), "--epochs or --iterations"),
         (("--epochs", 0), "--epochs must be above 0 and at most 1,000,000, not 0"),
         (("--epochs", "inf"), "--epochs must be above 0 and at most 1,000,000, not inf"),
         (("--lr", 0), "--lr must be above 0, not 0"),
@@ -208,7 +208,7 @@ def test_a_task_that_is_named_twice_is_refused(condu, tmp_path):
 @pytest.mark.parametrize("option", ["--data", "--class-names", "--template"])
 def test_what_belongs_to_one_task_is_refused_beside_several(condu, option):
     ran = condu("learn", "--task", "a", "--task", "b", option, "a {}")
-    assert_refused(ran, f"{option} needs a single task, but 2 are named", "--data-root")
+    assert_refused(ran, f"{option} applies to a single task, but 2 are named", "--data-root")
 
 
 # Going on
@@ -239,7 +239,7 @@ def test_a_dry_run_lists_what_would_go_on(condu, learned):
     ran = condu("learn", "--resume", "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == {"dry_run": True, "waiting": [], "unfinished": []}
-    assert "Would go on training: none" in condu("learn", "--resume", "--dry-run").out
+    assert "Would resume training: none" in condu("learn", "--resume", "--dry-run").out
 
 
 # The registry
@@ -380,18 +380,18 @@ def test_the_summary_has_the_accuracy_where_it_was_measured(report):
 
 
 def test_a_loss_that_nobody_knows_is_no_number(report):
-    assert "loss not known after" in report(final_loss=None).out
+    assert "loss unknown after" in report(final_loss=None).out
 
 
 def test_one_unreadable_picture_is_named(report):
     said = report(unreadable=("a.png: not a picture",)).err
-    assert "warning: 1 picture could not be read and left out: a.png: not a picture\n" in said
+    assert "warning: skipped 1 picture that could not be read: a.png: not a picture\n" in said
 
 
 def test_of_many_unreadable_pictures_ten_are_named(report):
     reasons = tuple(f"{number}.png: not a picture" for number in range(12))
     said = report(unreadable=reasons).err
-    assert "12 pictures could not be read and left out: 0.png: not a picture; 1.png" in said
+    assert "skipped 12 pictures that could not be read: 0.png: not a picture; 1.png" in said
     assert "9.png: not a picture; and 2 more (--json names all)" in said
     assert "10.png" not in said
     assert " more (" not in report(unreadable=reasons[:10]).err

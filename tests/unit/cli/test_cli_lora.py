@@ -59,7 +59,7 @@ def test_init_keeps_every_option(condu, tmp_path):
 def test_an_option_of_lora_without_lora_is_refused(condu, tmp_path, option):
     ran = condu("init", "--base", "tiny", *option)
     assert ran.code == 2
-    assert f"{option[0]} belongs to LoRA, and the method is full" in ran.err
+    assert f"{option[0]} is a LoRA option, but the method is full" in ran.err
     assert "--method lora" in ran.err
     assert not (tmp_path / "registry").exists()
 
@@ -128,4 +128,4 @@ def test_a_full_registry_exports_no_adapter(condu, tmp_path):
 def test_a_format_belongs_to_one_expert(condu, lora, tmp_path, options):
     ran = condu("export", *options, "--format", "peft", "-o", tmp_path / "adapter")
     assert ran.code == 2
-    assert "--format belongs to --task" in ran.err
+    assert "--format needs --task" in ran.err

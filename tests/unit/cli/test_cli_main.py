@@ -151,7 +151,7 @@ def test_what_has_no_dry_run_writes_nothing_where_one_is_asked_for(
     monkeypatch.chdir(tmp_path)
     before = files_of(tmp_path)
     for option in ("-n", "--dry-run"):
-        assert_one_error(condu(option, *args), 2, f"{args[0]} has no dry run")
+        assert_one_error(condu(option, *args), 2, f"{args[0]} does not support --dry-run")
     assert files_of(tmp_path) == before
     assert registry.tags() == {}
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]
@@ -218,7 +218,7 @@ def test_csv_and_json_exclude_each_other(condu):
         (["rollback", "-n", "5"], 2, ["cannot go back 5 sessions"]),
         (["rollback", "--undo"], 2, ["rollback"]),
         (["predict", "gone.png"], 15, ["gone.png: no such file"]),
-        (["learn", "--task", "warm"], 2, ["learned already"]),
+        (["learn", "--task", "warm"], 2, ["already been learned"]),
         (["learn", "--task", "new"], 15, ["no pictures for task 'new'", "--data DIR"]),
         (["learn", "--task", "new", "--data", "nowhere"], 15, ["nowhere: no such file or folder"]),
         (["learn", "--task", "shapes", "--base", "mini"], 2, ["belongs to base model tiny"]),
@@ -232,7 +232,7 @@ def test_mistakes_with_a_registry_have_their_exit_codes(condu, args, code, parts
 @pytest.mark.usefixtures("learned")
 def test_data_of_one_folder_cannot_be_two_tasks(condu, colours):
     ran = condu("evaluate", "--task", "warm", "--task", "other", "--data", colours)
-    assert_one_error(ran, 2, "--data belongs to one task")
+    assert_one_error(ran, 2, "--data applies to a single task")
 
 
 @pytest.mark.usefixtures("learned")

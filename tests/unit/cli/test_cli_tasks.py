@@ -102,7 +102,7 @@ def test_people_read_everything_about_one_task(condu, tmp_path, task):
 def test_an_unknown_task_is_an_error_that_names_the_known_ones(condu):
     ran = condu("tasks", "nothing")
     assert (ran.code, ran.out) == (4, "")
-    assert "condu knows no task 'nothing'" in ran.err
+    assert "'nothing' is not a known task" in ran.err
     assert "eurosat" in ran.err
 
 

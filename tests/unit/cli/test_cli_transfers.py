@@ -114,7 +114,7 @@ def test_files_have_the_mode_of_the_umask(condu, learned, tmp_path, umask):
     ("options", "code", "message"),
     [
         (("--task", "warm", "--base"), 2, "use only one of"),
-        (("--base", "--session", "@"), 2, "--session belongs to --task"),
+        (("--base", "--session", "@"), 2, "--session needs --task"),
         (("--task", "cold"), 4, "no task 'cold'"),
         (("--task", "warm", "--session", "@~1"), 4, "no tasks before the first session"),
         (("--task", "warm", "--session", "zzzz"), 4, "zzzz"),
@@ -219,7 +219,7 @@ def test_an_imported_registry_as_json_with_its_base_model(condu, archive, tmp_pa
         (("--weights", "x.pt"), "--task NAME is missing"),
         (("all.condu", "--task", "x"), "all.condu is a whole registry"),
         (("all.condu", "--image-size", "32"), "all.condu is a whole registry"),
-        (("all.condu", "-n"), "--dry-run is for one task"),
+        (("all.condu", "-n"), "--dry-run applies to a single task"),
     ],
 )
 def test_contradicting_options_are_usage_errors(condu, arguments, message, tmp_path):

@@ -116,7 +116,7 @@ def test_where_no_session_goes_nobody_is_asked(condu, registry):
 def test_what_an_undo_could_bring_back_is_named_and_removed_on_request(condu, registry):
     condu("rollback")
     ran = condu("gc")
-    assert "1 session can still be brought back by condu rollback --undo" in ran.err
+    assert "condu rollback --undo can still restore 1 session" in ran.err
     assert len(registry.history().live) == 3
     assert condu("gc", "--no-undo", "--yes").code == 0
     assert len(registry.history().live) == 2
@@ -180,5 +180,5 @@ def test_leftovers_are_a_hint_and_no_problem(condu, registry):
     registry.blobs.put({"x": np.arange(5)})
     ran = condu("verify")
     assert ran.code == 0
-    assert "1 file of" in ran.err
+    assert "no longer needed: 1 file" in ran.err
     assert "condu gc removes them" in ran.err

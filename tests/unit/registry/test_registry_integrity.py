@@ -39,9 +39,7 @@ def test_an_empty_one_has_none_either(registry: Registry) -> None:
 
 def test_a_row_without_its_parent_is_named(registry: Registry, sessions: list[Session]) -> None:
     execute(registry, "DELETE FROM blobs WHERE sha256 = ?", sessions[0].shared)
-    assert check_database(registry) == [
-        "row 1 of sessions refers to a row of blobs that is not there"
-    ]
+    assert check_database(registry) == ["row 1 of sessions refers to a missing row of blobs"]
 
 
 def test_only_the_first_rows_without_their_parent_are_named(
@@ -61,7 +59,7 @@ def test_a_figure_that_sqlite_would_refuse_is_named(registry: Registry) -> None:
 def test_a_session_that_was_altered_is_named(registry: Registry, sessions: list[Session]) -> None:
     execute(registry, "UPDATE sessions SET task = 'x' WHERE id = ?", sessions[1].id)
     (fault,) = check_database(registry)
-    assert f"the record of session {sessions[1].id} is not what was committed" == fault
+    assert f"the record of session {sessions[1].id} was altered after its commit" == fault
 
 
 def test_a_head_that_was_collected_is_named(registry: Registry, sessions: list[Session]) -> None:
@@ -74,7 +72,7 @@ def test_a_patch_on_a_collected_session_is_named(
 ) -> None:
     execute(registry, "INSERT INTO collected VALUES (?, '2026')", sessions[1].id)
     assert check_database(registry) == [
-        f"session {sessions[0].id} is a patch on {sessions[1].id}, which is not there"
+        f"session {sessions[0].id} is a patch on {sessions[1].id}, which is missing"
     ]
 
 
@@ -83,7 +81,7 @@ def test_a_patch_on_a_session_that_never_was_is_named_and_does_nothing_to_a_term
 ) -> None:
     execute(registry, "UPDATE packs SET reference = ? WHERE session = ?", "\x1b[2J", sessions[0].id)
     faults = check_database(registry)
-    assert f"session {sessions[0].id} is a patch on '\\x1b[2J', which is not there" in faults
+    assert f"session {sessions[0].id} is a patch on '\\x1b[2J', which is missing" in faults
     assert all(fault.isprintable() for fault in faults)
 
 
@@ -97,5 +95,5 @@ def test_patches_that_go_round_in_a_circle_are_named(
         sessions[1].id,
     )
     assert check_database(registry) == [
-        f"the patches of session {session.id} go round in a circle" for session in sessions[:2]
+        f"the patches of session {session.id} form a cycle" for session in sessions[:2]
     ]

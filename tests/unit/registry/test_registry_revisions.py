@@ -106,7 +106,7 @@ def test_a_tag_may_be_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["HEAD", "abcd", "ABCD", "0" * 64, "deadbeef"])
 def test_a_tag_never_reads_like_head_or_like_an_id(name: str) -> None:
-    with pytest.raises(UsageError, match="HEAD or like a session's id"):
+    with pytest.raises(UsageError, match="HEAD or a session's id"):
         validate_new_tag(name)
 
 

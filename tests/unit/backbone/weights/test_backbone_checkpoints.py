@@ -125,7 +125,7 @@ def test_the_mode_follows_the_umask(expert, path, umask):
 
 def test_an_existing_file_is_kept_unless_it_may_be_overwritten(expert, path):
     path.write_text("mine")
-    with pytest.raises(UsageError, match="exists already") as caught:
+    with pytest.raises(UsageError, match="already exists") as caught:
         write_checkpoint(expert, path, NOTE)
     assert "--force" in hint_of(caught.value)
     assert path.read_text() == "mine"

@@ -199,7 +199,7 @@ def test_places_for_an_archive(registry: Registry, exported: Path, tmp_path: Pat
     for place in (exported, tmp_path, registry.path / "a"):
         with pytest.raises(UsageError):
             write_archive(registry, place, overwrite=False)
-    with pytest.raises(UsageError, match="exists already") as refused:
+    with pytest.raises(UsageError, match="already exists") as refused:
         write_archive(registry, exported, overwrite=False)
     assert "--force" in hint_of(refused.value)
     with pytest.raises(UsageError):

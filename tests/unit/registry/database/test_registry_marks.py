@@ -51,7 +51,7 @@ def test_tags_are_in_the_journal_and_move_nothing(registry: Registry, learn: Lea
 def test_a_name_in_use_is_refused_and_stays_where_it_is(registry: Registry, learn: Learn) -> None:
     first, second = learn("a"), learn("b")
     registry.tag("best", first, "condu tag")
-    with pytest.raises(UsageError, match=f"already, at session {first.id[:12]}") as refused:
+    with pytest.raises(UsageError, match=f"already exists, at session {first.id[:12]}") as refused:
         registry.tag("best", second, "condu tag")
     assert "condu tag --delete best" in hint_of(refused.value)
     assert registry.tags() == {"best": first.id}

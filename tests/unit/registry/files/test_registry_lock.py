@@ -92,7 +92,7 @@ def test_another_process_is_kept_out_and_told_who_holds_it(
     assert f"process {other_process.pid} on {socket.gethostname()}" in message
     assert "since 20" in message
     assert str(path.parent) in message
-    assert "Wait until" in hint_of(locked.value)
+    assert "Wait for" in hint_of(locked.value)
     assert "\n" not in message
     assert locked.value.exit_code == 11
 

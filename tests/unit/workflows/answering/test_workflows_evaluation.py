@@ -214,5 +214,5 @@ def test_where_no_picture_can_be_read_nothing_is_measured(workspace, tmp_path, m
     data = make_pictures(tmp_path / "data", ("blue", "red"), 1, 16)
     for picture in data.glob("*/*"):
         picture.write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"no picture can be read: .*00\.png"):
+    with pytest.raises(DataError, match=r"none of the pictures can be read: .*00\.png"):
         measured(workspace, data=data)

@@ -45,7 +45,7 @@ def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(path, warm,
     _, theirs = overtaken(path, "warm", warm, others="warm")
     registry = Registry.open(path)
     assert registry.head().id == theirs
-    with pytest.raises(UsageError, match="learned already"):
+    with pytest.raises(UsageError, match="already been learned"):
         resume(registry, "warm")
     assert [expert.task for expert in registry.waiting.all()] == ["warm"]
 

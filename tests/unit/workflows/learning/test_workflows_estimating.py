@@ -52,5 +52,5 @@ def test_pictures_that_cannot_be_read_are_said(planned, tmp_path, make_pictures)
     data = make_pictures(tmp_path / "data", ("blue", "red"), 4, 16)
     for picture in data.glob("*/*"):
         picture.write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"none of the .* pictures that were tried can be read"):
+    with pytest.raises(DataError, match=r"none of .* sampled pictures can be read"):
         estimate(*planned(data))

@@ -136,7 +136,7 @@ def test_what_an_old_expert_is_known_by_does_not_change(workspace):
 
 
 def test_a_known_task_is_refused_before_any_training(registry_path, warm):
-    with pytest.raises(UsageError, match="'warm' is learned already") as caught:
+    with pytest.raises(UsageError, match="'warm' has already been learned") as caught:
         Learner(registry_path, LearnRequest(task="warm", data=warm))
     assert "condu forget warm" in hint_of(caught.value)
 

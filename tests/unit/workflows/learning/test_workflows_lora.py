@@ -96,7 +96,7 @@ def test_the_full_method_has_no_options():
     [{"rank": 4}, {"alpha": 1.0}, {"targets": ["*"]}, {"freeze_a": True}, {"seed": 0}],
 )
 def test_loras_options_beside_full_fine_tuning_are_refused(option):
-    with pytest.raises(UsageError, match="belongs to LoRA, and the method is full") as caught:
+    with pytest.raises(UsageError, match="is a LoRA option, but the method is full") as caught:
         lora_options("full", **option)
     assert "--method lora" in hint_of(caught.value)
     assert lora_options("lora", **option) is not None
@@ -115,7 +115,7 @@ def test_a_value_out_of_range_is_refused(values):
 def test_another_initialisation_than_recorded_is_refused():
     config = lora_config()
     other = {**config.method_options, "seed": 1}
-    with pytest.raises(BaseModelError, match="start from another initialisation"):
+    with pytest.raises(BaseModelError, match="initialisation of this registry"):
         trained_part(load_base("tiny"), replace(config, method_options=other))
 
 
@@ -265,7 +265,7 @@ def test_an_adapter_is_overwritten_only_when_asked(workspace, tmp_path):
     folder, session = tmp_path / "adapter", workspace.head()
     export_adapter(workspace, session, "warm", folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         export_adapter(workspace, session, "warm", folder)
     export_adapter(workspace, session, "warm", folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -28,7 +28,7 @@ from condu_cli.errors import (
 )
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning import destination
-from condu_cli.workflows.learning.resuming import resume, to_go_on_with
+from condu_cli.workflows.learning.resuming import latest_kept, resume
 from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.learning.unfinished import load_unfinished
 from condu_cli.workflows.opening.workspace import new_config
@@ -135,7 +135,7 @@ def test_a_training_writes_itself_down_while_it_runs(path, warm, learn):
 
 
 def test_a_task_with_an_unfinished_training_is_not_begun_anew_by_mistake(stopped, warm, learner):
-    with pytest.raises(UsageError, match="was interrupted and is kept") as caught:
+    with pytest.raises(UsageError, match="was interrupted and can be resumed") as caught:
         learner(stopped.path, "warm", warm)
     assert "--resume" in hint_of(caught.value)
     assert "--retrain" in hint_of(caught.value)
@@ -192,12 +192,12 @@ def test_what_its_commit_left_behind_is_answered_with_the_session(stopped):
     assert stopped.runs.paths() == []
 
 
-def test_where_there_is_nothing_to_go_on_with_that_is_said(stopped):
+def test_resume_with_nothing_kept_says_so(stopped):
     with pytest.raises(NotFoundError, match="no training was interrupted"):
         resume(stopped, "other")
 
 
-def test_training_that_diverges_leaves_nothing_to_go_on_with(path, warm, learn):
+def test_training_that_diverges_leaves_nothing_to_resume(path, warm, learn):
     with pytest.raises(DataError, match="diverged"):
         learn(
             path,
@@ -231,7 +231,7 @@ def test_training_that_diverges_after_a_measurement_commits_the_best(path, warm,
     assert summary.iterations == 30
     (warning,) = summary.warnings
     assert "diverged at iteration 31" in warning
-    assert "100.0 % of the pictures held out" in warning
+    assert "100.0 % on held-out pictures" in warning
     assert Registry.open(path).head().entry("warm").expert.training["kept_iteration"] < 30
 
 
@@ -332,7 +332,7 @@ def test_a_retraining_takes_the_place_of_an_expert_that_waits(warm, retraining):
 def test_an_expert_that_was_trained_later_is_committed(stopped, warm, learn, locked):
     with locked():
         learn(stopped.path, "warm", warm, retrain=True, iterations=3)
-    assert to_go_on_with(stopped) == (tuple(stopped.waiting.paths()), ())
+    assert latest_kept(stopped) == (tuple(stopped.waiting.paths()), ())
     (done,) = resume(stopped, None)
     assert done.summary.iterations == 3
     assert stopped.waiting.paths() == stopped.runs.paths() == []
@@ -342,7 +342,7 @@ def test_a_retraining_that_cannot_go_on_points_to_the_expert_before_it(warm, ret
     photos = Path(shutil.copytree(warm, tmp_path / "warm"))
     registry = retraining(photos)
     (run,) = registry.runs.paths()
-    assert to_go_on_with(registry) == ((), (run,))
+    assert latest_kept(registry) == ((), (run,))
     shutil.rmtree(photos)
     with pytest.raises(DataError) as caught:
         resume(registry, None)
@@ -469,7 +469,7 @@ def test_pictures_held_out_that_cannot_be_read_are_said_before_training(
     data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
     (held_out,) = hold_out(read_folder(data), 0.07, 0)[1]
     held_out.picture.write_text("broken")
-    with pytest.raises(DataError, match="held out can be read"):
+    with pytest.raises(DataError, match="held-out pictures can be read"):
         learn(path, "x", data, iterations=2, validation_share=0.07, max_unreadable=1)
 
 

@@ -302,7 +302,7 @@ def test_resume_of_nothing_is_an_error(registry, task):
 
 def test_a_name_taken_meanwhile_is_refused_until_it_is_free(registry, waiting):
     learn(registry, "cars", seed=1)
-    with pytest.raises(UsageError, match="learned already"):
+    with pytest.raises(UsageError, match="already been learned"):
         resume_expert(registry, waiting, command="resume")
     assert waiting.path.exists()
     forget(registry, "cars", "forget")

@@ -125,7 +125,7 @@ def test_a_renamed_task_is_the_same_expert_with_the_same_blobs(registry):
 
 
 def test_a_name_in_use_is_refused(registry):
-    with pytest.raises(UsageError, match="there is a task 'digits' already"):
+    with pytest.raises(UsageError, match="there is already a task 'digits'"):
         rename(registry, "cars", "digits", "rename")
 
 

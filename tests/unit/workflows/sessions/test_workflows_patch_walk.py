@@ -98,7 +98,7 @@ def test_sessions_in_a_circle_are_named_and_the_others_come(registry):
     wanted = {s.id for s in history.live}
     found = {r.session.id: r.found for r in restored_states(registry, history, wanted)}
     for session in (a, b):
-        assert f"{short_id(session.id)} go round in a circle" in str(found[session.id])
+        assert f"{short_id(session.id)} form a cycle" in str(found[session.id])
     assert not any(isinstance(found[s.id], IntegrityError) for s in (c, d, e, f))
 
 

@@ -202,7 +202,7 @@ def test_patches_in_a_circle_are_an_error_and_no_endless_loop(made):
     one, other = registry.sessions()[1:3]
     with registry.lock("test"):
         registry.record_pack(one, other, None)
-    with pytest.raises(IntegrityError, match=f"{short_id(other.id)} go round in a circle"):
+    with pytest.raises(IntegrityError, match=f"{short_id(other.id)} form a cycle"):
         decoded(registry, other)
 
 

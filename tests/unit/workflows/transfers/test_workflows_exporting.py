@@ -143,9 +143,9 @@ def test_no_path_of_this_machine_is_in_the_file(tmp_path, target, learn, warm):
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_loaded(workspace, target):
     target.write_text("mine")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         export_expert(workspace, workspace.head(), "warm", target)
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         export_base(workspace, target)
     assert "base" not in vars(workspace)
     assert target.read_text() == "mine"
@@ -202,7 +202,7 @@ def test_a_newer_note_asks_for_an_upgrade(note, target):
 
 
 def test_a_whole_registry_is_no_model(note, target):
-    with pytest.raises(UsageError, match="holds no single model but a registry") as caught:
+    with pytest.raises(UsageError, match="does not hold a single model but a registry") as caught:
         read_note(target, {**note, "kind": "registry"})
     assert f"condu import {target}" in hint_of(caught.value)
 

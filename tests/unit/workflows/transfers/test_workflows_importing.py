@@ -308,7 +308,7 @@ def test_noted_classes_are_matched_by_their_folders_too(
 
 
 def test_a_known_task_is_refused(registry_path, exported):
-    with pytest.raises(UsageError, match="'warm' is learned already"):
+    with pytest.raises(UsageError, match="'warm' has already been learned"):
         Importer(registry_path, ImportRequest(task="warm", weights=exported))
 
 
