@@ -1,7 +1,7 @@
-"""Figures of merit: accuracy, and Transfer, Average and Last of a sequence of tasks.
+"""Metrics: accuracy, and Transfer, Average and Last over a sequence of tasks.
 
-The three figures are those of the MTIL benchmark, which ConDU (arXiv 2503.10705) reports. They
-are read from a matrix R: R[t, i] is the accuracy on task i after session t, both from 0.
+The last three are those of the MTIL benchmark, which ConDU (arXiv 2503.10705) reports. They
+are computed from a matrix R: R[t, i] is the accuracy on task i after session t, both from 0.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from condu_cli.core.arrays.layout import Float64
 
 @dataclass(frozen=True, eq=False)
 class SequenceMetrics:
-    """Figures per task, float64 (T,), in the unit of the accuracies.
+    """Metrics per task, float64 (T,), in the unit of the accuracies.
 
     `transfer[i]` is the mean of R[t, i] over the sessions t < i, before task i was learned;
-    `transfer[0]` is NaN, as nothing comes before the first task. `average[i]` is the mean
-    over all sessions, `last[i]` the accuracy after the final one.
+    `transfer[0]` is NaN, since no session precedes the first task. `average[i]` is the mean over
+    all sessions, `last[i]` the accuracy after the last one.
     """
 
     transfer: Float64
@@ -28,7 +28,7 @@ class SequenceMetrics:
 
     @property
     def mean_transfer(self) -> float | None:
-        """Mean over all tasks but the first; None where there is only one."""
+        """Mean over all tasks but the first; None if there is only one."""
         return float(self.transfer[1:].mean()) if len(self.transfer) > 1 else None
 
     @property
@@ -43,7 +43,7 @@ class SequenceMetrics:
 
 
 def accuracy(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The share of right answers, 0..1; both arguments are class indices (N,).
+    """Return the share of correct predictions, 0..1; both arguments are class indices (N,).
 
     Raises ValueError for different shapes or for no images.
     """
@@ -55,9 +55,9 @@ def accuracy(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def sequence_metrics(accuracies: NDArray[Any]) -> SequenceMetrics:
-    """Transfer, Average and Last from R (T, T): row = session, column = task.
+    """Compute Transfer, Average and Last from R (T, T): row = session, column = task.
 
-    Raises ValueError where R is not square, is empty, or holds NaN or infinity.
+    Raises ValueError if R is not square, is empty, or holds NaN or infinity.
     """
     matrix = np.asarray(accuracies, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
@@ -73,7 +73,7 @@ def sequence_metrics(accuracies: NDArray[Any]) -> SequenceMetrics:
 
 
 def softmax(logits: NDArray[Any]) -> Float64:
-    """Probabilities over the last axis, float64, for logits of any finite size.
+    """Return probabilities over the last axis, float64; finite logits never overflow.
 
     -inf gives 0 unless a whole row is -inf; that, NaN and +inf raise ValueError.
     """

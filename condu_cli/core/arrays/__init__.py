@@ -1,1 +1,1 @@
-"""Arrays: their order, bits, stored forms, and the platforms that they live on."""
+"""Arrays: their order, bits, stored forms and platforms."""

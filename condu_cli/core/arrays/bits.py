@@ -1,8 +1,7 @@
-"""Masks bit by bit, for numpy and for torch: packed bytes, little bit order, and 64-bit words.
+"""Pack and unpack mask bits in numpy and torch: bytes in little bit order, and 64-bit words.
 
-Numpy has functions for packing; torch, on whatever device, gets them from array operations. The
-words of a working mask are uint64 in numpy and plain bytes in torch, which has next to no
-operations on uint64.
+Numpy has functions for packing; for torch, on any device, array operations do it. The words of a
+working mask are uint64 in numpy and plain bytes in torch, which has almost no operations on uint64.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ Array = Any  # a numpy array or a torch tensor
 
 
 def as_bytes(words: Array) -> Array:
-    """The memory of contiguous mask words, last axis (n,), as bytes (8 * n,); bytes stay bytes."""
+    """View contiguous mask words, last axis (n,), as bytes (8 * n,); bytes stay bytes."""
     return words.view(np.uint8) if isinstance(words, np.ndarray) else words
 
 
 def pack_bits(bools: Array) -> Array:
-    """Last axis (n,) bool or 0 and 1 -> (ceil(n / 8),) uint8, first element in the lowest bit."""
+    """Pack the last axis (n,), bool or 0 and 1, into (ceil(n / 8),) uint8, lowest bit first."""
     if isinstance(bools, np.ndarray):
         return np.packbits(bools, axis=-1, bitorder="little")
     xp = array_namespace(bools)
@@ -35,7 +34,7 @@ def pack_bits(bools: Array) -> Array:
 
 
 def unpack_bits(packed: Array, count: int | None = None) -> Array:
-    """Last axis (n,) uint8 -> its first `count` bits, all of them for None, as uint8 0 or 1."""
+    """Unpack the first `count` bits (None: all) of the last axis (n,) uint8, as uint8 0 or 1."""
     if isinstance(packed, np.ndarray):
         return np.unpackbits(packed, axis=-1, count=count, bitorder="little")
     xp = array_namespace(packed)
@@ -45,7 +44,7 @@ def unpack_bits(packed: Array, count: int | None = None) -> Array:
 
 
 def zero_bits(shape: tuple[int, ...], like: Array) -> Array:
-    """uint8 zeros beside another array."""
+    """Return uint8 zeros on the platform of another array."""
     if isinstance(like, np.ndarray):
         return np.zeros(shape, dtype=np.uint8)
     xp = array_namespace(like)

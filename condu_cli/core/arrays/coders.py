@@ -4,9 +4,9 @@ The shared part is one array per parameter, of its shape. int8 adds one float32 
 parameter, "scale/NAME" of shape (rows,), the value of one step in each row; rows as in
 `ParameterLayout.row_counts`. bfloat16 arrays have the dtype of `ml_dtypes`.
 
-What is not zero stays so in every dtype: a value that would round to zero becomes the smallest
-step of its sign. Signs and masks are therefore the same in all of them, and no expert loses
-parameters by being stored again and again.
+A value that is not zero stays so in every dtype: one that would round to zero becomes the smallest
+step of its sign. So signs and masks are the same in all dtypes, and no expert loses parameters by
+being stored repeatedly.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SMALLEST_FLOAT32 = np.float32(2.0**-149)
 
 
 class Coder(Protocol):
-    """Float32 values to stored ones and back, on one platform."""
+    """Converts float32 values to stored ones and back, on one platform."""
 
     def decode(self, stored: Array, scales: Array | None, out: Array) -> None:
-        """Stored values of shape `out.shape`, (rows, n) if `by_row`, to float32."""
+        """Decode stored values of shape `out.shape`, (rows, n) if `by_row`, to float32."""
 
     def encode(self, values: Array, stored: Array, scales: Array | None) -> None:
-        """Store values and round `values` in place to what `decode` will give back."""
+        """Store values, and round `values` in place to what `decode` returns."""
 
 
 class UnifiedDtype(Coder, Protocol):
@@ -48,10 +48,10 @@ class UnifiedDtype(Coder, Protocol):
     """Whether only whole rows can be stored."""
 
     def arrays(self, layout: ParameterLayout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Name, dtype and shape of every array of a shared part, in order."""
+        """Return the name, dtype and shape of every array of a shared part, in order."""
 
     def encode_at(self, values: Float32, stored: NDArray[Any], scales: Float32 | None) -> None:
-        """Store finite values with scales that are there; `values` may be overwritten."""
+        """Store finite values with existing scales; `values` may be overwritten."""
 
 
 class _Float32:
@@ -78,7 +78,7 @@ class _BFloat16:
         return _one_each(layout, BFLOAT16)
 
     def decode(self, stored: NDArray[Any], scales: Float32 | None, out: Float32) -> None:
-        # A cast and a shift of bit patterns: many times faster than the cast of the dtype.
+        # Casting and shifting bit patterns is many times faster than casting the dtype.
         patterns = out.view(np.uint32)
         patterns[...] = stored.view(np.uint16)
         patterns <<= np.uint32(16)
@@ -119,7 +119,7 @@ class _Int8:
         assert scales is not None  # noqa: S101 - `arrays` promises them
         largest = np.maximum(values.max(axis=1), -values.min(axis=1))
         steps = largest / np.float32(INT8_STEPS)
-        # Only among denormals can rounding have made 127 steps fall short by more than one.
+        # Only for denormals can rounding make 127 steps fall short by more than one step.
         steps[INT8_STEPS * steps < largest - steps] += SMALLEST_FLOAT32
         steps = np.maximum(steps, SMALLEST_FLOAT32)
         scales[...] = np.where(largest > 0, steps, np.float32(0))
@@ -136,7 +136,7 @@ class _Int8:
 
 
 def _nearest_steps(values: Float32, steps: Float32) -> Float32:
-    """How many steps of its row each value is: whole numbers in -127..127, 0 for 0 only."""
+    """Return each value in steps of its row: whole numbers in -127..127, 0 only for 0."""
     nearest: Float32 = values / steps[:, None]
     np.rint(nearest, out=nearest)
     np.clip(nearest, -INT8_STEPS, INT8_STEPS, out=nearest)

@@ -1,8 +1,8 @@
-"""The fixed order of a registry's trainable parameters, as one flat vector and as bits.
+"""The fixed order of a registry's trainable parameters, as a flat vector and as mask bits.
 
-Every array of the method is read through this order: element j of the unified delta, bit j of
-a mask and coordinate j of an expert are the same parameter. Masks give each tensor a start at
-a multiple of 64 bits, so that one tensor's bits can be read without touching the others.
+Every array of the method follows this order: element j of the unified delta, bit j of a mask and
+coordinate j of an expert are the same parameter. In masks each tensor starts at a multiple of 64
+bits, so that its bits can be read without touching those of other tensors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,9 +23,9 @@ Bools = NDArray[np.bool_]
 
 ALIGNMENT = 64  # bits: where a tensor's mask may start
 
-# A larger value means that training diverged. The bound also keeps every expert finite: an
-# element of an expert is at most its L1 norm, which unify preserves, and d * 1e20 is far
-# below the largest float32.
+# A larger value means that training diverged. The bound also keeps every expert finite: an element
+# of an expert is at most its L1 norm, which unify preserves, and d * 1e20 is far below the largest
+# float32.
 LARGEST_VALUE = 1e20
 _LARGEST_PATTERN = int(np.float32(LARGEST_VALUE).view(np.uint32))
 _INFINITY_PATTERN = int(np.float32(np.inf).view(np.uint32))
@@ -34,7 +34,7 @@ _INFINITY_PATTERN = int(np.float32(np.inf).view(np.uint32))
 class InvalidDeltaError(ValueError):
     """A delta that does not fit the registry's parameters, or is not finite.
 
-    `parameter` is the name of the first parameter at fault.
+    `parameter` names the first such parameter.
     """
 
     def __init__(self, parameter: str, reason: str) -> None:
@@ -43,9 +43,9 @@ class InvalidDeltaError(ValueError):
 
 
 class InvalidStateError(ValueError):
-    """A stored unified delta, trigger or prototype that does not have its promised form.
+    """A stored unified delta, trigger or prototype array that is not valid.
 
-    `tensor` is the name of the array at fault.
+    `tensor` names the array.
     """
 
     def __init__(self, tensor: str, reason: str) -> None:
@@ -122,7 +122,7 @@ class ParameterLayout:
         return {name: position for position, name in enumerate(self.names)}
 
     def index(self, name: str) -> int:
-        """The position of a parameter. Raises KeyError where the layout has no such name."""
+        """Return the position of a parameter; raise KeyError for an unknown name."""
         return self._positions[name]
 
     def check_names(self, delta: Iterable[str]) -> None:
@@ -132,7 +132,7 @@ class ParameterLayout:
             raise InvalidDeltaError(*fault)
 
     def name_fault(self, present: Iterable[str]) -> tuple[str, str] | None:
-        """The first missing or unexpected name and what is wrong with it, or None."""
+        """Return the first missing or unexpected name and what is wrong with it, or None."""
         found = set(present)
         for name in self.names:
             if name not in found:
@@ -143,9 +143,9 @@ class ParameterLayout:
         return None
 
     def form_fault(self, name: str, values: Any, dtype: object = np.float32) -> str | None:
-        """What is wrong with a tensor's shape or dtype, or None.
+        """Return what is wrong with a tensor's shape or dtype, or None.
 
-        `dtype` is float32 as the library of `values` has it.
+        `dtype` is float32 in the library of `values`.
         """
         expected = self.shapes[self.index(name)]
         if tuple(values.shape) != expected:
@@ -158,8 +158,8 @@ class ParameterLayout:
 class Extremes(NamedTuple):
     """The smallest and largest magnitude among float32 values, as bit patterns without sign.
 
-    Such patterns sort like magnitudes, NaN and infinity last. `smallest` is that of the smallest
-    value but 0, minus one; the largest uint32, or int32, where all are 0.
+    Such patterns sort like magnitudes, NaN and infinity last. `smallest` is the pattern of the
+    smallest nonzero value minus one; if all are 0, the largest uint32 (numpy) or int32 (torch).
     """
 
     smallest: int
@@ -167,9 +167,9 @@ class Extremes(NamedTuple):
 
 
 def pattern_fault(largest: int) -> str | None:
-    """What is wrong with values of which this is `Extremes.largest`, or None.
+    """Return what is wrong with values whose `Extremes.largest` this is, or None.
 
-    NaN, infinity, or a value beyond `LARGEST_VALUE`.
+    NaN, infinity and values beyond `LARGEST_VALUE` are faults.
     """
     if largest <= _LARGEST_PATTERN:
         return None
@@ -177,5 +177,5 @@ def pattern_fault(largest: int) -> str | None:
 
 
 def finite_fault(largest: int) -> str | None:
-    """The same of values that may be of any size: only NaN and infinity are wrong."""
+    """Like `pattern_fault`, but only NaN and infinity are faults."""
     return "holds NaN or infinity" if largest >= _INFINITY_PATTERN else None

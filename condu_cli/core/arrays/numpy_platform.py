@@ -1,4 +1,4 @@
-"""The platform of numpy's arrays in memory."""
+"""The platform of numpy arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NumpyPlatform:
-    """Arrays in memory, memory maps among them, and any number of threads."""
+    """Arrays in memory, including memory maps; any number of threads."""
 
     word: np.dtype[Any] = np.dtype(np.uint64)
     block_size = BLOCK_SIZE
@@ -34,42 +34,42 @@ class NumpyPlatform:
         return nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory that was not written to."""
+        """Return uninitialised memory."""
         return np.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory set to 0."""
+        """Return zeroed memory."""
         return np.zeros(shape, dtype)
 
     def here(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself."""
+        """Return the array itself."""
         return array
 
     def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself."""
+        """Return the array itself."""
         return array
 
     def source(self, array: Array) -> Source:
-        """The array itself."""
+        """Return the array itself."""
         source: Source = array
         return source
 
     def holds(self, array: Array, dtype: np.dtype[Any]) -> bool:
-        """Whether the dtype is the same; a torch tensor's never is."""
+        """Return whether the dtype is the same; a torch tensor's never is."""
         return bool(array.dtype == dtype)
 
     def coder(self, dtype: UnifiedDtype) -> Coder:
-        """The dtype's own."""
+        """Return the dtype, which is its own coder."""
         return dtype
 
     def is_contiguous(self, array: NDArray[Any]) -> bool:
-        """Whether numpy says so."""
+        """Return numpy's flag."""
         return array.flags.c_contiguous
 
     def form_fault(self, layout: ParameterLayout, name: str, values: Array) -> str | None:
-        """The layout's answer."""
+        """Return the layout's answer."""
         return layout.form_fault(name, values)
 
     def parts_of(self, mask: Array, parts: Sequence[slice]) -> Iterable[bytes]:
-        """One slice after the other."""
+        """Yield the slices one by one."""
         return (mask[part].tobytes() for part in parts)

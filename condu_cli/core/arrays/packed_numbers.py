@@ -1,6 +1,6 @@
-"""Numbers of a bit or two, packed; bits picked out of masks and put back; byte planes.
+"""Packed numbers of one or two bits, gathering and scattering mask bits, and byte planes.
 
-All of it little-endian and lowest bits first, like packed masks.
+Everything is little-endian and lowest bit first, like packed masks.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from condu_cli.core.arrays.layout import Bits
 
-BLOCK_BYTES = 1 << 15  # of packed masks that are unpacked in one go
-BATCH = 1 << 20  # numbers that wait to be packed
+BLOCK_BYTES = 1 << 15  # of packed masks unpacked at a time
+BATCH = 1 << 20  # numbers packed at a time
 
-# The four numbers of two bits in a byte, as bytes in order.
+# The four two-bit numbers in each byte value, as bytes in order.
 _FOURS = np.array(
     [[byte >> shift & 3 for shift in (0, 2, 4, 6)] for byte in range(256)], dtype=np.uint8
 ).view(np.uint32)[:, 0]
 
 
 class Packer:
-    """Numbers of 1 or 2 bits, packed as they come in; the lowest bits first."""
+    """Packs numbers of 1 or 2 bits as they are added, lowest bits first."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -44,7 +44,7 @@ class Packer:
             self._pack(self._count // 8 * 8)
 
     def finish(self) -> Bits:
-        """All that were added, uint8 (ceil(n * width / 8),); unused bits are 0."""
+        """Return all numbers packed, uint8 (ceil(n * width / 8),); unused bits are 0."""
         self._pack(self._count)
         return np.concatenate(self._packed)
 
@@ -64,7 +64,7 @@ def _packed(numbers: Bits, width: int) -> Bits:
 
 
 class Unpacker:
-    """Reads what a `Packer` made, of which enough must be there."""
+    """Reads what a `Packer` wrote, which must be long enough."""
 
     def __init__(self, packed: Bits, width: int) -> None:
         self._packed = packed
@@ -72,7 +72,7 @@ class Unpacker:
         self._at = 0
 
     def take(self, count: int) -> Bits:
-        """The next so many numbers."""
+        """Return the next `count` numbers."""
         each = 8 // self._width
         first, skipped = divmod(self._at, each)
         self._at += count
@@ -83,7 +83,7 @@ class Unpacker:
 
 
 def gathered(masks: Sequence[tuple[Bits, Bits | None]], within: Bits) -> list[Bits]:
-    """Of each packed mask, or of two XORed, the bits at the set bits of `within`, packed."""
+    """Pack the bits of each mask, or of the XOR of two, at the set bits of `within`."""
     packers = [Packer(1) for _ in masks]
     for start in range(0, within.size, BLOCK_BYTES):
         part = slice(start, start + BLOCK_BYTES)
@@ -95,7 +95,7 @@ def gathered(masks: Sequence[tuple[Bits, Bits | None]], within: Bits) -> list[Bi
 
 
 def scattered(packed: Sequence[Bits], within: Bits) -> list[Bits]:
-    """Undo `gathered`: packed masks with zeros where `within` has one."""
+    """Undo `gathered`: return packed masks with zeros where `within` is 0."""
     readers = [Unpacker(bits, 1) for bits in packed]
     masks = [np.zeros_like(within) for _ in packed]
     for start in range(0, within.size, BLOCK_BYTES):
@@ -110,16 +110,16 @@ def scattered(packed: Sequence[Bits], within: Bits) -> list[Bits]:
 
 
 def packed_size(numbers: int, width: int = 1) -> int:
-    """How many bytes hold so many numbers of `width` bits."""
+    """Return the bytes that hold this many numbers of `width` bits."""
     return -(-numbers * width // 8)
 
 
 def planes_of(array: NDArray[Any]) -> Bits:
-    """The lowest byte of every number, then the second ones and so on."""
+    """Return the lowest bytes of all numbers, then the second ones and so on."""
     planes = np.ascontiguousarray(array).view(np.uint8).reshape(-1, array.dtype.itemsize).T
     return np.ascontiguousarray(planes).reshape(-1)
 
 
 def from_planes(planes: Bits, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Undo `planes_of`; the array is flat."""
+    """Undo `planes_of`; return a flat array."""
     return np.ascontiguousarray(planes.reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)

@@ -1,10 +1,10 @@
-"""What the streaming passes ask of the arrays that they run on: numpy's, or torch's on a device.
+"""The interface of a platform: numpy arrays, or torch tensors on one device.
 
-The passes are one text that asks a platform for what the two do differently: to make arrays, to
-fetch and check those that come from outside, to look at values as bit patterns.
+The streaming passes are written once and ask a platform for what differs between the two: creating
+arrays, fetching and checking those from outside, and viewing values as bit patterns.
 
 Arrays of the state (unified arrays, masks, rescalers) may be elsewhere than on the platform; they
-are moved there one chunk at a time, in the dtype in which they are stored.
+are moved there one chunk at a time, in their stored dtype.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A flat array of (n,) elements that is read slice by slice."""
+    """A flat array (n,) that is read slice by slice."""
 
     def __getitem__(self, part: slice, /) -> Array:
-        """The elements of a slice with step 1, on the platform."""
+        """Return the elements of a slice with step 1, on the platform."""
 
 
 class Platform(Protocol):
     """What a streaming pass needs to know about its arrays.
 
-    `word` is the dtype of a working mask's elements. `block_size` (elements) is the size of chunks
-    where none is asked for; `threads` and `kernels` insist on one way to run, unless None.
+    `word` is the dtype of a working mask's elements. `block_size` is the default chunk size in
+    elements. `threads` and `kernels`, unless None, are the only ones that the platform allows.
     """
 
     word: np.dtype[Any]
@@ -43,34 +43,34 @@ class Platform(Protocol):
     kernels: str | None
 
     def working(self) -> AbstractContextManager[None]:
-        """What a pass over chunks, its writes to weights included, has to run in."""
+        """Return the context that a pass, including its writes to weights, must run in."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array that holds anything."""
+        """Return an uninitialised array."""
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of zeros."""
+        """Return an array of zeros."""
 
     def here(self, array: NDArray[Any]) -> Array:
-        """An array of this program, float32 or float64, on the platform."""
+        """Move a float32 or float64 array of ours to the platform."""
 
     def host(self, array: Array) -> NDArray[Any]:
-        """An array, of the platform or not, as numpy's."""
+        """Return any array as a numpy array."""
 
     def source(self, array: Array) -> Source:
-        """An array of the state, (n,) and contiguous, to be read on the platform."""
+        """Return a view of a state array, (n,) and contiguous, that is read on the platform."""
 
     def holds(self, array: Array, dtype: np.dtype[Any]) -> bool:
-        """Whether an array of the state has this dtype and can be read on the platform."""
+        """Return whether a state array has this dtype and can be read on the platform."""
 
     def coder(self, dtype: UnifiedDtype) -> Coder:
-        """How a unified delta of this dtype is read and written on the platform."""
+        """Return the coder that reads and writes a unified delta of this dtype."""
 
     def is_contiguous(self, array: Array) -> bool:
-        """Whether the elements are in memory in the order of the axes."""
+        """Return whether the elements are in memory in the order of the axes."""
 
     def form_fault(self, layout: ParameterLayout, name: str, values: Array) -> str | None:
-        """What is wrong with a parameter's tensor: shape, dtype (float32) or place; or None."""
+        """Return what is wrong with a tensor's shape, dtype (float32) or device, or None."""
 
     def parts_of(self, mask: Array, parts: Sequence[slice]) -> Iterable[bytes]:
-        """The bytes of short slices of a packed mask of the state."""
+        """Return the bytes of short slices of a packed mask."""

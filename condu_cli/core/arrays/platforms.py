@@ -1,4 +1,4 @@
-"""Which platform an array belongs to; torch is imported only when there is a tensor."""
+"""Choose the platform of an array; torch is imported only for tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMPY = NumpyPlatform()
 
 
 def platform_of(arrays: Iterable[Array]) -> Platform:
-    """The platform of the first array: torch's on its device for a tensor, else numpy's."""
+    """Return the platform of the first array: torch on its device for a tensor, else numpy."""
     first = next(iter(arrays), None)
     if first is None or not is_torch_array(first):
         return NUMPY

@@ -1,14 +1,14 @@
-"""How tensors are cut for a streaming pass: segments that are summed alone, chunks of them.
+"""How a streaming pass cuts tensors: into segments, and chunks of segments.
 
-A segment is the grain of every sum: a row where rows matter (a rescaler or a scale for each), a
-fixed run of `SEGMENT` elements otherwise. A chunk is the run of segments that one thread works
-on at a time. Sums are taken inside segments and added up in order, so that no result depends on
-the size of the chunks or on the number of threads.
+A segment is the unit of every sum: a row where rows matter (each has a rescaler or a scale), else a
+fixed run of `SEGMENT` elements. A chunk is the run of segments that one thread works on at a time.
+Sums are taken within segments and then added up in order, so no result depends on the size of
+chunks or the number of threads.
 
 In a chunk's working arrays, shape (segments, padded), every segment starts at a multiple of 64
-elements, so that one 64-bit word of a mask never spans two segments. Where rows are not a multiple
-of 64 long they are moved apart for that; elsewhere the working arrays are plain copies. The same
-text runs on numpy arrays and on torch tensors.
+elements, so that no 64-bit mask word spans two segments. Rows whose length is not a multiple of 64
+are moved apart for that; otherwise the working arrays are plain copies. The code runs on numpy
+arrays and on torch tensors.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from condu_cli.core.arrays.layout import ParameterLayout
 
 SEGMENT = 4096  # elements
-BLOCK_SIZE = 1 << 18  # elements: in the processor's cache, and few enough steps in Python
+BLOCK_SIZE = 1 << 18  # elements: fits the processor's cache, and needs few steps in Python
 
 
 class Chunk(NamedTuple):
     """A run of whole segments of one tensor.
 
-    `first` counts segments from the tensor's start, `start` and `stop` elements. `length` is a
-    segment's elements, `padded` the same rounded up to a multiple of 64; `mask` holds the bytes
-    of the tensor's part of a packed mask that hold the chunk's bits.
+    `first` counts segments from the tensor's start; `start` and `stop` count elements. `length` is
+    the number of elements in a segment, `padded` the same rounded up to a multiple of 64; `mask` is
+    the slice of bytes of a packed mask that holds the chunk's bits.
     """
 
     tensor: int
@@ -48,12 +48,12 @@ class Chunk(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return self.stop - self.start
 
     @property
     def room(self) -> int:
-        """Elements of a working array."""
+        """Number of elements of a working array."""
         return self.segments * self.padded
 
     @property
@@ -62,9 +62,9 @@ class Chunk(NamedTuple):
         return self.length == self.padded or self.segments == 1
 
     def values(self, working: Array) -> Array:
-        """The elements within a working array of shape (segments, padded), without padding.
+        """Return the elements of a working array (segments, padded), without padding.
 
-        A view of shape (1, size) for a plain chunk, (segments, length) for others.
+        It is a view of shape (1, size) for a plain chunk, else (segments, length).
         """
         if self.is_plain:
             return working.reshape(1, -1)[:, : self.size]
@@ -72,15 +72,15 @@ class Chunk(NamedTuple):
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no padding: a view of the tensor can be the working array."""
+        """Whether there is no padding, so that a view of the tensor can be the working array."""
         return self.size == self.room
 
     def view(self, tensor: Array) -> Array:
-        """The elements of a full chunk within a flat tensor, as (segments, padded)."""
+        """View the elements of a full chunk in a flat tensor as (segments, padded)."""
         return tensor[self.start : self.stop].reshape(self.segments, self.padded)
 
     def clear_padding(self, working: Array) -> None:
-        """Set to 0 whatever does not belong to an element."""
+        """Set the padding to 0."""
         if self.is_plain:
             working.reshape(-1)[self.size :] = 0
         else:
@@ -95,7 +95,7 @@ class Chunk(NamedTuple):
     def load_bits(self, mask: Array, words: Array) -> None:
         """Copy the chunk's bits of a packed mask into words of shape (segments, padded / 64).
 
-        `mask` is read by one slice; words are uint64, or bytes (segments, padded / 8) in torch.
+        `mask` is read with one slice; words are uint64, in torch bytes (segments, padded / 8).
         """
         stored = mask[self.mask]
         if not self.is_plain:
@@ -108,7 +108,7 @@ class Chunk(NamedTuple):
         target[len(stored) :] = 0
 
     def store_bits(self, words: Array, mask: Array) -> None:
-        """Write words as `load_bits` gives them into a packed mask."""
+        """Write words, as from `load_bits`, into a packed mask."""
         packed = as_bytes(words.reshape(-1))
         if not self.is_plain:
             bits = unpack_bits(packed).reshape(self.segments, self.padded)
@@ -127,11 +127,13 @@ class Segmentation:
     def chunks(self, block_size: int = BLOCK_SIZE) -> Iterator[Chunk]:
         """Cut all tensors, in order, into chunks of about `block_size` elements.
 
-        A chunk is never less than one segment, so a longer row is a chunk of its own. Raises
-        ValueError where `block_size` is not a positive multiple of 64.
+        A chunk is at least one segment, so a longer row is a chunk by itself. Raises ValueError if
+        `block_size` is not a positive multiple of 64.
         """
         if block_size < 1 or block_size % ALIGNMENT:
-            raise ValueError(f"a block size is a positive multiple of {ALIGNMENT}: {block_size}")
+            raise ValueError(
+                f"a block size must be a positive multiple of {ALIGNMENT}, not {block_size}"
+            )
         for tensor in range(len(self.layout.names)):
             yield from self._tensor_chunks(tensor, block_size)
 
@@ -142,7 +144,7 @@ class Segmentation:
         length = self.layout.row_sizes[tensor] if self.by_row else min(SEGMENT, _round_up(size))
         padded = _round_up(length)
         segments = -(-size // length)
-        # Chunks meet at whole bytes and words of the mask, so that threads never share one.
+        # Chunks meet at word boundaries of the mask, so that threads never share a word.
         step = ALIGNMENT // gcd(length, ALIGNMENT)
         step *= max(1, block_size // (padded * step))
         first_byte = self.layout.mask_offsets[tensor] // 8

@@ -23,10 +23,10 @@ Arrays = dict[str, "Array"]
 
 
 class StoredDelta:
-    """The arrays of a shared part, read and written as float32; every array is fetched once.
+    """The arrays of a shared part, read and written as float32; each array is fetched once.
 
-    What is read of them appears on `platform`. Raises InvalidStateError naming the array that is
-    missing, unexpected or misshapen.
+    What is read appears on `platform`. Raises InvalidStateError naming an array that is missing,
+    unexpected or misshapen.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class StoredDelta:
     def empty(
         cls, layout: ParameterLayout, dtype: UnifiedDtype, platform: Platform = NUMPY
     ) -> StoredDelta:
-        """Arrays to be written to."""
+        """Allocate arrays to write to."""
         wanted = dtype.arrays(layout).items()
         arrays = {name: platform.empty(shape, kind) for name, (kind, shape) in wanted}
         return cls(layout, dtype, arrays, platform)
 
     def tensor(self, tensor: int) -> Float32:
-        """One parameter, given by its position, as float32 of its shape."""
+        """Return one parameter, given by its position, as float32 of its shape."""
         name = self.layout.names[tensor]
         if self.dtype.name == "float32":
             array: Float32 = self.arrays[name]
@@ -63,14 +63,14 @@ class StoredDelta:
         return values
 
     def float32(self, tensor: int) -> Array | None:
-        """One parameter's stored values, flat, if they can be used as they lie; else None."""
+        """Return one parameter's stored values, flat, if they can be used without decoding."""
         name = self.layout.names[tensor]
         flat = self._flat[name]
         usable = self.dtype.name == "float32" and flat is self.platform.source(flat)
         return flat if usable else None
 
     def read(self, tensor: int, start: int, stop: int, out: Array) -> None:
-        """Elements start..stop of a parameter into `out`, of shape (1, n) or (rows, length)."""
+        """Read elements start..stop of a parameter into `out`, (1, n) or (rows, length)."""
         if start == stop:
             return
         stored, scales = self._part(tensor, start, stop)
@@ -86,9 +86,9 @@ class StoredDelta:
         self._coder.encode(rows, stored.reshape(rows.shape), scales)
 
     def stored_form(self, tensor: int, start: int, stop: int, values: Float32) -> NDArray[Any]:
-        """Finite values as elements start..stop would be stored with the scales there are: (n,).
+        """Return finite values as start..stop would store them with the existing scales: (n,).
 
-        Nothing is written but, perhaps, `values`.
+        Only `values` may be overwritten.
         """
         _, scales = self._part(tensor, start, stop)
         rows = self._rows(values, tensor)
@@ -97,7 +97,7 @@ class StoredDelta:
         return stored.reshape(-1)
 
     def codes(self, tensor: int) -> NDArray[Any]:
-        """One parameter's stored values, flat, as signed integers of the same bits."""
+        """Return one parameter's stored values, flat, as signed integers with the same bits."""
         flat = self.arrays[self.layout.names[tensor]].reshape(-1)
         codes: NDArray[Any] = flat.view(f"i{flat.dtype.itemsize}")
         return codes
@@ -111,7 +111,7 @@ class StoredDelta:
         return stored, self._flat[SCALE + name][start // length : stop // length]
 
     def _rows(self, values: Array, tensor: int) -> Array:
-        """The same memory as rows, where rows matter."""
+        """View the same memory as rows, if the dtype stores whole rows."""
         if not self.dtype.by_row:
             return values
         return values.reshape(-1, self.layout.row_sizes[tensor])
@@ -134,6 +134,6 @@ def _fetch(
         if not platform.holds(array, dtype) or tuple(array.shape) != shape:
             found = f"{array.dtype} {tuple(array.shape)}"
             raise InvalidStateError(name, f"is {found}, not {dtype} {shape}")
-        # Numpy's memory maps become plain arrays, whose slices cost far less.
+        # Slices of plain arrays cost far less than those of np.memmap.
         fetched[name] = np.asarray(array) if isinstance(array, np.ndarray) else array
     return fetched

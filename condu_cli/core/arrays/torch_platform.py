@@ -1,9 +1,9 @@
-"""The platform of torch tensors on one device; imported only where there are tensors.
+"""The platform of torch tensors on one device; imported only if there are tensors.
 
-Every number is the same as in numpy, bit for bit; sums alone may be added up in another order.
-What CUDA does otherwise is avoided: there are next to no operations on uint16, uint32 and uint64,
-a division by a Python number is a product with its reciprocal, and whatever the host is to know
-stops the device, so that each check asks once per chunk. One thread gives out the work, in chunks
+Every number is the same as in numpy, bit for bit, except that sums may be added in another order.
+What CUDA does differently is avoided: there are almost no operations on uint16, uint32 and uint64;
+dividing by a Python number multiplies by its reciprocal; and every value that the host reads
+synchronises the device, so each check reads once per chunk. One thread issues the work, in chunks
 large enough to fill a device. The device needs float64.
 """
 
@@ -34,7 +34,7 @@ MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
 
 
 class TorchPlatform:
-    """Tensors on one device; see `platform.Platform` for what each method promises."""
+    """Tensors on one device; see `platform.Platform` for the methods."""
 
     word: np.dtype[Any] = np.dtype(np.uint8)
     block_size = BLOCK_SIZE
@@ -45,52 +45,52 @@ class TorchPlatform:
         self.device = device
 
     def working(self) -> AbstractContextManager[None]:
-        """Without gradients: weights may be parameters of a model."""
+        """Return a context without gradients: weights may be parameters of a model."""
         return torch.no_grad()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        """Memory that was not written to."""
+        """Return uninitialised memory."""
         return torch.empty(shape, dtype=_torch_dtype(dtype), device=self.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        """Memory set to 0."""
+        """Return zeroed memory."""
         return torch.zeros(shape, dtype=_torch_dtype(dtype), device=self.device)
 
     def here(self, array: NDArray[Any]) -> Tensor:
-        """Moved from memory; on the CPU it stays the same memory."""
+        """Move an array to the device; on the CPU the memory is shared."""
         return _tensor(array).to(self.device)
 
     def host(self, array: Array) -> NDArray[Any]:
-        """Moved to memory, once the device has computed it."""
+        """Copy a tensor to the host, waiting for the device."""
         found: NDArray[Any] = array
         if isinstance(array, torch.Tensor):
             moved = array.detach().cpu()
-            is_bfloat16 = moved.dtype == torch.bfloat16  # which numpy does not know
+            is_bfloat16 = moved.dtype == torch.bfloat16  # which numpy lacks
             found = (moved.view(torch.int16) if is_bfloat16 else moved).numpy()
             found = found.view(BFLOAT16) if is_bfloat16 else found
         return found
 
     def source(self, array: Array) -> Source:
-        """The tensor itself, or one that moves what is read of it."""
+        """Return the tensor itself, or a view that moves what is read."""
         if isinstance(array, torch.Tensor) and array.device == self.device:
             source: Source = array
             return source
         return _Elsewhere(array, self.device)
 
     def holds(self, array: Array, dtype: np.dtype[Any]) -> bool:
-        """Whether it is a tensor or numpy's, of that dtype."""
+        """Return whether a tensor or numpy array has that dtype."""
         return bool(array.dtype in (_torch_dtype(dtype), dtype))
 
     def coder(self, dtype: UnifiedDtype) -> Coder:
-        """The tensors' own, by the dtype's name."""
+        """Return the coder for tensors."""
         return CODERS[dtype.name]
 
     def is_contiguous(self, array: Tensor) -> bool:
-        """Whether torch says so."""
+        """Return torch's answer."""
         return array.is_contiguous()
 
     def form_fault(self, layout: ParameterLayout, name: str, values: Array) -> str | None:
-        """The layout's answer, or that the tensor is on another device."""
+        """Return the layout's answer, or that the tensor is on another device."""
         if not isinstance(values, torch.Tensor):
             return f"is not a torch tensor on {self.device}"
         if values.device != self.device:
@@ -98,7 +98,7 @@ class TorchPlatform:
         return layout.form_fault(name, values, torch.float32)
 
     def parts_of(self, mask: Array, parts: Sequence[slice]) -> Iterable[bytes]:
-        """All parts in one move to the host."""
+        """Return all parts, moved to the host at once."""
         if not isinstance(mask, torch.Tensor):
             return (mask[part].tobytes() for part in parts)
         places = np.concatenate([np.arange(part.start, part.stop) for part in parts])
@@ -108,7 +108,7 @@ class TorchPlatform:
 
 
 class _Elsewhere:
-    """A flat array in memory or on another device: what is read of it is moved."""
+    """A flat array in memory or on another device; slices are moved to the device."""
 
     def __init__(self, array: Array, device: torch.device) -> None:
         self._array = array
@@ -122,7 +122,7 @@ class _Elsewhere:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    """The same memory as a tensor, or a copy where it is read-only, which torch warns of."""
+    """Return the memory as a tensor, or a copy if it is read-only, which torch warns about."""
     array = np.asarray(array) if array.flags.writeable else np.array(array)
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -130,7 +130,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    """The dtype of the same name."""
+    """Return torch's dtype of the same name."""
     found: torch.dtype = getattr(torch, dtype.name)
     return found
 

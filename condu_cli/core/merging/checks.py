@@ -1,4 +1,4 @@
-"""What a delta or a model's weights must look like before anything is made of them."""
+"""Check deltas and weights before they are used."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class CheckedDelta(Mapping[str, Array]):
-    """A delta of which `check_delta` has seen every value: they are not checked for NaN again.
+    """A delta whose values `check_delta` has checked, so that they are not scanned again.
 
-    Read-only as far as the mapping goes; whoever writes to its arrays breaks the promise.
+    The mapping is read-only; writing to its arrays would make the check worthless.
     """
 
     def __init__(self, delta: Mapping[str, Array]) -> None:
@@ -38,10 +38,10 @@ class CheckedDelta(Mapping[str, Array]):
 def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> CheckedDelta:
     """Check names, shapes, dtype (float32) and values of a delta, numpy's or torch's.
 
-    To be called where a delta enters: after training, or when it is read from a file.
+    Call it where a delta enters: after training, or when it is read from a file.
 
-    Raises InvalidDeltaError naming the first parameter that is missing, unexpected, of another
-    shape or dtype, or that holds NaN, infinity or a value beyond `LARGEST_VALUE`.
+    Raises InvalidDeltaError naming the first parameter that is missing, unexpected, has another
+    shape or dtype, or holds NaN, infinity or a value beyond `LARGEST_VALUE`.
     """
     layout.check_names(delta)
     tensors = [delta[name] for name in layout.names]
@@ -58,7 +58,7 @@ def check_delta(layout: ParameterLayout, delta: Mapping[str, Array]) -> CheckedD
 
 
 def check_forms(layout: ParameterLayout, platform: Platform, tensors: Sequence[Array]) -> None:
-    """Raise InvalidDeltaError for the first of the layout's tensors that has another form."""
+    """Raise InvalidDeltaError for the first tensor with a wrong shape, dtype or device."""
     for name, values in zip(layout.names, tensors, strict=True):
         fault = platform.form_fault(layout, name, values)
         if fault:

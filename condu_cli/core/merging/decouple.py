@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """An expert and where its weights go: each parameter's array, float32 of its shape."""
+    """An expert's trigger, and the arrays for its weights: float32 of each parameter's shape."""
 
     trigger: Trigger
     weights: Mapping[str, Array]
@@ -44,14 +44,14 @@ class Target(NamedTuple):
 def decouple_tensor(
     method: Method, tensor: int, unified_tensor: Float32, trigger: Trigger
 ) -> Float32:
-    """One tensor of an expert's delta: float32(rescaler * unified delta) where masked, else 0.
+    """Return one tensor of a delta: float32(rescaler * unified delta) where masked, else 0.
 
-    `tensor` is its position; `unified_tensor` and the result have its shape. Nothing is checked
-    here. Source: ConDU (arXiv 2503.10705), decouple step.
+    `tensor` is its position; `unified_tensor` and the result have its shape. Nothing is checked.
+    Source: ConDU (arXiv 2503.10705), decouple step.
     """
     layout = method.layout
     mask = tensor_mask(trigger.mask, layout, layout.names[tensor])
-    # Both factors are float32 values: one float32 product is the float64 product, rounded.
+    # Both factors are float32, so the float32 product is the float64 product, rounded.
     owned = np.where(mask, unified_tensor, np.float32(0))
     rescaler = method.groups.of_rows(trigger.rescaler, tensor)
     rows = owned.reshape(len(rescaler), -1) if owned.size else owned.reshape(0, 1)
@@ -62,7 +62,7 @@ def decouple(method: Method, unified: Tensors, trigger: Trigger) -> Iterator[tup
     """Yield (name, float32 delta of the parameter's shape), one tensor at a time.
 
     The arrays of `unified` may be memory-mapped; the whole expert is never in memory. Raises
-    InvalidStateError naming what does not have its promised form.
+    InvalidStateError naming an array that is not valid.
     """
     stored = method.stored(unified)
     check_trigger(method, trigger)
@@ -80,15 +80,15 @@ def decouple_into(
     """Write base + delta of each target's expert into its weights, in one pass over `unified`.
 
     `base` maps each parameter to the base model's weights, float32 of its shape. Arrays need not
-    be contiguous. Besides its arguments, memory is O(block_size), and a copy of the tensors at
-    work where they are not contiguous; no delta is materialised.
+    be contiguous. Besides its arguments, memory is O(block_size), plus a copy of the current
+    tensors where they are not contiguous; no delta is materialised.
 
-    Where the base is made of torch tensors, so are the weights, on the same device. The state
-    may be tensors too or numpy arrays, memory maps among them: these are moved to the device
-    one chunk at a time, as they are stored.
+    If the base consists of torch tensors, so must the weights, on the same device. The state may
+    be tensors or numpy arrays, including memory maps, which are moved to the device one chunk at a
+    time, in their stored dtype.
 
-    Raises InvalidStateError naming an array of the state, InvalidDeltaError naming a parameter
-    that the base or a target lacks or has in another form; then nothing is written.
+    Raises InvalidStateError naming an array of the state, or InvalidDeltaError naming a parameter
+    that is missing from the base or a target, or has a wrong form; then nothing is written.
     """
     platform = platform_of(base.values())
     stored = method.stored(unified, platform)
@@ -111,9 +111,9 @@ def decouple_into(
 class _FlatWeights:
     """The base's weights and each target's as flat arrays, one tensor at a time.
 
-    Those that lie otherwise in memory go through a copy, made by the first thread that asks for
+    Tensors that are not contiguous are replaced by a copy, made by the first thread that asks for
     the tensor and written back by `finish`. Raises InvalidDeltaError naming a parameter that is
-    missing, unexpected or of another form.
+    missing, unexpected or has a wrong form.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class _FlatWeights:
         self._lock = threading.Lock()
 
     def tensors(self, tensor: int) -> list[Array]:
-        """One parameter of all models, flat, the base's first."""
+        """Return one parameter of all models, flat, the base's first."""
         with self._lock:
             if tensor not in self._open:
                 base, *targets = (weights[tensor] for weights in self._models)
@@ -138,7 +138,7 @@ class _FlatWeights:
             return self._open[tensor]
 
     def finish(self, tensor: int) -> None:
-        """Write copies back to where they belong; the parameter is not asked for again."""
+        """Write copies back to the weights; the parameter is not used again."""
         _, *targets = self._models
         _, *written = self._open.pop(tensor)
         for weights, flat in zip(targets, written, strict=True):
@@ -161,7 +161,7 @@ def _decouple_chunk(
     room: Room,
     loops: ModuleType,
 ) -> None:
-    """Write one chunk of every target; `weights` are those of the base, then the targets'."""
+    """Write one chunk of every target; `weights` are the base's, then the targets'."""
     unified, base, expert = room.values(chunk)
     words = room.masks(chunk, 1, 0)[0]
     as_it_lies = stored.float32(chunk.tensor) if chunk.is_full else None
@@ -186,10 +186,10 @@ def _decouple_chunk(
 def moved(
     method: Method, before: Unified, after: Unified, execution: Execution | None = None
 ) -> list[float]:
-    """||expert after - expert before||_1 of every task of `before`, in one pass over both states.
+    """Return ||expert after - expert before||_1 of every task of `before`, in a single pass.
 
     The tasks of `after` are those of `before` in the same order; more may follow. Raises
-    InvalidStateError naming an array that does not have its promised form.
+    InvalidStateError naming an array that is not valid.
     """
     tasks = len(before.triggers)
     old, new = method.stored(before.unified), method.stored(after.unified)
@@ -214,7 +214,7 @@ def moved(
 
     totals = np.zeros((tasks, 1))
     for _, found in stream(work, method.segmentation(), NUMPY, execution, tasks):
-        # One sequential sum over all segments, however they were cut into chunks.
+        # A sequential sum over segments, so that it does not depend on the chunks.
         totals = np.concatenate([totals, found], axis=1).cumsum(axis=1)[:, -1:]
     return [float(total) for total in totals[:, 0]]
 
@@ -225,7 +225,7 @@ def _load_masks(chunk: Chunk, masks: Sequence[MaskBytes], words: NDArray[np.uint
 
 
 def relative_drift(distance: float, norm: float) -> float:
-    """distance / norm; 0 means no change, infinity an expert that was zero and no longer is.
+    """Return distance / norm: 0 for no change, infinity if the expert was zero and no longer is.
 
     Source: ConDU (arXiv 2503.10705), Theorem 1.
     """

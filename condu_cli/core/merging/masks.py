@@ -1,6 +1,6 @@
 """Masks as packed bits: one bit per parameter, little bit order, each tensor 64-bit aligned.
 
-Numpy packs and unpacks; bitarray counts and compares, which it does several times faster.
+Numpy packs and unpacks; bitarray counts and compares, several times faster than numpy.
 Padding bits between tensors are always 0, so counts need no layout.
 """
 
@@ -19,7 +19,7 @@ from condu_cli.core.arrays.platforms import NUMPY
 
 
 class MaskBytes(Protocol):
-    """A packed mask: uint8 of shape (layout.mask_bytes,), in memory or made up slice by slice."""
+    """A packed mask: uint8 (layout.mask_bytes,), in memory or expanded slice by slice."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -30,23 +30,23 @@ class MaskBytes(Protocol):
         """(layout.mask_bytes,)."""
 
     def __getitem__(self, part: slice, /) -> Bits:
-        """The bytes of a slice with step 1."""
+        """Return the bytes of a slice with step 1."""
 
 
 class Overlap(NamedTuple):
-    """How many parameters two masks share (`both`) and how many at least one has (`either`)."""
+    """The number of parameters in both masks, and in either."""
 
     both: int
     either: int
 
     @property
     def jaccard(self) -> float:
-        """both / either, in 0..1; two empty masks count as equal (1)."""
+        """both / either, in 0..1; 1 for two empty masks."""
         return self.both / self.either if self.either else 1.0
 
 
 def tensor_mask(packed: MaskBytes, layout: ParameterLayout, name: str) -> Bools:
-    """One parameter's mask as a bool array of its shape; only its own bytes are read.
+    """Return one parameter's mask as a bool array of its shape, reading only its bytes.
 
     Raises KeyError for an unknown name.
     """
@@ -58,14 +58,14 @@ def tensor_mask(packed: MaskBytes, layout: ParameterLayout, name: str) -> Bools:
 
 
 def count(packed: MaskBytes) -> int:
-    """How many bits are set."""
+    """Return the number of set bits."""
     return _bitarray(packed).count()
 
 
 def overlap(first: Bits, second: Bits) -> Overlap:
     """Compare two packed masks of the same layout.
 
-    Raises ValueError where they differ in length.
+    Raises ValueError if their lengths differ.
     """
     if first.size != second.size:
         raise ValueError(f"masks of {first.size} and {second.size} bytes cannot be compared")
@@ -79,7 +79,7 @@ def check_mask(
     label: str = "mask",
     platform: Platform = NUMPY,
 ) -> None:
-    """Check a packed mask that comes from outside: dtype, length, and padding bits all 0.
+    """Check a stored packed mask: dtype, length, and padding bits all 0.
 
     Raises InvalidStateError naming `label`.
     """
@@ -97,7 +97,7 @@ def check_mask(
         layout.names, layout.sizes, platform.parts_of(packed, tails), strict=True
     ):
         if int.from_bytes(tail, "little") >> (size % 8):
-            raise InvalidStateError(label, f"has padding bits set behind parameter {name!r}")
+            raise InvalidStateError(label, f"has padding bits set after parameter {name!r}")
 
 
 def _bitarray(packed: MaskBytes) -> bitarray:

@@ -1,4 +1,4 @@
-"""The choices that belong to a registry, and the trigger that they give every task."""
+"""The method's settings in a registry, and the trigger of a task."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Trigger:
     """What one task adds to the unified delta.
 
     `mask` is packed, uint8 of shape (layout.mask_bytes,), dense or sparse. `rescaler` is float32
-    of shape (groups,), every entry positive; groups as in `RescalerGroups`. Beside a unified delta
-    of torch tensors both are tensors too.
+    of shape (groups,), every entry positive; groups as in `RescalerGroups`. With a unified delta of
+    torch tensors both are tensors too.
     """
 
     mask: MaskBytes | Array
@@ -41,8 +41,8 @@ class Trigger:
 class Method:
     """A layout, the granularity of rescalers and the dtype of the unified delta.
 
-    Raises ValueError for a granularity or dtype that does not exist, or for a parameter whose
-    name is kept for the scales of int8.
+    Raises ValueError for an unknown granularity or dtype, or for a parameter whose name is reserved
+    for the scales of int8.
     """
 
     layout: ParameterLayout
@@ -51,11 +51,11 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"a unified delta is one of {tuple(DTYPES)}, not {self.dtype!r}")
+            raise ValueError(f"the dtype must be one of {tuple(DTYPES)}, not {self.dtype!r}")
         RescalerGroups(self.layout, self.rescaler)
         for name in self.layout.names:
             if name.startswith(SCALE):
-                raise ValueError(f"parameter {name!r} has the name of a stored array")
+                raise ValueError(f"the name of parameter {name!r} is reserved")
 
     @cached_property
     def groups(self) -> RescalerGroups:
@@ -68,19 +68,19 @@ class Method:
         return DTYPES[self.dtype]
 
     def segmentation(self) -> Segmentation:
-        """How tensors are cut: by rows where a rescaler or a scale belongs to each."""
+        """Return how tensors are cut: by rows if each has a rescaler or a scale."""
         by_row = self.rescaler == "row" or self.storage.by_row
         return Segmentation(self.layout, by_row=by_row)
 
     def stored(self, arrays: Mapping[str, Array], platform: Platform = NUMPY) -> StoredDelta:
-        """A unified delta's arrays, checked; raises InvalidStateError naming one."""
+        """Check a unified delta's arrays; raise InvalidStateError naming one."""
         return StoredDelta(self.layout, self.storage, arrays, platform)
 
 
 def check_trigger(
     method: Method, trigger: Trigger, label: str = "", platform: Platform = NUMPY
 ) -> None:
-    """Check a trigger that comes from outside and is to be read on a platform.
+    """Check a stored trigger that will be read on a platform.
 
     Raises InvalidStateError naming `label` + "mask" or `label` + "rescaler".
     """

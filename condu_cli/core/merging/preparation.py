@@ -1,4 +1,4 @@
-"""Load the compiled loops before they are needed: run each once, on next to nothing."""
+"""Load the compiled loops before they are needed, by running each once on tiny input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from condu_cli.core.passes.streaming import Execution
 def prepare() -> None:
     """Compile, or load from the cache, the loops of unify, decouple, drift and reverse patches.
 
-    Takes a second, or many on a machine's first run; nothing where numba cannot be imported.
+    Takes a second, or many on a machine's first run; does nothing without numba.
     """
     loops = kernels.compiled_loops()
     if loops is None:
@@ -27,7 +27,7 @@ def prepare() -> None:
     second = unify(method, first.unified, first.triggers, delta, run)
     moved(method, first, second, run)
     for array in second.unified.values():
-        array.flags.writeable = False  # as a memory-mapped one: the compiler tells them apart
+        array.flags.writeable = False  # like memory-mapped arrays, which compile separately
     weights = {"warm": np.empty(64, dtype=np.float32)}
     decouple_into(method, second.unified, delta, [Target(second.triggers[0], weights)], run)
     loops.largest(np.ones((1, 1, 1), np.uint64), np.ones((1, 1)), np.empty((1, 64), np.float32))

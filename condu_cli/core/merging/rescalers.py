@@ -1,8 +1,8 @@
-"""Which parameters share a rescaler: all of them, those of one tensor, or those of one row.
+"""Which parameters share a rescaler: all, those of a tensor, or those of a row.
 
-The paper's rescaler is one L1 ratio over all parameters (ConDU, arXiv 2503.10705). The same
-ratio taken over each tensor, or over each output channel of it, restores every group's own norm
-instead of the mean one. A trigger keeps one number for each group, in the layout's order.
+The paper's rescaler is one L1 ratio over all parameters (ConDU, arXiv 2503.10705). The same ratio
+over each tensor, or each of its output channels, restores every group's own norm instead of the
+overall one. A trigger keeps one number per group, in the layout's order.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("global", "tensor", "row")
 
-# A rescaler outside this range belongs to an expert that the others have all but erased;
-# clipping keeps sums of rescalers and their products within float32's range.
+# A rescaler outside this range belongs to an expert that the others have all but erased. Clipping
+# keeps sums and products of rescalers within float32's range.
 RESCALER_RANGE = (2.0**-100, 2.0**100)
 
 
@@ -29,12 +29,12 @@ class RescalerGroups:
     """The groups of one granularity over a layout.
 
     `global` is one group; `tensor` has one for each parameter; `row` has one for each row of
-    each parameter (`ParameterLayout.row_counts`). Raises ValueError for another granularity.
+    each parameter (`ParameterLayout.row_counts`). Raises ValueError for an unknown granularity.
     """
 
     def __init__(self, layout: ParameterLayout, granularity: str = "global") -> None:
         if granularity not in GRANULARITIES:
-            raise ValueError(f"rescalers are one of {GRANULARITIES}, not {granularity!r}")
+            raise ValueError(f"the granularity must be one of {GRANULARITIES}, not {granularity!r}")
         self.layout = layout
         self.granularity = granularity
 
@@ -48,17 +48,17 @@ class RescalerGroups:
 
     @property
     def count(self) -> int:
-        """How many rescalers a trigger has."""
+        """Number of rescalers in a trigger."""
         return 1 if self.granularity == "global" else self._starts[-1]
 
     def of_tensor(self, tensor: int) -> slice:
-        """The groups of a tensor, given by its position in the layout."""
+        """Return the groups of a tensor, given by its position in the layout."""
         if self.granularity == "global":
             return slice(0, 1)
         return slice(self._starts[tensor], self._starts[tensor + 1])
 
     def at(self, chunk: Chunk) -> slice:
-        """The groups of a chunk: one, or one for each of its segments, which are rows then."""
+        """Return the groups of a chunk: one, or one for each of its segments (rows)."""
         groups = self.of_tensor(chunk.tensor)
         if self.granularity != "row":
             return groups
@@ -66,21 +66,21 @@ class RescalerGroups:
         return slice(first, first + chunk.segments)
 
     def stack(self, rescalers: Sequence[Float32]) -> Float64:
-        """Rescalers of several triggers as float64 (tasks, groups)."""
+        """Stack the rescalers of several triggers as float64 (tasks, groups)."""
         return np.array(rescalers, dtype=np.float64).reshape(len(rescalers), self.count)
 
     def of_chunk(self, stacked: Float64, chunk: Chunk) -> Float64:
-        """Rescalers (tasks, groups) -> (tasks, segments), for each segment of a chunk."""
+        """Expand rescalers (tasks, groups) to the segments of a chunk: (tasks, segments)."""
         found = stacked[:, self.at(chunk)]
         return np.ascontiguousarray(np.broadcast_to(found, (len(stacked), chunk.segments)))
 
     def of_rows(self, rescaler: Float32, tensor: int) -> Float32:
-        """One trigger's rescalers for a tensor: (1, 1), or (rows, 1) where each row has its own."""
+        """Return one trigger's rescalers for a tensor: (1, 1), or (rows, 1) if each row has one."""
         return rescaler[self.of_tensor(tensor)][:, None]
 
 
 def rescaler_of(norms: Float64, covered: Float64) -> Float64:
-    """||delta||_1 / ||M * u||_1 for each group, as float32 values in float64; 1 where either is 0.
+    """Return ||delta||_1 / ||M * u||_1 per group, float32 values in float64; 1 if either is 0.
 
     Source: ConDU (arXiv 2503.10705), rescaler.
     """

@@ -1,1 +1,1 @@
-"""The streaming loops over all parameters, compiled and as array operations."""
+"""The streaming loops over all parameters: compiled, and as array operations."""

@@ -1,11 +1,11 @@
 """The inner loops of unify and decouple, compiled by numba.
 
-The same functions as in `vectorised`, with the same results bit for bit; that module says what
-they compute. Everything runs on one 64-bit mask word and its 64 elements at a time, in loops of
-fixed length that the compiler turns into vector instructions. Sums are kept in 64 lanes, one for
-each position in a word, and folded at the end of a segment, so that their order is that of the
-definition and not of the processor's vector width. Importing this module fails where numba is
-not installed; the first call on a machine compiles for a few seconds and caches the result.
+The functions are those of `vectorised`, with the same results bit for bit; that module documents
+them. They work on one 64-bit mask word and its 64 elements at a time, in loops of fixed length that
+the compiler vectorises. Sums are kept in 64 lanes, one for each position in a word, and folded at
+the end of a segment, so that their order does not depend on the processor's vector width. Importing
+this module fails without numba. The first call on a machine compiles for a few seconds and caches
+the result.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ZERO32 = np.float32(0)
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the interpreter's lock; cache where there is a folder to cache in."""
+    """Compile a function that releases the interpreter's lock; cache it if possible."""
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's can be written
+    except RuntimeError:  # neither the package's nor the user's cache folder is writable
         return njit(**options)(function)  # type: ignore[no-any-return]
 
 
@@ -61,7 +61,7 @@ def elect(old, new, masks, rescalers, merged, out):  # type: ignore[no-untyped-d
     sums = np.empty(LANES, np.float64)
     largest = np.empty(LANES, np.float32)
     for segment in range(segments):
-        # Rows as arrays of their own: indices into them are seen not to be negative.
+        # Separate row arrays: the compiler can tell that indices are not negative.
         old_row, new_row, merged_row = old[segment], new[segment], merged[segment]
         for word in range(words):
             sums[:] = 0.0
@@ -90,7 +90,7 @@ def elect(old, new, masks, rescalers, merged, out):  # type: ignore[no-untyped-d
 
 @_compile
 def _add_owner(bits, rescaler, sums, largest):  # type: ignore[no-untyped-def]
-    """Add one task's rescaler where its bit is set: to the sums, and to the maxima."""
+    """Update the sums and maxima with one task's rescaler where its bit is set."""
     short = np.float32(rescaler)
     for k in range(LANES):
         sums[k] += rescaler if (bits >> np.uint64(k)) & ONE else 0.0
@@ -101,7 +101,7 @@ def _add_owner(bits, rescaler, sums, largest):  # type: ignore[no-untyped-def]
 
 @_compile
 def _fold(lanes, out, segment):  # type: ignore[no-untyped-def]
-    """Add up every task's lanes, in order: its sum over the segment."""
+    """Add up every task's lanes in order, to its sum over the segment."""
     for task in range(lanes.shape[0]):
         total = 0.0
         for k in range(LANES):

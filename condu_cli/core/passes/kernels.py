@@ -1,7 +1,7 @@
-"""Which implementation of the inner loops runs: compiled by numba, or array operations.
+"""Choose the implementation of the inner loops: compiled by numba, or array operations.
 
-The compiled loops take a second to start, from the cache, and many on a machine's first run: on
-little work array operations are done before. docs/fusion.md has the figures of both.
+The compiled loops take a second to load from the cache, and many seconds on a machine's first run:
+array operations finish little work sooner. docs/fusion.md has the figures.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ COMPILED = "condu_cli.core.passes.compiled"
 
 
 def choose(elements: int, implementation: str | None = None) -> ModuleType:
-    """The loops for so much work: parameters times tasks; `CONDU_KERNELS` or an argument insist.
+    """Return the loops for this much work: parameters times tasks.
 
-    Compiled loops that are there already, see `prepare`, are always used.
-
-    Without numba it is always `vectorised`, unless `compiled` was asked for by name: then
-    ImportError says why it is not available. Raises ValueError for another name.
+    An argument or `CONDU_KERNELS` overrides the choice. Compiled loops that are already loaded, see
+    `prepare`, are always used. Without numba it is always `vectorised`, unless `compiled` was
+    requested: then ImportError is raised. Raises ValueError for an unknown name.
     """
     wanted = implementation or os.environ.get(ENVIRONMENT)
     if wanted is not None:
         if wanted not in IMPLEMENTATIONS:
-            raise ValueError(f"kernels are one of {IMPLEMENTATIONS}, not {wanted!r}")
+            raise ValueError(f"kernels must be one of {IMPLEMENTATIONS}, not {wanted!r}")
         return import_module(f"condu_cli.core.passes.{wanted}")
     if elements < WORTH_COMPILING and COMPILED not in sys.modules:
         return vectorised
@@ -43,7 +42,7 @@ def choose(elements: int, implementation: str | None = None) -> ModuleType:
 
 @cache
 def compiled_loops() -> ModuleType | None:
-    """The compiled loops, or None where numba is missing or cannot be imported."""
+    """Return the compiled loops, or None if numba cannot be imported."""
     try:
         return import_module(COMPILED)
     except ImportError:
@@ -51,7 +50,7 @@ def compiled_loops() -> ModuleType | None:
 
 
 def threads() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

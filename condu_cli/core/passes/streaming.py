@@ -1,4 +1,4 @@
-"""How a pass over chunks runs: working memory of each thread, results in order."""
+"""Run a pass over chunks: working memory for each thread, results in order."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from condu_cli.core.arrays.segments import Chunk, Segmentation
 
 T = TypeVar("T")
-# Threads take turns at the interpreter several times in each chunk. Where many small tensors make
-# chunks smaller than this on the average (elements), threads wait longer than they work.
+# Threads compete for the interpreter several times in each chunk. If many small tensors make the
+# mean chunk smaller than this (elements), threads wait longer than they work.
 WORTH_A_THREAD = 1 << 17
-WAITING = 4  # chunks for each thread: enough that none waits for the one that collects results
+WAITING = 4  # chunks queued per thread, so that none waits for the collection of results
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run, without effect on the result; None leaves the choice to the program.
+    """How to run, without effect on the result; None: chosen automatically.
 
     `block_size` is in elements, a positive multiple of 64. `kernels` is "compiled" or
-    "vectorised". Torch tensors are always worked on by one thread and vectorised kernels.
+    "vectorised". Torch tensors always use one thread and vectorised kernels.
     """
 
     block_size: int | None = None
@@ -42,7 +42,7 @@ class Execution:
 
 
 class Room:
-    """One thread's working arrays; what an earlier chunk left in them is overwritten."""
+    """One thread's working arrays, reused for every chunk."""
 
     def __init__(self, platform: Platform, elements: int, tasks: int) -> None:
         self._bits = platform.word.itemsize * 8
@@ -55,7 +55,7 @@ class Room:
         return [f[: chunk.room].reshape(chunk.segments, chunk.padded) for f in self._floats]
 
     def masks(self, chunk: Chunk, tasks: int, slot: int) -> Array:
-        """Mask words (tasks, segments, padded / 64) in the first or the second slot.
+        """Mask words (tasks, segments, padded / 64) in slot 0 or 1.
 
         Words are the platform's: bytes for torch, (tasks, segments, padded / 8).
         """
@@ -65,14 +65,14 @@ class Room:
 
 
 class Rooms:
-    """A room for each thread that asks, made when it first does."""
+    """A room for each thread, created lazily."""
 
     def __init__(self, platform: Platform, elements: int, tasks: int) -> None:
         self._size = (platform, elements, max(1, tasks))
         self._local = threading.local()
 
     def of_this_thread(self) -> Room:
-        """The calling thread's own."""
+        """Return the calling thread's room."""
         if not hasattr(self._local, "room"):
             self._local.room = Room(*self._size)
         room: Room = self._local.room
@@ -82,7 +82,7 @@ class Rooms:
 def in_order(
     work: Callable[[Chunk], T], chunks: Iterable[Chunk], threads: int | None
 ) -> Iterator[tuple[Chunk, T]]:
-    """Yield (chunk, work(chunk)) in the chunks' order, worked on by several threads.
+    """Yield (chunk, work(chunk)) in the order of the chunks, computed by several threads.
 
     The first error in that order is raised, after the threads have stopped.
     """
@@ -114,9 +114,9 @@ def stream(
 ) -> Iterator[tuple[Chunk, T]]:
     """Yield (chunk, work(chunk, room, loops)) for all chunks of a layout, in order.
 
-    A room has space for the masks of so many tasks. To be iterated within `platform.working()`.
-    Raises ValueError for a block size that is not a positive multiple of 64 or for kernels that
-    do not exist, and what `work` raises.
+    A room has space for the masks of `tasks` tasks. Iterate it within `platform.working()`.
+    Raises ValueError for a block size that is not a positive multiple of 64 or for unknown kernels,
+    and whatever `work` raises.
     """
     wanted = execution or Execution()
     block_size = platform.block_size if wanted.block_size is None else wanted.block_size

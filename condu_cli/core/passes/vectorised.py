@@ -1,7 +1,7 @@
 """The inner loops of unify and decouple as array operations, for numpy and for torch.
 
-Written against the array API standard, so that one text runs on numpy arrays, where numba is not
-installed, and on torch tensors, wherever they live. `compiled` has the same functions as loops.
+Written against the array API standard, so the same code runs on numpy arrays, if numba is not
+installed, and on torch tensors on any device. `compiled` has the same functions as loops.
 
 Working arrays have the shape (segments, padded) of `segments.Chunk`; masks are 64-bit words of
 shape (tasks, segments, padded / 64) or, as bytes, (tasks, segments, padded / 8). Notation of
@@ -25,7 +25,7 @@ LANES = 64
 
 
 def extremes(values: Array) -> Extremes:
-    """The smallest magnitude but 0 and the largest one, as bit patterns; `values` contiguous."""
+    """Return the smallest nonzero and largest magnitude as bit patterns; `values` contiguous."""
     if isinstance(values, np.ndarray):
         magnitudes = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
         return Extremes(int((magnitudes - np.uint32(1)).min()), int(magnitudes.max()))
@@ -40,7 +40,7 @@ def drop_underflow(old: Array, masks: Array, rescalers: Array) -> None:
     """Clear, in place, the mask bits of experts whose element underflows to 0.
 
     `old`: float32 (segments, padded); `masks`: words (tasks, segments, padded / 64); `rescalers`:
-    float64 (tasks, segments). Rare, so that there is no compiled twin: `unify` asks first.
+    float64 (tasks, segments). Rarely needed, so there is no compiled version: `unify` checks first.
     """
     xp = array_namespace(old)
     bits = as_bytes(masks)
@@ -52,17 +52,17 @@ def drop_underflow(old: Array, masks: Array, rescalers: Array) -> None:
 def elect(
     old: Array, new: Array, masks: Array, rescalers: Array, merged: Array, out: Array
 ) -> None:
-    """Elect one chunk: S = old * sum_i(l_i M_i) + new; the largest value of the winning side.
+    """Elect one chunk: the largest value on the side of S = old * sum_i(l_i M_i) + new.
 
     `old` and `new`: float32 (segments, padded), the old unified delta and the new task's delta.
     `masks`: (tasks, segments, words). `rescalers`: float64 (tasks, segments), float32 values.
-    Written: `merged`, float32 (segments, padded), the new unified delta; `out`, the new masks of
+    Writes `merged`, float32 (segments, padded), the new unified delta, and `out`, the new masks of
     the old tasks and, if it has room for one more, of the new task.
 
     A rescaler is a float32 value, so l_i * u is exact in float64. The sum of rescalers is split
-    in two parts whose products with old are exact too; the first meets new. Where they cancel
-    that is without error, elsewhere the second part is too small to matter: the sign of S is
-    exact. S = 0 elects the negative side. No result is -0.
+    into two parts whose products with old are exact too; `new` is added to the first. Where they
+    cancel, that sum has no error; elsewhere the second part is too small to matter. So the sign of
+    S is exact. S = 0 elects the negative side. No result is -0.
     """
     xp = array_namespace(old)
     total, largest = _sum_and_largest(xp, masks, rescalers, old)
@@ -80,7 +80,7 @@ def elect(
 
 
 def norms(values: Array, masks: Array, out: Array) -> None:
-    """||M_i * values||_1 of every task in each segment: float64 (tasks, segments) into `out`."""
+    """Write ||M_i * values||_1 per task and segment, float64 (tasks, segments), to `out`."""
     xp = array_namespace(values)
     magnitudes = xp.astype(xp.abs(values), xp.float64)
     zero = xp.zeros_like(magnitudes)
@@ -98,7 +98,7 @@ def moved(
     after: Array,
     out: Array,
 ) -> None:
-    """||l'_i M'_i * new - l_i M_i * old||_1 of every task: float64 (tasks, segments) into `out`.
+    """Write ||l'_i M'_i * new - l_i M_i * old||_1 per task, float64 (tasks, segments), to `out`.
 
     `old` and `new` are two unified deltas, `before` and `after` rescalers (tasks, segments).
     """
@@ -112,7 +112,7 @@ def moved(
 
 
 def largest(masks: Array, rescalers: Array, out: Array) -> None:
-    """max{l_i : M_i = 1} of every element, 0 where no bit is set: float32 (segments, padded).
+    """Write max{l_i : M_i = 1} of every element, 0 if none is set, float32 (segments, padded).
 
     `masks`: (tasks, segments, words). `rescalers`: float64 (tasks, segments), float32 values.
     """
@@ -126,7 +126,7 @@ def largest(masks: Array, rescalers: Array, out: Array) -> None:
 
 
 def add_expert(base: Array, unified: Array, mask: Array, rescalers: Array, out: Array) -> None:
-    """base + l M * unified into `out`, all float32 (segments, padded).
+    """Write base + l M * unified to `out`, all float32 (segments, padded).
 
     `mask`: (segments, words). `rescalers`: float64 (segments,).
     """
@@ -135,13 +135,13 @@ def add_expert(base: Array, unified: Array, mask: Array, rescalers: Array, out: 
 
 
 def _expert(xp: Any, unified: Array, mask: Array, rescalers: Array) -> Array:
-    # Selected first: what the expert does not own might overflow.
+    # Mask first: the product might overflow where the expert owns nothing.
     owned = xp.where(_unpacked(xp, mask), unified, xp.zeros_like(unified))
     return owned * xp.astype(rescalers, xp.float32)[:, None]
 
 
 def _sum_and_largest(xp: Any, masks: Array, rescalers: Array, old: Array) -> tuple[Array, Array]:
-    """sum_i(l_i M_i) as float64 and max_i(l_i M_i) as float32, for each element."""
+    """Return sum_i(l_i M_i) as float64 and max_i(l_i M_i) as float32, per element."""
     total = xp.zeros_like(old, dtype=xp.float64)
     largest = xp.zeros_like(total)
     zero = xp.zeros_like(total)
@@ -156,8 +156,8 @@ def _sum_and_largest(xp: Any, masks: Array, rescalers: Array, old: Array) -> tup
 def _total(xp: Any, magnitudes: Array) -> Array:
     """Sum each segment: 64 lanes, one for each position in a mask word, then the lanes in order.
 
-    That order is for numpy alone, where `compiled` must agree bit for bit. Torch adds up as it
-    likes: its cumulative sum is not even deterministic on CUDA.
+    Only numpy needs that order, to agree with `compiled` bit for bit. Torch adds in any order: its
+    cumulative sum is not even deterministic on CUDA.
     """
     if not isinstance(magnitudes, np.ndarray):
         return xp.sum(magnitudes, axis=1)
@@ -167,5 +167,5 @@ def _total(xp: Any, magnitudes: Array) -> Array:
 
 
 def _unpacked(xp: Any, packed: Array) -> Array:
-    """(segments, padded / 8) bytes -> (segments, padded) bool, lowest bit first."""
+    """Unpack bytes (segments, padded / 8) to bool (segments, padded), lowest bit first."""
     return unpack_bits(packed).view(xp.bool)

@@ -1,1 +1,1 @@
-"""Which tasks a picture belongs to: prototypes and the routers that read them."""
+"""Find the tasks that a picture belongs to: prototypes and routers."""

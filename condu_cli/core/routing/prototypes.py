@@ -1,9 +1,9 @@
-"""Prototypes: what a task's classes look like to the base model.
+"""Prototypes: the base model's features of a task's classes.
 
-All features come from the base model, images through the evaluation transform. Three parts
-are kept apart, so that any router can be built from them: the text feature, the mean image
-feature, and the mean pooled feature of the image tower before its projection. A router that needs
-more, such as a covariance, finds it in further arrays that are kept beside them.
+All features come from the base model, images through the evaluation transform. Three parts are kept
+separately, so that any router can be built from them: the text feature, the mean image feature, and
+the mean pooled feature of the image tower before its projection. Further arrays can be stored
+beside them for routers that need more, such as a covariance.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ class Prototypes:
 
     `text`: float32 (C, E), unit rows. `image`: float32 (C, E), mean of unit image features.
     `pooled`: float32 (C, P), mean of unit pooled features. `counts`: int64 (C,), images per
-    class; a class without images has zero rows in `image` and `pooled`. `extra`: further arrays
-    by name, of any shape and dtype that a blob can hold; only a router that knows one looks at it.
+    class; a class without images has zero rows in `image` and `pooled`. `extra`: further arrays by
+    name, of any shape and dtype that a blob can hold, for routers that know them.
     Source: ConDU (arXiv 2503.10705), prototypes; `pooled` is condu's own.
     """
 
@@ -48,7 +48,7 @@ class Prototypes:
         return self.text + self.image
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name, as a blob keeps them."""
+        """Return all arrays by name, as a blob stores them."""
         return {
             "text": self.text,
             "image": self.image,
@@ -61,10 +61,8 @@ class Prototypes:
     def from_arrays(cls, arrays: Tensors) -> "Prototypes":
         """Build from stored arrays, each read once.
 
-        An array of another name, perhaps a newer version's, is kept as it is.
-
-        Raises InvalidStateError naming a part that is missing, misshapen, of another dtype, or
-        not finite.
+        Arrays with other names, perhaps a newer version's, are kept unchanged. Raises
+        InvalidStateError naming a part that is missing, misshapen, of another dtype, or not finite.
         """
         for name in PARTS:
             if name not in arrays:
@@ -76,7 +74,7 @@ class Prototypes:
 
 
 class PrototypeBuilder:
-    """Collects a task's features batch by batch; no batch is kept.
+    """Accumulates a task's features batch by batch.
 
     `text_features`: (C, E), one row per class, averaged over templates. `pooled_size`: P.
     Raises ValueError for arrays of wrong shape, values that are not finite, or labels that
@@ -99,13 +97,13 @@ class PrototypeBuilder:
         if not len(images) == len(pools) == len(indices):
             sizes = f"{len(images)}, {len(pools)} and {len(indices)}"
             raise ValueError(f"image features, pooled features and labels differ: {sizes} rows")
-        # One addition after the other, so that batch boundaries leave no trace.
+        # Sequential additions, so that the result does not depend on the batches.
         np.add.at(self._image, indices, unit_rows(images))
         np.add.at(self._pooled, indices, unit_rows(pools))
         np.add.at(self._counts, indices, 1)
 
     def build(self) -> Prototypes:
-        """The prototypes of everything added so far."""
+        """Return the prototypes of everything added so far."""
         divisor = np.maximum(self._counts, 1)[:, None]
         return Prototypes(
             text=self._text.astype(np.float32),
@@ -124,7 +122,7 @@ class PrototypeBuilder:
 
 
 def unit_rows(values: NDArray[Any]) -> Float64:
-    """Rows scaled to length 1, in float64; a row of zeros stays zero."""
+    """Scale rows to length 1, in float64; a row of zeros stays zero."""
     wide = values.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit: Float64 = wide / np.where(lengths > 0, lengths, 1.0)

@@ -1,7 +1,7 @@
-"""Routing: which tasks an image belongs to, when none is named.
+"""Routing: find the tasks that an image belongs to, if none is named.
 
-A router scores every task; who then answers, and among which classes, is for a rule to decide.
-One that is not in the table is passed as it is, wherever a router's name is taken.
+A router scores every task; a rule decides who answers, and among which classes. A router that is
+not in the table can be passed itself, wherever a router's name is accepted.
 
 paper    cosine of the base image feature to the best text + image prototype
          (ConDU, arXiv 2503.10705, prediction without a task)
@@ -30,19 +30,18 @@ class Query:
 
 
 class Router(Protocol):
-    """Scores the tasks that it was made of, for images."""
+    """Scores tasks for images."""
 
     def scores(self, query: Query) -> Float64:
-        """How well each image fits each task, the higher the better: float64 (N, T).
+        """Return how well each image fits each task, higher is better: float64 (N, T).
 
-        The routers here answer with a cosine, -1..1. Raises ValueError where features differ in
-        width from the prototypes or are not finite.
+        The routers here return a cosine, -1..1. Raises ValueError if features differ in width from
+        the prototypes or are not finite.
         """
 
 
 RouterFactory: TypeAlias = Callable[[Sequence[Prototypes]], Router]
-"""Makes a router of all tasks' prototypes, at least one, in the order in which they were learned.
-"""
+"""Builds a router from the prototypes of all tasks, at least one, in the order of learning."""
 
 
 class PaperRouter:
@@ -59,8 +58,8 @@ class PaperRouter:
 class PooledRouter:
     """Pooled image features against image-only prototypes.
 
-    A class without images never wins. A task without any image scores -1, behind all others;
-    where no task has an image the paper's prototypes decide instead.
+    A class without images never wins. A task without any images scores -1, below all others; if no
+    task has images, the paper's prototypes are used instead.
     """
 
     def __init__(self, tasks: Sequence[Prototypes]) -> None:
@@ -78,9 +77,9 @@ ROUTERS: dict[str, RouterFactory] = {"paper": PaperRouter, "pooled": PooledRoute
 
 
 def router_for(router: str | RouterFactory, tasks: Sequence[Prototypes]) -> Router:
-    """A router over the tasks' prototypes, by its name or as whoever passes it makes it.
+    """Build a router over the tasks' prototypes, from its name or factory.
 
-    Raises ValueError for a name that is not in `ROUTERS`, or for no tasks.
+    Raises ValueError for an unknown name or for no tasks.
     """
     if not isinstance(router, str):
         return router(_at_least_one(tasks))
@@ -90,12 +89,12 @@ def router_for(router: str | RouterFactory, tasks: Sequence[Prototypes]) -> Rout
 
 
 def rank(scores: NDArray[Any], k: int) -> NDArray[np.intp]:
-    """The k best tasks of each image, best first: scores (N, T) -> indices (N, min(k, T)).
+    """Return the k best tasks of each image, best first: scores (N, T) -> indices (N, min(k, T)).
 
     Equal scores go to the task learned earlier. Raises ValueError for k < 1.
     """
     if k < 1:
-        raise ValueError(f"at least one task has to be picked, not {k}")
+        raise ValueError(f"k must be at least 1, not {k}")
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -106,7 +105,7 @@ def _at_least_one(tasks: Sequence[Prototypes]) -> Sequence[Prototypes]:
 
 
 def _best_cosines(features: NDArray[Any], prototypes: Sequence[Float64]) -> Float64:
-    """(N, F) against T arrays of unit rows (C, F) -> (N, T), task by task to save memory."""
+    """Return the best cosine per task, (N, T), of features (N, F) with T arrays (C, F)."""
     if features.ndim != 2 or any(task.shape[1] != features.shape[1] for task in prototypes):
         widths = sorted({task.shape[1] for task in prototypes})
         raise ValueError(f"features of shape {features.shape} meet prototypes of width {widths}")

@@ -106,5 +106,5 @@ def test_a_mask_of_another_form_is_refused():
 
 
 def test_a_parameter_cannot_have_the_name_of_a_scale():
-    with pytest.raises(ValueError, match="'scale/a' has the name of a stored array"):
+    with pytest.raises(ValueError, match="the name of parameter 'scale/a' is reserved"):
         Method(ParameterLayout(("a", "scale/a"), ((1,), (1,))), dtype="int8")

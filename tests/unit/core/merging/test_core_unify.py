@@ -650,7 +650,7 @@ def test_a_mask_with_padding_bits_in_a_later_tensor_is_refused():
         FULL, {n: np.ones(s, bool) for n, s in zip(FULL.names, FULL.shapes, strict=True)}
     )
     mask[-1] = 128
-    with pytest.raises(InvalidStateError, match="padding bits set behind parameter 'c'"):
+    with pytest.raises(InvalidStateError, match="padding bits set after parameter 'c'"):
         reunify(Method(FULL), state.unified, [Trigger(mask, vector(1))])
 
 
