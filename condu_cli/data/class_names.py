@@ -1,4 +1,4 @@
-"""Class names in words: from a file, or made of the names of folders and labels."""
+"""Class names in words: from a file, or from the names of folders and labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CLASS_NAMES_FILE = "classes.json"
 def class_names_for(
     folders: Sequence[str], given: Path | None, beside: Path, what: str = "class folders"
 ) -> tuple[str, ...]:
-    """Names for class folders or labels, in their order.
+    """Return the names of class folders or labels, in order.
 
-    From the file given, else from `classes.json` in the folder `beside`, else the folders' own
-    names with spaces for underscores.
+    They come from the given file, else from `classes.json` in the folder `beside`, else from the
+    folders' own names, with spaces for underscores.
 
     Raises:
-        DataError: the file cannot be read, does not fit the folders, or names two the same.
+        DataError: the file cannot be read, does not match the folders, or has a name twice.
 
     """
     file = given or beside / CLASS_NAMES_FILE
@@ -46,10 +46,10 @@ def class_names_for(
 def names_by_class(
     file: Path, names: Mapping[str, str], classes: Sequence[str], what: str
 ) -> tuple[str, ...]:
-    """Pick each class's name from what a file maps; `what` says which names it should map.
+    """Look up each class's name in a file's mapping; `what` describes the expected keys.
 
     Raises:
-        DataError: it has no name for a class.
+        DataError: a class has no name.
 
     """
     missing = [name for name in classes if name not in names]
@@ -67,10 +67,10 @@ def names_by_class(
 def places_among(
     known: tuple[Sequence[str], Sequence[str]], found: tuple[Sequence[str], Sequence[str]]
 ) -> list[int] | None:
-    """For each class that was found its place among those known, or None if one is unknown.
+    """Return each found class's index among the known ones, or None if one is unknown.
 
-    Both are (names, folders). All are known by their names, or else all by their folders, which
-    helps where the names were given in a file.
+    Both are (names, folders). Classes are matched by name, or else all by folder, which helps if
+    the names came from a file.
     """
     for known_by, found_by in zip(known, found, strict=True):
         places = {name: index for index, name in enumerate(known_by)}
@@ -80,23 +80,23 @@ def places_among(
 
 
 def unknown_among(known: Sequence[str], found: Sequence[str]) -> list[str]:
-    """The names found that are not known."""
+    """Return the found names that are not known."""
     return [name for name in found if name not in known]
 
 
 def name_unknown(unknown: Sequence[str]) -> str:
-    """The first of some names, quoted, and how many more there are."""
+    """Quote the first of some names and say how many more there are."""
     return f"'{unknown[0]}'" + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
 
 
 def class_list(file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Folders and class names of a task whose pictures are not available, in the task's order.
+    """Return the folders and class names of a task without pictures, in the task's order.
 
-    A JSON object gives both, in the folders' alphabetical order, as `read_folder` would find
-    them; a list gives names, which then stand for the folders as well.
+    A JSON object gives both, in the folders' alphabetical order, as `read_folder` would find them;
+    a list gives names, which then also serve as folders.
 
     Raises:
-        DataError: the file cannot be read, or holds fewer than two names or one name twice.
+        DataError: the file cannot be read, or has fewer than two names or a name twice.
 
     """
     names = read_class_names(file)
@@ -116,14 +116,14 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
     """Read class names: a JSON object (folder to name), a JSON list, or one name per line.
 
     Raises:
-        DataError: the file is missing, or holds something else.
+        DataError: the file is missing or has another format.
 
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(
-            f"{file}: class names cannot be read ({exc})",
+            f"{file}: cannot read class names ({exc})",
             reason="class-names-unreadable",
             path=file,
         ) from exc

@@ -1,7 +1,7 @@
-"""Draws from the training pictures: few shots, a limit, and some held out to measure on.
+"""Draw from the training pictures: few shots, a limit, and held-out pictures.
 
-All of them are seeded and per class, and depend on nothing but the names of that class's
-pictures: neither on the order in which a disk lists them nor on the other classes.
+All draws are seeded and made per class. They depend only on the names of that class's pictures: not
+on the order in which a disk lists them, and not on other classes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
-    """Keep at most `shots` training pictures per class, drawn by a seed; the test split stays.
+    """Keep at most `shots` training pictures per class, drawn by seed; keep the test split.
 
-    The others become `spare`, so that one of them can step in for a picture that turns out to
-    be unreadable.
+    The others become `spare`, in case a drawn picture turns out to be unreadable.
 
     Raises:
         DataError: fewer than one shot.
@@ -43,8 +42,8 @@ def few_shot(data: LabelledPictures, shots: int, seed: int) -> LabelledPictures:
 def limit_pictures(data: LabelledPictures, limit: int, seed: int) -> LabelledPictures:
     """Keep at most `limit` training pictures overall, as many of every class as possible.
 
-    A class with fewer than its share gives all it has, and the others share the rest. What is
-    left out becomes `spare`, as with `few_shot`.
+    A class with fewer than its share gives all it has, and the others share the rest. The remaining
+    pictures become `spare`, as with `few_shot`.
 
     Raises:
         UsageError: the limit is smaller than the number of classes.
@@ -65,11 +64,11 @@ def limit_pictures(data: LabelledPictures, limit: int, seed: int) -> LabelledPic
 def hold_out(
     data: LabelledPictures, share: float, seed: int
 ) -> tuple[LabelledPictures, tuple[Sample, ...]]:
-    """Split validation pictures off the training pictures: (what remains to train on, those).
+    """Hold out validation pictures: (remaining training pictures, held-out pictures).
 
-    `share`: below 1 a share of all training pictures and at least one, else their number. Every
-    class gives in proportion to its size and keeps at least one picture; a class of one picture
-    gives none.
+    `share`: below 1, the share of all training pictures, at least one; otherwise their number.
+    Every class gives in proportion to its size and keeps at least one picture; a class of one
+    picture gives none.
 
     Raises:
         UsageError: a negative share.
@@ -116,7 +115,7 @@ def _shuffled(samples: list[Sample], folder: str, seed: str) -> list[Sample]:
 
 
 def _level(sizes: Mapping[int, int], limit: int, seed: int) -> dict[int, int]:
-    """The same number for every class, except where a class has fewer; sums up to `limit`."""
+    """Give every class the same quota, or all it has if that is fewer; the sum is `limit`."""
     quotas = dict.fromkeys(sizes, 0)
     left = limit
     while left > 0:
@@ -125,7 +124,7 @@ def _level(sizes: Mapping[int, int], limit: int, seed: int) -> dict[int, int]:
             break
         each = min(sizes[label] - quotas[label] for label in open_classes)
         each = min(each, left // len(open_classes))
-        if each == 0:  # fewer left than classes: chance decides which get one more
+        if each == 0:  # fewer left than classes: draw the classes that get one more
             open_classes = _random(f"{seed}:rest").sample(sorted(open_classes), left)
             each = 1
         for label in open_classes:
@@ -135,13 +134,13 @@ def _level(sizes: Mapping[int, int], limit: int, seed: int) -> dict[int, int]:
 
 
 def _proportional(sizes: Mapping[int, int], total: int, seed: int) -> dict[int, int]:
-    """In proportion to the sizes, by largest remainder, one less than the size at most."""
+    """Give quotas in proportion to the sizes, by largest remainder, at most size - 1."""
     count = sum(sizes.values())
     exact = {label: total * size / max(count, 1) for label, size in sizes.items()}
     quotas = {label: min(int(exact[label]), size - 1) for label, size in sizes.items()}
     order = sorted(sizes)
     _random(f"{seed}:rest").shuffle(order)
-    order.sort(key=lambda label: int(exact[label]) - exact[label])  # stable: chance among equals
+    order.sort(key=lambda label: int(exact[label]) - exact[label])  # stable: equals stay shuffled
     left = min(total, count - len(sizes)) - sum(quotas.values())
     while left > 0:
         for label in order:
@@ -152,4 +151,4 @@ def _proportional(sizes: Mapping[int, int], total: int, seed: int) -> dict[int, 
 
 
 def _random(seed: str) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - a draw that repeats, not a secret
+    return random.Random(seed)  # noqa: S311 - reproducible, not secret

@@ -1,4 +1,4 @@
-"""Labelled pictures, whatever they were read from: classes, class names and the two splits."""
+"""Labelled pictures from any source: classes, class names and the two splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TEST_SHARE = 0.2
 SPLIT_SEED = 42
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-"""What the test split may be called; the first of them that is there is taken."""
+"""Names of the test split; the first that exists is used."""
 NAMED_IGNORED = 10
 """Keep the names of at most this many ignored files."""
 
@@ -37,12 +37,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """A data set: class names in words, the training and the test pictures.
+    """A data set: class names in words, training and test pictures.
 
-    `folders`: what the classes are called in the source, folders or labels. `ignored` counts
-    files and rows that are not labelled pictures; `ignored_names` names the first of them.
-    `empty_classes`: classes of the source without any picture. `spare`: by label, the training
-    pictures that a draw left out, in the order in which they step in for unreadable ones.
+    `folders`: the classes' names in the source, folders or labels. `ignored` counts files and rows
+    that are not labelled pictures; `ignored_names` has the first of their names. `empty_classes`:
+    classes of the source without pictures. `spare`: by label, the training pictures that were not
+    drawn, in the order in which they replace unreadable ones.
     """
 
     folders: tuple[str, ...]
@@ -50,7 +50,7 @@ class LabelledPictures:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     split: str
-    """How train and test came apart: `folders`, a column's name, or `random 80/20, seed N`."""
+    """How train and test were split, such as `folders` or `random 80/20, seed N`."""
     ignored: int = 0
     ignored_names: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
@@ -59,10 +59,10 @@ class LabelledPictures:
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found: pictures by class, the classes in the order of their labels.
+    """What a reader found: pictures by class, classes in the order of their labels.
 
-    `test` None: the source has no test split. `beside`: the folder in which `classes.json` may
-    lie. `kind` is what holds a class there, `form` what kind of source it is: folders, list or
+    `test` None: the source has no test split. `beside`: the folder that may hold `classes.json`.
+    `kind`: what a class is in the source, in words. `form`: the kind of source: folders, list or
     hugging-face.
     """
 
@@ -78,7 +78,7 @@ class Found:
 
 
 def labelled(found: Found, class_names: Path | None, split_seed: int) -> LabelledPictures:
-    """Check the classes, split where the source has no test split, and number the classes.
+    """Check and number the classes, and split the pictures if the source has no test split.
 
     Raises:
         DataError: fewer than two classes, test classes that are not in training, or class
@@ -135,12 +135,12 @@ def _check_classes(found: Found) -> None:
 def split_pictures(
     by_class: ByClass, seed: int
 ) -> tuple[dict[str, list[Picture]], dict[str, list[Picture]]]:
-    """Per class, so that every class keeps pictures on both sides where it has two or more."""
+    """Split each class, so that every class with two or more pictures has some on both sides."""
     train: dict[str, list[Picture]] = {}
     test: dict[str, list[Picture]] = {}
     for name, pictures in by_class.items():
-        # In the order of a hash of each name, so that a picture added or removed later moves
-        # hardly any other to the other side.
+        # In the order of a hash of each name, so that adding or removing a picture moves hardly
+        # any other to the other side.
         ranked = by_hash(pictures, f"{seed}:{name}:")
         count = max(round(len(ranked) * TEST_SHARE), 1) if len(ranked) > 1 else 0
         chosen = set(ranked[:count])
@@ -152,7 +152,7 @@ def split_pictures(
 def split_samples(
     samples: Sequence[Sample], folders: Sequence[str], seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Split as `labelled` does where the source has no test split: training and test samples."""
+    """Split like `labelled` without a test split: return training and test samples."""
     by_class: dict[str, list[Picture]] = {folder: [] for folder in folders}
     for sample in samples:
         by_class[folders[sample.label]].append(sample.picture)
@@ -161,10 +161,9 @@ def split_samples(
 
 
 def fingerprint(samples: Sequence[Sample], folders: Sequence[str]) -> str:
-    """Hash of names, sizes and classes, by which the same pictures are known at another place.
+    """Hash names, sizes and classes, to recognise the same pictures at another place.
 
-    The names of folders above the class are not in it. A picture that cannot be looked at
-    counts by its name, so that it costs no more than it has to.
+    Names of folders above the class do not count. A file that cannot be read counts by its name.
     """
     lines = sorted(
         f"{folders[sample.label]}/{sample.picture.name}:{_size(sample.picture)}"
@@ -174,7 +173,7 @@ def fingerprint(samples: Sequence[Sample], folders: Sequence[str]) -> str:
 
 
 def _size(picture: Picture) -> int:
-    """Bytes of a picture's file, -1 where it has none or the file cannot be looked at."""
+    """Return the bytes of a picture's file, -1 if there is none or it cannot be read."""
     try:
         return picture.stat().st_size if isinstance(picture, Path) else -1
     except OSError:
@@ -182,10 +181,10 @@ def _size(picture: Picture) -> int:
 
 
 def by_hash(pictures: Sequence[Picture], salt: str) -> list[Picture]:
-    """Pictures in the order of a hash of their names, wherever the data set lies.
+    """Sort pictures by a hash of their names, independent of where the data set is.
 
-    Equal names in several folders come in the order of a hash of their paths, counted from the
-    folder that all of them share.
+    Files with equal names are sorted by a hash of their paths relative to the folder that all of
+    them share.
     """
     count = Counter(picture.name for picture in pictures)
     twice = [p for p in pictures if isinstance(p, Path) and count[p.name] > 1]
@@ -198,7 +197,7 @@ def by_hash(pictures: Sequence[Picture], salt: str) -> list[Picture]:
 
 
 def _below_shared_folder(files: Sequence[Path]) -> dict[Picture, str]:
-    """Each file's path from the innermost folder that holds all of them; absolute without one."""
+    """Return each file's path below the innermost folder that holds all; absolute without one."""
     paths = [os.path.abspath(file) for file in files]
     try:
         shared = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -212,7 +211,7 @@ def _digest(text: str) -> bytes:
 
 
 def samples_of(by_class: ByClass, folders: Sequence[str]) -> tuple[Sample, ...]:
-    """All the pictures, class by class in the order of `folders`."""
+    """Return all pictures, class by class in the order of `folders`."""
     return tuple(
         Sample(picture, label)
         for label, name in enumerate(folders)

@@ -1,8 +1,8 @@
-"""The splits that the paper's code draws at random, kept as index files.
+"""The random splits of the paper's code, stored as index files.
 
-EuroSAT, Caltech101 and SUN397 have no published split; the authors draw one by torch's
-`random_split` with seed 42. The draw is stored, one bit per picture, so that a task's
-test pictures do not depend on a version of torch. `benchmarks/make_splits.py` makes the files.
+EuroSAT, Caltech101 and SUN397 have no published split; the authors draw one with torch's
+`random_split` and seed 42. The draw is stored, one bit per picture, so that a task's test pictures
+do not depend on the version of torch. `benchmarks/make_splits.py` writes the files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def split_file(task: str) -> Path:
-    """The path of a task's index file in the package."""
+    """Return the path of a task's index file in the package."""
     return Path(str(files("condu_cli.data") / "splits" / f"{task}.json"))
 
 
 def read_split_file(file: Path) -> NDArray[np.bool_]:
-    """Read for each picture, in the set's order, whether it is for training.
+    """Read a split: for each picture, in the set's order, whether it is for training, bool (N,).
 
     Raises:
         DataError: the file is missing or corrupt.
@@ -41,7 +41,9 @@ def read_split_file(file: Path) -> NDArray[np.bool_]:
         count, sha256 = int(record["count"]), record["sha256"]
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as exc:
         raise DataError(
-            f"{file}: no index file of a split ({exc})", reason="installation-damaged", path=file
+            f"{file}: not the index file of a split ({exc})",
+            reason="installation-damaged",
+            path=file,
         ) from exc
     if hashlib.sha256(bits).hexdigest() != sha256 or len(bits) != (count + 7) // 8:
         raise DataError(

@@ -1,1 +1,1 @@
-"""One picture after another: opened, decoded, cut, scaled, batched."""
+"""Pictures: open, decode, crop, scale and batch them."""

@@ -1,9 +1,9 @@
-"""Pictures decoded in order, here or ahead of time by worker processes.
+"""Decode pictures in order, in this process or ahead of time in worker processes.
 
-Without torch: a worker imports this module and little else. It is started afresh (`spawn`), never
-forked: torch and numba run threads, a fork beside threads may hang, and Python 3.12 and later
-warn of it. Two such workers answered after 0.3 s on idle cores; where the program's main module
-imported torch, and so the workers with it, after nine (2026-11-22, 2 cores, Python 3.11).
+This module does not import torch, because every worker imports it. Workers are spawned, never
+forked: torch and numba run threads, a fork beside threads may hang, and Python 3.12 and later warn
+about it. Two such workers were ready after 0.3 s on idle cores; if the program's main module, and
+so the workers, imported torch, after nine (2026-11-22, 2 cores, Python 3.11).
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 MAX_WORKERS = 8
 START_SECONDS = 2.0
-"""Workers are started where they save more: starting and ending two takes 0.4 s where cores are
-idle, 1 s and more where something else computes (2026-11-22, 2 cores)."""
+"""Start workers only if they save more than this: starting and ending two takes 0.4 s on idle
+cores, 1 s and more on busy ones (2026-11-22, 2 cores)."""
 PILOT = 16
 """Decode this many pictures here first, to measure how long one takes."""
 CHUNK = 8
-"""Pictures that a worker is given at once."""
+"""Pictures per task of a worker."""
 SENDABLE_BYTES = 1 << 20
-"""A store larger than this when it is sent holds its pictures in memory: no work for workers."""
+"""A pickled store larger than this holds its pictures in memory and is not sent to workers."""
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
 
 class Geometry(Protocol):
-    """Scales and cuts a picture; it can be pickled."""
+    """Scales and crops a picture; picklable."""
 
     def __call__(self, image: Image.Image, /) -> Image.Image:
-        """The scaled and cut picture."""
+        """Return the scaled and cropped picture."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that cannot be read, and why, as one line that names it."""
+    """A picture that cannot be read, and the reason, in one line that names it."""
 
     name: str
     reason: str
@@ -72,7 +72,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as it is kept, where that was asked for, and as each of some geometries sees it."""
+    """A decoded picture: the copy to keep, if requested, and one view per geometry."""
 
     kept: Pixels | None
     seen: tuple[Pixels, ...]
@@ -80,7 +80,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a picture: what to keep of it, and what to show of it."""
+    """How to read a picture: the size to keep, and the views to make."""
 
     shorter_side: int | None
     geometries: tuple[Geometry, ...] = ()
@@ -103,13 +103,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Cropping:
-    """How to make training crops of pictures that are not kept."""
+    """Makes training crops of pictures that are not in memory."""
 
     shorter_side: int | None
     geometry: CropGeometry
 
     def __call__(self, task: tuple[Sequence[Picture], Sequence[int]]) -> list[Pixels]:
-        """One crop per picture, each from its own seed; raises DataError as `open_picture`."""
+        """Return one crop per picture and seed; raises DataError like `open_picture`."""
         pictures, seeds = task
         return [
             np.asarray(self.geometry(reduced(open_picture(picture), self.shorter_side), seed))
@@ -120,13 +120,13 @@ class Cropping:
 def decoded(
     pictures: Sequence[Picture], reading: Reading, workers: int | None = None
 ) -> Generator[Decoded | Unreadable, None, None]:
-    """Every picture in order; `workers` None: as many processes as pay off, 0: none."""
+    """Decode every picture in order; `workers` None: as many processes as pay off, 0: none."""
     pilot = pictures[:PILOT] if workers is None else ()
     started = time.perf_counter()
     first = deque(reading(pilot))
     seconds = time.perf_counter() - started
     while first:
-        yield first.popleft()  # held here no longer than there
+        yield first.popleft()  # no second reference is kept here
     left = pictures[len(pilot) :]
     if workers is None:
         workers = worth_starting(len(left) * seconds / max(len(pilot), 1), left)
@@ -143,20 +143,20 @@ def decoded(
 
 
 def worth_starting(seconds: float, pictures: Sequence[Picture]) -> int:
-    """How many workers to start for so much decoding: 0 where they would not pay off."""
+    """Return how many workers to start for this much decoding, 0 if they would not pay off."""
     cores = available_cores()
     saved = seconds * (1 - 1 / cores)
     return cores if saved > START_SECONDS and can_be_sent(pictures) else 0
 
 
 def available_cores() -> int:
-    """Cores that this process may use, at most `MAX_WORKERS`."""
+    """Return the number of cores that this process may use, at most `MAX_WORKERS`."""
     allowed = getattr(os, "sched_getaffinity", None)
     return min(MAX_WORKERS, len(allowed(0)) if allowed else os.cpu_count() or 1)
 
 
 def can_be_sent(pictures: Sequence[Picture]) -> bool:
-    """Whether all the pictures are on disk, so that a worker needs no more than their names."""
+    """Return whether all pictures are on disk, so that workers can be sent their names."""
     stores = {id(p.store): p.store for p in pictures if isinstance(p, StoredPicture)}
     return all(len(pickle.dumps(store)) <= SENDABLE_BYTES for store in stores.values())
 
@@ -164,23 +164,23 @@ def can_be_sent(pictures: Sequence[Picture]) -> bool:
 def in_workers(
     function: Callable[[Task], Answer], tasks: Iterable[Task], workers: int
 ) -> Generator[Answer, None, None]:
-    """The answers of worker processes to tasks, in order; close it to end the processes.
+    """Yield the results of tasks from worker processes, in order; close it to end them.
 
-    The tasks are taken one by one, a few ahead of time. If a worker dies, its tasks and all that
-    follow are done here.
+    Tasks are taken lazily, a few ahead of time. If a worker dies, its tasks and all later ones run
+    in this process.
     """
     executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    # Twice as many as there are workers: none waits while an answer is being used.
+    # Two tasks per worker, so that none is idle while a result is being used.
     return _ahead(executor, function, tasks, 2 * workers)
 
 
 def in_thread(
     function: Callable[[Task], Answer], tasks: Iterable[Task]
 ) -> Generator[Answer, None, None]:
-    """The answers of one thread beside this one to tasks, in order, one ahead of time.
+    """Yield the results of tasks from a background thread, in order, one ahead of time.
 
-    Measured on two busy cores (2026-11-22): 7 % slower to 30 % faster than doing them in between;
-    where a GPU trains, the cores are idle and it hides them.
+    On two busy cores this was 7 % slower to 30 % faster than running the tasks in between
+    (2026-11-22); while a GPU trains, the cores are idle and the work is hidden.
     """
     return _ahead(ThreadPoolExecutor(1), function, tasks, 2)
 
@@ -217,10 +217,10 @@ def _ahead(
 
 @contextmanager
 def _interrupts_kept_from_children() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C: this one does, and ends them.
+    """Keep Ctrl-C from processes started inside; this process gets it, and ends them.
 
-    Blocked rather than ignored, so that one that comes just now is late, not lost. Windows has
-    no such thing; there a worker may say that it was interrupted.
+    The signal is blocked, not ignored, so that one sent right now is delayed, not lost. Windows has
+    no such thing; there a worker may report the interrupt.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

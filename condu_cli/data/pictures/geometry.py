@@ -1,7 +1,7 @@
-"""Where a picture is cut and how it is scaled, in Pillow alone.
+"""Crop and scale pictures, in Pillow alone.
 
-Kept apart from the tensors, so that a process that only decodes pictures starts in a quarter of
-a second: it never imports torch, which takes four. The rounding is torchvision's to the pixel;
+This is separate from the tensors so that a process that only decodes pictures starts in a quarter
+of a second: it never imports torch, which takes four. The rounding is torchvision's to the pixel;
 tests compare the two.
 """
 
@@ -18,9 +18,9 @@ CROP_SCALE = (0.9, 1.0)
 """Share of the area that a random training crop keeps (ConDU's recipe; no flip)."""
 CROP_RATIO = (3 / 4, 4 / 3)
 TRIES = 10
-"""Draws of a crop that fits into the picture, before the middle is taken."""
+"""Number of draws for a crop that fits the picture, before the middle is used."""
 LONGEST = 64
-"""Of a picture longer than this many times its width, only the middle is ever enlarged."""
+"""A picture longer than this many times its width is cropped to its middle first."""
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, upper, right and lower edge in pixels."""
@@ -28,9 +28,9 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class EvaluationGeometry:
-    """RGB picture to one of `size` x `size` pixels, always the same way.
+    """Scales and crops an RGB picture to `size` x `size` pixels, deterministically.
 
-    `shortest`: the shorter side is scaled to `size` and the middle cut out; `squash`: both sides
+    `shortest`: the shorter side is scaled to `size` and the middle is cropped; `squash`: both sides
     are scaled to `size`.
     """
 
@@ -39,7 +39,7 @@ class EvaluationGeometry:
     resize_mode: str = "shortest"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The scaled and cut picture."""
+        """Return the scaled and cropped picture."""
         if self.resize_mode == "squash":
             return _resized(image, (self.size, self.size), self.interpolation)
         image = without_ends(image)
@@ -52,29 +52,28 @@ class EvaluationGeometry:
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """RGB picture to a random crop of it, scaled to `size` x `size` pixels; nothing is mirrored.
+    """Scales a random crop of an RGB picture to `size` x `size` pixels, without flipping.
 
-    The draw belongs to the seed alone: neither the process nor any global generator has a part
-    in it.
+    The draw depends only on the seed, not on the process or a global generator.
     """
 
     size: int
     interpolation: str = "bicubic"
 
     def __call__(self, image: Image.Image, seed: int) -> Image.Image:
-        """The crop that belongs to a seed."""
+        """Return the crop for a seed."""
         cut = image.crop(random_box(image.size, seed))
         return _resized(cut, (self.size, self.size), self.interpolation)
 
 
 def random_box(size: tuple[int, int], seed: int) -> Box:
-    """Draw a crop as torchvision's RandomResizedCrop does: area and logarithm of the ratio uniform.
+    """Draw a crop like torchvision's RandomResizedCrop: area and log ratio are uniform.
 
-    `size`: width and height. Where no draw fits, as in a very long picture, the largest piece
-    of the middle that keeps the ratio's limits is taken.
+    `size`: width and height. If no draw fits, as in a very long picture, the largest piece of the
+    middle within the limits of the ratio is used.
     """
     width, height = size
-    rng = random.Random(seed)  # noqa: S311 - a draw that repeats, not a secret
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     low, high = (math.log(ratio) for ratio in CROP_RATIO)
     for _ in range(TRIES):
         area = width * height * rng.uniform(*CROP_SCALE)
@@ -98,10 +97,10 @@ def _middle(width: int, height: int) -> Box:
 
 
 def without_ends(image: Image.Image) -> Image.Image:
-    """The middle of a picture that is longer than `LONGEST` times its width, others as they are.
+    """Crop a picture longer than `LONGEST` times its width to its middle; return others unchanged.
 
-    A line of 1 x 100,000 pixels would otherwise be enlarged to gigabytes before its middle is
-    cut out.
+    Otherwise a line of 1 x 100,000 pixels would be enlarged to gigabytes before its middle is
+    cropped.
     """
     width, height = image.size
     limit = LONGEST * min(width, height)
@@ -112,7 +111,7 @@ def without_ends(image: Image.Image) -> Image.Image:
 
 
 def shortest_side_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height after scaling the shorter of them to `side`; the longer is cut to pixels."""
+    """Return width and height with the shorter scaled to `side`; the longer is rounded down."""
     width, height = size
     if width <= height:
         return side, int(side * height / width)
@@ -120,7 +119,7 @@ def shortest_side_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def reduced(image: Image.Image, side: int | None) -> Image.Image:
-    """The picture with its shorter side reduced to `side` pixels; a smaller one as it is."""
+    """Reduce the shorter side to `side` pixels; return a smaller picture unchanged."""
     if side is None or min(image.size) <= side:
         return image
     return _resized(image, shortest_side_size(image.size, side), "bicubic")

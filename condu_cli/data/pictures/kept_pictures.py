@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.decoding import Pixels
 
 CACHE_BYTES = 1 << 30
-"""Decoded pictures kept in memory, at most; beyond it they are decoded again when needed."""
+"""Largest total of decoded pictures in memory; others are decoded again when needed."""
 
 
 class KeptPictures:
-    """Pictures by index, up to `CACHE_BYTES` in all."""
+    """Pictures by index, up to `CACHE_BYTES` in total."""
 
     def __init__(self) -> None:
         self._pixels: dict[int, Pixels] = {}
@@ -22,11 +22,11 @@ class KeptPictures:
         return len(self._pixels)
 
     def get(self, index: int) -> Pixels | None:
-        """One picture (H, W, 3) uint8, where it is kept."""
+        """Return one picture (H, W, 3) uint8, or None if it is not kept."""
         return self._pixels.get(index)
 
     def add(self, index: int, pixels: Pixels) -> bool:
-        """Keep one more picture; False where there is no room for it."""
+        """Keep one more picture; return False if it does not fit."""
         if self.nbytes + pixels.nbytes > CACHE_BYTES:
             return False
         self._pixels[index] = pixels
@@ -34,6 +34,6 @@ class KeptPictures:
         return True
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Drop all pictures."""
         self._pixels.clear()
         self.nbytes = 0

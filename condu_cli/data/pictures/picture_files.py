@@ -1,6 +1,6 @@
-"""Opening one picture safely, and finding the pictures in a folder.
+"""Open one picture safely, and find the pictures in a folder.
 
-Without torch: the processes that decode pictures import this and little else.
+This module does not import torch, because worker processes import it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
 class PictureStore(Protocol):
-    """Pictures in something else than files of their own; it can be pickled."""
+    """Pictures that are not separate files; picklable."""
 
     def picture(self, index: int) -> Image.Image:
-        """One picture as `opened` gives it; raises whatever its decoder raises."""
+        """Return one picture, like `opened`; raises whatever its decoder raises."""
 
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A picture in a store; `name` is what a report calls it."""
+    """A picture in a store; `name` identifies it in reports."""
 
     name: str
     store: PictureStore = field(compare=False)
@@ -51,16 +51,16 @@ Picture: TypeAlias = Path | StoredPicture
 
 
 def picture_name(picture: Picture) -> str:
-    """What a report calls a picture: its path, or its name in its store."""
+    """Return a picture's name for reports: its path, or its name in its store."""
     return picture.name if isinstance(picture, StoredPicture) else str(picture)
 
 
 def open_picture(picture: Picture) -> Image.Image:
     """Decode a picture to RGB: first frame, EXIF rotation applied, transparency on white.
 
-    Grey of 16 bits loses its lower byte. Grey of 32 bits and of floating point is read as 0..1,
-    0..255 or 0..65535, whichever is the first to hold all its values, else stretched from its
-    least to its greatest; what is not a number is black.
+    16-bit grey loses its lower byte. 32-bit and floating-point grey is read as 0..1, 0..255 or
+    0..65535, the first that holds all values, else stretched from the smallest to the largest; NaN
+    becomes black.
 
     Raises:
         DataError: the file is missing, is not a picture, is corrupt, or is too large.
@@ -69,8 +69,8 @@ def open_picture(picture: Picture) -> Image.Image:
     name = picture_name(picture)
     try:
         with warnings.catch_warnings():
-            # What Pillow warns of, corrupt EXIF data or half of its own limit of pixels, either
-            # does not matter or ends in one of the errors below.
+            # Pillow's warnings (corrupt EXIF data, half of its own limit of pixels) either do not
+            # matter or end in one of the errors below.
             warnings.simplefilter("ignore")
             return _decoded(picture, name)
     except FileNotFoundError as exc:
@@ -92,23 +92,23 @@ def open_picture(picture: Picture) -> Image.Image:
     except Exception as exc:
         if stopped := exhausted(exc):
             raise stopped from exc
-        # Decoders meet corrupt bytes with whatever they trip over: struct.error, KeyError, …
+        # On corrupt bytes, decoders raise anything: struct.error, KeyError, …
         raise DataError(
             f"{name}: cannot be read ({exc})", reason="picture-unreadable", path=name
         ) from exc
 
 
 def opened(file: Path | IO[bytes]) -> Image.Image:
-    """A picture of which only the header is read so far; raises what Pillow raises."""
+    """Open a picture and read only its header; raises what Pillow raises."""
     try:
         return Image.open(file)
     except Image.DecompressionBombError:
-        # Pillow refuses twice its own limit whatever the format; a JPEG may still be reduced.
+        # Pillow refuses twice its own limit in any format; a JPEG can still be reduced.
         if not isinstance(file, Path):
             file.seek(0)
         try:
             return JpegImageFile(file)
-        except SyntaxError:  # no JPEG
+        except SyntaxError:  # not a JPEG
             pass
         raise
 
@@ -116,7 +116,7 @@ def opened(file: Path | IO[bytes]) -> Image.Image:
 def _decoded(picture: Picture, name: str) -> Image.Image:
     if isinstance(picture, Path):
         mode = picture.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe might never end
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe might block forever
             raise DataError(
                 f"{name}: is a device or a pipe, not a picture",
                 reason="not-a-picture-file",
@@ -132,12 +132,12 @@ def _decoded(picture: Picture, name: str) -> Image.Image:
 
 
 def _within_limit(image: Image.Image, name: str) -> None:
-    """Have a JPEG above the limit reduced while it is decoded; refuse anything else above it.
+    """Have a JPEG above the limit reduced while decoding; refuse other formats above it.
 
-    A progressive JPEG is refused as well: its decoder holds all of its coefficients at once.
-    Below the limit nothing is reduced: that is up to three times as fast, but it moved the
-    pixels of an evaluation by 0.6 to 1 of 255 on average and by up to 106 (pets enlarged to
-    900-3600 pixels, reduced by 4).
+    A progressive JPEG is refused as well: its decoder holds all coefficients at once. Below the
+    limit nothing is reduced: that would be up to three times as fast, but it changed the pixels of
+    an evaluation by 0.6 to 1 of 255 on average and by up to 106 (pets enlarged to 900-3600 pixels,
+    reduced by 4).
     """
     width, height = image.size
     if width * height <= MAX_PIXELS:
@@ -163,7 +163,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        return image  # it is decoded already, only its EXIF data are corrupt
+        return image  # the picture is fine, only its EXIF data are corrupt
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -182,7 +182,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Grey of any range as bytes; see `open_picture`."""
+    """Convert grey values of any range to bytes; see `open_picture`."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if low < 0 or high > 65535:
@@ -195,14 +195,14 @@ def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """All the pictures below a folder, sorted, hidden files left out."""
+    """Return all pictures below a folder, sorted, without hidden files."""
     return sort_files(folder)[0]
 
 
 def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures below a folder and the other files, both sorted, hidden ones left out.
+    """Return the pictures and the other files below a folder, sorted, without hidden ones.
 
-    Told apart by their suffixes: nothing is opened.
+    Suffixes decide; no file is opened.
     """
     pictures: list[Path] = []
     others: list[Path] = []
@@ -212,7 +212,7 @@ def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def is_picture_name(path: Path) -> bool:
-    """Whether a file's suffix is a picture's."""
+    """Return whether a file has the suffix of a picture."""
     return path.suffix.lower() in SUFFIXES
 
 

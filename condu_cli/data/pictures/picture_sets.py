@@ -1,4 +1,4 @@
-"""Labelled pictures as batches: each decoded once, kept in memory where all of them fit."""
+"""Labelled pictures as batches: each decoded once, and kept in memory if all fit."""
 
 from __future__ import annotations
 
@@ -38,15 +38,14 @@ if TYPE_CHECKING:
     Plan: TypeAlias = Iterable[tuple[Sequence[int], Sequence[int]]]
 
 TRAINING_MARGIN = 1.15
-"""Pictures cached for training are this much larger than the crop, which then scales down."""
+"""Pictures cached for training are larger than the crop by this factor, so crops scale down."""
 
 
 class PictureSet:
     """Labelled pictures of one split, read in one pass by `scan`.
 
-    `spare`: by label, pictures that step in for unreadable ones, in their order. `samples` and
-    every index count the readable pictures only once `scan` has left the others out; these are
-    in `unreadable`.
+    `spare`: by label, replacements for unreadable pictures, in order. `samples` and all indices
+    count only the readable pictures once `scan` has finished; the others are in `unreadable`.
     """
 
     def __init__(
@@ -75,11 +74,11 @@ class PictureSet:
         spare: Mapping[int, Sequence[Sample]] | None = None,
         rules: ReadingRules | None = None,
     ) -> PictureSet:
-        """Pictures kept no larger than random crops to `image_size` pixels need."""
+        """Create a set that keeps pictures no larger than crops of `image_size` pixels need."""
         return cls(samples, round(image_size * TRAINING_MARGIN), spare=spare, rules=rules)
 
     def of(self, samples: Sequence[Sample]) -> PictureSet:
-        """A set of other samples, to be read and kept like this one; nothing is read yet."""
+        """Return an unread set of other samples, with the same settings."""
         return PictureSet(samples, self._shorter_side, rules=self._rules)
 
     def __len__(self) -> int:
@@ -87,17 +86,17 @@ class PictureSet:
 
     @property
     def cached(self) -> bool:
-        """Whether all the pictures are in memory."""
+        """Whether all pictures are in memory."""
         return 0 < len(self) == len(self._kept)
 
     @property
     def kept_bytes(self) -> int:
-        """How much memory the decoded pictures take."""
+        """Bytes of the decoded pictures in memory."""
         return self._kept.nbytes
 
     @property
     def labels(self) -> Tensor:
-        """The labels of all the pictures (N,) int64."""
+        """The labels of all pictures, (N,) int64."""
         return self._labels
 
     # Reading
@@ -108,15 +107,15 @@ class PictureSet:
         batch: int = 64,
         on_done: Callable[[int], None] | None = None,
     ) -> Iterator[tuple[list[Sample], Tensor]]:
-        """Decode every picture once, in order: keep it for training, and show it to the caller.
+        """Decode every picture once, in order; keep it for training and yield it.
 
-        Yields samples with their pictures (B, 3, S, S) as `transform` sees them whole, not
-        reduced; nothing where there is no transform. `on_done` hears how many are read. Only
-        the readable are yielded and counted from then on, so that the first yielded has index 0.
-        A scan that is not run to its end changes nothing.
+        Yields samples with their pictures (B, 3, S, S) as transformed from the full-size picture;
+        nothing without a transform. `on_done` gets the number of pictures read. Only readable
+        pictures are yielded and counted, so the first one yielded gets index 0. A scan that is not
+        run to its end changes nothing.
 
         Raises:
-            DataError: more pictures than allowed cannot be read, or all of one class.
+            DataError: too many pictures, or all of a class, cannot be read.
 
         """
         scan = Scan(self.samples, self._spare, self._rules, self._reading(transform))
@@ -140,7 +139,7 @@ class PictureSet:
         self._labels = _labels_of(self.samples)
 
     def read(self, on_done: Callable[[int], None] | None = None) -> None:
-        """Decode every picture once without showing it to a callback; raises as `scan` does."""
+        """Decode and keep every picture once; raises like `scan`."""
         for _ in self.scan(None, on_done=on_done):
             pass
 
@@ -151,23 +150,23 @@ class PictureSet:
     # Batches
 
     def whole(self, indices: Sequence[int], transform: transforms.Transform) -> Tensor:
-        """Some pictures (B, 3, S, S) decoded again, as `scan` showed them."""
+        """Decode some pictures again, (B, 3, S, S), as `scan` yielded them."""
         opened = (open_picture(self.samples[index].picture) for index in indices)
         return transform.normalise([np.asarray(transform.geometry(image)) for image in opened])
 
     def batch(self, indices: Sequence[int], transform: Transform) -> tuple[Tensor, Tensor]:
-        """Transformed pictures (B, 3, S, S) and their labels (B,) int64."""
+        """Return transformed pictures (B, 3, S, S) and their labels (B,) int64."""
         pixels = torch.stack([transform(self._picture(index)) for index in indices])
         return pixels, self._labels[list(indices)]
 
     def training_batches(
         self, plan: Plan, transform: transforms.SeededTransform
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of a plan of (indices, seeds), in order; the plan is taken step by step.
+        """Yield the batches of a plan of (indices, seeds), in order; the plan is read lazily.
 
-        Pictures in memory are cropped by a thread beside the training, those that do not fit
-        are decoded by workers ahead of time. Which of them makes no difference to a single bit.
-        Close the iterator to end the thread or the workers.
+        Pictures in memory are cropped in a background thread; sets that do not fit are decoded by
+        workers ahead of time. The batches are the same to the bit. Close the iterator to end the
+        thread or the workers.
 
         Raises:
             DataError: a picture can no longer be read.
@@ -185,7 +184,7 @@ class PictureSet:
                 yield transform.normalise(pixels), taken.popleft()
 
     def _crops(self, plan: Plan, geometry: CropGeometry) -> Generator[list[Pixels], None, None]:
-        """The crops of every batch, by whoever is best at it."""
+        """Yield the crops of every batch from a thread, from workers, or computed here."""
         if self.cached:
             return in_thread(lambda step: self._crop(step, geometry), plan)
         workers = self._workers()
@@ -197,7 +196,7 @@ class PictureSet:
     def _workers(self) -> int:
         workers = self._rules.workers
         if workers is None:
-            # A set that was never read may still fit: what is decoded is kept.
+            # A set that was never read may still fit: decoded pictures are kept.
             workers = available_cores() if self._too_large else 0
         return workers if can_be_sent([sample.picture for sample in self.samples]) else 0
 
@@ -220,5 +219,5 @@ class PictureSet:
 
 
 def _labels_of(samples: Sequence[Sample]) -> Tensor:
-    """(N,) int64."""
+    """Return the labels, (N,) int64."""
     return torch.tensor([sample.label for sample in samples], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""One pass over labelled pictures: which can be read, which step in for those that cannot."""
+"""One pass over labelled pictures that replaces unreadable ones."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 
 UNREADABLE_SHARE = 0.05
 UNREADABLE_COUNT = 10
-"""Skip up to this many unreadable pictures, or this share if it is more."""
+"""Skip up to this many unreadable pictures, or this share if that is more."""
 
 
 @dataclass(frozen=True)
 class ReadingRules:
     """How a set of pictures is read.
 
-    `workers`: processes that decode; None: as many as pay off, 0: none. `max_unreadable`: a
-    number of pictures, or a share of them where it is below 1; None: 10 or 5 %, whichever is
-    more, but never half of them. `class_names`: what messages call the labels. `keep`: whether
-    pictures are to be kept in memory; not where they are shown once and never again.
-    `every_class`: whether a class may not lose all its pictures; pictures to measure on may.
+    `workers`: processes that decode; None: as many as pay off, 0: none. `max_unreadable`: a number
+    of pictures, or below 1 a share; None: 10 or 5 %, whichever is more, but less than half.
+    `class_names`: names of the labels for messages. `keep`: keep pictures in memory; False if they
+    are used only once. `every_class`: fail if a class loses all its pictures.
     """
 
     workers: int | None = None
@@ -39,7 +38,7 @@ class ReadingRules:
     every_class: bool = True
 
     def allowed_unreadable(self, count: int) -> int:
-        """How many of `count` pictures may be left out."""
+        """Return how many of `count` pictures may be unreadable."""
         if self.max_unreadable is None:
             allowed = max(UNREADABLE_COUNT, math.floor(UNREADABLE_SHARE * count))
             return min(allowed, max(0, count - 1) // 2)
@@ -49,7 +48,7 @@ class ReadingRules:
 
 
 class Scan:
-    """One pass over samples: readable ones with their pixels, unreadable ones replaced."""
+    """One pass over samples that keeps the pixels of readable ones and replaces unreadable ones."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Scan:
         self.kept = KeptPictures()
 
     def run(self) -> Generator[int, None, None]:
-        """Read everything; answers with how many are done."""
+        """Read everything; yield how many are done."""
         pictures = [sample.picture for sample in self._samples]
         with closing(decoded(pictures, self._reading, self._rules.workers)) as answers:
             for done, (sample, answer) in enumerate(zip(self._samples, answers, strict=True)):
@@ -76,15 +75,15 @@ class Scan:
                 yield done + 1
 
     def take_seen(self) -> list[Pixels]:
-        """The pictures to show since the last call; none once there are too many broken ones.
+        """Return the views since the last call; none once too many pictures are unreadable.
 
-        The pass goes on even then, so that the message counts all of them.
+        The pass continues even then, so that the message counts all of them.
         """
         seen, self._seen = self._seen, []
         return seen if len(self.unreadable) <= self._allowed else []
 
     def check(self) -> None:
-        """Raise DataError where too many pictures, or all of a class, cannot be read."""
+        """Raise DataError if too many pictures, or all of a class, cannot be read."""
         named = "; ".join(broken.reason for broken in self.unreadable[:3])
         count = len(self.unreadable)
         if count > self._allowed:
@@ -117,5 +116,5 @@ class Scan:
         if answer.kept is not None and self._fits:
             self._fits = self.kept.add(len(self.readable), answer.kept)
             if not self._fits:
-                self.kept.clear()  # half of a set in memory would not save its workers
+                self.kept.clear()  # caching half of a set would not save the workers
         self.readable.append(sample)

@@ -1,6 +1,6 @@
-"""Pictures to tensors, for training and for evaluation.
+"""Turn pictures into tensors, for training and evaluation.
 
-Every transform has two halves: a geometry that runs wherever the picture is decoded, and the
+Every transform has two halves: a geometry, which runs wherever the picture is decoded, and the
 normalisation of a whole batch, which runs here.
 """
 
@@ -26,15 +26,15 @@ Statistics = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Bytes to float32: scaled to 0..1, minus the mean, divided by the deviation per channel."""
+    """Converts bytes to float32: scaled to 0..1, minus mean, divided by deviation, per channel."""
 
     mean: Statistics
     std: Statistics
 
     def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Pictures (S, S, 3) uint8 to one tensor (B, 3, S, S) float32."""
+        """Convert pictures (S, S, 3) uint8 to one tensor (B, 3, S, S) float32."""
         stacked = torch.from_numpy(np.stack(pictures))
-        # Channels first in memory too: a kernel may round differently for another layout.
+        # Channels first in memory too: kernels may round differently for another layout.
         pixels = stacked.permute(0, 3, 1, 2).to(
             torch.float32, memory_format=torch.contiguous_format
         )
@@ -44,25 +44,25 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Transform:
-    """RGB picture to a float32 tensor (3, S, S), always the same way."""
+    """Converts an RGB picture to a float32 tensor (3, S, S), deterministically."""
 
     geometry: EvaluationGeometry
     normalise: Normalisation
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """One picture's tensor."""
+        """Return one picture's tensor."""
         return self.normalise([np.asarray(self.geometry(image))])[0]
 
 
 @dataclass(frozen=True)
 class SeededTransform:
-    """RGB picture to a float32 tensor (3, S, S), in a way that a seed draws."""
+    """Converts an RGB picture to a float32 tensor (3, S, S), randomly by seed."""
 
     geometry: CropGeometry
     normalise: Normalisation
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """One picture's tensor; the same for the same seed, wherever and whenever."""
+        """Return one picture's tensor, which depends only on the picture and the seed."""
         return self.normalise([np.asarray(self.geometry(image, seed))])[0]
 
 
@@ -73,12 +73,12 @@ def evaluation_transform(
     interpolation: str = "bicubic",
     resize_mode: str = "shortest",
 ) -> Transform:
-    """Resize, centre crop, normalise; `squash` resizes both sides and cuts nothing."""
+    """Build a transform: resize, centre crop, normalise; `squash` resizes without cropping."""
     return Transform(EvaluationGeometry(size, interpolation, resize_mode), Normalisation(mean, std))
 
 
 def seeded_training_transform(
     size: int, mean: Statistics, std: Statistics, interpolation: str = "bicubic"
 ) -> SeededTransform:
-    """Random resized crop and normalise, drawn from each picture's own seed."""
+    """Build a transform: random resized crop by each picture's seed, normalise."""
     return SeededTransform(CropGeometry(size, interpolation), Normalisation(mean, std))

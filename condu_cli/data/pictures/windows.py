@@ -1,4 +1,4 @@
-"""Pictures that are asked about once: window after window of them, no more than fit in memory."""
+"""Windows of pictures that are needed once: as many at a time as fit in memory."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.picture_files import Picture
 
 WINDOW_BYTES = 1 << 29
-"""Views kept in memory at once, at most; 3,500 pictures of 224 pixels. Each window decouples the
-experts it needs again, which is little work beside so many pictures."""
+"""Most memory for decoded views: 3,500 pictures of 224 pixels. Each window decouples the experts
+that it needs again, which is little work compared with so many pictures."""
 
 
 @dataclass
 class Window:
-    """Some pictures that follow each other, each decoded once and seen in every way asked for.
+    """A run of pictures, each decoded once, with a view for every requested geometry.
 
-    `start`, `end`: which of `total` pictures these are. `places`: those of them that can be read,
-    `views` their pixels (S, S, 3) uint8 in the same order, by the geometry that gave them.
-    `unreadable`: the others by their places.
+    `start`, `end`: its range among `total` pictures. `places`: the indices of the readable ones.
+    `views`: their pixels (S, S, 3) uint8 in the same order, by geometry. `unreadable`: the others,
+    by index.
     """
 
     start: int
@@ -39,7 +39,7 @@ class Window:
         return len(self.places)
 
     def add(self, answer: tuple[Pixels, ...] | Unreadable) -> None:
-        """Take in the next picture, seen by every geometry in turn."""
+        """Add the next picture's views, in the order of the geometries."""
         if isinstance(answer, Unreadable):
             self.unreadable[self.end] = answer
         else:
@@ -56,11 +56,11 @@ def windows(
     workers: int | None = None,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Generator[Window, None, None]:
-    """Decode every picture once, in order, and answer with as many at a time as fit in memory.
+    """Decode every picture once, in order, and yield as many at a time as fit in memory.
 
-    `geometries`: the ways in which the pictures will be looked at, at least one. `workers` as in
-    `decoded`: a few pictures of the next window may be decoded ahead of time. `on_done` hears how
-    many are read. A window is emptied when the next is asked for.
+    `geometries`: the views to make, at least one. `workers` as in `decoded`: a few pictures of the
+    next window may be decoded ahead of time. `on_done` gets the number of pictures read. A window
+    is emptied when the next one is requested.
     """
     reading = Reading(None, tuple(geometries), keep=False)
     size = window_size(geometries)
@@ -77,6 +77,6 @@ def windows(
 
 
 def window_size(geometries: Collection[EvaluationGeometry]) -> int:
-    """How many pictures a window holds, at least one."""
+    """Return how many pictures a window holds, at least one."""
     each = sum(3 * geometry.size**2 for geometry in geometries)
     return max(1, WINDOW_BYTES // each)

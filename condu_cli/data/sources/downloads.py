@@ -1,4 +1,4 @@
-"""Downloading a public data set by torchvision's own code."""
+"""Download public data sets with torchvision's own code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
 def download_set(task: str, root: Path) -> None:
-    """Download a public data set to below a data root, in torchvision's layout.
+    """Download a public data set into a data root, in torchvision's layout.
 
-    It is unpacked beside its place and moved when it is whole, so that an interrupted download
-    is never taken for a data set.
+    It is unpacked beside its place and moved when complete, so that an interrupted download is
+    never taken for a data set.
 
     Raises:
         DataError: torchvision cannot download it, something else is in its place, or the
@@ -43,11 +43,11 @@ def download_set(task: str, root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as draft:
             _fetch(public, Path(draft))
             if where(task, Path(draft)).state is not State.THERE:
-                raise RuntimeError("the archive did not hold what it should")
+                raise RuntimeError("the archive does not hold the expected files")
             _remove_archives(Path(draft, public.folder))
             _move(Path(draft, public.folder), target, task, root)
     except Exception as exc:
-        # A network, archives and disks fail in many ways; the user needs the same advice in all.
+        # Networks, archives and disks fail in many ways; the advice is always the same.
         raise DataError(
             f"the data set of task '{task}' could not be downloaded: {_reason(exc)}",
             reason="download-failed",
@@ -58,10 +58,10 @@ def download_set(task: str, root: Path) -> None:
 
 
 def require_scipy(task: str) -> None:
-    """Check that the labels of a data set can be read.
+    """Check that the library for a data set's labels is installed.
 
     Raises:
-        DataError: they are MATLAB files, and scipy is not installed.
+        DataError: the labels are MATLAB files, and scipy is not installed.
 
     """
     if task not in ("flowers", "stanford_cars"):
@@ -70,7 +70,7 @@ def require_scipy(task: str) -> None:
         importlib.import_module("scipy.io")
     except ImportError as exc:
         raise DataError(
-            f"the labels of task '{task}' are MATLAB files, and scipy is not installed",
+            f"the labels of task '{task}' are MATLAB files, but scipy is not installed",
             reason="library-missing",
             package="scipy",
         ) from exc
@@ -87,7 +87,7 @@ def _check(task: str, public: KnownSet, target: Path) -> None:
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"{target}: is in the way of the download, and is not a complete data set",
+            f"{target}: is in the way of the download, but is not a complete data set",
             reason="in-the-way",
             path=target,
             needs=public.what_to_put(target.parent),
@@ -103,7 +103,7 @@ def _fetch(public: KnownSet, root: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torchvision's messages off stdout, and its bar off anything but a terminal."""
+    """Keep torchvision's messages off stdout, and show its progress bar only on a terminal."""
     with contextlib.ExitStack() as stack:
         if not sys.stderr.isatty():
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
@@ -112,7 +112,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _remove_archives(folder: Path) -> None:
-    """What was unpacked is not needed packed as well."""
+    """Remove archives that have been unpacked."""
     for path in folder.iterdir():
         if path.is_file() and path.name.endswith(ARCHIVES):
             path.unlink()
@@ -121,10 +121,10 @@ def _remove_archives(folder: Path) -> None:
 def _move(draft: Path, target: Path, task: str, root: Path) -> None:
     try:
         if target.is_dir():
-            target.rmdir()  # `_check` has seen that it is empty
+            target.rmdir()  # empty, see `_check`
         draft.rename(target)
     except OSError:
-        if where(task, root).state is not State.THERE:  # unless another process was first
+        if where(task, root).state is not State.THERE:  # otherwise another process was first
             raise
 
 

@@ -1,7 +1,7 @@
-"""Two small tasks that need no download: handwritten digits, and shapes drawn on the spot.
+"""Two small tasks that need no download: handwritten digits, and generated shapes.
 
-Both are written out as ordinary folders of PNG files, so that everything after this module
-treats them like any other pictures.
+Both are written as ordinary folders of PNG files, so that all other code treats them like any
+pictures.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ TEST_EVERY = 4
 
 
 def embedded_folder(task: str) -> Path:
-    """The folder of an embedded task's pictures in the user's cache, written on first use."""
+    """Return the folder of an embedded task's pictures in the user's cache, created lazily."""
     from platformdirs import user_cache_path
 
     folder = user_cache_path("condu") / "embedded" / task
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and renamed, so that a half-written file is never read.
+        # Written beside its place and renamed, so that a partial folder is never read.
         with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
             write_embedded(task, Path(draft, task))
             try:
                 Path(draft, task).rename(folder)
             except OSError:
-                if not folder.is_dir():  # it is there if another process was first
+                if not folder.is_dir():  # otherwise another process was first
                     raise
     return folder
 
 
 def write_embedded(task: str, root: Path) -> None:
-    """Write an embedded task's pictures below a folder, as train/, test/ and classes.json.
+    """Write an embedded task's pictures into a folder, as train/, test/ and classes.json.
 
     Raises:
         DataError: no such embedded task, or scikit-learn is missing for the digits.
@@ -69,7 +69,7 @@ def write_embedded(task: str, root: Path) -> None:
 
 
 def _write_digits(root: Path) -> dict[str, str]:
-    """scikit-learn's 1,797 handwritten digits (8 x 8 pixels, 17 grey levels), enlarged."""
+    """Write scikit-learn's 1,797 handwritten digits (8 x 8 pixels, 17 grey levels), enlarged."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
@@ -87,8 +87,8 @@ def _write_digits(root: Path) -> dict[str, str]:
 
 
 def _write_shapes(root: Path, per_class: int = 80) -> dict[str, str]:
-    """Filled shapes of random colour, size and place on a random ground."""
-    rng = random.Random(7)  # noqa: S311 - pictures that repeat, not secrets
+    """Draw filled shapes of random colour, size and position on a random background."""
+    rng = random.Random(7)  # noqa: S311 - reproducible, not secret
     for name in SHAPES:
         for index in range(per_class):
             _save(_draw_shape(name, rng), root, name, index)
@@ -110,7 +110,7 @@ def _draw_shape(name: str, rng: random.Random) -> Image.Image:
 
 
 def _two_colours(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two colours far enough apart to be told from each other."""
+    """Draw two colours that are easy to tell apart."""
     while True:
         ground, ink = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(2))
         if sum(abs(a - b) for a, b in zip(ground, ink, strict=True)) > 200:
@@ -120,7 +120,7 @@ def _two_colours(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _outline(
     name: str, x: float, y: float, radius: float, turn: float
 ) -> list[tuple[float, float]]:
-    """Corners in pixels, as (angle in turns, distance from the centre in radii) around (x, y)."""
+    """Return the corners in pixels around (x, y), from angles in turns and distances in radii."""
     third = 1 / 3
     corners = {
         "square": [(i / 4 + 1 / 8, 1.0) for i in range(4)],

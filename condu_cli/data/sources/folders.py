@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def read_folder(
     root: Path, class_names_file: Path | None = None, *, split_seed: int = SPLIT_SEED
 ) -> LabelledPictures:
-    """Read a data set's layout and class names; no picture is decoded.
+    """Read a data set's layout and class names without decoding pictures.
 
-    Files in class folders that are not pictures and pictures beside the class folders are
-    ignored and counted.
+    Files in class folders that are not pictures, and pictures outside class folders, are ignored
+    and counted.
 
     Raises:
         DataError: no such folder, no pictures, fewer than two classes, test classes that are
@@ -47,7 +47,7 @@ def read_folder(
         trees = [_Tree(root / "train"), _Tree(test_root)]
     if not any(tree.by_class for tree in trees):
         raise DataError(
-            f"{root}: no pictures in sub-folders", reason="no-pictures", path=root, form="folders"
+            f"{root}: no pictures in subfolders", reason="no-pictures", path=root, form="folders"
         )
     stray = _stray_pictures(root) if trees[0].root != root else []
     found = Found(
@@ -67,8 +67,8 @@ def read_split(
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
     """Read labelled pictures to measure on: folders, class names and samples.
 
-    Those of `root/SPLIT` where it is there, else those of `root/train`, else all of `root`:
-    they are not used for training, so that nothing is split off, and one class is enough.
+    They are those of `root/SPLIT` if it exists, else of `root/train`, else of `root`: they are not
+    used for training, so nothing is split off and a single class is enough.
 
     Raises:
         DataError: no such folder, no pictures, or class names that do not match the folders.
@@ -80,14 +80,14 @@ def read_split(
     by_class = _Tree(chosen).by_class
     if not by_class:
         raise DataError(
-            f"{root}: no pictures in sub-folders", reason="no-pictures", path=root, form="folders"
+            f"{root}: no pictures in subfolders", reason="no-pictures", path=root, form="folders"
         )
     folders = tuple(by_class)
     return folders, class_names_for(folders, class_names_file, root), samples_of(by_class, folders)
 
 
 class _Tree:
-    """One folder of class folders: pictures by class, empty classes, and what is neither."""
+    """A folder of class folders: pictures by class, empty classes, and ignored files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -125,7 +125,7 @@ def _is_split(folder: Path) -> bool:
 
 
 def _stray_pictures(folder: Path) -> list[Path]:
-    """Pictures beside the class folders, in none of them."""
+    """Return the pictures beside the class folders."""
     return sorted(
         path
         for path in folder.iterdir()

@@ -1,7 +1,6 @@
-"""A data set that Hugging Face's `datasets` wrote with `save_to_disk`, where it is installed.
+"""Read data sets that Hugging Face's `datasets` wrote with `save_to_disk`.
 
-The library is not a dependency of condu. Pictures are decoded when they are needed, by Pillow like
-all the others.
+The library is not a dependency of condu. Pictures are decoded lazily, by Pillow like all others.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.picture_files import Picture
 
 WHOLE = ""
-"""What the one split of a data set without splits is called here."""
+"""The name used here for a data set without splits."""
 
 
 @dataclass(frozen=True)
 class HuggingFaceStore:
-    """The image column of one split; names alone, so that a worker opens it for itself."""
+    """The image column of one split, by names only, so that each worker opens it itself."""
 
     root: str
     split: str
     column: str
 
     def picture(self, index: int) -> Image.Image:
-        """The picture in a row, its header read; raises what Pillow or the library raises."""
+        """Open the picture in a row; raises what Pillow or the library raises."""
         cell = _undecoded(self.root, self.split, self.column)[index][self.column]
         if cell is None:
             raise ValueError("the row holds no picture")
@@ -48,20 +47,20 @@ class HuggingFaceStore:
 
 
 def is_hugging_face(path: Path) -> bool:
-    """Whether a folder is what `save_to_disk` writes."""
+    """Return whether a folder was written by `save_to_disk`."""
     whole = (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
     return whole or (path / "dataset_dict.json").is_file()
 
 
 def find_in_hugging_face(root: Path) -> Found:
-    """The pictures of a saved data set by class; none of them is decoded.
+    """Find the pictures of a saved data set by class, without decoding them.
 
-    Rows without a label, or with one below 0, are ignored and counted: public test splits often
+    Rows without a label, or with a negative one, are ignored and counted: public test splits often
     have no labels.
 
     Raises:
-        DataError: the library is missing, the folder cannot be read, or its columns are not an
-            Image and a ClassLabel.
+        DataError: the library is missing, the folder cannot be read, or there is no column of kind
+            Image or ClassLabel.
 
     """
     splits = _load(str(root))
@@ -83,7 +82,7 @@ def find_in_hugging_face(root: Path) -> Found:
 
 
 def split_in_hugging_face(root: Path, split: str) -> dict[str, list[Picture]]:
-    """The pictures of one split by class, or all of them where there is no such split."""
+    """Return the pictures of one split by class, or of all splits if there is no such split."""
     splits = _load(str(root))
     names = TEST_FOLDERS if split == "test" else (split,)
     chosen = next((name for name in names if _has_labels(splits, name)), None)
@@ -97,7 +96,7 @@ def split_in_hugging_face(root: Path, split: str) -> dict[str, list[Picture]]:
 
 
 class _Split:
-    """One split: pictures by the name of their class, and the rows without a label."""
+    """One split: pictures by class name, and the rows without a label."""
 
     def __init__(self, root: Path, name: str, splits: Mapping[str, Any]) -> None:
         dataset = splits[name]
@@ -107,13 +106,13 @@ class _Split:
         found: dict[str, list[Picture]] = {class_name: [] for class_name in self.names}
         ignored: list[str] = []
         for index, value in enumerate(dataset[label]):
-            row = f"{name or 'row'}[{index}]"  # not the folder: it may be renamed
+            row = f"{name or 'row'}[{index}]"  # without the folder, which may be renamed
             if value is None or value < 0:
                 ignored.append(f"{row}: no label")
             else:
                 found[self.names[value]].append(StoredPicture(row, store, index))
         self.ignored = tuple(ignored)
-        # Alphabetically, as the class folders of a tree.
+        # Alphabetical, like class folders.
         self.by_class = {label: found[label] for label in sorted(found) if found[label]}
 
 
@@ -125,7 +124,7 @@ def _has_labels(splits: Mapping[str, Any], name: str) -> bool:
 
 
 def _columns(root: Path, features: Mapping[str, Any]) -> tuple[str, str]:
-    """The image and the label column, by their features."""
+    """Find the image and the label column by their features."""
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
     pictures = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
@@ -140,11 +139,11 @@ def _columns(root: Path, features: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _the_one(root: Path, columns: list[str], usual: tuple[str, ...]) -> str:
-    """The only column of a kind, or the one with the usual name."""
+    """Return the only column of a kind, or the one with the usual name."""
     named = [name for name in usual if name in columns]
     if len(columns) > 1 and not named:
         raise DataError(
-            f"{root}: which column is meant: {', '.join(columns)}?",
+            f"{root}: several columns are possible: {', '.join(columns)}",
             reason="column-ambiguous",
             path=root,
             column=columns[0],
@@ -155,18 +154,18 @@ def _the_one(root: Path, columns: list[str], usual: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=4)
 def _load(root: str) -> dict[str, Any]:
-    """The splits of a saved data set by name, in a worker as well as here; read once."""
+    """Load the splits of a saved data set by name, once per process."""
     try:
         datasets: Any = import_module("datasets")
     except ImportError as exc:
         raise DataError(
-            f"{root}: a Hugging Face data set, and `datasets` is not installed",
+            f"{root}: a Hugging Face data set, but `datasets` is not installed",
             reason="library-missing",
             package="datasets",
         ) from exc
     try:
         found = datasets.load_from_disk(root)
-    except Exception as exc:  # whatever its many file formats trip over
+    except Exception as exc:  # its many file formats raise anything
         raise DataError(
             f"{root}: cannot be read ({exc})", reason="data-set-unreadable", path=root
         ) from exc
@@ -175,7 +174,7 @@ def _load(root: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _undecoded(root: str, split: str, column: str) -> Any:
-    """A split with the encoded bytes or the path of each picture instead of the picture."""
+    """Return a split with each picture's encoded bytes or path instead of the picture."""
     datasets: Any = import_module("datasets")
     return (
         _load(root)[split]

@@ -1,6 +1,6 @@
-"""The tasks that condu knows by name: what they are, and where their pictures are looked for.
+"""The tasks that condu knows by name, and where it looks for their pictures.
 
-The public data sets are described by `known_tasks.json`; nothing here reads a picture.
+`known_tasks.json` describes the public data sets; nothing here reads a picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from condu_cli.data.sources.embedded import EMBEDDED_TASKS
 
 DATA_VARIABLE = "CONDU_DATA"
-"""Environment variable: the folder below which the data sets lie."""
+"""Environment variable: the folder that holds the data sets."""
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 EMBEDDED_FACTS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -27,7 +27,7 @@ EMBEDDED_FACTS: dict[str, dict[str, Any]] = {
         "licence": "CC BY 4.0",
     },
     "shapes": {
-        "title": "Drawn shapes (made on the spot)",
+        "title": "Drawn shapes (generated)",
         "classes": 5,
         "images": 400,
         "licence": "Apache-2.0",
@@ -37,7 +37,7 @@ EMBEDDED_FACTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class PaperRecipe:
-    """Peak learning rates of the authors' release of ConDU for one task."""
+    """Peak learning rates for one task in the authors' release of ConDU."""
 
     lr_full: float
     lr_lora: float
@@ -46,11 +46,11 @@ class PaperRecipe:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A public data set. `bytes` is about the size of its download.
+    """A public data set. `bytes` is the approximate size of its download.
 
-    `train_images` and `test_images` count the pictures that the task uses of it.
-    `files` are below `folder`, which is below the data root; all of them are needed.
-    `needs` says what a user puts where, `{root}` stands for the data root.
+    `train_images` and `test_images` count the pictures that the task uses. `files` are paths in
+    `folder`, which is in the data root; all of them are needed. `needs` says which files a user
+    puts where; `{root}` stands for the data root.
     """
 
     torchvision: str | None
@@ -67,14 +67,14 @@ class KnownSet:
     paper_recipe: PaperRecipe | None
 
     def what_to_put(self, root: Path | None) -> str:
-        """Which files a user puts where, in words."""
+        """Say which files a user puts where."""
         place = "DIR" if root is None else str(root)
         return "; ".join(text.replace("{root}", place) for text in self.needs)
 
 
 @dataclass(frozen=True)
 class KnownTask:
-    """A task by name; `classes` and `images` count those of the full data set."""
+    """A known task; `classes` and `images` count those of the full data set."""
 
     name: str
     title: str
@@ -87,13 +87,13 @@ class KnownTask:
 
     @property
     def embedded(self) -> bool:
-        """Whether its pictures come with condu."""
+        """Whether its pictures are embedded in condu."""
         return self.public is None
 
 
 @cache
 def known_tasks() -> dict[str, KnownTask]:
-    """The embedded tasks, the eleven of MTIL and Tiny ImageNet, by name."""
+    """Return the embedded tasks, the eleven of MTIL and Tiny ImageNet, by name."""
     document = json.loads((files("condu_cli.data.sources") / "known_tasks.json").read_text("utf-8"))
     embedded = [
         KnownTask(name=name, templates=DEFAULT_TEMPLATES, **EMBEDDED_FACTS[name])
@@ -128,19 +128,19 @@ def _known_set(item: dict[str, Any]) -> KnownSet:
 
 
 def public_set(task: str) -> KnownSet | None:
-    """The public data set of that name, None where condu knows none."""
+    """Return the public data set of that name, None if there is none."""
     known = known_tasks().get(task)
     return None if known is None else known.public
 
 
 def data_root() -> Path | None:
-    """The folder that `CONDU_DATA` names, if it is set."""
+    """Return the folder that `CONDU_DATA` names, None if it is not set."""
     value = os.environ.get(DATA_VARIABLE)
     return Path(value) if value else None
 
 
 class State(str, Enum):
-    """How much of a data set is below a data root."""
+    """How much of a data set is in a data root."""
 
     THERE = "there"
     INCOMPLETE = "incomplete"
@@ -149,7 +149,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a public data set is looked for; `missing` are the files that it lacks there."""
+    """Where condu looks for a public data set; `missing` are the files not found there."""
 
     path: Path
     state: State
@@ -157,9 +157,9 @@ class Place:
 
 
 def where(task: str, root: Path) -> Place:
-    """Where a public data set is looked for below a data root: torchvision's own layout.
+    """Look for a public data set in a data root, in torchvision's layout.
 
-    Only whether the files are there is looked at, not what is in them.
+    Only the existence of files is checked, not their content.
 
     Raises:
         KeyError: no public data set of that name.
@@ -171,16 +171,16 @@ def where(task: str, root: Path) -> Place:
     folder = root / public.folder
     paths = [folder / name for name in public.files]
     missing = tuple(path for path in paths if not path.exists())
-    # A folder that is called like the task may be any folder of pictures.
+    # A folder with the task's name may be any folder of pictures.
     begun = len(missing) < len(paths) or (public.folder.lower() != task and folder.exists())
     state = State.THERE if not missing else State.INCOMPLETE if begun else State.NOT_THERE
     return Place(folder, state, missing)
 
 
 def plain_folder(task: str, root: Path) -> Path | None:
-    """`root/TASK` if it may hold pictures that are not a public set in its own layout.
+    """Return `root/TASK` if it may hold pictures that are not a public set in its own layout.
 
-    It holds folders, or what Hugging Face's `save_to_disk` wrote.
+    It must hold folders, or a data set written by Hugging Face's `save_to_disk`.
     """
     folder = root / task
     if not folder.is_dir() or not any(
@@ -195,7 +195,7 @@ def plain_folder(task: str, root: Path) -> Path | None:
 
 
 def known_set_at(folder: Path) -> tuple[str, Path] | None:
-    """Which public data set is in this folder in its own layout: the task and the data root."""
+    """Return the task and data root of the public data set in this folder, if it is one."""
     folder = folder if folder.name else folder.absolute()  # `.` has no name
     for task in known_tasks().values():
         public = task.public

@@ -4,7 +4,7 @@
     photos/1.jpg,cat,train
 
 One row per picture. Paths are relative to the file's folder, or absolute. Labels are words or
-numbers. The split is optional: without it 80/20 by a seed, as for folders.
+numbers. The split is optional: without it, the list is split 80/20 by a seed, like folders.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRAIN_NAMES = ("train", "training")
 
 @dataclass(frozen=True)
 class Row:
-    """One line: where it stands, the picture as written, its label and its split, if it says."""
+    """One row: its line number, the path as written, the label, and the split if given."""
 
     line: int
     path: str
@@ -41,14 +41,14 @@ class Row:
 
 @dataclass
 class Manifest:
-    """The pictures that a manifest lists by split and class, classes in the labels' order."""
+    """The pictures that a list names, by split and class, classes in the order of labels."""
 
     file: Path
     rows: list[Row]
     ignored: list[str] = field(default_factory=list)
 
     def pictures(self, splits: Sequence[str] | None) -> dict[str, list[Path]]:
-        """Pictures by class of the rows in these splits; None: of all rows."""
+        """Return the pictures by class in these splits; None: in all rows."""
         rows = [row for row in self.rows if splits is None or row.split in splits]
         labels = sorted({row.label for row in rows}, key=_label_order(rows))
         by_class: dict[str, list[Path]] = {label: [] for label in labels}
@@ -57,21 +57,21 @@ class Manifest:
         return by_class
 
     def test_name(self) -> str | None:
-        """What the test split is called, if there is one."""
+        """Return the name of the test split, None if there is none."""
         there = {row.split for row in self.rows}
         return next((name for name in TEST_FOLDERS if name in there), None)
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file's suffix is a manifest's."""
+    """Return whether a file has the suffix of a list."""
     return path.suffix.lower() in _READERS
 
 
 def find_in_manifest(file: Path) -> Found:
-    """The pictures that a manifest lists; none of them is opened, nor looked for.
+    """Find the pictures that a list names, without checking that they exist.
 
     Raises:
-        DataError: the file cannot be read, naming the line, or lists no pictures.
+        DataError: the file cannot be read (the line is named), or it lists no pictures.
 
     """
     manifest = read_manifest(file)
@@ -95,7 +95,7 @@ def find_in_manifest(file: Path) -> Found:
 
 
 def split_in_manifest(file: Path, split: str) -> dict[str, list[Path]]:
-    """The pictures of one split by class, or all of them where no row says that split."""
+    """Return the pictures of one split by class, or all of them if no row has that split."""
     manifest = read_manifest(file)
     test = manifest.test_name()
     names = TRAIN_NAMES if split == "train" else (test if split == "test" and test else split,)
@@ -103,12 +103,12 @@ def split_in_manifest(file: Path, split: str) -> dict[str, list[Path]]:
 
 
 def read_manifest(file: Path) -> Manifest:
-    """All the rows of a manifest, each picture once.
+    """Read all rows of a list, each picture once.
 
     Raises:
-        DataError: the file cannot be read or lists nothing, a row lacks its picture or label,
-            only some rows have a split, or one picture is listed with two labels or in two
-            splits; naming file and line.
+        DataError: the file cannot be read or lists nothing, a row lacks its picture or label, only
+            some rows have a split, or a picture is listed with two labels or in two splits; the
+            message names file and line.
 
     """
     try:
@@ -124,10 +124,10 @@ def read_manifest(file: Path) -> Manifest:
         if before is row:
             manifest.rows.append(row)
         elif (before.label, before.split) == (row.label, row.split):
-            manifest.ignored.append(f"{file}, line {row.line}: {row.path} once more")
+            manifest.ignored.append(f"{file}, line {row.line}: duplicate of {row.path}")
         else:
             raise DataError(
-                f"{file}, line {row.line}: {row.path} stands in line {before.line} already, "
+                f"{file}, line {row.line}: {row.path} is already in line {before.line}, "
                 "with another label or split",
                 reason="listed-twice",
                 path=file,
@@ -140,12 +140,12 @@ def read_manifest(file: Path) -> Manifest:
 
 
 def _check_splits(manifest: Manifest) -> None:
-    """A row without a split beside rows with one could be meant for either side."""
+    """Refuse a list in which only some rows have a split."""
     without = next((row for row in manifest.rows if row.split is None), None)
     named = next((row for row in manifest.rows if row.split is not None), None)
     if without is not None and named is not None:
         raise DataError(
-            f"{manifest.file}, line {without.line}: no split, and line {named.line} has one",
+            f"{manifest.file}, line {without.line}: no split, but line {named.line} has one",
             reason="split-missing",
             path=manifest.file,
             line=without.line,
@@ -164,7 +164,7 @@ def _rows_of_table(file: Path, text: str) -> Iterator[Row]:
             continue
         if len(fields) != len(header):
             raise DataError(
-                f"{file}, line {line}: {len(fields)} columns, the header has {len(header)}",
+                f"{file}, line {line}: {len(fields)} columns, but the header has {len(header)}",
                 reason="wrong-number-of-columns",
                 path=file,
                 line=line,
@@ -173,7 +173,7 @@ def _rows_of_table(file: Path, text: str) -> Iterator[Row]:
 
 
 def _fields(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and values; Excel writes semicolons where the comma is a decimal sign."""
+    """Yield line numbers and values; Excel writes semicolons in locales with decimal commas."""
     head = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     if delimiter == "," and "," not in head and ";" in head:
@@ -208,7 +208,7 @@ def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
 
 
 def _rows_of_json_lines(file: Path, text: str) -> Iterator[Row]:
-    # By line feeds only: JSON strings may hold the other characters that end a line.
+    # Split at line feeds only: JSON strings may contain other line separators.
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -263,7 +263,7 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
             )
     if not _can_be_a_path(texts["path"]):
         raise DataError(
-            f"{file}, line {line}: no file can have this path",
+            f"{file}, line {line}: not a valid path",
             reason="path-impossible",
             path=file,
             line=line,
@@ -281,15 +281,15 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
 
 
 def _can_be_a_path(text: str) -> bool:
-    """Whether the system can be asked for it at all."""
+    """Return whether the system accepts the text as a path."""
     try:
         return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can encode
         return False
 
 
 def _label_order(rows: Sequence[Row]) -> Callable[[str], Any]:
-    """Numbers by their value, so that a list of class names fits them; words alphabetically."""
+    """Sort numeric labels by value, to match a list of class names, and words alphabetically."""
     numbers = all(row.label.isascii() and row.label.isdigit() for row in rows)
     return (lambda label: (int(label), label)) if numbers else (lambda label: label)
 

@@ -1,8 +1,8 @@
-"""Anybody's data: one way to read whatever labelled pictures may come in.
+"""The user's own data: one way to read labelled pictures in any supported form.
 
 a folder                        `folders`: train/CLASS and test/CLASS, or CLASS alone
 a .csv, .tsv, .jsonl file       `lists`: paths and labels
-what `save_to_disk` wrote       `hugging_face`, where `datasets` is installed
+what `save_to_disk` wrote       `hugging_face`, if `datasets` is installed
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def read_source(
     path: Path, class_names: Path | None = None, *, split_seed: int = SPLIT_SEED
 ) -> LabelledPictures:
-    """Read what pictures there are, their classes and class names; no picture is decoded.
+    """Read pictures, classes and class names without decoding pictures.
 
     Raises:
-        DataError: nothing there or nothing that can be read, no pictures, fewer than two
+        DataError: the path is missing or cannot be read, there are no pictures, fewer than two
             classes, test classes that are not in training, or class names that do not match.
 
     """
@@ -49,11 +49,11 @@ def read_source_split(
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
     """Read labelled pictures to measure on: folders or labels, class names and samples.
 
-    Those of the split where it is there, else all of them: they are not used for training, so that
-    nothing is split off, and one class is enough.
+    They are those of the split if it exists, else all: they are not used for training, so nothing
+    is split off and a single class is enough.
 
     Raises:
-        DataError: nothing that can be read, no pictures, or class names that do not match.
+        DataError: the path cannot be read, has no pictures, or class names do not match.
 
     """
     by_class: ByClass
@@ -74,7 +74,7 @@ def read_source_split(
 def _refuse_other_files(path: Path) -> None:
     if path.is_file():
         raise DataError(
-            f"{path}: is neither a folder of pictures nor a list of them",
+            f"{path}: is neither a folder nor a list of pictures",
             reason="not-a-data-set",
             path=path,
         )

@@ -1,7 +1,7 @@
-"""The public data sets in their own on-disk layouts, read through torchvision.
+"""Read public data sets in their own layouts on disk, through torchvision.
 
-Order and identity of classes are torchvision's. No picture is decoded here: those in
-files stay paths, those of CIFAR-100 and MNIST are taken from their arrays when they are needed.
+Classes and their order are torchvision's. No picture is decoded here: those in files stay paths,
+those of CIFAR-100 and MNIST are taken from their arrays lazily.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ArrayStore:
-    """Pictures in one uint8 array, (N, H, W) grey or (N, H, W, 3) RGB; equal only to itself."""
+    """Pictures in one uint8 array, (N, H, W) grey or (N, H, W, 3) RGB; compared by identity."""
 
     array: NDArray[Any]
 
     def picture(self, index: int) -> Image.Image:
-        """One picture as RGB."""
+        """Return one picture as RGB."""
         return Image.fromarray(self.array[index]).convert("RGB")
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What a reader found: the set's own class identifiers, and both sides of its split."""
+    """What a reader found: the set's class identifiers, and both sides of its split."""
 
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
@@ -51,12 +51,12 @@ class _Read:
 def read_known(
     task: str, root: Path, *, download: bool = False, class_names: Path | None = None
 ) -> LabelledPictures:
-    """Read a public data set below a data root in torchvision's layout.
+    """Read a public data set in a data root, in torchvision's layout.
 
     Raises:
         KeyError: no public data set of that name.
-        DataError: it is not there or incomplete, cannot be downloaded or read, or class names
-            do not match.
+        DataError: it is missing or incomplete, cannot be downloaded or read, or class names do not
+            match.
 
     """
     public = public_set(task)
@@ -83,7 +83,7 @@ def read_known(
 
 
 def absent(task: str, root: Path) -> DataError:
-    """Build the error for a data set that is not there, or only in part; says what to put where."""
+    """Build the error for a missing or incomplete data set, which says what to put where."""
     public = public_set(task)
     if public is None:
         raise KeyError(task)
@@ -126,13 +126,13 @@ def _incomplete(task: str, root: Path, what: str) -> DataError:
 def _read(task: str, root: Path, public: KnownSet) -> _Read:
     try:
         with warnings.catch_warnings():
-            # numpy complains about how the files of CIFAR-100 were written in 2009.
+            # numpy warns about the files of CIFAR-100, which were written in 2009.
             warnings.simplefilter("ignore")
             return READERS[task](root)
     except ConduError:
         raise
     except Exception as exc:
-        # torchvision meets corrupt or missing files with whatever it trips over.
+        # torchvision raises anything on corrupt or missing files.
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise DataError(
             f"{where(task, root).path}: cannot be read as the data set of task '{task}' ({reason})",
@@ -145,7 +145,7 @@ def _read(task: str, root: Path, public: KnownSet) -> _Read:
 def _class_names(
     task: str, root: Path, public: KnownSet, classes: tuple[str, ...], file: Path | None
 ) -> tuple[str, ...]:
-    """Names in words: those given, else those published with CLIP, else the set's own."""
+    """Return names in words: those given, else those published with CLIP, else the set's own."""
     if file is not None:
         return _given_names(file, classes)
     if public.class_names is None:
@@ -187,8 +187,8 @@ def _aircraft(root: Path) -> _Read:
 
 
 def _cifar100(root: Path) -> _Read:
-    # Its files are pickles. torchvision unpickles them only after it has found the md5 of the
-    # published ones, and nothing else of condu is ever unpickled: never read them without it.
+    # Its files are pickles. torchvision unpickles them only after checking the md5 of the published
+    # ones. Nothing else in condu is ever unpickled: never read these files without that check.
     from torchvision.datasets import CIFAR100
 
     train, test = CIFAR100(root, train=True), CIFAR100(root, train=False)
@@ -209,7 +209,7 @@ def _flowers(root: Path) -> _Read:
     from torchvision.datasets import Flowers102
 
     train, test = (Flowers102(root, split=s) for s in ("train", "test"))
-    # The set itself numbers its classes from 1 on and does not name them.
+    # The set numbers its classes from 1 and does not name them.
     numbers = tuple(str(number) for number in range(1, 103))
     return _Read(numbers, _file_samples(train), _file_samples(test))
 
@@ -244,7 +244,7 @@ def _stanford_cars(root: Path) -> _Read:
 
 
 def _tiny_imagenet(root: Path) -> _Read:
-    """Classes by WordNet number, sorted; tested on `val`, as `test` has no labels."""
+    """Classes are sorted WordNet ids; `val` is the test split, since `test` has no labels."""
     base = root / "tiny-imagenet-200"
     classes = tuple(sorted((base / "wnids.txt").read_text("utf-8").split()))
     label_of = {wnid: label for label, wnid in enumerate(classes)}
@@ -263,7 +263,7 @@ def _tiny_imagenet(root: Path) -> _Read:
 
 
 def _tiny_imagenet_words(file: Path, classes: Sequence[str]) -> list[str]:
-    """The first synonym of each WordNet number; all of them where two classes share the first."""
+    """Return the first synonym of each WordNet id, or all if two classes share the first."""
     lines = (line.split("\t", 1) for line in file.read_text("utf-8").splitlines() if "\t" in line)
     words = {wnid: text.strip() for wnid, text in lines}
     missing = [wnid for wnid in classes if wnid not in words]
@@ -279,7 +279,7 @@ def _tiny_imagenet_words(file: Path, classes: Sequence[str]) -> list[str]:
 
 
 def _published(train: Any, test: Any) -> _Read:
-    """Both sides of a split that comes with the set, as two data sets of torchvision."""
+    """Read both sides of a published split, given as two torchvision data sets."""
     if list(train.classes) != list(test.classes):
         extra = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(f"training and test classes differ: {', '.join(extra[:3])}")
@@ -287,9 +287,9 @@ def _published(train: Any, test: Any) -> _Read:
 
 
 def _file_samples(dataset: Any) -> tuple[Sample, ...]:
-    """The files and labels of a data set of torchvision.
+    """Return the files and labels of a torchvision data set.
 
-    They are private attributes: the public way to a picture decodes it.
+    They are private attributes: the public interface would decode the pictures.
     """
     if hasattr(dataset, "_samples"):  # StanfordCars
         pairs: Iterable[tuple[Any, Any]] = dataset._samples
@@ -316,7 +316,7 @@ def _caltech101(root: Path) -> _Read:
 
     found = Caltech101(root)
     pictures = Path(found.root) / "101_ObjectCategories"
-    # As Caltech101.__getitem__ names its file.
+    # Named as in Caltech101.__getitem__.
     samples = [
         Sample(pictures / found.categories[label] / f"image_{number:04d}.jpg", label)
         for number, label in zip(found.index, found.y, strict=True)
@@ -336,8 +336,8 @@ def _sun397(root: Path) -> _Read:
     from torchvision.datasets import SUN397
 
     found = SUN397(root)
-    # torchvision keeps them as the file system happens to list them; sorted is the one
-    # order that everybody can have.
+    # torchvision keeps them in the file system's arbitrary order; sorting gives the same order on
+    # every machine.
     base = root / "SUN397"
     samples = sorted(_file_samples(found), key=lambda sample: _below(base, sample.picture))
     return _seeded("sun397", root, tuple(found.classes), samples)
@@ -352,7 +352,7 @@ def _seeded(task: str, root: Path, classes: tuple[str, ...], samples: Sequence[S
 
     is_train = read_split_file(split_file(task))
     if len(samples) != len(is_train):
-        # Any other number would put every picture on another side than the paper's.
+        # With any other number, the bits would belong to other pictures.
         what = f"has {len(samples):,} pictures, not the {len(is_train):,} of its index file"
         raise _incomplete(task, root, what)
     sides = list(zip(samples, is_train.tolist(), strict=True))

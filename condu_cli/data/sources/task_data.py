@@ -1,4 +1,4 @@
-"""Opening a task's pictures: those given, those below a data root, or embedded ones."""
+"""Open a task's pictures: given ones, those in a data root, or embedded ones."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """What a task was learned from: the place, and how the test pictures were told apart.
+    """What a task was learned from: the place, and how the test pictures were split off.
 
-    `held_out`: `fingerprint` of the test pictures, by which the same pictures are recognised
-    at another place; None if it was not recorded.
+    `held_out`: `fingerprint` of the test pictures, to recognise them at another place; None if it
+    was not recorded.
     """
 
     place: Path | None = None
@@ -44,27 +44,27 @@ class LearnedFrom:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], place: Path | None) -> LearnedFrom:
-        """Read it from a training record; `place` is not in it, since records travel."""
+        """Read it from a training record, which holds no `place`: records leave the machine."""
         found = re.search(r"seed (\d+)", str(record.get("split", "")))
         seed = int(found.group(1)) if found else SPLIT_SEED
         return cls(place, seed, record.get("test_fingerprint"))
 
     def is_at(self, place: Path) -> bool:
-        """Whether this is the place that was learned from."""
+        """Return whether this is the place that the task was learned from."""
         return self.place is not None and place.resolve() == self.place.resolve()
 
 
 def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The templates to use: those given, else the known task's, else `a photo of a {}.`.
+    """Return the templates: those given, else the known task's, else `a photo of a {}.`.
 
     Raises:
-        UsageError: a given template does not hold `{}` exactly once.
+        UsageError: a template does not contain `{}` exactly once.
 
     """
     for template in given:
         if template.count("{}") != 1:
             raise UsageError(
-                f"the template '{template}' must hold {{}} once, where the class name goes",
+                f"the template '{template}' must contain {{}} once, where the class name goes",
                 reason="template-without-place",
                 template=template,
             )
@@ -83,10 +83,10 @@ def open_data(
     download: bool = False,
     split_seed: int = SPLIT_SEED,
 ) -> tuple[LabelledPictures, Path]:
-    """Read a task's pictures, and say where they lie.
+    """Read a task's pictures, and return them and where they are.
 
-    That is `given`, else what `find_data` finds. The place of a public data set is its own
-    folder below the data root; `open_data` and `open_split` know it again when it is given.
+    The place is `given`, else what `find_data` finds. For a public data set it is its own folder in
+    the data root, by which `open_data` and `open_split` recognise it when it is given.
 
     Raises:
         DataError: no pictures, or class names that do not match.
@@ -109,9 +109,9 @@ def open_split(
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...], Path]:
     """Read the pictures of one split to measure on: folders, class names, samples and place.
 
-    They are looked for where the task was learned from, unless other pictures or another data
-    root are named. What the task was learned from, wherever it lies by now, and a public data
-    set are read as in learning, so that no training picture counts as a test picture.
+    They are looked for where the task was learned from, unless other pictures or another data root
+    are given. The pictures that the task was learned from, wherever they are now, and public data
+    sets are read as in learning, so that no training picture counts as a test picture.
 
     Raises:
         DataError: no pictures, or class names that do not match.
@@ -143,13 +143,13 @@ def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPic
 
 
 def find_data(task: str, data_root: Path | None, *, download: bool = False) -> Path:
-    """Where a task's pictures are when none are named.
+    """Find a task's pictures if none are given.
 
-    In the data root given or `CONDU_DATA`: a public data set in its own layout, or the folder
-    `ROOT/TASK`; a public data set is downloaded if wanted. Else embedded pictures.
+    In `data_root` or `CONDU_DATA` it looks for a public data set in its own layout, then for the
+    folder `ROOT/TASK`; a public data set is downloaded if requested. Else embedded pictures.
 
     Raises:
-        DataError: none of them is there, or the download failed.
+        DataError: no pictures were found, or the download failed.
         UsageError: there is no folder to download to.
 
     """

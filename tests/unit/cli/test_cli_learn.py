@@ -132,7 +132,7 @@ def test_a_measurement_holds_pictures_out(plan):
         (("--validation-share", 1), "--validation-share must be from 0 to below 1, not 1"),
         (("--image-size", 64), "pictures of 32 pixels only"),
         (("--limit", 1), "--limit must be at least the 2 classes, not 1"),
-        (("--template", "no place"), "must hold {} once"),
+        (("--template", "no place"), "must contain {} once"),
         (("--iterations", 0), "--iterations"),
         (("--batch-size", 0), "--batch-size"),
         (("--keep", "worst"), "--keep"),

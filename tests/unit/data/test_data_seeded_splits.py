@@ -62,7 +62,7 @@ def test_a_damaged_index_is_an_error(tmp_path, change):
 def test_something_else_is_no_index(tmp_path, text):
     file = tmp_path / "index.json"
     file.write_text(text)
-    with pytest.raises(DataError, match="no index file"):
+    with pytest.raises(DataError, match="not the index file"):
         read_split_file(file)
-    with pytest.raises(DataError, match="no index file"):
+    with pytest.raises(DataError, match="not the index file"):
         read_split_file(tmp_path / "nowhere.json")

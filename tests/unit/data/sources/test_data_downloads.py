@@ -109,7 +109,7 @@ def test_an_archive_that_arrives_damaged_leaves_nothing(root, server):
 
 def test_an_archive_without_the_set_leaves_nothing(root, monkeypatch):
     monkeypatch.setattr(datasets, "DTD", lambda root, download: Path(root, "dtd").mkdir())
-    with pytest.raises(DataError, match="did not hold what it should"):
+    with pytest.raises(DataError, match="does not hold the expected files"):
         download_set("dtd", root)
     assert list(root.iterdir()) == []
 

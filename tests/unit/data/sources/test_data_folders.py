@@ -149,7 +149,7 @@ def test_a_file_is_no_data_set(tmp_path):
 
 @pytest.mark.parametrize("names", [(), ("1.png", "2.png"), ("a/readme.txt", "b/readme.txt")])
 def test_a_folder_without_class_folders_is_an_error_that_shows_the_layout(tmp_path, names):
-    with pytest.raises(DataError, match="no pictures in sub-folders") as caught:
+    with pytest.raises(DataError, match="no pictures in subfolders") as caught:
         read_folder(touch(tmp_path, *names))
     assert "DIR/train/CLASS" in hint_of(caught.value)
 
@@ -213,13 +213,13 @@ def test_class_names_that_do_not_fit_are_refused(plain, content, message):
 
 
 def test_missing_class_names_are_an_error(tmp_path):
-    with pytest.raises(DataError, match="class names cannot be read"):
+    with pytest.raises(DataError, match="cannot read class names"):
         read_class_names(tmp_path / "nowhere.json")
 
 
 def test_class_names_must_be_utf8(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(DataError, match="class names cannot be read"):
+    with pytest.raises(DataError, match="cannot read class names"):
         read_class_names(tmp_path / "names.txt")
 
 

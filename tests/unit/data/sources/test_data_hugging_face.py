@@ -154,7 +154,7 @@ def test_columns_of_other_kinds_are_refused(saved):
 def test_two_label_columns_without_a_usual_name_are_refused(saved):
     content = dataset([0, 1])
     content.features["fine"] = content.features["coarse"] = content.features.pop("label")
-    with pytest.raises(DataError, match="which column is meant: fine, coarse"):
+    with pytest.raises(DataError, match="several columns are possible: fine, coarse"):
         read_source(saved(content))
 
 

@@ -58,7 +58,7 @@ def test_nothing_there_is_an_error(tmp_path, read):
 @pytest.mark.parametrize("read", [read_source, lambda path: read_source_split(path, "test")])
 def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(tmp_path, read):
     path = touch(tmp_path, "pictures.zip") / "pictures.zip"
-    with pytest.raises(DataError, match="neither a folder of pictures nor a list") as caught:
+    with pytest.raises(DataError, match="neither a folder nor a list") as caught:
         read(path)
     assert ".csv" in hint_of(caught.value)
 
@@ -66,9 +66,9 @@ def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(tmp_path, 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ((), "no pictures in sub-folders"),
-        (("a/notes.txt", "b/notes.txt"), "no pictures in sub-folders"),
-        (("1.png", "2.png"), "no pictures in sub-folders"),
+        ((), "no pictures in subfolders"),
+        (("a/notes.txt", "b/notes.txt"), "no pictures in subfolders"),
+        (("1.png", "2.png"), "no pictures in subfolders"),
         (("a/1.png", "b/notes.txt"), "only one class"),
         (("train/a/1.png", "train/b/1.png", "test/c/1.png"), "train lacks: c"),
     ],

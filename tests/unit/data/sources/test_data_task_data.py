@@ -44,7 +44,7 @@ def test_templates_that_are_given_win():
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "", "a photo of a {name}."])
 def test_a_template_must_hold_the_class_once(template):
-    with pytest.raises(UsageError, match=r"must hold \{\} once"):
+    with pytest.raises(UsageError, match=r"must contain \{\} once"):
         templates_for("my-own", ("a {}.", template))
 
 

@@ -276,7 +276,7 @@ def test_options_win_over_what_condu_noted(path, exported, names, tmp_path):
 
 
 def test_a_template_without_a_place_for_the_class_is_refused(path, exported):
-    with pytest.raises(UsageError, match=r"must hold \{\} once"):
+    with pytest.raises(UsageError, match=r"must contain \{\} once"):
         plan_of(path, exported, templates=("a photo.",))
 
 
