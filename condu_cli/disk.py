@@ -46,14 +46,14 @@ def nearest_existing(path: Path) -> Path:
 
 
 def require_parent_folder(path: Path) -> None:
-    """Raise UsageError unless there is a folder to write a file or folder of this name in.
+    """Raise UsageError unless the parent folder of an output exists.
 
-    A mistyped output is refused, as other programs do; only a registry's own place is made with
-    the folders above it, as `git init` and `git clone` do.
+    A mistyped path is refused, as by other programs. Only a registry is created with its parent
+    folders, as by `git init` and `git clone`.
     """
     if not path.parent.is_dir():
         raise UsageError(
-            f"{path}: there is no folder {path.parent}",
+            f"{path}: no such folder: {path.parent}",
             reason="no-parent-folder",
             path=path,
             parent=path.parent,

@@ -1,4 +1,4 @@
-"""The names under which base models are asked for, and the loader behind them.
+"""Names of base models, and the loader for them.
 
 mini                                 embedded, the default
 tiny                                 random weights; for tests of condu itself
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE = "mini"
 BASE_VARIABLE = "CONDU_BASE"
-"""Environment variable: another place to load the same weights from (the hash must agree)."""
+"""Environment variable: another location of the same weights (their hash must match)."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ CATALOG = (
 def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     """Load a base model by name onto a device.
 
-    The last one is kept for the next call: a base model is never changed, experts are copies.
+    The last one is cached: a base model is never changed, experts are copies.
 
     Raises:
-        UsageError: the name makes no sense.
-        BaseModelError: the weights cannot be loaded or are not what they should be.
+        UsageError: the name is not valid.
+        BaseModelError: the weights cannot be loaded, or have the wrong hash.
 
     """
     try:
         model = _load(base_id)
     except ImportError as exc:
         raise BaseModelError(
-            f"base model '{base_id}' needs a library that does not import: {exc}",
+            f"base model '{base_id}' needs a library that cannot be imported: {exc}",
             reason="library-broken",
             base=base_id,
         ) from exc
@@ -67,7 +67,7 @@ def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
 
 
 def load_recorded_base(base_id: str, device: str = "cpu") -> DualEncoder:
-    """Load the base model that a registry names, from `CONDU_BASE` where that is set."""
+    """Load the base model that a registry names, from `CONDU_BASE` if that is set."""
     return load_base(os.environ.get(BASE_VARIABLE) or base_id, device)
 
 
@@ -84,9 +84,9 @@ def _load(base_id: str) -> DualEncoder:
 
 
 def canonical_base_id(base_id: str) -> str:
-    """The name as a registry remembers it: a checkpoint by its whole path.
+    """Return the name for a registry: a checkpoint by its absolute path.
 
-    A registry is used from other folders than the one it was made in.
+    A registry is used from other folders than the one it was created in.
     """
     from condu_cli.backbone.models.open_clip_models import is_checkpoint
 
@@ -97,10 +97,10 @@ def canonical_base_id(base_id: str) -> str:
 
 
 def split_base_id(base_id: str) -> tuple[str, str]:
-    """`ARCHITECTURE:WEIGHTS` in two; a hub name is an architecture without weights.
+    """Split `ARCHITECTURE:WEIGHTS`; a hub name is an architecture without weights.
 
     Raises:
-        UsageError: there is no colon, or nothing on one side of it.
+        UsageError: there is no colon, or a side of it is empty.
 
     """
     if base_id == "tiny":
@@ -110,6 +110,6 @@ def split_base_id(base_id: str) -> tuple[str, str]:
     architecture, colon, pretrained = base_id.partition(":")
     if not (architecture and colon and pretrained):
         raise UsageError(
-            f"'{base_id}' names no base model", reason="not-a-base-model", base=base_id
+            f"'{base_id}' is not the name of a base model", reason="not-a-base-model", base=base_id
         )
     return architecture, pretrained

@@ -1,4 +1,4 @@
-"""Text classifiers: class names and prompt templates to one unit vector per class."""
+"""Text classifiers: turn class names and prompt templates into one unit vector per class."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BATCH = 256
 
 
 def fill_template(template: str, class_name: str) -> str:
-    """Put a class name where the template says `{}`."""
+    """Replace `{}` in a template with a class name."""
     return template.replace("{}", class_name)
 
 
 def text_features(
     model: DualEncoder, class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """Unit text features (C, E): the mean over templates of unit prompt features, normalised.
+    """Return unit text features (C, E): the normalised mean over templates of unit prompt features.
 
     Prompt ensembling as in CLIP (Radford et al., 2021, section 3.1.4).
     """

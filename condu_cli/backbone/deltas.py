@@ -1,4 +1,4 @@
-"""A model's weights as arrays: what the method reads deltas from and writes experts into."""
+"""A model's weights as arrays, to read deltas from and write experts to."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 IN_PLACE = ("cpu", "cuda")
-"""Devices on which the method works on the parameters themselves; others lack float64 (mps)."""
+"""Devices on which the method works on parameters in place; others (mps) lack float64."""
 
 
 def weights_of(model: DualEncoder) -> dict[str, Any]:
-    """The trainable parameters by name, to be read, or written to and given to `put_weights`.
+    """Return the trainable parameters by name, to read, or to write and pass to `put_weights`.
 
-    Numpy arrays that share the parameters' memory for a model on the CPU, the parameters' tensors
-    on CUDA, and numpy copies of them for any other device.
+    For a model on the CPU these are numpy arrays that share the parameters' memory, on CUDA the
+    parameters' tensors, on any other device numpy copies.
     """
     tensors = {name: p.detach() for name, p in model.trainable_parameters().items()}
     if model.device.type not in IN_PLACE:
@@ -29,10 +29,10 @@ def weights_of(model: DualEncoder) -> dict[str, Any]:
 
 
 def put_weights(model: DualEncoder, weights: dict[str, Any]) -> None:
-    """Make an expert be what was written to the arrays that `weights_of` gave.
+    """Make what was written to the arrays of `weights_of` take effect in an expert.
 
-    To be called after every writing: parameters that are not the same memory are written back,
-    and LoRA factors are merged into the weights that answer.
+    Call it after every write: copies are written back to the parameters, and LoRA factors are
+    merged into the weights.
     """
     if model.device.type not in IN_PLACE:
         with torch.no_grad():
@@ -42,10 +42,10 @@ def put_weights(model: DualEncoder, weights: dict[str, Any]) -> None:
 
 
 def delta_of(base: DualEncoder, expert: DualEncoder) -> dict[str, Any]:
-    """Trainable parameters of the expert minus the base model's, float32, by name.
+    """Return the expert's trainable parameters minus the base model's, float32, by name.
 
-    Arrays of the same kind and on the same device as `weights_of` gives them. The task vector,
-    expert minus base, of ConDU (arXiv 2503.10705).
+    Arrays have the kind and device of `weights_of`. This is the task vector of ConDU (arXiv
+    2503.10705).
     """
     pristine = weights_of(base)
     return {name: weights - pristine[name] for name, weights in weights_of(expert).items()}

@@ -1,4 +1,4 @@
-"""Which device to run on."""
+"""Choose the device to run on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from condu_cli.errors import UsageError
 
 
 def resolve_device(name: str) -> str:
-    """`auto` to the best device there is; anything else is checked.
+    """Resolve `auto` to the best available device; check any other name.
 
     Raises:
         UsageError: the device is unknown or not available here.
@@ -26,25 +26,25 @@ def resolve_device(name: str) -> str:
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if count and (not index or (index.isdigit() and int(index) < count)):
         return name
-    raise UsageError(f"there is no device '{name}' here", reason="no-such-device", device=name)
+    raise UsageError(f"device '{name}' is not available", reason="no-such-device", device=name)
 
 
 def check_devices(name: str, count: int) -> str:
-    """The kind of device that `count` processes would use one each of: cpu, cuda or mps.
+    """Return the kind of device (cpu, cuda, mps) for `count` processes with one device each.
 
     Raises:
-        UsageError: there are not so many of it.
+        UsageError: there are fewer devices.
 
     """
     kind = resolve_device(name).partition(":")[0]
     if kind == "cuda" and count > torch.cuda.device_count():
         raise UsageError(
-            f"devices must be at most the {torch.cuda.device_count()} GPUs here, not {count}",
+            f"devices must be at most {torch.cuda.device_count()}, the number of GPUs, not {count}",
             reason="too-few-devices",
             parameter="devices",
             value=count,
             there=torch.cuda.device_count(),
         )
     if kind == "mps":
-        raise UsageError("there is only one GPU of this kind", reason="one-device-only")
+        raise UsageError("this machine has only one GPU", reason="one-device-only")
     return kind

@@ -1,6 +1,6 @@
-"""What every base model must offer, whatever it is made of.
+"""The interface of every base model.
 
-The rest of the program sees a base model only through `DualEncoder`: an image tower, a text
+The rest of the program uses a base model only through `DualEncoder`: an image tower, a text
 tower, one fixed logit scale, and the ordered list of parameters that fine-tuning may change.
 """
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from condu_cli.base_identity import BaseIdentity
 
 TRAIN_CHOICES = ("whole", "image", "text")
-"""What of a model may be trained: both towers, or one of them."""
+"""The parts of a model that can be trained: both towers, or one of them."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a tensor: sizes in pixels, statistics on the 0..1 scale."""
+    """How pictures become tensors: sizes in pixels, statistics on the 0..1 scale."""
 
     image_size: int
     mean: tuple[float, float, float]
@@ -48,69 +48,69 @@ class Preprocessing:
     resize_mode: str = "shortest"
     """`shortest`: shorter side to `image_size`, then centre crop; `squash`: both sides."""
     fixed_size: bool = True
-    """False where the image tower accepts other sizes (convolutional towers)."""
+    """False if the image tower accepts other sizes (convolutional towers)."""
 
 
 class DualEncoder(nn.Module, ABC):
-    """An image tower and a text tower that meet in one embedding space of width E.
+    """An image tower and a text tower with a shared embedding space of width E.
 
-    Always in evaluation mode, also while it is fine-tuned: normalisation statistics and all
+    It is always in evaluation mode, even while it is fine-tuned: normalisation statistics and all
     other buffers stay those of the base model, and dropout stays off.
     """
 
     info: BaseIdentity
     preprocessing: Preprocessing
     recipe_family: str
-    """Whose recipes fit: a key of train/recipes.json."""
+    """The recipes to use: a key of train/recipes.json."""
     fast_in_bfloat16: bool
-    """Whether a GPU that computes in bfloat16 should train it so."""
+    """Whether to train it in bfloat16 on GPUs that support it."""
     lora_defaults: LoraDefaults
     logit_scale_value: float
     """Multiplies cosine similarities before softmax; frozen."""
     image_tower: str
-    """How the names of the image tower's parameters begin; all others are the text tower's."""
+    """Prefix of the image tower's parameter names; all others are the text tower's."""
     _tokenizer: Any = None
-    """Whatever `tokenize` needs. It never changes, so all copies of a model share it."""
+    """What `tokenize` needs. It never changes, so all copies of a model share it."""
     _restriction: tuple[str, ...] | None = None
-    """The names that `restricted_to` chose."""
+    """The names given to `restricted_to`."""
     _factors: Factors | None = None
-    """What `with_lora` trains; no part of the module, so that weights and hash stay the model's."""
+    """The factors of `with_lora`; outside the module, so that weights and hash stay the same."""
     _injected = False
-    """Whether PEFT's layers hold the factors: a copy that `training_copy` made."""
+    """Whether PEFT's layers hold the factors: true for copies by `training_copy`."""
 
     def train(self, mode: bool = True) -> DualEncoder:
-        """Stay in evaluation mode whatever `mode` says."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     @abstractmethod
     def pool_images(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float32 to the image tower's features before projection (B, P)."""
+        """Compute the image tower's features before projection, (B, P), of images (B, 3, H, W)."""
 
     @abstractmethod
     def project_images(self, pooled: Tensor) -> Tensor:
-        """Pooled features (B, P) to unit image features (B, E)."""
+        """Project pooled features (B, P) to unit image features (B, E)."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts to the tensors that `encode_tokens` takes, one row per text."""
+        """Turn texts into the tensors that `encode_tokens` takes, one row per text."""
 
     @abstractmethod
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Tokens of N texts to unit text features (N, E)."""
+        """Encode the tokens of N texts to unit text features (N, E)."""
 
     def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
-        """How many token positions each of N texts needs (N,) int64; None: all there are.
+        """Return how many token positions each text needs, (N,) int64; None: all of them.
 
-        Where it answers with numbers, `encode_tokens` takes tokens that are cut to them.
+        If not None, `encode_tokens` accepts tokens that are cut to these lengths.
         """
         return None
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to unit image features (B, E)."""
+        """Encode images (B, 3, H, W) to unit image features (B, E)."""
         return self.project_images(self.pool_images(pixels))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to unit text features (N, E)."""
+        """Encode texts to unit text features (N, E)."""
         tokens = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
         return encode_prompts(self, tokens)
 
@@ -126,29 +126,29 @@ class DualEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def library_model(self) -> nn.Module:
-        """The model as its own library knows it; its state dict is what a checkpoint holds.
+        """The model of its own library, whose state dict is stored in checkpoints.
 
-        The names of all trainable parameters are names of that state dict.
+        All trainable parameters have their names in that state dict.
         """
 
     @abstractmethod
     def how_to_load(self, path: str) -> str:
-        """One line of Python that loads a file of `library_model`'s state dict.
+        """Return a line of Python that loads a file with `library_model`'s state dict.
 
-        Empty where no other library builds this model.
+        Empty if no other library can build this model.
         """
 
     @abstractmethod
     def model_parameters(self) -> dict[str, nn.Parameter]:
-        """Name to parameter: the model's own weights that fine-tuning could change, both towers.
+        """Return the model's own tunable weights in both towers, by name.
 
-        Every parameter but the frozen `logit_scale`, in the order that a registry writes down.
+        That is every parameter except the frozen `logit_scale`, in the registry's order.
         """
 
     def tunable_parameters(self) -> dict[str, nn.Parameter]:
-        """Name to parameter: everything that the registry's method could change, both towers.
+        """Return all parameters that the registry's method could change in both towers, by name.
 
-        The model's own weights, or the factors of `with_lora` in their place.
+        That is the model's own weights, or the factors of `with_lora` instead.
         """
         factors = self._factors
         if factors is None:
@@ -159,9 +159,9 @@ class DualEncoder(nn.Module, ABC):
         return {name: factors.tensors[name] for name in factors.trained()}
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Name to parameter: what fine-tuning does change, in the order of the registry.
+        """Return the parameters that fine-tuning changes, by name, in the registry's order.
 
-        All of `tunable_parameters`, or those that `restricted_to` chose.
+        That is all of `tunable_parameters`, or those chosen by `restricted_to`.
         """
         tunable = self.tunable_parameters()
         if self._restriction is None:
@@ -174,7 +174,7 @@ class DualEncoder(nn.Module, ABC):
         return not all(n.startswith(self.image_tower) for n in self.trainable_parameters())
 
     def tower_parameters(self, train: str) -> list[str]:
-        """Names of the tunable parameters of both towers (`whole`), or of one of them.
+        """Return the names of the tunable parameters of both towers (`whole`), or of one.
 
         Raises:
             UsageError: `train` is not in `TRAIN_CHOICES`.
@@ -182,7 +182,7 @@ class DualEncoder(nn.Module, ABC):
         """
         if train not in TRAIN_CHOICES:
             raise UsageError(
-                f"train: no part of a model is called {train!r}",
+                f"train: unknown part of a model: {train!r}",
                 reason="unknown-choice",
                 parameter="train",
                 value=train,
@@ -191,17 +191,18 @@ class DualEncoder(nn.Module, ABC):
         return self._in_towers(self.tunable_parameters(), train)
 
     def _in_towers(self, names: Iterable[str], train: str) -> list[str]:
-        """Those of the names that belong to both towers, or to one of them."""
+        """Return the names that belong to both towers, or to one of them."""
         parts = {True: ("whole", "image"), False: ("whole", "text")}
         return [name for name in names if train in parts[name.startswith(self.image_tower)]]
 
     def lora_targets(self, train: str, patterns: Sequence[str] = ()) -> tuple[str, ...]:
-        """Names of the layers that get LoRA factors, in the order of the model.
+        """Return the names of the layers that get LoRA factors, in the model's order.
 
-        `patterns`: globs over the names of layers; without any, the model's own choice.
+        `patterns`: globs for names of layers; by default, the model's own choice.
 
         Raises:
-            UsageError: a pattern fits no layer of that tower, or the model has no choice for it.
+            UsageError: a pattern matches no layer of that tower, or the model has no default for
+            it.
 
         """
         layers = self._in_towers(adaptable_layers(self.library_model), train)
@@ -211,8 +212,8 @@ class DualEncoder(nn.Module, ABC):
         for tower in ("image", "text") if train == "whole" else (train,):
             if not self._in_towers(found, tower):
                 raise UsageError(
-                    f"{self.info.id}: no MLP layers of its {tower} tower are known (those of "
-                    "vision transformers and of ConvNeXt are)",
+                    f"{self.info.id}: the MLP layers of its {tower} tower are not known (those of "
+                    "vision transformers and ConvNeXt are)",
                     reason="no-default-lora-targets",
                     base=self.info.id,
                     other_tower="text" if tower == "image" else "image",
@@ -220,20 +221,21 @@ class DualEncoder(nn.Module, ABC):
         return tuple(found)
 
     def with_lora(self, spec: LoraSpec) -> DualEncoder:
-        """Return the same model with LoRA factors to train in the place of its weights.
+        """Return this model with LoRA factors to train instead of its weights.
 
-        Weights, identity and hash are shared with this model, which stays as it is. The factors
-        are those that every expert of a registry starts from; with them the model is this one.
+        Weights, identity and hash are shared with this model, which is not changed. The factors
+        are those that every expert of a registry starts from; with them, the output is this
+        model's.
 
         Raises:
-            BaseModelError: a target is not a layer that can have factors.
+            BaseModelError: a target is not an adaptable layer.
 
         """
         known = set(adaptable_layers(self.library_model))
         unknown = [layer for layer in spec.targets if layer not in known]
         if unknown:
             raise BaseModelError(
-                f"base model {self.info.id} has no layer called '{unknown[0]}' for LoRA factors",
+                f"base model {self.info.id} has no layer '{unknown[0]}' that can have LoRA factors",
                 reason="layer-unknown",
                 base=self.info.id,
                 layer=unknown[0],
@@ -249,26 +251,26 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def factors(self) -> Factors | None:
-        """The factors of `with_lora`, None where the model's own weights are trained."""
+        """The factors of `with_lora`, None if the model's own weights are trained."""
         return self._factors
 
     def merge_factors(self) -> None:
-        """Make an expert's weights follow its factors, after those were written.
+        """Update an expert's weights from its factors, after those were written.
 
-        Nothing to do where the weights themselves are trained, or where PEFT's layers add the
-        factors at every call.
+        Does nothing if the weights themselves are trained, or if PEFT's layers add the factors in
+        every call.
         """
         if self._factors is not None and not self._injected:
             self._factors.merge(self._layer_weights(self._factors.spec))
 
     def restricted_to(self, names: Sequence[str]) -> DualEncoder:
-        """Return the same model with only those parameters trainable, in that order.
+        """Return this model with only these parameters trainable, in this order.
 
-        Weights, identity and hash are shared with this model, which stays as it is; all other
+        Weights, identity and hash are shared with this model, which is not changed. All other
         weights of every expert are then the base model's.
 
         Raises:
-            BaseModelError: no names at all, or one that this model has no tunable parameter for.
+            BaseModelError: there are no names, or one is not a tunable parameter.
 
         """
         known = self.tunable_parameters()
@@ -287,20 +289,20 @@ class DualEncoder(nn.Module, ABC):
         return restricted
 
     def expert_copy(self) -> DualEncoder:
-        """Return an independent copy to be filled with an expert's weights, then asked.
+        """Return an independent copy for an expert's weights.
 
-        It consists of the library's own modules, whatever the method. Whoever writes to what
-        `weights_of` gives calls `put_weights` after it.
+        It consists of the library's own modules, whatever the method. After writing to the arrays
+        of `weights_of`, call `put_weights`.
         """
         expert = copy.deepcopy(self, {id(self._tokenizer): self._tokenizer})
         expert._freeze()
         return expert
 
     def training_copy(self) -> DualEncoder:
-        """Return an independent copy to be trained, starting as the base model.
+        """Return an independent copy to train, which starts as the base model.
 
-        With LoRA it has PEFT's layers; its trainable parameters have the same names and order
-        as this model's.
+        With LoRA it has PEFT's layers; its trainable parameters have the names and order of this
+        model's.
         """
         expert = self.expert_copy()
         if expert._factors is not None:
@@ -310,27 +312,27 @@ class DualEncoder(nn.Module, ABC):
         return expert
 
     def _freeze(self) -> None:
-        """Let gradients reach the trainable parameters and no others."""
+        """Require gradients of the trainable parameters only."""
         trainable = {id(parameter) for parameter in self.trainable_parameters().values()}
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) in trainable)
 
     def seal(self, info: BaseIdentity) -> BaseIdentity:
-        """Freeze what is not trainable; answer with the identity, the weights' hash in it."""
+        """Freeze what is not trainable; return the identity with the weights' hash."""
         self.train(False)
         self._freeze()
         return replace(info, weights_sha256=weights_sha256(self))
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hash every parameter and buffer of a module by name, dtype, shape and bytes.
+    """Hash the name, dtype, shape and bytes of every parameter and buffer of a module.
 
-    The same weights give the same hash whichever file they came from.
+    The same weights give the same hash, whichever file they came from.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        # The memory format must not matter: hash in plain row-major order.
+        # Hash in row-major order: the memory format must not matter.
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

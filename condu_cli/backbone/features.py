@@ -1,4 +1,4 @@
-"""One pass of an image tower over labelled or unlabelled pictures."""
+"""Features and logits of pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ImageFeatures(NamedTuple):
 
 @torch.inference_mode()
 def image_features(model: DualEncoder, pixels: Tensor) -> ImageFeatures:
-    """Both kinds of features of a batch of pictures, on the CPU."""
+    """Compute both kinds of features of a batch of pictures; return them on the CPU."""
     pooled = model.pool_images(model.prepare_pixels(pixels))
     return ImageFeatures(model.project_images(pooled).float().cpu(), pooled.float().cpu())
 
 
 @torch.inference_mode()
 def class_logits(model: DualEncoder, pixels: Tensor, classifier: Tensor) -> Tensor:
-    """Scaled cosines (B, C) of a batch with a text classifier (C, E), on the CPU."""
+    """Return scaled cosines (B, C) between pictures and a text classifier (C, E), on the CPU."""
     images = model.encode_images(model.prepare_pixels(pixels))
     return (model.logit_scale_value * images @ classifier.T).float().cpu()

@@ -1,4 +1,4 @@
-"""Which number format the towers compute in while they are trained."""
+"""The number format of the towers during training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PRECISION_CHOICES = ("auto", "float32", "bfloat16")
 
 
 def resolve_precision(name: str, model: DualEncoder) -> str:
-    """`auto` to the faster format that is measured to be safe for a model; others are checked.
+    """Resolve `auto` to the faster format that is safe for a model; check any other name.
 
-    bfloat16 under autocast: weights, gradients and optimizer stay float32, so do the cosines and
-    the loss. It is chosen on GPUs that compute in it, for transformers. On CPUs it was measured to
-    be slower than float32, also with instructions for it (docs/training.md).
+    bfloat16 means autocast: weights, gradients, optimizer, cosines and the loss stay float32.
+    `auto` chooses it for transformers on GPUs that support it. On CPUs it was slower than float32,
+    even with bfloat16 instructions (docs/training.md).
 
     Raises:
-        UsageError: no such format, or the device does not know it.
+        UsageError: unknown format, or one that the device does not support.
 
     """
     if name not in PRECISION_CHOICES:
         raise UsageError(
-            f"precision: no number format is called {name!r}",
+            f"precision: unknown number format {name!r}",
             reason="unknown-choice",
             parameter="precision",
             value=name,
@@ -39,7 +39,7 @@ def resolve_precision(name: str, model: DualEncoder) -> str:
         return "bfloat16" if native and model.fast_in_bfloat16 else "float32"
     if name == "bfloat16" and device == "cuda" and not torch.cuda.is_bf16_supported():
         raise UsageError(
-            "this GPU does not compute in bfloat16",
+            "this GPU does not support bfloat16",
             reason="precision-not-here",
             parameter="precision",
             value=name,

@@ -1,9 +1,9 @@
-"""Encoding many prompts at the cost of the words that they have, not of the longest context.
+"""Encode prompts at the cost of their own lengths, not of the full context.
 
-A text tower's time grows with the number of token positions. A prompt of nine tokens needs nine:
-what stands behind its end changes nothing in a causal tower, and is masked out in the others. So
-prompts are encoded in a few groups of similar length, each cut to its longest. The features are
-those of the full context but for rounding.
+A text tower's time grows with the number of token positions. A prompt of nine tokens needs nine: in
+a causal tower, later positions change nothing, and in others they are masked out. So prompts are
+encoded in a few groups of similar length, each cut to its longest. Except for rounding, the
+features are those of the full context.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP_COST = 128
-"""What one more call of the tower costs, in token positions: a group must save more than that."""
+"""The cost of another call of the tower, in token positions: a group must save more than this."""
 
 
 class TextEncoder(Protocol):
-    """What is asked of a model; `dual_encoder.DualEncoder` says what each method promises."""
+    """The methods needed of a model; see `dual_encoder.DualEncoder`."""
 
     def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
-        """How many token positions each text needs."""
+        """Return how many token positions each text needs."""
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Tokens to unit text features."""
+        """Encode tokens to unit text features."""
 
 
 def encode_prompts(model: TextEncoder, tokens: Mapping[str, Tensor]) -> Tensor:
-    """Tokens of N texts, as `tokenize` gives them, to unit text features (N, E)."""
+    """Encode the tokens of N texts, from `tokenize`, to unit text features (N, E)."""
     lengths = model.token_lengths(tokens)
     if lengths is None:
         return model.encode_tokens(tokens)
@@ -45,7 +45,7 @@ def encode_prompts(model: TextEncoder, tokens: Mapping[str, Tensor]) -> Tensor:
 
 
 def _cut(tokens: Mapping[str, Tensor], rows: Sequence[int], length: int) -> dict[str, Tensor]:
-    """Some rows of the tokens, their first `length` positions."""
+    """Return some rows of the tokens, cut to `length` positions."""
     first = next(iter(tokens.values()))
     if len(rows) == len(first):
         return {name: tensor[:, :length] for name, tensor in tokens.items()}
@@ -54,14 +54,14 @@ def _cut(tokens: Mapping[str, Tensor], rows: Sequence[int], length: int) -> dict
 
 
 def length_groups(lengths: Sequence[int]) -> list[tuple[list[int], int]]:
-    """Rows in groups of similar length, each with its longest; the cheapest such partition.
+    """Return the cheapest partition into groups of similar length: rows and their longest length.
 
-    The cost of a group is its rows times its longest length, plus `GROUP_COST`. One group keeps
-    the rows in their order.
+    The cost of a group is its rows times its longest length, plus `GROUP_COST`. A single group
+    keeps the order of the rows.
     """
     distinct = sorted(set(lengths))
     counts = [lengths.count(length) for length in distinct]
-    # best[i]: the least cost of the i shortest lengths, and where their last group begins.
+    # best[i]: the lowest cost of the i shortest lengths, and where their last group begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(distinct) + 1):
         options = [

@@ -1,8 +1,8 @@
-"""Arrays that are worth keeping between runs, in the user's cache folder.
+"""Cache arrays between runs, in the user's cache folder.
 
-Each file is named by a hash of everything that its content depends on, so that nothing is ever out
-of date; it may be removed at any time. A corrupt file counts as absent, and a folder that cannot be
-written to is not an error: the features are computed again.
+Each file is named by a hash of everything that its content depends on, so no file is ever stale;
+any file may be removed at any time. A corrupt file counts as missing, and a folder that is not
+writable is not an error: the arrays are computed again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 LIMIT_BYTES = 1 << 30
-"""Of each kind; the files that were used least recently go first."""
+"""For each kind; the least recently used files are removed first."""
 DIGEST_BYTES = 32
 STALE_SECONDS = 3600.0
-"""Drafts older than this are left over."""
+"""Drafts older than this are abandoned."""
 
 
 class UserCache:
@@ -44,13 +44,13 @@ class UserCache:
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of these files."""
         from platformdirs import user_cache_path
 
         return user_cache_path("condu") / self._kind
 
     def load(self, depends_on: Sequence[str]) -> Arrays | None:
-        """What was saved for exactly this, None where nothing was."""
+        """Return the arrays saved under this key, None if there are none."""
         path = self._path(depends_on)
         try:
             stored = path.read_bytes()
@@ -67,14 +67,14 @@ class UserCache:
         return arrays
 
     def save(self, depends_on: Sequence[str], arrays: Arrays) -> None:
-        """Keep arrays for the next time; make room among the older ones."""
+        """Save arrays, and remove old ones if the cache is full."""
         content = to_bytes(dict(arrays))
         if len(content) > LIMIT_BYTES:
             return
         path = self._path(depends_on)
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and renamed, so that a half-written file is never read.
+            # Written beside its place and renamed, so that a partial file is never read.
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 draft = Path(folder, path.name)
                 draft.write_bytes(hashlib.sha256(content).digest() + content)
@@ -88,7 +88,7 @@ class UserCache:
 
     def _make_room(self) -> None:
         for draft in self.folder.glob("tmp*"):
-            # Left by a process that was killed; one of another process is seconds old.
+            # Left by a killed process: drafts in use are only seconds old.
             if time.time() - draft.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(draft)
         files = [(path.stat(), path) for path in self.folder.glob("*.bin")]

@@ -1,1 +1,1 @@
-"""Fine-tuning of one expert."""
+"""Fine-tune one expert."""

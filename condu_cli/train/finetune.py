@@ -27,29 +27,28 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.picture_sets import PictureSet
 
 LOSS_WINDOW = 10
-"""The final loss is the mean over this many last iterations."""
+"""The final loss is the mean over the last iterations, this many."""
 VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a progress display needs after an iteration (counted from 1)."""
+    """Progress after an iteration (counted from 1)."""
 
     iteration: int
     iterations: int
     loss: float
     images_per_second: float
     accuracy: float | None = None
-    """Of the last measurement on the pictures held out, if there was one."""
+    """Accuracy at the last measurement on held-out pictures, if there was one."""
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The result of a run; time in seconds, over all its parts where it was interrupted.
+    """The result of a run; `train_seconds` includes the time before interruptions.
 
-    `iterations` is how many were run, `kept_iteration` after which one the expert is as it is.
-    `diverged`: what was wrong with the loss after the last of them, where the best weights until
-    then were kept instead.
+    `iterations` counts the iterations run; the expert has the weights after `kept_iteration`.
+    `diverged`: what was wrong with the loss in the end, if the best weights were kept instead.
     """
 
     final_loss: float
@@ -71,10 +70,10 @@ class TrainingInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run tells and asks whoever started it.
+    """Callbacks of a run.
 
-    `save` gets the run's state after every `save_every_seconds` and every `save_every`
-    iterations; `stop_requested` is asked after every iteration.
+    `save` gets the run's state every `save_every` iterations, or if that is 0 every
+    `save_every_seconds`; `stop_requested` is called after every iteration.
     """
 
     on_step: Callable[[Step], None] = lambda _: None
@@ -86,7 +85,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The pictures to train on, those held out to measure on, and the classes of both."""
+    """The pictures to train on, held-out pictures to measure on, and the classes of both."""
 
     pictures: PictureSet
     class_names: Sequence[str]
@@ -102,15 +101,15 @@ def finetune(
     start: RunState | None = None,
     team: Team = SOLO,
 ) -> FinetuneResult:
-    """Train the model's trainable parameters in place, by cross entropy over class prompts.
+    """Train the model's trainable parameters in place, with cross entropy over class prompts.
 
-    The class prompts are encoded again at every iteration if the text tower learns too. Two runs
-    with the same recipe, pictures and machine give the same weights, also where one of them was
-    interrupted and goes on from `start`.
+    If the text tower is trained, the class prompts are encoded in every iteration. Two runs with
+    the same recipe, pictures and machine give the same weights, even if one was interrupted and
+    resumed from `start`.
 
     Raises:
-        DivergedError: the loss became NaN (the learning rate is too high), and no
-            best weights that have learned something are kept.
+        DivergedError: the loss became NaN or infinite (the learning rate is too high), and no
+            weights better than chance are kept.
         DataError: a picture can no longer be read.
         UsageError: more processes than pictures in a batch.
         TrainingInterruptedError: a hook asked to stop.
@@ -168,7 +167,7 @@ class _Run:
         return self._result(diverged)
 
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Pictures and labels of this process, part after part."""
+        """Yield this process's pictures and labels, part by part."""
         prep = self._model.preprocessing
         transform = seeded_training_transform(
             self._recipe.image_size, prep.mean, prep.std, prep.interpolation
@@ -184,7 +183,7 @@ class _Run:
             group["lr"] = learning_rate_at(self._recipe, iteration)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.accumulate(parts, self._sampler.batch_size).item()
-        if not loss - loss == 0:  # infinite, or not a number
+        if not loss - loss == 0:  # infinite or NaN
             raise DivergedError(
                 f"training diverged at iteration {iteration + 1}: the loss is {loss}",
                 reason="diverged",
@@ -216,7 +215,7 @@ class _Run:
         )
 
     def _measure_if_due(self) -> None:
-        """Measure on the pictures held out, after every so many iterations and after the last."""
+        """Measure on held-out pictures every `validate_every` iterations and after the last."""
         every, history = self._recipe.validate_every, self._history
         last = history.iteration == self._recipe.iterations
         if self._data.validation is None or not every or (history.iteration % every and not last):
@@ -232,7 +231,7 @@ class _Run:
             history.measured_since_best += 1
 
     def _accuracy(self, held_out: PictureSet) -> float:
-        """Share of the pictures held out that are given their own class."""
+        """Return the accuracy on held-out pictures."""
         prep = self._model.preprocessing
         transform = evaluation_transform(
             self._recipe.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
@@ -245,22 +244,22 @@ class _Run:
         return self._objective.count_right(batches) / len(held_out)
 
     def _is_finite(self) -> bool:
-        """Whether the weights are numbers; else their accuracy means nothing."""
+        """Return whether all weights are finite; otherwise their accuracy is meaningless."""
         return all(bool(p.isfinite().all()) for p in self._parameters)
 
     def _has_best(self) -> bool:
-        """Whether weights are kept that have learned something."""
+        """Return whether the best weights are better than chance."""
         chance = 1 / len(self._data.class_names)
         return bool(self._best) and self._history.best_accuracy > chance
 
     def _is_over(self) -> bool:
-        """Whether the last iteration is done, or enough measurements were not better."""
+        """Return whether the last iteration is done, or patience has run out."""
         patience = self._recipe.patience
         tired = bool(patience) and self._history.measured_since_best >= patience
         return tired or self._history.iteration == self._recipe.iterations
 
     def _keep_or_stop(self) -> None:
-        """Save the run when it is time, and stop when asked to."""
+        """Save the run if it is due, and stop if requested."""
         stop, due = self._agreed(self._hooks.stop_requested(), self._is_save_due())
         if stop:
             raise TrainingInterruptedError(self._state())
@@ -276,7 +275,7 @@ class _Run:
         return time.perf_counter() - self._saved_at >= self._hooks.save_every_seconds
 
     def _agreed(self, *wishes: bool) -> list[bool]:
-        """What one process of the team wants, all do, in the same iteration."""
+        """Combine wishes: what any process of the team wants, all do in the same iteration."""
         if self._team.size == 1:
             return list(wishes)
         return [bool(n) for n in self._team.sum(torch.tensor(wishes, dtype=torch.float32))]
@@ -305,15 +304,15 @@ class _Run:
 
 
 def parts_of(batch_size: int, accumulation: int, processes: int) -> int:
-    """Into how many parts each process cuts its share of a batch.
+    """Return the number of parts of each process's share of a batch.
 
     Raises:
-        UsageError: a process would be left without pictures.
+        UsageError: a process would get no pictures.
 
     """
     if batch_size < processes:
         raise UsageError(
-            f"a batch of {batch_size} pictures cannot be shared by {processes} processes",
+            f"a batch of {batch_size} pictures cannot be divided among {processes} processes",
             reason="batch-too-small",
             parameter="batch_size",
             value=batch_size,

@@ -1,15 +1,15 @@
-"""Start the processes of a team on this machine: what `--devices N` does.
+"""Start the processes of a team on this machine, for `--devices N`.
 
-`accelerate launch` and `torchrun` may start the processes as well, and also span machines. For
-one machine torch's launcher was tried in the place of this one (torch 2.15), and left:
+`accelerate launch` and `torchrun` can also start the processes, even across machines. For a single
+machine, torch's launcher was tried instead of this module (torch 2.15) and rejected:
 
-- `torch.distributed.run` ends with 1 whatever happened, be it 15 for a data set or 130 for an
-  interruption, and prints a traceback of its own where condu prints one line.
-- `torch.distributed.elastic.multiprocessing.start_processes` does give the exit codes. But as soon
-  as one process fails it sends SIGTERM to the others, which process 0 must take for the user's:
-  it says that the training was interrupted and is kept, and hides the error. Each process gets a
-  session of its own, so that Ctrl-C does not reach it. What is passed on (SIGTERM, Ctrl-C), the
-  environment and whose output is shown would stay here; it imports for two seconds.
+- `torch.distributed.run` always exits with 1, whether the code should be 15 for a data set or 130
+  for an interruption, and prints a traceback where condu prints one line.
+- `torch.distributed.elastic.multiprocessing.start_processes` does return the exit codes. But once
+  one process fails it sends SIGTERM to the others, which process 0 must take for the user's: it
+  reports an interrupted training and hides the error. Each process gets its own session, so Ctrl-C
+  does not reach it. Passing on signals, the environment and choosing whose output to show would
+  remain here, and importing it takes two seconds.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
-"""How long the others may take to end once one has failed."""
+"""How long the other processes may take to end once one has failed."""
 
 
 def launched_processes() -> int:
-    """How many processes a launcher has started this program in; 1 without a launcher."""
+    """Return the number of processes that a launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:
-    """The command line without an option and its value, written with a space or with `=`."""
+    """Return the command line without an option and its value, in the form `-o V` or `-o=V`."""
     kept: list[str] = []
     given = iter(arguments)
     for argument in given:
@@ -51,10 +51,10 @@ def without_option(arguments: Sequence[str], name: str) -> list[str]:
 
 
 def launch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
-    """Run `condu ARGUMENTS` in that many processes together; answer with their exit code.
+    """Run `condu ARGUMENTS` in several processes; return their exit code.
 
-    Process 0 speaks for all. What the others say on stderr is shown where one of them failed and
-    process 0 did not.
+    Process 0 prints for all. The stderr of another is shown only if it failed and process 0 did
+    not.
     """
     command = [sys.executable, "-m", "condu_cli", *arguments]
     port = _free_port()
@@ -70,7 +70,7 @@ def launch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
             _show(outputs, codes)
         return next((code for code in codes if code), 0)
     finally:
-        for process in running:  # none outlives this one, whatever happened
+        for process in running:  # no process outlives this one
             process.kill()
             process.wait()
         for output in outputs:
@@ -80,7 +80,7 @@ def launch(arguments: Sequence[str], processes: int, *, cpu: bool) -> int:
 def _start(
     command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    """Start one process; with `output` it has no stdout, and its stderr goes there."""
+    """Start a process; `output`, if given, gets its stderr, and its stdout is discarded."""
     if output is None:
         return subprocess.Popen(command, env=environment)  # noqa: S603 - this very program
     return subprocess.Popen(  # noqa: S603 - this very program
@@ -100,16 +100,16 @@ def _environment(rank: int, processes: int, port: int, *, cpu: bool) -> dict[str
     }
     if cpu:
         own["ACCELERATE_USE_CPU"] = "true"
-    # More threads than cores slow all of them down several times over.
+    # More threads than cores would slow down all processes several times over.
     return {"OMP_NUM_THREADS": threads, **os.environ, **own}
 
 
 @contextmanager
 def _signals_left_to(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Leave what Ctrl-C and SIGTERM mean to the processes.
+    """Let the processes handle Ctrl-C and SIGTERM.
 
-    Ctrl-C reaches them by itself; SIGTERM, which only this process gets, is passed on. In place
-    before the first process starts, so that none is left behind by a signal in between.
+    Ctrl-C reaches them directly; SIGTERM, which only this process gets, is passed on. The handlers
+    are in place before the first process starts, so that a signal in between leaves none behind.
     """
 
     def pass_on(number: int, _: FrameType | None) -> None:
@@ -117,7 +117,7 @@ def _signals_left_to(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[Non
             process.send_signal(number)
 
     def do_nothing(number: int, _: FrameType | None) -> None:
-        """A function, since a signal that is ignored here would be ignored in what starts here."""
+        """Ignore the signal with a function: children would inherit SIG_IGN."""
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -130,7 +130,7 @@ def _signals_left_to(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[Non
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Wait for all of them, or a little longer than for the first that fails."""
+    """Wait for all processes, or until a grace period after the first failure."""
     while all(process.poll() in (None, 0) for process in running):
         if all(process.poll() == 0 for process in running):
             break
@@ -138,7 +138,7 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
     deadline = time.monotonic() + GRACE_SECONDS
     while any(p.poll() is None for p in running) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    # Who is still there is killed, and failed because of another.
+    # A process that is still running failed because of another, and will be killed.
     return [process.poll() or 0 for process in running]
 
 

@@ -1,10 +1,10 @@
-"""The loss of an iteration and its gradient: cross entropy over the task's class prompts.
+"""The loss and gradient of an iteration: cross entropy over the task's class prompts.
 
-The authors' loop encodes every class prompt at the full context for every batch, with gradients.
-The mathematics here is the same, the work is less: prompts are cut to their length, equal ones
-are encoded once, and the text tower runs once per iteration, whatever parts the batch is cut
-into. For that the gradient goes through the text features in two steps: the parts add up
-dL/d(features), and one backward pass carries it into the text tower (the chain rule).
+The authors' loop encodes every class prompt at the full context length for every batch, with
+gradients. This is the same mathematics with less work: prompts are cut to their length, duplicates
+are encoded once, and the text tower runs once per iteration, however the batch is cut into parts.
+For that, the gradient passes the text features in two steps: the parts accumulate dL/d(features),
+and one backward pass carries it into the text tower (the chain rule).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16}
 
 
 class Objective:
-    """Scaled cosines of pictures with class prompts, their loss, and its gradient."""
+    """Scaled cosines between pictures and class prompts, their loss and its gradient."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Objective:
         prompts = [fill_template(recipe.template, name) for name in class_names]
         unique = list(dict.fromkeys(prompts))
         self._count = len(unique)
-        # Each process encodes its share of the prompts, and learns the others' features.
+        # Each process encodes its share of the prompts and receives the other features.
         self._mine = torch.arange(team.rank, self._count, team.size, device=model.device)
         mine = [unique[index] for index in self._mine.tolist()]
         self._tokens = {
@@ -56,11 +56,11 @@ class Objective:
         self._frozen_texts = None if model.trains_text else self._encode_once()
 
     def accumulate(self, parts: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Tensor:
-        """Add the gradient of an iteration to the parameters; answer with its mean loss ().
+        """Add the gradient of an iteration to the parameters; return its mean loss ().
 
-        `parts` are pictures (B, 3, S, S) and labels (B,) of this process; `batch_size` counts
-        the pictures of all parts of all processes, by which every sum is divided. Losses and
-        text features are exchanged here, the parameters' gradients are not.
+        `parts` are this process's pictures (B, 3, S, S) and labels (B,). `batch_size`, by which all
+        sums are divided, counts the pictures of all parts and processes. Losses and text features
+        are exchanged here, gradients of parameters are not.
         """
         own = self._own_features() if self._frozen_texts is None else None
         texts = self._frozen_texts if own is None else self._gather(own.detach()).requires_grad_()
@@ -68,7 +68,7 @@ class Objective:
         total = torch.zeros((), device=self._model.device)
         for pixels, labels in parts:
             loss = self._loss(pixels, labels, texts) / batch_size
-            if loss.requires_grad:  # only pictures and no trained image tower: nothing to do
+            if loss.requires_grad:  # False for frozen towers: nothing to do
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if own is not None and texts.grad is not None:
@@ -79,7 +79,7 @@ class Objective:
 
     @torch.inference_mode()
     def count_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """How many pictures, of all processes, the model as it is now gives their own class."""
+        """Count the pictures of all processes that the current model classifies correctly."""
         texts = self._frozen_texts
         texts = self._gather(self._own_features()) if texts is None else texts
         right = torch.zeros((), device=texts.device)
@@ -89,7 +89,7 @@ class Objective:
         return int(self._team.sum(right))
 
     def _loss(self, pixels: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
-        """Sum of the pictures' losses ()."""
+        """Return the sum of the pictures' losses ()."""
         return functional.cross_entropy(
             self._logits(pixels, texts),
             labels.to(texts.device),
@@ -98,19 +98,19 @@ class Objective:
         )
 
     def _logits(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        """Scaled cosines of a batch with all the class prompts (B, C), float32."""
+        """Return scaled cosines between a batch and all class prompts (B, C), float32."""
         model = self._model
         with self._autocast():
             images = model.encode_images(model.prepare_pixels(pixels))  # (B, E)
         return model.logit_scale_value * images.float() @ texts[self._rows].T
 
     def _own_features(self) -> Tensor:
-        """Features of this process's share of the unique prompts (M, E), with gradients."""
+        """Encode this process's share of the unique prompts (M, E), with gradients."""
         with self._autocast():
             return encode_prompts(self._model, self._tokens).float()[: len(self._mine)]
 
     def _gather(self, own: Tensor) -> Tensor:
-        """Features of all unique prompts (U, E) from everybody's share."""
+        """Gather the features of all unique prompts (U, E) from all processes."""
         if self._team.size == 1:
             return own
         every = torch.zeros(self._count, own.shape[1], device=own.device)
@@ -119,7 +119,7 @@ class Objective:
 
     @torch.no_grad()
     def _encode_once(self) -> Tensor:
-        """All the features (U, E), where training does not change them."""
+        """Encode all features (U, E) once, if training does not change them."""
         return self._gather(self._own_features())
 
     def _autocast(self) -> Any:

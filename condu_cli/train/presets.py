@@ -1,7 +1,7 @@
-"""Recipes to begin with: the paper's for CLIP, measured ones for `mini`.
+"""Preset recipes: the paper's for CLIP, measured ones for `mini`.
 
-A preset belongs to a kind of base model, a method, and where the paper has one a data set.
-`condu learn --task NAME` with no option follows it; every value can be overridden alone.
+A preset depends on the kind of base model, the method and, for the paper's data sets, the task.
+`condu learn --task NAME` follows it; every value can be overridden separately.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from condu_cli.data.sources.known_tasks import public_set
 
 FEW_SHOTS = 16
-"""Up to so many pictures per class count as few; the usual protocols stop there."""
+"""Up to this many pictures per class count as few-shot, as in the usual protocols."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Recipe values by the names of `Recipe`'s fields, and where they come from.
+    """Recipe values by the names of `Recipe`'s fields, and their source.
 
-    `warmup_share` is the share of the iterations that warms up.
+    `warmup_share` is the share of warm-up iterations.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Preset:
 def preset_for(
     family: str, method: str, task: str, *, classes: int = 10, shots: int | None = None
 ) -> Preset:
-    """The preset of a kind of base model (`clip` or `mini`), a method and a task.
+    """Return the preset for a kind of base model (`clip` or `mini`), a method and a task.
 
-    `task` may be any name: only the paper's data sets have values of their own.
+    `task` may be any name: only the paper's data sets have special values.
 
     Raises:
-        KeyError: no such family or method.
+        KeyError: unknown family or method.
 
     """
     entry = dict(_recipes()[family][method])
@@ -57,7 +57,7 @@ def preset_for(
 
 
 def presets_of(task: str, classes: int) -> list[Preset]:
-    """Every preset that a task could be learned with, few shots left out."""
+    """Return every preset that a task could be learned with, except few-shot ones."""
     pairs = [(family, method) for family, methods in _recipes().items() for method in methods]
     return [preset_for(family, method, task, classes=classes) for family, method in pairs]
 
@@ -70,7 +70,7 @@ def _recipes() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _paper_rate(task: str, method: str, *, few: bool) -> float | None:
-    """The peak learning rate that the authors give for one of their data sets."""
+    """Return the authors' peak learning rate for one of their data sets, None for others."""
     public = public_set(task)
     rates = None if public is None else public.paper_recipe
     if rates is None:

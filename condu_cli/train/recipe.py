@@ -1,4 +1,4 @@
-"""The recipe of one fine-tuning run: everything that decides its result but the data."""
+"""The recipe of a fine-tuning run: everything but the data that determines the result."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 class Recipe:
     """AdamW with warm-up and cosine decay, as in ConDU's released training loop.
 
-    `image_size` in pixels; `learning_rate` is the peak; `template` is the one prompt template
-    used in training (the others only in evaluation). `batch_size` counts the pictures of an
-    iteration over all processes; `accumulation` cuts them into parts that are run one after
+    `image_size` is in pixels; `learning_rate` is the peak; `template` is the only prompt template
+    used in training (the others are used in evaluation). `batch_size` counts the pictures of an
+    iteration over all processes; `accumulation` divides them into parts that are run one after
     another, which saves memory and changes nothing else. `clip_norm` is the largest norm of the
-    whole gradient, 0 for none. `precision` is what the towers compute in; weights and optimizer
-    stay float32. With `validate_every` above 0, `validation_share` of the training pictures are
-    held out and measured after every so many iterations; `keep` then says which weights become
-    the expert, and the run ends after `patience` measurements without a better one (0: never).
+    gradient, 0 for no clipping. `precision` is what the towers compute in; weights and optimizer
+    stay float32. If `validate_every` is above 0, `validation_share` of the training pictures are
+    held out and measured every `validate_every` iterations; `keep` then says which weights become
+    the expert, and the run ends after `patience` measurements without improvement (0: never).
     """
 
     iterations: int
@@ -42,12 +42,12 @@ class Recipe:
     patience: int = 0
 
     def as_record(self) -> dict[str, Any]:
-        """The recipe as plain JSON values, for a session's training record."""
+        """Return the recipe as plain JSON values, for a session's training record."""
         return asdict(self)
 
 
 def learning_rate_at(recipe: Recipe, iteration: int) -> float:
-    """Linear warm-up to the peak, then half a cosine to zero; `iteration` counts from 0.
+    """Return the rate: linear warm-up to the peak, then half a cosine to 0; counts from 0.
 
     Source: Loshchilov and Hutter, 2017 (arXiv 1608.03983), Eq. 5, without restarts.
     """

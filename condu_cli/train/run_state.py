@@ -1,4 +1,4 @@
-"""A run between two iterations: all that it needs to go on as if it had never stopped."""
+"""The state of a run between two iterations: everything needed to resume it exactly."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 WEIGHT, FIRST, SECOND, BEST = "weight/", "exp_avg/", "exp_avg_sq/", "best/"
-"""What the names of a state's arrays begin with: parameters, AdamW's two moments, and the
-parameters at the best measurement so far."""
+"""Prefixes of a state's arrays: parameters, AdamW's two moments, and the parameters at the best
+measurement so far."""
 
 
 @dataclass
 class History:
-    """What a run has measured so far; plain numbers, all of them."""
+    """What a run has measured so far, in plain numbers."""
 
     iteration: int = 0
-    """Iterations that are finished."""
+    """Number of finished iterations."""
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class History:
 
 @dataclass(frozen=True)
 class RunState:
-    """Arrays by name and the history, as they are saved."""
+    """Arrays by name, and the history, as saved."""
 
     arrays: Arrays
     history: dict[str, Any]
@@ -51,11 +51,11 @@ def capture(
     best: Mapping[str, torch.Tensor],
     history: History,
 ) -> RunState:
-    """Copy the state of a run to the CPU; float32 arrays of the parameters' shapes."""
+    """Copy the state of a run to the CPU, as float32 arrays of the parameters' shapes."""
     arrays = {WEIGHT + name: _copy(p) for name, p in parameters.items()}
     for name, parameter in parameters.items():
         kept = optimizer.state.get(parameter)
-        if kept:  # a parameter that has had no gradient yet has none
+        if kept:  # a parameter that never had a gradient has no moments
             arrays[FIRST + name] = _copy(kept["exp_avg"])
             arrays[SECOND + name] = _copy(kept["exp_avg_sq"])
     arrays |= {BEST + name: _copy(tensor) for name, tensor in best.items()}
@@ -69,7 +69,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     best: dict[str, torch.Tensor],
 ) -> History:
-    """Put a state back into the parameters, a fresh AdamW and the best weights.
+    """Load a state into the parameters, a fresh AdamW and the best weights.
 
     Raises:
         IntegrityError: the state belongs to other parameters.
@@ -96,7 +96,7 @@ def restore(
 def _moments(
     arrays: Arrays, name: str, parameter: nn.Parameter, history: History
 ) -> dict[str, torch.Tensor]:
-    """AdamW's state of one parameter, as the fused implementation keeps it."""
+    """Return AdamW's state of one parameter, in the form of the fused implementation."""
     device = parameter.device if parameter.device.type == "cuda" else "cpu"
     return {
         "step": torch.tensor(float(history.iteration), dtype=torch.float32, device=device),

@@ -1,8 +1,8 @@
-"""Which pictures an iteration trains on, and the seed of each one's augmentation.
+"""Choose the pictures of an iteration and the seeds of their augmentation.
 
-Both follow from the recipe's seed and the iteration's number alone: not from the iterations
-before it, from the number of processes, or from who decodes the pictures. So a run goes on after
-an interruption where it stopped, and two processes train on what one would have trained on.
+Both depend only on the recipe's seed and the iteration's number: not on earlier iterations, the
+number of processes, or who decodes the pictures. So a run resumes exactly after an interruption,
+and two processes train on what one would train on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ORDER, _CROP = 0, 1
-"""Two streams of numbers from one seed."""
+"""Two random streams from one seed."""
 
 
 class Draw(NamedTuple):
@@ -28,9 +28,9 @@ class Draw(NamedTuple):
 
 
 class Sampler:
-    """Batches over `count` pictures; every epoch is a new seeded permutation.
+    """Draws batches from `count` pictures; every epoch is a new seeded permutation.
 
-    A batch may span two epochs, so that all have the same size: the recipe's, or `count` where
+    A batch may span two epochs, so all batches have the same size: the recipe's, or `count` if
     there are fewer pictures.
     """
 
@@ -41,7 +41,7 @@ class Sampler:
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
 
     def batch(self, iteration: int) -> Draw:
-        """All the pictures of an iteration, which counts from 0."""
+        """Return all pictures of an iteration, counted from 0."""
         first = iteration * self.batch_size
         places = range(first, first + self.batch_size)
         return Draw([self._picture(p) for p in places], [self._crop_seed(p) for p in places])
@@ -49,10 +49,10 @@ class Sampler:
     def parts(
         self, start: int, stop: int, parts: int, rank: int = 0, ranks: int = 1
     ) -> Iterator[Draw]:
-        """The parts of one process, for the iterations from `start` to before `stop`, in order.
+        """Yield the parts of one process for the iterations in `range(start, stop)`.
 
-        Every iteration gives `parts` draws to each of the `ranks` processes; a draw is empty
-        where an iteration has fewer pictures than all of them together have parts.
+        Every iteration has `parts` draws for each of the `ranks` processes; some are empty if it
+        has fewer pictures than there are parts in total.
         """
         for iteration in range(start, stop):
             draw = self.batch(iteration)
@@ -61,20 +61,20 @@ class Sampler:
                 yield Draw(draw.indices[mine], draw.seeds[mine])
 
     def _picture(self, place: int) -> int:
-        """Which picture stands at a place of the endless sequence of epochs."""
+        """Return the picture at a place in the endless sequence of epochs."""
         epoch, position = divmod(place, self._count)
         if self._epoch is None or self._epoch[0] != epoch:
-            # A permutation by sorting keys: numpy promises the stream of its bit generators for
-            # good, that of its shuffles only from one version to the next.
+            # Permute by sorting keys: numpy guarantees the streams of its bit generators forever,
+            # but not those of its shuffles.
             keys = _stream(self._seed, _ORDER, epoch).random_raw(self._count)
             self._epoch = (epoch, np.argsort(keys, kind="stable"))
         return int(self._epoch[1][position])
 
     def _crop_seed(self, place: int) -> int:
-        # 63 bits: what torch takes as a seed on every platform.
+        # 63 bits: torch accepts such seeds on every platform.
         return int(_stream(self._seed, _CROP, place).random_raw()) >> 1
 
 
 def _stream(seed: int, stream: int, number: int) -> np.random.Philox:
-    """A counter-based generator of its own for every number (Salmon et al., 2011)."""
+    """Return a separate counter-based generator for every number (Salmon et al., 2011)."""
     return np.random.Philox(key=seed % (1 << 64), counter=[0, 0, number, stream])

@@ -1,4 +1,4 @@
-"""Ctrl-C while training: finish the iteration, so that what is kept is whole."""
+"""Handle Ctrl-C while training: finish the iteration, so that the saved state is complete."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-"""Ctrl-C, what a cluster sends before it takes a machine back, and a terminal that is closed."""
+"""Ctrl-C, a cluster reclaiming the machine, and a closed terminal."""
 
 
 def _is_left_running(number: signal.Signals) -> bool:
-    """Whether the terminal may close (`nohup`). A job in the background still heeds SIGINT."""
+    """Return whether the signal is left ignored: SIGHUP under `nohup`, but never SIGINT."""
     return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 class StopRequest:
-    """While it is entered, the first signal is remembered; a second one interrupts at once.
+    """While entered, remembers the first signal; a second one interrupts at once.
 
-    `patient`: a second one does not. A launcher passes on what its processes get anyway.
+    `patient`: a second one does not, because a launcher passes on signals that arrive anyway.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -30,11 +30,11 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether a stop was requested."""
+        """Return whether a stop was requested."""
         return self.requested
 
     def __enter__(self) -> StopRequest:
-        # Python allows handlers in the main thread only; elsewhere Ctrl-C does not arrive.
+        # Python allows handlers only in the main thread; Ctrl-C does not reach other threads.
         if threading.current_thread() is threading.main_thread():
             known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
             self._before = {
@@ -53,7 +53,7 @@ class StopRequest:
         self._restore()
 
     def release(self) -> None:
-        """From here on signals do what they did before; one that was asked for comes now."""
+        """Restore the previous handlers; raise KeyboardInterrupt if a stop was requested."""
         self._restore()
         if self.requested:
             raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""The processes that train one expert together: usually one, else those that Accelerate started.
+"""The processes that train one expert together: usually one, else those of Accelerate.
 
-Every process holds the whole model and trains on its share of every batch; what they must agree
-on goes through the few operations here. Losses and gradients are summed, so that several
-processes do what one would do with the same batch, but for rounding.
+Every process holds the whole model and trains on its share of every batch; all communication goes
+through the few operations here. Losses and gradients are summed, so several processes do what one
+would do with the same batch, except for rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Team(Protocol):
-    """`size` processes, of which this is number `rank`; number 0 speaks and writes for all."""
+    """`size` processes, of which this is number `rank`; number 0 prints and writes for all."""
 
     rank: int
     size: int
@@ -31,13 +31,13 @@ class Team(Protocol):
     """This process's own device, such as `cuda:1`; empty: any."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of everybody's tensor; all of the same shape and dtype."""
+        """Return the sum of all processes' tensors, which have the same shape and dtype."""
 
     def share(self, value: T) -> T:
-        """The value that process 0 passes; it must be one that pickle knows."""
+        """Return the value passed by process 0, which must be picklable."""
 
     def end(self) -> None:
-        """Take leave of the others."""
+        """Leave the team."""
 
 
 class Solo:
@@ -48,24 +48,24 @@ class Solo:
     device = ""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return tensor
 
     def share(self, value: T) -> T:
-        """The value itself."""
+        """Return the value itself."""
         return value
 
     def end(self) -> None:
-        """No process is left behind."""
+        """Do nothing."""
 
 
 class AcceleratedTeam:
-    """The processes that `accelerate launch` started, on any backend that Accelerate knows."""
+    """The processes that a launcher started, on any backend that Accelerate supports."""
 
     def __init__(self, device: str) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
-        # The others wait while process 0 reads the pictures, which may take hours.
+        # The other processes wait while process 0 reads the pictures, which may take hours.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
         self._accelerator = Accelerator(
             cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[patience]
@@ -76,18 +76,18 @@ class AcceleratedTeam:
         self.device = found.type if found.type == "cpu" else str(found)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the tensor's device."""
+        """Return the sum over all processes, on the tensor's device."""
         total = self._accelerator.reduce(tensor.to(self._accelerator.device), reduction="sum")
         return total.to(tensor.device)  # type: ignore[no-any-return]
 
     def share(self, value: T) -> T:
-        """What process 0 passed."""
+        """Return the value passed by process 0."""
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]  # type: ignore[no-any-return]
 
     def end(self) -> None:
-        """Take leave of the others."""
+        """Leave the team."""
         self._accelerator.end_training()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -97,7 +97,7 @@ SOLO = Solo()
 
 
 def make_team(device: str) -> Team:
-    """The processes that a launcher started, else this one alone."""
+    """Return the processes that a launcher started, else this one alone."""
     return AcceleratedTeam(device) if launched_processes() > 1 else SOLO
 
 
@@ -105,13 +105,13 @@ def sum_gradients(team: Team, parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace every gradient by the sum over the team, all of them in one exchange."""
     if team.size == 1:
         return
-    # Whoever had no share in a parameter (fewer prompts than processes) still takes part.
+    # A process without a gradient (fewer prompts than processes) still takes part.
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     total = team.sum(torch.cat([g.reshape(-1) for g in gradients]))
     start = 0
     for parameter, gradient in zip(parameters, gradients, strict=True):
         count = gradient.numel()
-        # In the parameter's own memory layout: fused optimizers go by position in memory.
+        # In the parameter's own memory layout: fused optimizers work by position in memory.
         summed = total[start : start + count].view(gradient.shape)
         parameter.grad = torch.empty_like(parameter).copy_(summed)
         start += count

@@ -1,1 +1,1 @@
-"""LoRA: which layers get factors, what they start as, and the record that a registry keeps."""
+"""LoRA: target layers, initial factors, and the record that a registry keeps."""

@@ -1,12 +1,12 @@
-"""LoRA: which layers of a model get factors, what the factors start as, how they are merged.
+"""LoRA: which layers get factors, how factors are initialised, and how they are merged.
 
 A layer's weight W gets W + (alpha / rank) * B @ A with A of shape (rank, in) and B of shape
-(out, rank) (Hu et al., 2021, arXiv 2106.09685). What ConDU unifies are the factors, so that all
-tasks must start from the same ones: A is drawn from a seed, the same numbers on every machine,
-and B is zero, so that the model at initialisation is exactly the base model.
+(out, rank) (Hu et al., 2021, arXiv 2106.09685). ConDU unifies the factors, so all tasks must start
+from the same ones: A is drawn from a seed, with the same numbers on every machine, and B is zero,
+so that the model at initialisation is exactly the base model.
 
-PEFT's layers do the training and are imported for nothing else: an expert is answered with by
-merging its factors into a copy of the model that its own library made.
+PEFT is used only for training. To answer, an expert's factors are merged into a copy of the model
+built by its own library.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from condu_cli.backbone.lora.spec import LoraSpec
 
 FACTOR_A, FACTOR_B = ".lora_A.weight", ".lora_B.weight"
-"""What follows the name of a layer in the names of its factors: PEFT's names on disk."""
+"""Suffixes that turn a layer's name into the names of its factors, as PEFT stores them."""
 WEIGHT = ".weight"
 ADAPTER = "default"
-"""The name that PEFT's layers give the one adapter that they hold."""
+"""The name of the only adapter in PEFT's layers."""
 
 
 class FactorShapes(NamedTuple):
@@ -46,17 +46,17 @@ class FactorShapes(NamedTuple):
 
 
 def factor_shapes(weight: Sequence[int], rank: int) -> FactorShapes:
-    """Shapes of the factors of a weight (out, in), or of a 1x1 convolution's (out, in, 1, 1)."""
+    """Return the factors' shapes for a weight (out, in), or a 1x1 convolution's (out, in, 1, 1)."""
     out, fan_in, *ones = weight
     return FactorShapes((rank, fan_in, *ones), (out, rank, *ones))
 
 
 def adaptable_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that can have factors: plain linear ones and 1x1 convolutions.
+    """Return the names of layers that can have factors: linear ones and 1x1 convolutions.
 
-    Exactly these two classes: torch's attention reads the weight of its output projection, a
-    subclass, without calling the layer, so that factors beside it would train nothing. A
-    convolution in groups, or with a larger kernel, is not a product of two factors of this shape.
+    Only these two classes qualify: torch's attention reads the weight of its output projection, a
+    subclass, without calling the layer, so factors beside it would train nothing. A convolution
+    with groups or a larger kernel is not a product of two factors of these shapes.
     """
     return [name for name, module in model.named_modules() if _is_adaptable(module)]
 
@@ -68,21 +68,21 @@ def _is_adaptable(module: nn.Module) -> bool:
 
 
 def matching(layers: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The layers that at least one glob pattern fits, in their own order."""
+    """Return the layers that match at least one glob pattern, in their own order."""
     return [name for name in layers if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def chosen_layers(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The layers that a user's glob patterns name, in the order of the model.
+    """Return the layers that match a user's glob patterns, in the model's order.
 
     Raises:
-        UsageError: a pattern fits none of them.
+        UsageError: a pattern matches none of them.
 
     """
     for pattern in patterns:
         if not matching(layers, [pattern]):
             raise UsageError(
-                f"lora_targets: no layer that can have factors is called {pattern!r}",
+                f"lora_targets: no layer that can have factors matches {pattern!r}",
                 reason="no-such-layer",
                 parameter="lora_targets",
                 value=pattern,
@@ -92,18 +92,18 @@ def chosen_layers(layers: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _examples(layers: Sequence[str], limit: int = 4) -> list[str]:
-    """Some layers whose names end in different ways."""
+    """Return example layers with different last names."""
     ends = {name.rpartition(".")[2]: name for name in reversed(layers)}
     found = sorted(ends.values(), key=layers.index)
     return [*found[:limit], "…"] if len(found) > limit else found
 
 
 def initial_a(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]:
-    """The A factor called `name` of a shape (rank, in, …) that every task starts from, float32.
+    """Return the initial A factor, float32 of a shape (rank, in, …), which all tasks share.
 
     Uniform in [-1/sqrt(in), 1/sqrt(in)), PEFT's own choice (Kaiming with a = sqrt(5)). The raw
-    stream of a bit generator is stable across versions of numpy, what its distributions make of
-    it is not; 24 bits fill a float32's significand, so that nothing is rounded but the product.
+    stream of a bit generator is stable across versions of numpy, but its distributions are not; 24
+    bits fill a float32's significand, so only the final product is rounded.
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}|{name}".encode()).digest()[:16], "little")
     raw = np.random.Philox(key=key).random_raw(math.prod(shape))  # uint64
@@ -115,9 +115,9 @@ def initial_a(name: str, shape: Sequence[int], seed: int) -> NDArray[np.float32]
 
 
 class Pristine:
-    """The base model's own weights by layer: what every merge starts from.
+    """The base model's own weights by layer, from which every merge starts.
 
-    A deep copy of a model refers to them too; an expert has no second copy of what it adapts.
+    Deep copies of a model share them, so experts do not hold a second copy.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -129,9 +129,10 @@ class Pristine:
 
 @dataclass
 class Factors:
-    """The factors of a model by name, A before B for each layer, beside the weights they adapt.
+    """The factors of a model by name, A before B for each layer, and the weights they adapt.
 
-    Tensors are float32, A (rank, in), B (out, rank), with two more axes of 1 for a convolution.
+    Tensors are float32, A (rank, in), B (out, rank), with two more axes of length 1 for
+    convolutions.
     """
 
     spec: LoraSpec
@@ -140,7 +141,7 @@ class Factors:
 
     @classmethod
     def initial(cls, spec: LoraSpec, weights: Mapping[str, Tensor]) -> Factors:
-        """The factors at initialisation: A from the seed, B zero; `weights` by layer's name."""
+        """Create the initial factors: A from the seed, B zero; `weights` are by layer name."""
         tensors = {}
         for layer in spec.targets:
             weight = weights[layer]
@@ -151,14 +152,14 @@ class Factors:
         return cls(spec, tensors, Pristine(weights))
 
     def trained(self) -> list[str]:
-        """Names of the factors that are trained, in their order."""
+        """Return the names of the factors that are trained, in order."""
         return [n for n in self.tensors if n.endswith(FACTOR_B) or not self.spec.freeze_a]
 
     def merge(self, weights: Mapping[str, Tensor]) -> None:
-        """Write base weight + scale * B @ A to each layer's weight, by layer's name.
+        """Write base weight + scale * B @ A to each layer's weight, by layer name.
 
-        Always from the base model's weights, so that nothing is added up from call to call.
-        Where B is zero the weight is the base model's, bit for bit.
+        It always starts from the base model's weights, so nothing accumulates from call to call.
+        If B is zero, the weight is the base model's, bit for bit.
         """
         with torch.no_grad():
             for layer, pristine in self.pristine.weights.items():
@@ -169,7 +170,7 @@ class Factors:
                     weight.add_(update(a, b, self.spec.scale).to(weight.dtype))
 
     def initial_sha256(self) -> str:
-        """Hash the A factors by name, shape and little-endian bytes; of initial factors only."""
+        """Hash the initial A factors: names, shapes and little-endian bytes."""
         digest = hashlib.sha256()
         for name, tensor in self.tensors.items():
             if name.endswith(FACTOR_A):
@@ -184,21 +185,21 @@ def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
 
 
 def update(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Scale * B @ A of factors (rank, in) and (out, rank): (out, in), or (out, in, 1, 1)."""
+    """Return scale * B @ A of factors (rank, in) and (out, rank): (out, in[, 1, 1])."""
     product = b.flatten(1) @ a.flatten(1)  # (out, rank) @ (rank, in)
     return (scale * product).reshape(b.shape[0], a.shape[1], *a.shape[2:])
 
 
 def targets_pattern(spec: LoraSpec) -> str:
-    """One regular expression that fits exactly the target layers.
+    """Return a regular expression that matches exactly the target layers.
 
-    PEFT takes a list of names for endings, and a text tower's names can end an image tower's.
+    PEFT treats names in a list as suffixes, and a text tower's name can be a suffix of another.
     """
     return "|".join(re.escape(layer) for layer in spec.targets)
 
 
 def inject(model: nn.Module, factors: Factors) -> None:
-    """Put PEFT's layers in the place of a model's target layers, starting from these factors."""
+    """Replace a model's target layers by PEFT's layers that start from these factors."""
     import peft
 
     spec = factors.spec
@@ -216,5 +217,5 @@ def inject(model: nn.Module, factors: Factors) -> None:
 
 
 def injected_name(factor: str) -> str:
-    """Under which name PEFT's layers keep a factor."""
+    """Return the name of a factor in PEFT's layers."""
     return f"{factor.removesuffix(WEIGHT)}.{ADAPTER}{WEIGHT}"

@@ -1,4 +1,4 @@
-"""The values that make up a LoRA model, and the record that a registry keeps of them; no torch."""
+"""The settings of a LoRA model, and a registry's record of them; does not import torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 METHOD = "lora"
 """The name of the method in a registry."""
 MAX_RANK = 1024
-"""Above it factors are larger than any layer of a model condu knows."""
+"""Above this, factors are larger than any layer of the known models."""
 MAX_ALPHA = 1e6
 MAX_SEED = 2**63 - 1
 INITIAL = "initial_sha256"
-"""The entry of a registry's record that proves the shared initialisation."""
+"""The record's key for the hash of the shared initialisation."""
 
 
 @dataclass(frozen=True)
 class LoraDefaults:
-    """A base model's own choices: rank, alpha, and glob patterns of the layers' names."""
+    """A base model's defaults: rank, alpha, and glob patterns for names of layers."""
 
     rank: int
     alpha: float
@@ -29,13 +29,13 @@ class LoraDefaults:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The LoRA model of a registry, settled once.
+    """The LoRA settings of a registry, fixed at its creation.
 
-    `targets` are the full names of layers, in the order of their factors; a layer called NAME
-    owns the parameter `NAME.weight`. With `freeze_a` only the B factors are trained.
+    `targets` are full names of layers, in the order of their factors; layer NAME owns the parameter
+    `NAME.weight`. With `freeze_a` only the B factors are trained.
 
     Raises:
-        ValueError: a value that no registry can have.
+        ValueError: a value is out of range.
 
     """
 
@@ -47,17 +47,17 @@ class LoraSpec:
 
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= MAX_RANK:
-            raise ValueError(f"the rank is 1 to {MAX_RANK}, not {self.rank}")
+            raise ValueError(f"the rank must be 1 to {MAX_RANK}, not {self.rank}")
         if not 0 < self.alpha <= MAX_ALPHA:  # also false for NaN
-            raise ValueError(f"alpha is above 0 and at most {MAX_ALPHA:g}, not {self.alpha}")
+            raise ValueError(f"alpha must be above 0 and at most {MAX_ALPHA:g}, not {self.alpha}")
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"the seed is 0 to {MAX_SEED}, not {self.seed}")
+            raise ValueError(f"the seed must be 0 to {MAX_SEED}, not {self.seed}")
         if not self.targets or len(set(self.targets)) != len(self.targets):
-            raise ValueError("there are no target layers, or one is named twice")
+            raise ValueError("there are no target layers, or one occurs twice")
 
     @property
     def scale(self) -> float:
-        """What multiplies B @ A."""
+        """The factor of B @ A."""
         return self.alpha / self.rank
 
     def to_record(self) -> dict[str, Any]:
@@ -75,14 +75,14 @@ class LoraSpec:
         """Read a registry's record, which is not trusted.
 
         Raises:
-            ValueError: it is not what `to_record` gives.
+            ValueError: it is not a valid record.
 
         """
         alpha, targets, freeze_a = (record.get(key) for key in ("alpha", "targets", "freeze_a"))
         if not isinstance(alpha, float) or not isinstance(freeze_a, bool):
-            raise ValueError("alpha is a number with a point, freeze_a is true or false")
+            raise ValueError("alpha must be a float and freeze_a a boolean")
         if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
-            raise ValueError("targets are names of layers")
+            raise ValueError("targets must be names of layers")
         rank, seed = _whole(record, "rank"), _whole(record, "seed")
         return cls(rank, alpha, tuple(targets), freeze_a, seed)
 
@@ -90,5 +90,5 @@ class LoraSpec:
 def _whole(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key} is a whole number")
+        raise ValueError(f"{key} must be an integer")
     return value

@@ -1,1 +1,1 @@
-"""The base models themselves: the embedded `mini` and open_clip's architectures."""
+"""Base models: the embedded `mini` and open_clip's architectures."""

@@ -1,7 +1,6 @@
-"""Where the weights of `mini` lie: files inside two installed packages, checked by sha256.
+"""The weights of `mini`: files inside two installed packages, checked by sha256.
 
-Apart from the model that they make up, so that an installation whose torch is broken can still
-be examined.
+They are separate from the model, so that an installation with a broken torch can still be checked.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from condu_cli.errors import BaseModelError
 
 
 class WeightFile:
-    """A file inside an installed weight package, known by its sha256."""
+    """A file inside an installed package of weights, with its expected sha256."""
 
     def __init__(self, package: str, relative: str, sha256: str) -> None:
         self.package, self.relative, self.sha256 = package, relative, sha256
@@ -23,7 +22,7 @@ class WeightFile:
         """Return the file's path after checking its hash.
 
         Raises:
-            BaseModelError: the package is not installed, or holds another file.
+            BaseModelError: the package is not installed, or its file is missing or different.
 
         """
         spec = find_spec(self.package)

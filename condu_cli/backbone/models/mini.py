@@ -1,9 +1,9 @@
 """`mini`, the embedded base model: a real pretrained image-text dual encoder, no network needed.
 
 EfficientNet-lite0 (ImageNet) and all-MiniLM-L6-v2 are joined by a fixed matrix, as in ConSE
-(Norouzi et al., 2014, arXiv 1312.5650): an image's embedding is its distribution over the
-ImageNet classes times the text embeddings of those classes' names. It is not CLIP, but it has
-the same shape: two towers, one space, zero-shot classification by cosine.
+(Norouzi et al., 2014, arXiv 1312.5650): an image's embedding is its distribution over the ImageNet
+classes times the text embeddings of those classes' names. It is not CLIP, but works the same way:
+two towers, one space, zero-shot classification by cosine.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 IMAGENET_TEMPLATE = "a photo of a {}."
 LOGIT_SCALE = 15.0
 BASE_TEMPERATURE, EXPERT_TEMPERATURE = 1.0, 3.0
-"""Of the softmax over ImageNet classes. Zero-shot is best at 1, but a saturated softmax passes
-hardly any gradient: experts are trained and read at 3 (docs/base-models.md has the figures)."""
+"""Temperatures of the softmax over ImageNet classes. Zero-shot works best at 1, but a saturated
+softmax passes almost no gradient: experts are trained and used at 3 (see docs/base-models.md)."""
 MAX_TOKENS = 128
 LORA_DEFAULTS = LoraDefaults(
     rank=16,
@@ -51,9 +51,9 @@ LORA_DEFAULTS = LoraDefaults(
         "image.classifier",
     ),
 )
-"""MiniLM's MLP layers, and what is closest to them in an EfficientNet: all 1x1 convolutions, which
-hold nearly all of its weights, and the classifier. Most of them have fewer than 200 channels on
-one side, where rank 64 would no longer be low."""
+"""MiniLM's MLP layers, and the closest equivalent in an EfficientNet: all 1x1 convolutions, which
+hold nearly all of its weights, and the classifier. Most have fewer than 200 channels on one side,
+where rank 64 would not be low."""
 
 
 class Mini(DualEncoder):
@@ -79,18 +79,18 @@ class Mini(DualEncoder):
         self.logit_scale_value = LOGIT_SCALE
         self.temperature = BASE_TEMPERATURE
         self.train(False)
-        # Not persistent: it follows from the weights, and its last bits from the machine, so that
-        # it must not enter the hash by which a registry knows its base model.
+        # Not persistent: it follows from the weights, but its last bits depend on the machine, so
+        # it must not be part of the hash by which a registry recognises its base model.
         embeddings = _kept_embeddings(self._imagenet_class_embeddings)
         self.register_buffer("class_embeddings", embeddings, persistent=False)
         architecture = "efficientnet_lite0+minilm_l6"
         self.info = self.seal(BaseIdentity("mini", architecture, "mini", "relu6+gelu", "", 224))
 
     def _imagenet_class_embeddings(self) -> Tensor:
-        """Text embeddings of the 1,000 ImageNet class names (1000, E), mean removed.
+        """Return text embeddings of the 1,000 ImageNet class names (1000, E), mean removed.
 
-        Without the mean, which all the names share, a flat distribution over classes would
-        point at the mean text instead of at nothing.
+        All names share the mean: without removing it, a flat distribution over classes would point
+        at the mean text instead of nowhere.
         """
         from timm.data import ImageNetInfo
 
@@ -104,19 +104,19 @@ class Mini(DualEncoder):
         return embeddings - embeddings.mean(dim=0)
 
     def pool_images(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the globally pooled feature map (B, 1280)."""
+        """Return the globally pooled feature map (B, 1280) of images (B, 3, H, W)."""
         features = self.image.forward_head(self.image.forward_features(pixels), pre_logits=True)
         assert isinstance(features, Tensor)  # noqa: S101 - timm is untyped
         return features
 
     def project_images(self, pooled: Tensor) -> Tensor:
-        """Softmax over the ImageNet logits times the class embeddings (B, 384), unit length."""
+        """Return softmax over ImageNet logits times class embeddings, (B, 384), unit length."""
         logits = self.image.get_classifier()(pooled).float()
         distribution = (logits / self.temperature).softmax(dim=-1)
         return functional.normalize(distribution @ self.class_embeddings, dim=-1)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """WordPiece ids and attention masks (N, L), padded to the longest text."""
+        """Return WordPiece ids and attention masks (N, L), padded to the longest text."""
         encoded = self._tokenizer.encode_batch(list(texts))
         return {
             "input_ids": torch.tensor([item.ids for item in encoded]),
@@ -124,42 +124,42 @@ class Mini(DualEncoder):
         }
 
     def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """What the attention mask lets through (N,)."""
+        """Count the positions that the attention mask lets through (N,)."""
         return tokens["attention_mask"].sum(dim=1)
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Mean of the last hidden states over real tokens, unit length (N, 384)."""
+        """Return the mean of the last hidden states over real tokens, (N, 384), unit length."""
         hidden = self.text(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return functional.normalize((hidden * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
 
     def prepare_pixels(self, pixels: Tensor) -> Tensor:
-        """Channels last: depthwise convolutions run several times faster on a CPU that way."""
+        """Use channels last: depthwise convolutions are several times faster on a CPU."""
         return pixels.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def expert_copy(self) -> DualEncoder:
-        """Copy, and read the softmax at the temperature that experts are trained at."""
+        """Copy the model, and use the softmax temperature of experts."""
         expert = super().expert_copy()
-        assert isinstance(expert, Mini)  # noqa: S101 - a copy of oneself
+        assert isinstance(expert, Mini)  # noqa: S101 - a copy of itself
         expert.temperature = EXPERT_TEMPERATURE
         return expert
 
     @property
     def library_model(self) -> nn.Module:
-        """The model itself: no other library knows how the two towers are joined."""
+        """The model itself: no other library joins these two towers."""
         return self
 
     def how_to_load(self, path: str) -> str:
-        """Nothing: no other library joins these two towers."""
+        """Return an empty string: no other library joins these two towers."""
         return ""
 
     def model_parameters(self) -> dict[str, nn.Parameter]:
-        """Both towers, image first; the class embeddings are a buffer and stay fixed."""
+        """Return both towers, image first; the class embeddings are a buffer and stay fixed."""
         return dict(self.named_parameters())
 
 
 def _load_image_tower() -> Any:
-    """EfficientNet-lite0 from its checkpoint, tensors only.
+    """Load EfficientNet-lite0 from its checkpoint, tensors only.
 
     The package's file uses another implementation's names for the same tensors in the same
     order, so names are matched by position and each shape is checked.
@@ -180,7 +180,7 @@ def _load_image_tower() -> Any:
 
 
 def _load_text_tower() -> Any:
-    """MiniLM's BERT encoder without the pooler that sentence embeddings do not use."""
+    """Load MiniLM's BERT encoder without the pooler, which sentence embeddings do not use."""
     from safetensors.torch import load_file
     from transformers import BertConfig, BertModel
 
@@ -197,16 +197,16 @@ def _load_tokenizer() -> Any:
 
     tokenizer = Tokenizer.from_file(str(TEXT_TOKENIZER.locate()))
     tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106 - a token, no secret
+    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106 - a token, not a secret
     return tokenizer
 
 
 def _kept_embeddings(compute: Callable[[], Tensor]) -> Tensor:
-    """What `compute` gives (1000, E) float32, from this user's cache where it was left before.
+    """Return the result of `compute`, (1000, E) float32, from the user's cache if possible.
 
-    They take longer to compute than one picture's answer. They are not part of what condu ships:
-    their last bits differ between machines, and an expert must be asked with those that it was
-    trained with. So the cache knows them by all that those bits depend on.
+    Computing it takes longer than answering one picture. It is not shipped with condu: the last
+    bits differ between machines, and an expert must be used with the embeddings that it was trained
+    with. So the cache key includes everything that those bits depend on.
     """
     depends_on = [
         *(file.sha256 for file in MINI_FILES),
@@ -220,5 +220,5 @@ def _kept_embeddings(compute: Callable[[], Tensor]) -> Tensor:
     if arrays is None:
         arrays = {"embeddings": compute().numpy()}
         cache.save(depends_on, arrays)
-    # A copy: torch's own memory is aligned, and kernels may round differently where it is not.
+    # A copy, to be aligned like all of torch's memory: kernels may round differently otherwise.
     return torch.from_numpy(arrays["embeddings"]).clone()

@@ -26,13 +26,13 @@ TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
 HUB_PREFIX = "hf-hub:"
 CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 REASON_LENGTH = 240
-"""Characters of a foreign error that are shown."""
+"""The most characters of a foreign error to show."""
 
 
 MLP_LAYERS = ("*.mlp.c_fc", "*.mlp.c_proj", "*.mlp.fc1", "*.mlp.fc2")
-"""The MLP layers of open_clip's transformers, and of the towers that it takes from timm."""
+"""The MLP layers of open_clip's transformers, and of its towers from timm."""
 LORA_RANK = 64
-"""ConDU's released code: rank 64 on the MLP layers of both towers."""
+"""As in ConDU's released code: rank 64 on the MLP layers of both towers."""
 TINY_LORA_RANK = 4
 
 
@@ -67,10 +67,10 @@ class OpenClipModel(DualEncoder):
         )
 
     def pool_images(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to features before the projection (B, P).
+        """Return features before the projection, (B, P), of images (B, 3, H, W).
 
-        Vision transformers only; other towers fold their projection in, and their embedding
-        stands for both.
+        Only vision transformers have them. Other towers include their projection, and their
+        embedding is used for both.
         """
         visual = self.clip.visual
         if not _has_separate_projection(visual):
@@ -79,17 +79,17 @@ class OpenClipModel(DualEncoder):
         return _first(pooled)
 
     def project_images(self, pooled: Tensor) -> Tensor:
-        """Apply the tower's projection (P, E) where it is separate; unit length (B, E)."""
+        """Apply the tower's projection (P, E) if it is separate; return unit features (B, E)."""
         visual = self.clip.visual
         projected = pooled @ visual.proj if _has_separate_projection(visual) else pooled
         return functional.normalize(projected.float(), dim=-1)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids (N, context length)."""
+        """Return token ids (N, context length)."""
         return {"ids": self._tokenizer(list(texts))}
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Token ids to unit text features (N, E)."""
+        """Encode token ids to unit text features (N, E)."""
         ids = tokens["ids"]
         clip = self.clip
         whole = not self._is_cuttable or ids.shape[1] == clip.context_length
@@ -97,20 +97,20 @@ class OpenClipModel(DualEncoder):
         return functional.normalize(features.float(), dim=-1)
 
     def token_lengths(self, tokens: Mapping[str, Tensor]) -> Tensor | None:
-        """Up to each text's end, whose token has the highest id (N,); None for other towers."""
+        """Return lengths up to the end token, which has the highest id (N,); None if not causal."""
         return tokens["ids"].argmax(dim=-1) + 1 if self._is_cuttable else None
 
     @property
     def library_model(self) -> nn.Module:
-        """open_clip's own model, whose names its loaders know."""
+        """open_clip's own model."""
         model: nn.Module = self.clip
         return model
 
     def how_to_load(self, path: str) -> str:
-        """Call open_clip so that activation and preprocessing are this model's.
+        """Return a call of open_clip with this model's activation and preprocessing.
 
-        A file says neither: open_clip would take the activation from the architecture's name,
-        and OpenAI's statistics for the pictures.
+        A file records neither: open_clip would take the activation from the architecture's name,
+        and use OpenAI's statistics for pictures.
         """
         architecture, file = self.info.architecture, json.dumps(path, ensure_ascii=False)
         if architecture.startswith(HUB_PREFIX):
@@ -124,21 +124,21 @@ class OpenClipModel(DualEncoder):
         return f'open_clip.create_model_and_transforms("{name}", pretrained={file}{given})'
 
     def model_parameters(self) -> dict[str, nn.Parameter]:
-        """Both towers under open_clip's own names, without the logit scale and bias."""
+        """Return both towers under open_clip's names, without the logit scale and bias."""
         frozen = {"logit_scale", "logit_bias"}
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
 
 
 def is_checkpoint(pretrained: str) -> bool:
-    """Whether the weights are named by a file and not by a tag."""
+    """Return whether the weights are a file, not a tag."""
     return Path(pretrained).suffix in CHECKPOINT_SUFFIXES
 
 
 def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
-    """Check an architecture and its weights' source by name, and settle the activation.
+    """Check the names of an architecture and its weights, and determine the activation.
 
-    A pretrained tag knows whether its weights were trained with QuickGELU, so the tag decides;
-    a local checkpoint does not say, so the architecture's name decides (`-quickgelu`).
+    A pretrained tag says whether its weights were trained with QuickGELU, so the tag decides. A
+    local checkpoint does not, so the architecture's name (`-quickgelu`) decides.
 
     Raises:
         UsageError: unknown architecture or tag, or a `-quickgelu` name with plain-GELU weights.
@@ -173,7 +173,7 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
     tag_quick = bool(tag.get("quick_gelu", False))
     if architecture.endswith("-quickgelu") and not tag_quick:
         raise UsageError(
-            f"{architecture} uses QuickGELU, but the weights '{pretrained}' were trained without",
+            f"{architecture} uses QuickGELU, but the weights '{pretrained}' do not",
             reason="weights-without-quickgelu",
             base=f"{architecture.removesuffix('-quickgelu')}:{pretrained}",
         )
@@ -181,7 +181,7 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
 
 
 def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
-    """Build the model and load its weights, downloading them where the tag needs it.
+    """Build the model and load its weights, downloading them if necessary.
 
     Raises:
         BaseModelError: the weights cannot be loaded or do not fit.
@@ -191,17 +191,19 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
 
     if is_checkpoint(spec.pretrained) and not Path(spec.pretrained).is_file():
         raise BaseModelError(
-            f"base model '{base_id}': there is no file {spec.pretrained}",
+            f"base model '{base_id}': no such file: {spec.pretrained}",
             reason="weights-file-missing",
             path=spec.pretrained,
             base=base_id,
         )
-    # open_clip logs the failed download as an error of its own; ours says more in one line.
+    # open_clip also logs a failed download; our error says more, in one line.
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # only an architecture without weights (condu-tiny) draws any
+            torch.manual_seed(
+                0
+            )  # only an architecture without weights (condu-tiny) draws random numbers
             model = open_clip.create_model(
                 spec.architecture,
                 pretrained=spec.pretrained or None,
@@ -209,7 +211,7 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
             )
         tokenizer = open_clip.get_tokenizer(spec.architecture)
     except Exception as exc:
-        # Hub clients and checkpoint readers raise a dozen unrelated types; all mean the same here.
+        # Hub clients and checkpoint readers raise a dozen unrelated types.
         raise _unavailable(base_id, spec, exc) from exc
     finally:
         logging.disable(previous)
@@ -235,7 +237,7 @@ def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelE
 
 
 def _local_architecture(spec: OpenClipSpec) -> str:
-    """Under which architecture a local checkpoint of the same model would be named."""
+    """Return the architecture's name for a local checkpoint of the same model."""
     if spec.architecture.startswith(HUB_PREFIX):
         return "ARCHITECTURE"
     bare = spec.architecture.removesuffix("-quickgelu")
@@ -260,7 +262,7 @@ def _lora_defaults(architecture: str) -> LoraDefaults:
 
 
 def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str, Any]]:
-    """The name under which open_clip builds that activation, and an option where none does."""
+    """Return the name with which open_clip builds that activation, or an option that forces it."""
     import open_clip
 
     if not quick or (open_clip.get_model_config(architecture) or {}).get("quick_gelu"):
@@ -272,7 +274,7 @@ def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str,
 
 
 def _other_preprocessing(prep: Preprocessing) -> dict[str, Any]:
-    """Options for what differs from open_clip's defaults."""
+    """Return the options that differ from open_clip's defaults."""
     from open_clip.transform import PreprocessCfg
 
     usual = PreprocessCfg()
@@ -286,7 +288,7 @@ def _other_preprocessing(prep: Preprocessing) -> dict[str, Any]:
 
 
 def _activation(model: Any) -> str:
-    """What the model really contains, whatever its name or a hub's configuration promised."""
+    """Return the activation that the model really has, whatever its name or configuration says."""
     from open_clip.transformer import QuickGELU
 
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
@@ -294,7 +296,7 @@ def _activation(model: Any) -> str:
 
 
 def _has_causal_text(model: Any) -> bool:
-    """Whether a text's features are those at its end and nothing behind it can change them."""
+    """Return whether a text's features are those at its end token, whatever follows it."""
     import open_clip
 
     causal = getattr(model, "attn_mask", None) is not None
@@ -306,9 +308,9 @@ def _has_causal_text(model: Any) -> bool:
 
 
 def _encode_short(clip: Any, ids: Tensor) -> Tensor:
-    """`clip.encode_text` for token ids (N, L) with L below the context length: (N, E).
+    """Do what `clip.encode_text` does for token ids (N, L) with L below the context length: (N, E).
 
-    open_clip adds the positional embedding and the mask of the whole context, whatever L is.
+    open_clip always adds the positional embedding and the mask of the full context.
     """
     length = ids.shape[1]
     dtype = clip.transformer.get_cast_dtype()
@@ -325,6 +327,6 @@ def _has_separate_projection(visual: Any) -> bool:
 
 
 def _first(features: Any) -> Tensor:
-    """open_clip towers may answer with (pooled, tokens)."""
+    """Take the pooled features: open_clip towers may return (pooled, tokens)."""
     pooled: Tensor = features[0] if isinstance(features, tuple) else features
     return pooled

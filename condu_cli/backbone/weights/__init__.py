@@ -1,1 +1,1 @@
-"""Weights in files: checkpoints, PEFT adapters, experts that were fine-tuned elsewhere."""
+"""Weights in files: checkpoints, PEFT adapters, experts fine-tuned elsewhere."""

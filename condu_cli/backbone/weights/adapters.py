@@ -1,9 +1,9 @@
-"""LoRA experts as PEFT's own two files, written and read without PEFT.
+"""Read and write LoRA experts as PEFT's two files, without PEFT.
 
     DIR/adapter_config.json          rank, alpha and target layers
-    DIR/adapter_model.safetensors    the factors, under names that begin `base_model.model.`
+    DIR/adapter_model.safetensors    the factors, with names that begin with `base_model.model.`
 
-`peft.PeftModel.from_pretrained(model, DIR)` puts them on a model that its own library has loaded.
+`peft.PeftModel.from_pretrained(model, DIR)` applies them to a model loaded by its own library.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of the model that it wraps."""
+"""PEFT's prefix for the names of a wrapped model."""
 CONFIG_LIMIT = 1 << 20
 PLAIN = {
     "use_rslora": False,
@@ -62,12 +62,12 @@ PLAIN = {
     "modules_to_save": None,
     "lora_bias": False,
 }
-"""Options of PEFT under which its factors mean something else than scale * B @ A."""
+"""Values of PEFT's options with which its factors mean scale * B @ A."""
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """PEFT's two files: its configuration, and the factors with what condu noted beside them."""
+    """PEFT's two files: the configuration, and the factors with condu's metadata."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -75,21 +75,23 @@ class Adapter:
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a path names a folder with a PEFT adapter, sound or not."""
+    """Return whether a path is the folder of a PEFT adapter, valid or not."""
     return (path / CONFIG).is_file()
 
 
 def refuse_folder(folder: Path, *, overwrite: bool) -> None:
-    """Check the name of a folder to be exported to, before anything slow happens.
+    """Check the target folder of an export, before anything slow happens.
 
     Raises:
-        UsageError: a file, no folder to put it in, or one with other things in it.
+        UsageError: it is a file, has no parent folder, or holds other files.
 
     """
     require_parent_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(
-            f"{folder}: is a file; a PEFT adapter is a folder", reason="output-is-file", path=folder
+            f"{folder}: is a file, but a PEFT adapter is a folder",
+            reason="output-is-file",
+            path=folder,
         )
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there - {CONFIG, WEIGHTS}:
@@ -105,10 +107,10 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
 def write_adapter(
     model: DualEncoder, folder: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Write an expert's factors as PEFT does; the same factors give the same bytes.
+    """Write an expert's factors like PEFT; the same factors give the same bytes.
 
-    `metadata` goes where `write_checkpoint` puts it too. A new folder appears whole or not at
-    all; with `overwrite` each of the two files does.
+    `metadata` is stored as in `write_checkpoint`. A new folder appears completely or not at all;
+    with `overwrite`, each of the two files does.
 
     Raises:
         UsageError: the folder cannot be used.
@@ -124,10 +126,10 @@ def write_adapter(
         work = Path(tempfile.mkdtemp(prefix=".condu-", dir=folder.parent))
         try:
             draft = work / "adapter"
-            draft.mkdir()  # with the mode that the umask says
+            draft.mkdir()  # with the mode from the umask
             (draft / CONFIG).write_text(config + "\n", encoding="utf-8")
             save_file(tensors, draft / WEIGHTS, {METADATA_KEY: note})
-            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)  # safetensors leaves 0600
+            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)  # safetensors sets 0600
             for name in (CONFIG, WEIGHTS):
                 flush_file(draft / name)
             _move(draft, folder)
@@ -151,7 +153,7 @@ def _move(draft: Path, folder: Path) -> None:
 
 
 def factors_of(model: DualEncoder) -> Factors:
-    """The factors of a model that has some; anything else is a mistake of the caller."""
+    """Return a model's factors; ValueError if it has none, which is the caller's mistake."""
     if model.factors is None:
         raise ValueError("the model has no LoRA factors")
     return model.factors
@@ -173,10 +175,10 @@ def _config(spec: LoraSpec, base: str) -> dict[str, Any]:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read PEFT's two files; nothing in them is run.
+    """Read PEFT's two files; no code in them is run.
 
     Raises:
-        UsageError: an adapter that is not plain LoRA.
+        UsageError: the adapter is not plain LoRA.
         DataError: a file is missing, corrupt, or not what PEFT writes.
 
     """
@@ -192,7 +194,7 @@ def read_adapter(folder: Path) -> Adapter:
         ) from exc
     if not isinstance(config, dict):
         raise DataError(
-            f"{folder / CONFIG}: is not what PEFT writes",
+            f"{folder / CONFIG}: is not a PEFT configuration",
             reason="adapter-unreadable",
             path=folder / CONFIG,
         )
@@ -212,7 +214,7 @@ def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
         )
     for option, plain in PLAIN.items():
         value = config.get(option, plain)
-        if value != plain and (value or plain):  # null, false and {} all mean that it is unused
+        if value != plain and (value or plain):  # null, false and {} all mean unused
             raise UsageError(
                 f"{folder}: was trained with PEFT's {option} = {value}, which is not plain LoRA",
                 reason="not-plain-lora",
@@ -221,14 +223,14 @@ def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
-    """The factors of an adapter minus those that the registry's experts start from: float32.
+    """Return an adapter's factors minus the registry's initial factors, float32.
 
-    `distance` is that of the merged weights: ||scale * B @ A|| / ||W|| over the target layers.
+    `distance` is measured on the merged weights: ||scale * B @ A|| / ||W|| over the target layers.
 
     Raises:
-        UsageError: another rank, alpha or set of layers than the registry's, or another A where
-            the registry does not train A.
-        BaseModelError: condu's own note names another base model.
+        UsageError: rank, alpha or layers differ from the registry's, or A differs in a registry
+            that does not train A.
+        BaseModelError: condu's metadata names another base model.
         DataError: NaN or infinity.
 
     """
@@ -248,7 +250,7 @@ def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
     return ForeignExpert(delta, _distance(factors, weights), told)
 
 
-LEARNED_NOTHING = "every factor is the registry's own: this expert has learned nothing"
+LEARNED_NOTHING = "every factor has its initial value: this expert has learned nothing"
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,8 +261,8 @@ def _check_config(spec: LoraSpec, adapter: Adapter) -> None:
     found = (adapter.config.get("r"), adapter.config.get("lora_alpha"))
     if found != (spec.rank, spec.alpha):
         raise UsageError(
-            f"{adapter.folder}: has rank {found[0]} and alpha {found[1]}, but the registry rank "
-            f"{spec.rank} and alpha {spec.alpha:g}",
+            f"{adapter.folder}: has rank {found[0]} and alpha {found[1]}, but the registry has "
+            f"rank {spec.rank} and alpha {spec.alpha:g}",
             reason="adapter-of-other-rank",
             path=adapter.folder,
             rank=found[0],
@@ -271,7 +273,7 @@ def _check_config(spec: LoraSpec, adapter: Adapter) -> None:
 def _check_factors(factors: Factors, weights: Mapping[str, Tensor], adapter: Adapter) -> None:
     missing = [name for name in factors.tensors if name not in weights]
     unknown = [name for name in weights if name not in factors.tensors]
-    for names, what in ((missing, "has no factors of"), (unknown, "has factors beside those of")):
+    for names, what in ((missing, "has no factors of"), (unknown, "has factors of others than")):
         if names:
             raise UsageError(
                 f"{adapter.folder}: {what} the registry's layers: {some(names)}",
@@ -289,7 +291,7 @@ def _check_factors(factors: Factors, weights: Mapping[str, Tensor], adapter: Ada
             )
         if not weights[name].is_floating_point():
             raise DataError(
-                f"{adapter.folder}: {name} holds no real numbers",
+                f"{adapter.folder}: {name} is not a tensor of floats",
                 reason="adapter-unreadable",
                 path=adapter.folder,
             )
@@ -306,8 +308,8 @@ def _check_frozen(
     other = [n for n in values if n.endswith(FACTOR_A) and not np.array_equal(values[n], start[n])]
     if other:
         raise UsageError(
-            f"{adapter.folder}: was trained from other A factors than the registry's, which never "
-            f"change there: {some(other)}",
+            f"{adapter.folder}: was trained with other A factors than the "
+            f"registry's, which are frozen: {some(other)}",
             reason="adapter-of-other-factors",
             path=adapter.folder,
         )

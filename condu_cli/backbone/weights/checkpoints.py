@@ -1,7 +1,7 @@
-"""Checkpoint files: a whole model as safetensors, and weights from elsewhere.
+"""Checkpoint files: write whole models as safetensors, and read weights from elsewhere.
 
-What is written are the names and tensors of the model's own library, so that open_clip loads the
-file without condu. Nothing that is read may run code: pickles are loaded with `weights_only`.
+Files hold the names and tensors of the model's own library, so that open_clip loads them without
+condu. Reading never runs code: pickles are loaded with `weights_only`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from condu_cli.backbone.dual_encoder import DualEncoder
 
 METADATA_KEY = "condu"
-"""The one metadata entry of an exported file; several would be written in any order."""
+"""The only metadata entry of an exported file; several would be written in random order."""
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Under which keys training programs keep a model's weights, beside their own records."""
+"""Keys under which training programs store a model's weights beside other records."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Tensors by name as a file holds them, on the CPU, and what condu noted in it.
+    """A file's tensors by name, on the CPU, and condu's metadata.
 
-    `metadata` is empty where condu did not write the file; it is not checked.
+    `metadata` is not validated, and empty if condu did not write the file.
     """
 
     path: Path
@@ -52,13 +52,13 @@ class Checkpoint:
 def write_checkpoint(
     model: DualEncoder, path: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Write all parameters and buffers under the names of the model's own library.
+    """Write all parameters and buffers under their names in the model's own library.
 
     Tensors keep their dtypes and are written in row-major order. The same weights and metadata
-    give the same bytes. The file appears whole or not at all, with the mode that the umask says.
+    give the same bytes. The file appears completely or not at all, with the mode from the umask.
 
     Raises:
-        UsageError: the file exists and `overwrite` is not set, or nothing can be called that.
+        UsageError: the file exists and `overwrite` is not set, or the name is not valid.
         ConduError: it cannot be written; nothing is left behind.
 
     """
@@ -66,7 +66,7 @@ def write_checkpoint(
     note = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), allow_nan=False)
     tensors = _row_major(model.library_model.state_dict())
     try:
-        # A folder of its own, so that whatever a failed write leaves behind goes with it.
+        # In a temporary folder, which also removes what a failed write leaves behind.
         folder = Path(tempfile.mkdtemp(prefix=".condu-", dir=path.parent))
         try:
             draft = folder / path.name
@@ -74,7 +74,7 @@ def write_checkpoint(
             save_file(tensors, draft, {METADATA_KEY: note})
             draft.chmod(mode)
             flush_file(draft)
-            refuse_target(path, overwrite=overwrite)  # writing takes a while
+            refuse_target(path, overwrite=overwrite)  # again: writing took a while
             draft.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,15 +87,15 @@ def write_checkpoint(
 
 
 def refuse_target(path: Path, *, overwrite: bool) -> None:
-    """Check the name of a file to be exported, before anything slow happens.
+    """Check the target file of an export, before anything slow happens.
 
     Raises:
-        UsageError: another suffix, no such folder, a file that exists, or no plain file.
+        UsageError: wrong suffix, missing folder, existing file, or not a plain file.
 
     """
     if path.suffix != SAFE_SUFFIX:
         raise UsageError(
-            f"{path}: an exported model is a {SAFE_SUFFIX} file",
+            f"{path}: the name of an exported model must end in {SAFE_SUFFIX}",
             reason="output-suffix",
             path=path,
             name=path.with_suffix(SAFE_SUFFIX).name if path.name else "",
@@ -108,18 +108,19 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a .safetensors file, or a .pt, .pth or .bin file that holds nothing but tensors.
+    """Read a .safetensors file, or a .pt, .pth or .bin file of tensors only.
 
-    The usual wrappers (`state_dict`, `model_state_dict`, `model`) are removed.
+    The usual wrappers (`state_dict`, `model_state_dict`, `model`) are stripped.
 
     Raises:
-        UsageError: a suffix that names neither format.
-        DataError: no such file, not a checkpoint, cut short, or a pickle that would run code.
+        UsageError: the suffix is of neither format.
+        DataError: the file is missing, not a checkpoint, truncated, or a pickle that would run
+        code.
 
     """
     if path.suffix.lower() not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
         raise UsageError(
-            f"{path}: not a checkpoint by its name",
+            f"{path}: does not have the suffix of a checkpoint",
             reason="not-a-checkpoint-name",
             path=path,
             known=(SAFE_SUFFIX, *PICKLE_SUFFIXES),
@@ -135,7 +136,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _row_major(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: dense, on the CPU, none sharing memory with another."""
+    """Return dense tensors on the CPU that do not share memory, as safetensors requires."""
     seen: set[int] = set()
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -171,7 +172,7 @@ def _metadata(path: Path, note: str) -> dict[str, Any]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # formats that torch will drop some day
+            warnings.simplefilter("ignore")  # deprecated formats
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise DataError(
@@ -180,13 +181,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             path=path,
         ) from exc
     except Exception as exc:
-        # torch meets corrupt bytes with whatever it trips over: RuntimeError, EOFError, KeyError …
+        # On corrupt bytes, torch raises anything: RuntimeError, EOFError, KeyError …
         raise exhausted(exc) or _not_a_checkpoint(path, exc) from exc
     return _unwrapped(found)
 
 
 def _unwrapped(found: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, below at most three wrappers; empty where there are none."""
+    """Return the tensors of a state dict inside at most three wrappers; empty if there are none."""
     for _ in range(3):
         inner = next((found[k] for k in WRAPPERS if _is_mapping(found) and k in found), None)
         if not _is_mapping(inner):

@@ -1,4 +1,4 @@
-"""A checkpoint that was fine-tuned somewhere else as an expert: its delta to the base model."""
+"""Turn a checkpoint that was fine-tuned elsewhere into an expert's delta."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ if TYPE_CHECKING:
     from condu_cli.backbone.weights.checkpoints import Checkpoint
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
-"""What wrappers (data parallel, compiled, a training module) put before every name."""
+"""Prefixes added by wrappers (data parallel, compiled, a training module)."""
 MAX_DISTANCE = 0.5
-"""Relative distance from the base model above which a checkpoint was not fine-tuned from it.
-
-Unrelated weights of the same shapes are at about 1.4 (two independent vectors of one length);
+"""A checkpoint at a larger relative distance from the base model was not fine-tuned from it.
+Unrelated weights of the same shapes are about 1.4 apart (two independent vectors of equal length),
 fine-tuned ones far below this threshold."""
 NO_WEIGHTS = ("num_batches_tracked", "position_ids", "attn_mask")
-"""Buffers that do not matter to a model in evaluation mode, or follow from its shape."""
+"""Buffers that do not matter in evaluation mode, or follow from the model's shape."""
 NO_TENSORS_OF_MODEL = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Sizes that OpenAI's checkpoints keep as tensors."""
 
 
 class ForeignExpert(NamedTuple):
-    """A checkpoint's delta by parameter, and what the user should know about it.
+    """A checkpoint's delta by parameter, and warnings for the user.
 
     `distance` is ||theta - theta_0|| / ||theta_0|| over the trainable parameters.
     """
@@ -44,22 +43,22 @@ class ForeignExpert(NamedTuple):
 
 
 def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
-    """Trainable parameters of the checkpoint minus the base model's: float32, in their order.
+    """Return the checkpoint's trainable parameters minus the base model's, float32, in order.
 
-    float32(base + delta) is the checkpoint's weight, bit for bit up to the sign of a zero,
-    wherever any float32 delta gives that. There is always one where the checkpoint was made as
-    base + delta, as every export of condu is. There may be none where a weight is much smaller
-    than the base model's, or has the other sign: then the sum is the weight rounded, and a
-    warning counts such weights. Weights in another dtype are cast to float32 first.
+    float32(base + delta) equals the checkpoint's weight bit for bit (except for the sign of a zero)
+    if any float32 delta has that sum. If the checkpoint was made as base + delta, like all exports
+    of condu, there is one. There may be none if a weight is much smaller than the base model's, or
+    has the opposite sign: then the sum is the rounded weight, and a warning counts such weights.
+    Weights in another dtype are cast to float32 first.
 
-    What is not trainable stays the base model's in every expert. Where the checkpoint has other
+    What is not trainable stays the base model's in every expert. If the checkpoint has other
     running statistics or another logit scale, a warning names them.
 
     Raises:
-        BaseModelError: the checkpoint belongs to another base model: by condu's own note in it,
-            by the names or shapes of its parameters, or by its distance.
-        UsageError: it changes parameters that `base` is restricted not to train.
-        DataError: NaN, infinity, or tensors that are not plain numbers.
+        BaseModelError: the checkpoint belongs to another base model, according to condu's metadata,
+            its parameters' names or shapes, or its distance.
+        UsageError: it changes parameters that are not trainable in `base`.
+        DataError: NaN, infinity, or tensors that are not floats.
 
     """
     weights = _checked_weights(base, checkpoint)
@@ -81,22 +80,22 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
     told = [*_cast_warnings(base, weights), *_kept_warnings(base, weights)]
     if rounded:
         told.append(
-            f"{rounded:,} weights are kept rounded, by {furthest:.1e} at most: no float32 delta "
-            "gives them exactly"
+            f"{rounded:,} weights are rounded, by at most {furthest:.1e}: no float32 delta gives "
+            "them exactly"
         )
     if not moved:
-        told.append("every weight is the base model's: this expert has learned nothing")
+        told.append("every weight equals the base model's: this expert has learned nothing")
     return ForeignExpert(delta, distance, tuple(told))
 
 
 def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The float32 delta, of the same shape, whose float32 sum with `base` is `weights`.
+    """Return the float32 delta, of the same shape, whose float32 sum with `base` is `weights`.
 
-    The deltas with that sum are an interval around the real difference. The rounded difference
-    is one of the two floats beside the real one, so that either it or a neighbour of it is in
-    the interval, or no float does; then it is what is returned.
+    The deltas with that sum form an interval around the exact difference. The rounded difference is
+    one of the two floats next to the exact one, so it or one of its neighbours is in the interval,
+    or no float is; then the rounded difference is returned.
     """
-    with np.errstate(over="ignore"):  # the caller refuses infinity
+    with np.errstate(over="ignore"):  # the caller rejects infinity
         delta = np.asarray(weights - base, dtype=np.float32)
         wrong = np.asarray(base + delta != weights)
         if not wrong.any():
@@ -112,7 +111,7 @@ def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
 
 
 def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The checkpoint's tensors under the base model's names, after every check but of values."""
+    """Return the checkpoint's tensors under the base model's names, checked except for values."""
     check_note(base, checkpoint)
     weights = with_known_names(base, checkpoint.weights)
     _check_names(base, weights, checkpoint)
@@ -124,17 +123,17 @@ def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, 
 
 
 def float32_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A row-major copy or view on the CPU, whatever the dtype and memory format were."""
+    """Return a row-major float32 copy or view on the CPU."""
     plain = tensor.detach().to("cpu", torch.float32).contiguous()
     array: NDArray[np.float32] = plain.numpy()
     return array
 
 
 def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
-    """Compare what condu noted on export with the base model; other files say nothing.
+    """Compare condu's metadata, if there is any, with the base model.
 
     Raises:
-        BaseModelError: the note names another base model.
+        BaseModelError: it names another base model.
 
     """
     note, info = checkpoint.metadata, base.info
@@ -155,7 +154,7 @@ def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
 
 
 def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take wrappers' prefixes off until names of the base model appear."""
+    """Strip wrappers' prefixes until names of the base model appear."""
     wanted = base.tunable_parameters().keys()
     found = dict(weights)
     while not wanted & found.keys():
@@ -185,7 +184,7 @@ def _check_names(base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: C
     if unexpected:
         raise _other_base(
             checkpoint,
-            f"has {len(unexpected):,} parameters that base model {base.info.id} has not: "
+            f"has {len(unexpected):,} parameters that base model {base.info.id} lacks: "
             f"{some(unexpected)}",
         )
 
@@ -234,13 +233,13 @@ def _check_untrained(
 
 
 def _differs(parameter: Tensor, tensor: Tensor) -> bool:
-    """Whether a tensor holds other numbers than the base model's, seen in the tensor's dtype."""
+    """Return whether a tensor differs from the base model's, compared in the tensor's dtype."""
     ours = parameter.detach().to("cpu", tensor.dtype)
     return tensor.shape != ours.shape or not torch.equal(ours, tensor.detach().to("cpu"))
 
 
 def finite(name: str, values: NDArray[np.float32], checkpoint: Checkpoint) -> NDArray[np.float32]:
-    """Return the values; raise DataError for NaN and infinity."""
+    """Return the values; raise DataError for NaN or infinity."""
     if not np.isfinite(values).all():
         raise DataError(
             f"{checkpoint.path}: {name} holds NaN or infinity as float32",
@@ -257,8 +256,8 @@ def _cast_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str
     if not others:
         return []
     return [
-        f"the checkpoint's weights are {' and '.join(others)}, condu's float32: the delta holds "
-        "the rounding as well"
+        f"the checkpoint's weights are {' and '.join(others)}, condu's are float32: the delta "
+        "includes the rounding"
     ]
 
 
@@ -279,8 +278,9 @@ def _kept_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str
 
 def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> BaseModelError:
     return BaseModelError(
-        f"{checkpoint.path}: was not fine-tuned from base model {base.info.id}: its weights lie "
-        f"{distance:.2f} times the base model's norm away (at most {MAX_DISTANCE} is plausible)",
+        f"{checkpoint.path}: was not fine-tuned from base model {base.info.id}: the distance of "
+        f"its weights is {distance:.2f} of the base model's norm (at most {MAX_DISTANCE} is "
+        "plausible)",
         reason="checkpoint-of-other-base",
         path=checkpoint.path,
         base=base.info.id,
@@ -289,6 +289,6 @@ def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> Ba
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names, as a message lists them."""
+    """List the first few names for a message."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")

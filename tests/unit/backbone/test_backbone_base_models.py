@@ -65,7 +65,7 @@ def test_a_name_is_an_architecture_and_its_weights(base_id, parts):
 
 @pytest.mark.parametrize("base_id", ["", "ViT-B-16", "ViT-B-16:", ":openai", ":"])
 def test_a_name_without_both_is_a_usage_error(base_id):
-    with pytest.raises(UsageError, match="names no base model") as caught:
+    with pytest.raises(UsageError, match="is not the name of a base model") as caught:
         load_base(base_id)
     assert caught.value.exit_code == 2
     assert "condu bases" in hint_of(caught.value)
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_remembered_by_its_whole_path(checkpoint, monkeypatch):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     path = tmp_path / "gone.safetensors"
-    with pytest.raises(BaseModelError, match="there is no file") as caught:
+    with pytest.raises(BaseModelError, match="no such file") as caught:
         load_base(f"condu-tiny:{path}")
     assert caught.value.exit_code == 13
     assert str(path) in caught.value.message

@@ -307,7 +307,7 @@ def launched(monkeypatch):
 def test_more_processes_than_gpus_are_refused(condu, gpus, launched, device):
     gpus(2)
     ran = condu("learn", "--task", "new", "--devices", 3, "--device", device)
-    assert_refused(ran, "--devices must be at most the 2 GPUs here, not 3", "--device cpu")
+    assert_refused(ran, "--devices must be at most 2, the number of GPUs, not 3", "--device cpu")
     assert launched == []
 
 

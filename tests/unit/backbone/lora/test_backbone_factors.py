@@ -155,7 +155,7 @@ def test_a_tower_whose_layers_condu_does_not_know_is_refused(tiny):
     model = open_clip.CLIP(**config)
     model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     resnet = OpenClipModel("rn", OpenClipSpec("rn", "", False), model, None)
-    with pytest.raises(UsageError, match="no MLP layers of its image tower") as caught:
+    with pytest.raises(UsageError, match="MLP layers of its image tower are not known") as caught:
         resnet.lora_targets("whole")
     assert "--train text" in hint_of(caught.value)
     assert resnet.lora_targets("text")

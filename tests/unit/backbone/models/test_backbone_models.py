@@ -277,6 +277,6 @@ def test_a_numbered_gpu_must_exist(monkeypatch):
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:0", "cuda:x", "cuda:-1", "CPU"])
 def test_an_unknown_device_is_a_usage_error(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match="there is no device") as caught:
+    with pytest.raises(UsageError, match="is not available") as caught:
         resolve_device(name)
     assert "--device cpu" in hint_of(caught.value)

@@ -120,7 +120,7 @@ def test_weights_that_are_rounded_are_counted(tiny):
     name = "visual.proj"
     state[name].flatten()[:3] = 1e-30 * torch.sign(state[name].flatten()[:3])
     found = expert_delta(tiny, Checkpoint(PATH, state))
-    assert any("3 weights are kept rounded" in line for line in found.warnings)
+    assert any("3 weights are rounded" in line for line in found.warnings)
 
 
 def test_the_memory_format_does_not_matter(tiny):
@@ -149,7 +149,9 @@ def test_the_base_model_itself_is_allowed_with_a_warning(tiny):
     found = expert_delta(tiny, Checkpoint(PATH, state_of(tiny)))
     assert found.distance == 0
     assert not any(values.any() for values in found.delta.values())
-    assert found.warnings == ("every weight is the base model's: this expert has learned nothing",)
+    assert found.warnings == (
+        "every weight equals the base model's: this expert has learned nothing",
+    )
 
 
 # Names

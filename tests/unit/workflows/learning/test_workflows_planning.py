@@ -60,7 +60,7 @@ def test_whatever_needs_a_measurement_holds_pictures_out(path, warm, planned, va
         ({"epochs": 0.0}, "must be above 0"),
         ({"label_smoothing": 1.0}, "from 0 to below 1"),
         ({"validation_share": 1.0}, "from 0 to below 1"),
-        ({"precision": "float8"}, "no number format"),
+        ({"precision": "float8"}, "unknown number format"),
         ({"limit": 1}, "limit must be at least"),
     ],
 )

@@ -43,6 +43,6 @@ def test_another_place_for_the_base_model(registry_path, tmp_path):
 
 def test_a_base_model_that_is_none(registry_path, tmp_path):
     export_registry(Registry.open(registry_path), tmp_path / "a", overwrite=False)
-    with pytest.raises(UsageError, match="names no base model"):
+    with pytest.raises(UsageError, match="is not the name of a base model"):
         import_registry(tmp_path / "a", tmp_path / "copy", base="nothing")
     assert not (tmp_path / "copy").exists()
