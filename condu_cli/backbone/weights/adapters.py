@@ -273,7 +273,10 @@ def _check_config(spec: LoraSpec, adapter: Adapter) -> None:
 def _check_factors(factors: Factors, weights: Mapping[str, Tensor], adapter: Adapter) -> None:
     missing = [name for name in factors.tensors if name not in weights]
     unknown = [name for name in weights if name not in factors.tensors]
-    for names, what in ((missing, "has no factors of"), (unknown, "has factors of others than")):
+    for names, what in (
+        (missing, "has no factors of"),
+        (unknown, "has factors other than those of"),
+    ):
         if names:
             raise UsageError(
                 f"{adapter.folder}: {what} the registry's layers: {some(names)}",

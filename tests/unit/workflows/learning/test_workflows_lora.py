@@ -353,8 +353,11 @@ def test_an_adapter_is_refused_by_a_full_registry(workspace, tmp_path, there):
     [
         ({"rank": 3}, r"rank 4 and alpha 4, but the registry has rank 3 and alpha 3"),
         ({"alpha": 8.0}, r"alpha 4, but the registry has rank 4 and alpha 8"),
-        ({"targets": ("*.c_fc",)}, r"has factors of others than the registry's layers: .*c_proj"),
-        ({"train": "text"}, r"has factors of others than .*visual"),
+        (
+            {"targets": ("*.c_fc",)},
+            r"has factors other than those of the registry's layers: .*c_proj",
+        ),
+        ({"train": "text"}, r"has factors other than those of .*visual"),
         ({"freeze_a": True, "seed": 5}, r"trained with other A factors"),
     ],
 )
