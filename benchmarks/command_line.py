@@ -1,4 +1,4 @@
-"""Run condu's commands as a user would, for the benchmarks beside this file."""
+"""Run condu's commands as a user would, for the other benchmarks."""
 
 from __future__ import annotations
 

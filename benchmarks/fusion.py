@@ -87,7 +87,7 @@ class Run:
 
 
 def measure(work: Callable[[], Any], result_bytes: Callable[[Any], int], repeat: int) -> Run:
-    """The best time of `repeat` runs and the most memory of any, beyond the result."""
+    """Return the best time and the peak memory, without the result, of `repeat` runs."""
     best, extra, result = float("inf"), 0.0, None
     for _ in range(repeat):
         result = None
@@ -101,7 +101,7 @@ def measure(work: Callable[[], Any], result_bytes: Callable[[Any], int], repeat:
 
 
 class Memory:
-    """How many bytes the process grew by at most, looked at every few milliseconds."""
+    """Measure how many bytes the process grows by at most, sampled every few milliseconds."""
 
     def __enter__(self) -> Memory:
         self._before = self._peak = self._resident()

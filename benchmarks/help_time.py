@@ -1,4 +1,4 @@
-"""How long `condu --help` takes, beside importing the two libraries that draw it.
+"""Measure `condu --help` against importing the two libraries that print it.
 
     python benchmarks/help_time.py [--runs N]
 

@@ -2,13 +2,13 @@
 
     python benchmarks/history.py --data DIR --work DIR [--tasks ...] [--dtype float32] [--base mini]
 
-Each task is learned once, by `condu learn`, in a registry of its own under --work (one that is
-there already is used as it is). The experts are then committed one after another to a new registry
-of the given dtype and rescalers. After each commit its blobs are measured in three ways: as condu
+Each task is learned once, by `condu learn`, in a separate registry under --work (registries of
+earlier runs are reused). The experts are then committed one after another to a new registry with
+the given dtype and rescalers. After each commit its blobs are measured in three ways: as condu
 stores them (HEAD in files, each older session as a patch on the next one), as full copies, and as
 the plain difference of each file with the next session's (exclusive or of the bytes, deflated),
-which is what a tool that knows nothing of the method would store. In the end every session is
-rolled back to in its turn; each must come back with the same bytes.
+which is what a tool without knowledge of the method would store. In the end every session is
+rolled back to in turn; each must be restored with the same bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plain_difference(registry: Registry, older: Session, newer: Session) -> int:
 
 
 def history_bytes(registry: Registry) -> int:
-    """What all live sessions need on disk, HEAD included."""
+    """Return the bytes that all live sessions need on disk, including HEAD."""
     return sum(registry.blobs.size(sha256) for sha256 in registry.history().needed_blobs())
 
 

@@ -1,4 +1,4 @@
-"""Learn two tasks one after another and measure what is known, learned, kept and stored.
+"""Learn two tasks one after another and measure zero-shot, learned and kept accuracy, and storage.
 
     python benchmarks/main_job.py --data DIR [--tasks eurosat oxford_pets]
 

@@ -1,8 +1,8 @@
 """Make the index files of the seeded splits: which pictures of a set are for training.
 
 The paper's code splits EuroSAT, Caltech101 and SUN397 by torch's `random_split` with seed 42.
-The draw is written down once, so that a split does not depend on a version of torch; a test
-compares what the installed one draws.
+The draw is stored once, so that a split does not depend on the version of torch; a test compares it
+with the draw of the installed version.
 
     python benchmarks/make_splits.py [TASK ...]
 """
@@ -30,8 +30,8 @@ TRAIN_SHARE = 0.8
 ORDERS = {
     "caltech101": "class folders and numbers sorted, as torchvision.datasets.Caltech101",
     "eurosat": "class folders and file names sorted, as torchvision.datasets.EuroSAT",
-    # torchvision takes the pictures as the file system lists them, which differs from disk to
-    # disk; sorted is the one order that everybody can have.
+    # torchvision lists pictures in the file system's order, which differs from disk to
+    # disk; sorting gives the same order everywhere.
     "sun397": "paths sorted",
 }
 """The tasks with such a split, and the order in which their pictures are counted."""
@@ -41,7 +41,7 @@ def draw_split(count: int) -> NDArray[np.bool_]:
     """Draw which of `count` pictures are for training, as the authors' code does."""
     train = int(TRAIN_SHARE * count)
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    pictures: Any = range(count)  # anything with a length will do
+    pictures: Any = range(count)  # anything with a length works
     chosen = random_split(pictures, [train, count - train], generator=generator)[0]
     is_train = np.zeros(count, dtype=np.bool_)
     is_train[list(chosen.indices)] = True
@@ -49,7 +49,7 @@ def draw_split(count: int) -> NDArray[np.bool_]:
 
 
 def split_record(task: str, is_train: NDArray[np.bool_]) -> dict[str, Any]:
-    """What an index file holds."""
+    """Return the content of an index file."""
     bits = np.packbits(is_train, bitorder="little").tobytes()
     return {
         "task": task,

@@ -7,7 +7,7 @@ is learned once, by `condu learn`, in a registry of its own under --work; a sing
 back exactly from its registry, so those registries are the baseline (individual fine-tuning)
 and the source of the deltas. The deltas are then unified one after another into a registry for
 each choice, made by `condu init`, and every task is measured by `condu evaluate` at the end: the
-field's Last. A registry that is in --work already is used as it is.
+field's Last. Registries of earlier runs in --work are reused.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--sessions 10 100 500] [--tasks 10 100 500]
 
 The base model is made up and tiny (2,328 parameters), so that what grows is the bookkeeping: rows,
-manifests, files, patches. Sessions: registries of four tasks whose history has so many sessions.
-Tasks: registries of one session that has so many tasks. Each operation opens the registry anew, as
-a command does; the best of three is printed. test_workflows_scaling.py counts the same.
+manifests, files, patches. Sessions: registries of four tasks with histories of these lengths.
+Tasks: registries of one session with these numbers of tasks. Each operation opens the registry
+again, like a command; the best of three is printed. test_workflows_scaling.py counts the same.
 """
 
 from __future__ import annotations

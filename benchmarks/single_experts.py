@@ -1,4 +1,4 @@
-"""Experts learned one by one, each in a registry of its own, to be put together by a benchmark."""
+"""Learn experts one by one, each in a separate registry, for benchmarks that combine them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS = [
 
 
 def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
-    """Learn a task in a registry under `work`; one that is there already is used as it is."""
+    """Learn a task in a registry under `work`, or reuse the registry from an earlier run."""
     registry = work / f"alone-{task}"
     if not registry.exists():
         pictures = [] if task in EMBEDDED else ["--data", data / task]
@@ -35,7 +35,7 @@ def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
 
 
 def trained_expert(path: Path, task: str) -> TrainedExpert:
-    """The expert of a registry that holds no other: it comes back exactly."""
+    """Return the only expert of a registry, which is restored exactly."""
     from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.sessions.coding import codec_for

@@ -1,4 +1,4 @@
-"""How the softmax temperature of `mini` bears on zero-shot accuracy and on learning.
+"""Measure how the softmax temperature of `mini` affects zero-shot accuracy and learning.
 
     python benchmarks/temperature.py --data TASK_DIR [--temperatures 1 3] [--iterations 60]
 

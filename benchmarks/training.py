@@ -108,7 +108,7 @@ def make_batches(steps: int, batch_size: int, size: int, classes: int) -> Batche
 
 
 def run(loops: dict[str, Iterator[float]], steps: int) -> dict[str, Measured]:
-    """Take a step of every loop in turn, so that a machine that slows down slows all of them."""
+    """Take a step of every loop in turn, so that slowdowns of the machine affect all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     losses: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(steps):
@@ -120,7 +120,7 @@ def run(loops: dict[str, Iterator[float]], steps: int) -> dict[str, Measured]:
 
 
 def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Iterator[float]:
-    """The plain loop: all prompts at the full context, one graph, AdamW as it comes."""
+    """Run the authors' loop: all prompts at the full context, one graph, default AdamW."""
     prompts = [TEMPLATE.format(name) for name in names]
     tokens = {name: tensor.to(model.device) for name, tensor in model.tokenize(prompts).items()}
     parameters = list(model.trainable_parameters().values())
@@ -140,7 +140,7 @@ def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Itera
 def our_steps(
     model: DualEncoder, names: list[str], batches: Batches, precision: str
 ) -> Iterator[float]:
-    """What condu's `finetune` does in an iteration, on batches that are there already."""
+    """Run the iterations of condu's `finetune` on prepared batches."""
     recipe = Recipe(len(batches), LEARNING_RATE, 0, template=TEMPLATE, precision=precision)
     parameters = list(model.trainable_parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)

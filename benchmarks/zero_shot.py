@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of a base model on folders of pictures, beside guessing.
+"""Measure a base model's zero-shot accuracy on folders of pictures, compared with guessing.
 
 python benchmarks/zero_shot.py --data DIR [--base mini] [--tasks NAME …]
 """

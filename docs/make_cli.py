@@ -2,8 +2,8 @@
 
 Commands, options and help come from the Typer application, exit codes from the tree of errors,
 and the shapes of the JSON output from the contract's tests, which hold real output against them.
-The page depends neither on the terminal nor on Typer's version: it is made of what condu gave to
-Typer, not of what Typer makes of it.
+The page depends neither on the terminal nor on Typer's version: it is built from what condu passes
+to Typer, not from what Typer prints.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ hints, warnings, errors) goes to stderr.
 """
 OTHER_CODES = {
     0: "Success.",
-    1: "Any other failure: no space left on the disk, a problem that `doctor` found, or a bug.",
+    1: "Any other failure: a full disk, a problem found by `doctor`, or a bug.",
 }
 JSON_NAMES = {
     str: "string",
@@ -64,7 +64,7 @@ class Parameter(NamedTuple):
 
 
 def page() -> str:
-    """Make the whole page."""
+    """Build the whole page."""
     commands = {info.name: info.callback for info in app.registered_commands}
     parts = [HEAD, "## Global options\n", *_global_options(), *_exit_codes(), *_json()]
     for group, names in GROUPS.items():
@@ -75,7 +75,7 @@ def page() -> str:
 
 
 def _global_options() -> Iterator[str]:
-    yield "They may stand before or after the command; if both do, the one after it wins.\n"
+    yield "They may be given before or after the command; the one after it takes precedence.\n"
     yield from _table([p for p in _parameters(_root) if p.panel == GLOBAL_OPTIONS])
     yield (
         "\nOnly commands that change a registry have a dry run. `condu --version` prints the\n"
@@ -104,7 +104,7 @@ def _descendants(kind: type[errors.ConduError]) -> Iterator[type[errors.ConduErr
 def _json() -> Iterator[str]:
     yield "\n## JSON output\n"
     yield (
-        "With `--json`, each result is one line of JSON. These fields are always there.\n"
+        "With `--json`, each result is one line of JSON. These fields are always present.\n"
         "Later versions may add fields; they will not rename, remove or retype any. Times are\n"
         "ISO 8601 in UTC, sessions are full ids, sizes are in bytes. An error is one object on\n"
         "stderr:\n"
@@ -147,10 +147,10 @@ def _parameters(callback: Any) -> Iterator[Parameter]:
 
 
 def _names(name: str, kind: Any, info: Any) -> str:
-    """`PATH...`, `-n, --steps N`, `--method full|lora`: as one types it."""
+    """Return a parameter as it is typed: `PATH...`, `-n, --steps N`, `--method full|lora`."""
     if isinstance(info, ArgumentInfo):
         return str(info.metavar or name.upper())
-    # Inside Annotated the first name stands where Typer otherwise has the default.
+    # Inside Annotated, Typer keeps the first name where it otherwise has the default.
     first = (info.default,) if isinstance(info.default, str) else ()
     names = ", ".join([*first, *(info.param_decls or ())] or [f"--{name.replace('_', '-')}"])
     value = info.metavar or _choices(kind)
@@ -190,7 +190,7 @@ def _code_block(text: str) -> Iterator[str]:
 
 
 def _shape_text(shape: Any, indent: str = "") -> str:
-    """A shape as JSON with the names of types for values, broken where a line gets long."""
+    """Write a shape as JSON with type names for values, wrapped at the page's width."""
     if isinstance(shape, list):
         return f"[{_shape_text(shape[0], indent)}, …]"
     if not isinstance(shape, dict):
@@ -205,7 +205,7 @@ def _shape_text(shape: Any, indent: str = "") -> str:
 
 
 def _filled(fields: Sequence[str], indent: str) -> str:
-    """As many fields on a line as fit; one that has lines of its own stands alone."""
+    """Put as many fields on a line as fit; a multi-line field gets its own lines."""
     lines = [indent + fields[0]]
     for field in fields[1:]:
         lines[-1] += ","

@@ -1,7 +1,7 @@
-"""Runs the migrations on the connection that the registry hands over.
+"""Run the migrations on the connection that the registry passes.
 
-The registry has begun the transaction and ends it, so that a failing migration leaves nothing
-behind; there is no alembic.ini, and no logging is configured.
+The registry begins and ends the transaction, so that a failed migration leaves nothing behind.
+There is no alembic.ini, and no logging is configured.
 """
 
 from alembic import context

@@ -201,8 +201,7 @@ class DualEncoder(nn.Module, ABC):
         `patterns`: globs for names of layers; by default, the model's own choice.
 
         Raises:
-            UsageError: a pattern matches no layer of that tower, or the model has no default for
-            it.
+            UsageError: a pattern matches no layer of that tower, or the model has no default.
 
         """
         layers = self._in_towers(adaptable_layers(self.library_model), train)

@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 IMPLIED = {"dtype": "float32", "rescaler": "global"}
-"""What the codec did before it had these options; a registry of today names every option."""
+"""What the codec did before it had these options; registries now record every option."""
 
 FINGERPRINTED = """
 SELECT base_id, base_architecture, base_pretrained, base_activation, base_weights_sha256,
@@ -63,7 +63,7 @@ def upgrade() -> None:
 
 
 def _name_implied_options() -> None:
-    """A registry without an option must not take what is the default for new ones by now."""
+    """Record missing options: later defaults must not change an existing registry."""
     connection = op.get_bind()
     row = connection.exec_driver_sql("SELECT codec, codec_options FROM registry").fetchone()
     if row is not None and row[0] == "condu":
@@ -77,10 +77,10 @@ def _name_implied_options() -> None:
 
 
 def _fingerprint_what_is_there() -> None:
-    """As `RegistryConfig.fingerprint` did when this migration was written."""
+    """Compute the fingerprint like `RegistryConfig.fingerprint` when this was written."""
     connection = op.get_bind()
     row = connection.exec_driver_sql(FINGERPRINTED).fetchone()
-    if row is None:  # the database is being created: whoever fills it knows its fingerprint
+    if row is None:  # a new database, whose creator will set the fingerprint
         return
     base = dict(
         zip(

@@ -1,4 +1,4 @@
-"""What a method has settled for a registry: LoRA's rank, targets and shared initialisation."""
+"""A method's options in a registry: LoRA's rank, targets and shared initialisation."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,9 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """A registry that is there already is fully fine-tuned, which has no options.
+    """Existing registries are fully fine-tuned, which has no options.
 
-    Its fingerprint stays what it is: options that are empty do not enter it.
+    Their fingerprints do not change: empty options are not part of them.
     """
     op.add_column(
         "registry",

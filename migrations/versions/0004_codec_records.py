@@ -1,4 +1,4 @@
-"""What a codec says of an expert as a record of its own, and a codec of its own for a session."""
+"""A separate record for a codec's figures of an expert, and an optional codec per session."""
 
 import json
 
@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 RECORDED = ("rescaler", "mask_density", "l1_norm")
-"""What the codec `condu` said of an expert when it was the only one: columns until now."""
+"""Figures of the codec `condu`, the only one until now, which were columns."""
 
 ENTRIES = """
 SELECT session, position, name, expert, part, drift, rescaler, mask_density, l1_norm
@@ -20,13 +20,13 @@ FROM session_tasks
 
 
 def upgrade() -> None:
-    """No session changes its id: a record stands in the manifest where its figures stood.
+    """Move the figures into records; session ids do not change.
 
-    What a session or an entry of today could say and those that are there do not, its absence
-    says: the registry's codec, the session's options.
+    A manifest holds a record's keys where it held the figures. Existing sessions and entries lack
+    the new fields, which means the registry's codec and the session's options.
     """
     op.add_column("sessions", sa.Column("codec", sa.Text(), nullable=True))
-    # SQLite removes a column that a CHECK mentions only by rebuilding the table.
+    # SQLite can only drop a column that a CHECK mentions by rebuilding the table.
     rows = op.get_bind().exec_driver_sql(ENTRIES).mappings()
     entries = [_entry(dict(row)) for row in rows]
     op.drop_table("session_tasks")
@@ -36,7 +36,7 @@ def upgrade() -> None:
 
 
 def _entry(row: dict[str, object]) -> dict[str, object]:
-    """SQLite's own JSON would round the figures."""
+    """Build a row in Python: SQLite's own JSON would round the figures."""
     record = {name: row.pop(name) for name in RECORDED}
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return {**row, "record": text, "codec_options": "{}"}

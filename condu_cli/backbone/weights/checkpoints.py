@@ -114,8 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: the suffix is of neither format.
-        DataError: the file is missing, not a checkpoint, truncated, or a pickle that would run
-        code.
+        DataError: the file is missing, not a checkpoint, truncated, or a pickle with code.
 
     """
     if path.suffix.lower() not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
