@@ -1,4 +1,4 @@
-"""Helpers that every kind of test shares: the program as a subprocess, and made-up pictures."""
+"""Helpers for all tests: the program as a subprocess, and generated pictures."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    # Before anything imports torch: more threads than cores slow all of them down several times.
+    # Before torch is imported: more threads than cores slow all processes down several times over.
     _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell leaves it so to what it runs in the background; tests are about Ctrl-C, too.
+    # A shell ignores Ctrl-C in background jobs, but tests need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis_profiles.register()
 
 MOST_PROCESSES = 8
-"""So many test processes at most: each may run a `mini`, which takes up to 3 GB."""
+"""Most test processes: each may run a `mini`, which takes up to 3 GB."""
 COLOURS = ((40, 60, 220), (220, 40, 40), (40, 190, 60), (230, 200, 40), (150, 40, 180))
 TIMEOUT_SECONDS = 600
 
@@ -59,7 +59,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(cache_folder: Path) -> Iterator[None]:
-    """No test reads or writes the cache of whoever runs the tests."""
+    """No test reads or writes the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache_folder))
         yield
@@ -106,7 +106,7 @@ def condu_in(cache_folder: Path) -> Callable[[Path], RunCondu]:
 
 @pytest.fixture
 def run_condu(condu_in: Callable[[Path], RunCondu], tmp_path: Path) -> RunCondu:
-    """Run `condu ARGS…` as a user would, in `tmp_path`, with a registry of its own there.
+    """Run `condu ARGS…` as a user would, in `tmp_path`, with a separate registry there.
 
     `run_condu(*args, env=None, stdin=None, registry=None) -> CompletedProcess` in text mode.
     The registry is `tmp_path/registry` unless another one is given; `env` adds variables.
@@ -142,7 +142,7 @@ def write_pictures(
     seed: int = 0,
     first_colour: int = 0,
 ) -> Path:
-    """Write `root/CLASS/NN.png`: each class has a colour of its own under a little noise.
+    """Write `root/CLASS/NN.png`: each class has its own colour with a little noise.
 
     The colours are blue, red, green, yellow and violet, from `first_colour` on.
     """

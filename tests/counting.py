@@ -1,6 +1,6 @@
 """Counts what grows: patches applied, manifests hashed, SQL statements, blobs opened and hashed.
 
-Seconds depend on the machine; these numbers do not, so that a test can compare them at two sizes.
+Seconds depend on the machine; these numbers do not, so a test can compare them at two sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counts:
-    """What one piece of work has cost so far."""
+    """What the counted work has cost so far."""
 
     patches: int = 0
     manifests: int = 0

@@ -1,4 +1,4 @@
-"""Registries of made-up experts: the real codec on a small layout; no torch, no model."""
+"""Registries of made-up experts: the real codec on a small layout, without torch or a model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def made_registry(path: Path, *tasks: str, **values: str) -> Registry:
 
 
 def made_anew(path: Path, *tasks: str, **values: str) -> Registry:
-    """Create a registry and commit an expert for each of the tasks, as things are now."""
+    """Create a registry and commit an expert for each of the tasks."""
     registry = Registry.create(path, made_config(**values))
     for task in tasks:
         learn(registry, task)
@@ -63,7 +63,7 @@ def made_expert(
     folder: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] = SHAPES,
 ) -> TrainedExpert:
-    """An expert that is the same for the same task and seed, but for its run."""
+    """An expert that depends only on task and seed, except for its run."""
     digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
@@ -72,7 +72,7 @@ def made_expert(
 
     delta = {name: normal(*shape, scale=1e-3) for name, shape in shapes.items()}
     if "text.embedding" in delta:
-        delta["text.embedding"][rng.integers(8, 64) :] = 0  # tokens that no prompt had
+        delta["text.embedding"][rng.integers(8, 64) :] = 0  # unused tokens
     prototypes = Prototypes.from_arrays(
         {
             "text": normal(2, 8),
@@ -108,7 +108,7 @@ def learn(registry: Registry, task: str, seed: int = 0, **values) -> Session:
 
 
 def decoded(registry: Registry, session: Session | None) -> dict[str, str]:
-    """What the experts of a session decode to: for each task a hash of every bit of its delta."""
+    """A hash of the decoded delta of every task in a session."""
     codec = codec_for(registry.config, session)
     state = open_state(registry, session)
     found = {}
@@ -127,7 +127,7 @@ def blob_bytes(registry: Registry, session: Session) -> dict[str, bytes]:
 
 
 def flip(path: Path, offset: int) -> None:
-    """Change one byte of a file where it lies."""
+    """Change one byte of a file in place."""
     with path.open("r+b") as file:
         file.seek(offset, 0 if offset >= 0 else 2)
         byte = file.read(1)[0]
@@ -136,7 +136,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """Every file below a folder but the database's own and the lock's, with its content."""
+    """The content of every file below a folder, except the database's and the lock's."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))

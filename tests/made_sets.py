@@ -1,6 +1,6 @@
-"""The public data sets in their own on-disk formats, made small: a few pictures of a few classes.
+"""Small versions of the public data sets in their own formats: a few pictures of a few classes.
 
-`WRITERS[task](root)` writes one as its archives unpack. CIFAR-100 and Flowers 102 are checked
+`WRITERS[task](root)` writes one like its unpacked archives. CIFAR-100 and Flowers 102 are checked
 against md5 sums of the real files by torchvision; `trust_files` gives it those of the made ones.
 """
 
@@ -203,7 +203,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 def trust_files(task: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision take the made files for the published ones."""
+    """Make torchvision accept the generated files."""
     from torchvision.datasets import CIFAR100, Flowers102
 
     base = root / known_tasks()[task].public.folder
@@ -221,7 +221,7 @@ def trust_files(task: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def split_record(is_train: Sequence[bool]) -> dict[str, Any]:
-    """What an index file holds, as far as it is read."""
+    """The content of an index file, as far as it is read."""
     bits = np.packbits(np.array(is_train, dtype=np.bool_), bitorder="little").tobytes()
     sha256, encoded = hashlib.sha256(bits).hexdigest(), base64.b64encode(bits).decode("ascii")
     return {"count": len(is_train), "sha256": sha256, "bits": encoded}
@@ -230,7 +230,7 @@ def split_record(is_train: Sequence[bool]) -> dict[str, Any]:
 def index_of(
     task: str, is_train: Iterable[bool], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Give a seeded task an index file of its own, for as many pictures as were made."""
+    """Give a seeded task an index file for the generated pictures."""
     file = folder / f"{task}-index.json"
     file.write_text(json.dumps(split_record(list(is_train))))
     monkeypatch.setattr(seeded_splits, "split_file", lambda _: file)

@@ -1,6 +1,6 @@
-"""Registries of many tasks, or of many sessions, made in seconds: what is slow there is read only.
+"""Registries of many tasks or sessions, made in seconds.
 
-Their masks are made up, not unified; everything else goes the way of every commit.
+Their masks are made up, not unified; everything else is like in real commits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Registries that are made once per process, and copied for each test that wants one like it."""
+"""Registries that are created once per process, and copied for each test that needs one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _folder: list[Path] = []
 
 
 def keep_in(folder: Path) -> None:
-    """Say where the templates of this process are; `tests/conftest.py` does."""
+    """Set the folder of this process's templates; called by `tests/conftest.py`."""
     _folder[:] = [folder]
 
 
 def copy_of(path: Path, make: Callable[..., object], *tasks: str, **values: object) -> Registry:
-    """A copy at `path` of the registry that `make(path, *tasks, **values)` makes.
+    """Copy the registry that `make(path, *tasks, **values)` creates to `path`.
 
     All copies hold the same sessions, with the same ids and times.
     """

@@ -1,4 +1,4 @@
-"""Pictures in stores of their own: made in memory, or files whose decoding is written down."""
+"""Picture stores: pictures in memory, or files whose decoding is logged."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Album:
 
 
 def stored(images: Sequence[Image.Image]) -> list[StoredPicture]:
-    """Pictures that lie in memory."""
+    """Pictures in memory."""
     album = Album(tuple(images))
     return [StoredPicture(str(index), album, index) for index in range(len(images))]
 
 
 @dataclass(frozen=True)
 class Logged:
-    """Files of which every decoding, whatever the process, leaves a line in a log."""
+    """Files whose every decoding, in any process, adds a line to a log."""
 
     files: tuple[Path, ...]
     log: Path

@@ -1,6 +1,6 @@
-"""What a codec has to be, and no more: each delta as it is, no shared part, no patches.
+"""The smallest possible codec: each delta unchanged, no shared part, no patches.
 
-The contract suite runs everything that stores, moves, verifies and decodes experts over it.
+The contract suite runs everything that stores, moves, verifies and decodes experts with it.
 """
 
 from typing import ClassVar
@@ -13,7 +13,7 @@ from condu_cli.core.merging.checks import check_delta
 
 
 class PlainCodec:
-    """Deltas in float32 or float16; an expert may be kept better, or worse, than the others."""
+    """Deltas in float32 or float16; an expert may have its own dtype."""
 
     name = "plain"
     defaults: ClassVar = {"dtype": "float32"}

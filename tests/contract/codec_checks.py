@@ -1,4 +1,4 @@
-"""What the tests of codecs look at: what every session decodes to, and whether all is sound."""
+"""Checks for codecs: what every session decodes to, and whether the registry is intact."""
 
 import numpy as np
 from made_registries import decoded
@@ -13,7 +13,7 @@ def oldest_first(registry):
 
 
 def states(registry):
-    """What every session decodes to."""
+    """Return what every session decodes to."""
     return {session.id: decoded(registry, session) for session in oldest_first(registry)}
 
 
@@ -22,13 +22,13 @@ def problems(registry):
 
 
 def values_of(registry, session, task):
-    """One expert's delta."""
+    """Return one expert's delta."""
     codec = codec_for(registry.config, session)
     state = open_state(registry, session)
     return dict(codec.decode(state.shared, state.parts[session.entries.index(session.entry(task))]))
 
 
 def within(found, wanted, relative):
-    """Whether a delta is another one but for some share of its L1 norm."""
+    """Return whether two deltas are equal up to a share of the L1 norm."""
     off = sum(np.abs(found[name] - wanted[name]).sum() for name in wanted)
     return off <= relative * sum(np.abs(values).sum() for values in wanted.values())

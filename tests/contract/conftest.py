@@ -1,4 +1,4 @@
-"""A codec of thirty lines beside the package's own, and the program in this process."""
+"""A codec of thirty lines next to the package's own, and the program in this process."""
 
 import json
 from types import SimpleNamespace

@@ -1,8 +1,8 @@
 """What each command prints with --json: fields may be added, none renamed, removed or retyped.
 
 A shape is a type, a tuple of types, a list of one shape (of which there may be any number), or a
-mapping from field to shape. docs/cli.md is made from these and the contract's tests hold real
-output against them, so that the page cannot promise what is not there.
+mapping from field to shape. docs/cli.md is generated from these, and the contract's tests check
+real output against them, so that the page is always true.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ RESULTS: dict[str, tuple[Result, ...]] = {
 
 
 def misfits(found: Any, shape: Shape, place: str = "") -> list[str]:
-    """Where a document does not have the shape; further fields do no harm, a bool is no number."""
+    """Return where a document differs from a shape; extra fields are fine, bools are no numbers."""
     if isinstance(shape, dict):
         return _misfits_of_object(found, shape, place)
     if isinstance(shape, list):

@@ -1,4 +1,4 @@
-"""The arrays that the codec `condu` writes: a registry of today must open tomorrow."""
+"""The arrays that the codec `condu` writes: later versions must be able to read them."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """The on-disk format that every later condu must be able to read.
 
-A change here breaks the registries that people have: write a migration, do not edit a value.
+A change here breaks existing registries: write a migration, do not edit a value.
 """
 
 import hashlib
@@ -251,7 +251,7 @@ def test_the_manifest_and_the_id_of_a_session() -> None:
 
 
 def test_a_codec_of_its_own_stands_in_the_manifest_and_in_the_database(registry: Registry) -> None:
-    """Where a session or an entry has one; else nothing is said, as in the sessions above."""
+    """If a session or an entry has one; otherwise the key is absent, as in the sessions above."""
     first = registry.head()
     assert first is not None
     entry = replace(first.entries[0], codec_options={"dtype": "float16"})
@@ -274,7 +274,7 @@ def test_a_codec_of_its_own_stands_in_the_manifest_and_in_the_database(registry:
 
 
 def test_an_id_can_be_computed_from_the_database_alone(registry: Registry) -> None:
-    """What another program needs to check a session: these rows and sha256."""
+    """Another program can check a session with these rows and sha256."""
     (row,) = query(
         registry, "SELECT id, parent, kind, task, created_at, shared, note FROM sessions"
     )

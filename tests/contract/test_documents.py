@@ -27,10 +27,10 @@ COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install '.[mini,dev]' && .venv/bin/pytest",
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-"""A link's target; its text may have begun on the line before."""
+"""A link's target; its text may begin on the previous line."""
 ELSEWHERE = ("http://", "https://")
 FILE = re.compile(r"`([a-z_.]+/[\w./-]+\.(?:py|json|sql|toml))`")
-"""A file of ours that is named in a text, from the root or from the package."""
+"""The name of one of our files in a text, relative to the root or the package."""
 
 
 def _text(name: str) -> str:
@@ -49,7 +49,7 @@ def _prose(text: str) -> list[tuple[int, str]]:
 
 
 def _anchors(text: str) -> set[str]:
-    """What GitHub makes of the headings: lower case, hyphens for spaces, no punctuation."""
+    """GitHub's anchors of the headings: lower case, hyphens for spaces, no punctuation."""
     titles = [line.lstrip("#").strip() for _, line in _prose(text) if line.startswith("#")]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -127,7 +127,7 @@ def test_the_page_of_commands_is_up_to_date() -> None:
 
 
 def test_the_picture_of_the_rooms_is_the_package() -> None:
-    """Every room that CONTRIBUTING draws is there, and every package is drawn."""
+    """Every room in CONTRIBUTING exists, and every package is drawn."""
     _, _, section = _text("CONTRIBUTING.md").partition("## The rooms")
     picture = section.split("```")[1]
     packages = {

@@ -1,6 +1,6 @@
-"""What every codec must be good for: all that a registry does with experts, in any code.
+"""What every codec must support: everything that a registry does with experts.
 
-A codec that is added gets a line in `CODECS_UNDER_TEST`, and nothing else, to be held to this.
+A new codec needs only a line in `CODECS_UNDER_TEST`.
 """
 
 import json
@@ -296,7 +296,7 @@ def test_a_codec_is_built_once_however_often_it_is_asked_for(path, monkeypatch):
     built = []
 
     class Counted(PlainCodec):
-        name = path.parent.name  # another one whenever the test is run
+        name = path.parent.name  # a different one in every test
 
         def __init__(self, layout, options):
             built.append(options)

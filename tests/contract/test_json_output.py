@@ -1,8 +1,8 @@
 """The JSON that programs read. Fields may be added; none may be renamed, removed or retyped.
 
-Real commands on a registry of two tasks of `tiny`. What needs torch is called here, through
-main(), which saves importing it; other commands run as subprocesses, and so do `learn` and
-`predict` in the tests of `e2e`.
+Real commands run on a registry of two tasks of `tiny`. Commands that need torch are called in this
+process, through main(), to import it only once; other commands run as subprocesses, and so do
+`learn` and `predict` in the tests of `e2e`.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def documents(ran, code: int = 0) -> list:
 
 
 def results(ran, code: int = 0) -> list:
-    """The documents that are no progress."""
+    """Return the documents that are not progress events."""
     return [d for d in documents(ran, code) if not (isinstance(d, dict) and "event" in d)]
 
 
@@ -82,7 +82,7 @@ def condu(condu_in, place):
 
 @pytest.fixture(scope="module")
 def condu_here(place, cache_folder):
-    """The same in this process."""
+    """Do the same in this process."""
 
     def run(*args: str) -> subprocess.CompletedProcess:
         out, err = io.StringIO(), io.StringIO()
@@ -121,13 +121,13 @@ def log(condu, learned) -> list:
 
 @pytest.fixture(scope="module")
 def routed(condu_here, learned):
-    """Six pictures whose task nobody names."""
+    """Six pictures without a named task."""
     return condu_here("predict", "colours/blue/00.png", "colours/red", "--top", "2")
 
 
 @pytest.fixture(scope="module")
 def partial(condu_here, learned):
-    """A picture that is there and one that is not; a named task, and labels of one's own."""
+    """An existing picture and a missing one; a named task, and the user's own labels."""
     paths = ("gone.png", "colours/red/00.png")
     return condu_here("predict", *paths, "--task", "colours", "--labels", "sea,fire")
 

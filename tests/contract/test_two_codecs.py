@@ -1,4 +1,4 @@
-"""Sessions in two codecs in one registry, and experts that are kept better than the others."""
+"""Sessions in two codecs in one registry, and experts with options of their own."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ PLAIN = CodecChoice("plain", {"dtype": "float16"})
 
 
 def convert(registry, choice, own=None):
-    """Commit HEAD's experts in another code, some with options of their own."""
+    """Commit HEAD's experts in another codec, some with options of their own."""
     own, head = own or {}, registry.head()
     old = codec_for(registry.config, head)
     before, state = open_state(registry, head), EMPTY
@@ -44,7 +44,7 @@ def convert(registry, choice, own=None):
 
 @pytest.fixture
 def mixed(path):
-    """Two sessions in the registry's codec, one in another, and one that is built on that."""
+    """Two sessions in the registry's codec, one in another, and one built on that."""
     registry = made_registry(path, "birds", "cars")
     convert(registry, PLAIN, {"cars": {"dtype": "float32"}})
     learn(registry, "flags")

@@ -1,7 +1,7 @@
-"""Phrases that were retired: each has a plain way to say it, which stands beside it.
+"""Retired phrases, each with a plain way to say it.
 
-Read as what it is: a list of habits of this project, not rules of English. A phrase that turns
-up again is to be said plainly, in its place, and not to be excepted here.
+These are habits of this project, not rules of English. If a phrase turns up again, say it plainly
+instead of adding an exception here.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SEARCHED = ("condu_cli/**/*.py", "condu_cli/**/*.json", "migrations/**/*.py", "d
 FILES = sorted({path for glob in SEARCHED for path in ROOT.glob(glob) if path.is_file()})
 
 _AROUND = re.compile(r'^\s*(#\s*|f?"(?!"))?|\s*"?\s*$')
-"""What stands around the words of a line: indentation, the sign of a comment, quotes."""
+"""What surrounds the words of a line: indentation, a comment sign, quotes."""
 
 
 def occurrences(pattern: str, text: str) -> list[int]:
-    """Numbers of the lines on which a phrase begins; it may go on in the next line or literal."""
+    """Return the lines on which a phrase begins; it may continue on the next line or literal."""
     lines = [_AROUND.sub("", line) for line in text.splitlines()]
     starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
     return [bisect(starts, m.start()) for m in re.finditer(pattern, " ".join(lines))]

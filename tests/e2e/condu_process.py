@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Done:
-    """What a finished command left behind."""
+    """The result of a finished command."""
 
     returncode: int
     stdout: str
@@ -27,7 +27,7 @@ class Done:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The lines of its JSON, events left out."""
+        """The lines of its JSON, without progress events."""
         assert self.returncode == 0, self.stderr
         lines = [json.loads(line) for line in self.stdout.splitlines()]
         return [line for line in lines if "event" not in line]
@@ -36,7 +36,7 @@ class Done:
 def program_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """The whole program without a new interpreter: importing torch is what takes long.
+    """The whole program without a new interpreter: importing torch takes long.
 
     It runs in `folder`, on the registry `folder/registry`.
     """
@@ -63,7 +63,7 @@ class Condu:
         self._run = condu_in(folder)
 
     def run(self, *arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever its exit code; with the cores it may have."""
+        """Run a command to its end, whatever its exit code."""
         done: subprocess.CompletedProcess[str] = self._run(
             *arguments,
             stdin=stdin,
@@ -72,7 +72,7 @@ class Condu:
         return done
 
     def ok(self, *arguments: object) -> str:
-        """Run a command that has to succeed; answer with its standard output."""
+        """Run a command that must succeed; return its standard output."""
         done = self.run(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout

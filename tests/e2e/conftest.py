@@ -1,4 +1,4 @@
-"""Where the real pictures are, and the program to show them to."""
+"""The folders of real pictures, and the program."""
 
 from __future__ import annotations
 

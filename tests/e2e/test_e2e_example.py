@@ -1,4 +1,4 @@
-"""registry.example: the registry of the repository opens, verifies, answers and goes back."""
+"""registry.example: the repository's registry opens, verifies, predicts and rolls back."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from condu_cli.data.sources.embedded import write_embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "registry.example"
-LARGEST = 10_000_000  # bytes: it is cloned by everybody
+LARGEST = 10_000_000  # bytes: every clone contains it
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """A copy without the empty folders, as git keeps none."""
+    """A copy without empty folders, since git keeps none."""
     folder = tmp_path_factory.mktemp("example") / "registry"
     ignore = shutil.ignore_patterns("lock*", "tmp", "backups", "trained")
     return Path(shutil.copytree(EXAMPLE, folder, ignore=ignore))

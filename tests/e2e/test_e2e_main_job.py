@@ -1,6 +1,6 @@
 """The main job on real pictures: learn two tasks, forget neither, ask, measure, roll back.
 
-The demo does it on embedded pictures, and is what README's test command runs.
+README's test command runs the demo instead, on embedded pictures.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def test_a_task_costs_less_than_one_bit_per_parameter(
     report = condu.json("storage-report")
     bits = report["parameters"] / 8
     for task in report["tasks"]:
-        # Words of the embedding that no class name uses cost next to nothing; that is more
-        # than the rescalers and the file's header take.
+        # Unused rows of the token embedding cost almost nothing, which saves more than the
+        # rescalers and the file's header take.
         assert bits / 2 < task["part_bytes"] < bits
 
 

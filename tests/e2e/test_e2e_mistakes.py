@@ -104,7 +104,7 @@ def test_a_mistake_is_named_and_changes_nothing(
 
 
 def prepare(folder: Path, pictures: Path, make_pictures: Callable[..., Path]) -> None:
-    """The files that the mistakes are made with."""
+    """The files for the mistakes."""
     blue = next((pictures / "blue").iterdir()).read_bytes()
     (folder / "text.jpg").write_text("this is no picture")
     (folder / "cut.png").write_bytes(blue[:-30])
@@ -113,7 +113,7 @@ def prepare(folder: Path, pictures: Path, make_pictures: Callable[..., Path]) ->
     make_pictures(folder / "pictures")
     make_pictures(folder / "one-class", ("blue",))
     make_pictures(folder / "broken")
-    for number in range(20):  # more than are left out without being asked
+    for number in range(20):  # more than are skipped by default
         (folder / "broken" / "red" / f"bad{number}.png").write_text("broken")
 
 

@@ -42,9 +42,9 @@ RECIPE = (
 )
 NEW = ("--base", "tiny")
 TWO = ("--devices", "2", "--device", "cpu")
-# What `accelerate launch --multi_gpu` runs; by itself it starts several processes on GPUs only.
+# What `accelerate launch --multi_gpu` runs; on its own it needs GPUs to start several processes.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "condu_cli")
-PATIENCE = 120  # seconds; nothing here takes a tenth of it
+PATIENCE = 120  # seconds; ten times what anything here takes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Trained:
 
     @property
     def losses(self) -> dict[int, float]:
-        """The loss by iteration, of those that were reported."""
+        """The reported losses by iteration."""
         return {
             line["done"]: line["loss"] for line in self.lines if line.get("event") == "training"
         }
@@ -69,7 +69,7 @@ def pictures(make_pictures: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
-    """`straight(method)`: the training that nobody disturbs, once."""
+    """`straight(method)`: an undisturbed training, run once."""
     done: dict[str, Trained] = {}
 
     def train(method: str) -> Trained:
@@ -106,7 +106,7 @@ class Process:
         )
 
     def wait_until_it_has_saved(self, times: int = 3) -> None:
-        """Until its training has been written down so often: it is in the middle of it."""
+        """Wait until its training has been saved this often: it is then in the middle."""
         seen: set[Path] = set()
         deadline = time.monotonic() + PATIENCE
         while len(seen) < times:
@@ -119,7 +119,7 @@ class Process:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr; and nothing of it may be left."""
+        """Return exit code, stdout and stderr; no process of it may be left."""
         try:
             out, err = self.process.communicate(timeout=PATIENCE)
             with pytest.raises(ProcessLookupError):
@@ -139,7 +139,7 @@ def environment(registry: Path) -> dict[str, str]:
 
 
 def place_for(folder: Path, method: str) -> Path:
-    """Where a task can be learned to: nothing is there yet, or an empty LoRA registry."""
+    """Where a task is learned: no registry yet, or an empty LoRA registry."""
     path = folder / "registry"
     if method == "lora":
         Registry.create(path, new_config(load_base("tiny"), method))
@@ -170,7 +170,7 @@ def blobs(registry: Path) -> tuple[object, ...]:
 
 
 def delta(registry: Path) -> dict[str, Any]:
-    """The unified delta: of one task, that task's own."""
+    """The unified delta, which for a single task is that task's delta."""
     opened = Registry.open(registry)
     head = opened.head()
     assert head is not None
@@ -269,9 +269,9 @@ def assert_the_same_training(team: Trained, alone: Trained) -> None:
 
 
 def felt(name: str, values: Any) -> Any:
-    """Less the biases of attention's keys: softmax does not feel them.
+    """Without the biases of attention's keys, which softmax ignores.
 
-    Their gradient is nothing but rounding, of which AdamW makes steps as large as any.
+    Their gradient is only rounding, of which AdamW makes steps as large as any.
     """
     if not name.endswith("attn.in_proj_bias"):
         return values
@@ -280,7 +280,7 @@ def felt(name: str, values: Any) -> Any:
 
 
 def assert_one_speaks(team: Trained) -> None:
-    """One stream of events that ends in one summary, of the one session there is."""
+    """One stream of events that ends in one summary, of the only session."""
     events = [(line["event"], line["done"]) for line in team.lines[:-1]]
     assert len(set(events)) == len(events)
     head = Registry.open(team.registry).head()
@@ -313,7 +313,7 @@ def test_a_team_that_is_asked_to_stop_is_kept_and_goes_on(
 def test_an_error_in_a_team_ends_all_of_it(
     make_pictures: Callable[..., Path], tmp_path: Path, mistake: str
 ) -> None:
-    """All processes find that there is one class; only the first one reads pictures."""
+    """All processes see that there is one class; only the first one reads pictures."""
     classes = ("blue",) if mistake == "one class" else ("blue", "red")
     data = make_pictures(tmp_path / "data", classes)
     if mistake == "unreadable":
@@ -343,7 +343,7 @@ BROKEN = ("cut.png", "empty.jpg", "huge.png", "text.jpg")
 
 @pytest.fixture
 def messy(make_pictures: Callable[..., Path], tmp_path: Path) -> Path:
-    """A data set as people have them: 16 plain pictures, 7 strange ones, and 4 broken ones."""
+    """A realistic data set: 16 plain pictures, 7 strange ones, and 4 broken ones."""
     data = tmp_path / "messy"
     make_pictures(data / "train", per_class=8)
     make_pictures(data / "test", per_class=2)
@@ -358,7 +358,7 @@ def messy(make_pictures: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def add_strange(blue: Path, red: Path) -> None:
-    """Pictures of every kind that decoders treat in a way of their own."""
+    """Pictures of every kind that decoders treat specially."""
     colour = Image.new("RGB", (24, 16), (40, 60, 220))
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: turn it to the right
@@ -381,7 +381,7 @@ def add_broken(folder: Path) -> None:
 
 
 def huge_png() -> bytes:
-    """The header of a picture of 3.6 billion pixels, and next to nothing behind it."""
+    """The header of a picture of 3.6 billion pixels, with almost no data."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -420,7 +420,7 @@ def test_a_person_reads_what_is_left_out_of_a_messy_folder(
     assert "cover.png" in ignored
     assert "notes.txt" in ignored
     assert "._00.png" not in done.stderr
-    assert "from 27 pictures of 2 classes" in done.stderr  # nobody has opened them yet
+    assert "from 27 pictures of 2 classes" in done.stderr  # none has been opened yet
 
 
 def test_a_dry_run_measures_on_a_messy_folder_too(

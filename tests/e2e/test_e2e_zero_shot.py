@@ -1,4 +1,4 @@
-"""What the embedded base model knows before it learns anything."""
+"""The embedded base model before it learns anything."""
 
 from __future__ import annotations
 

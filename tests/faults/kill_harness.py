@@ -1,6 +1,6 @@
-"""Kill an operation at every step and at random instants, and look at what is left each time.
+"""Kill an operation at every step and at random moments, and check what is left each time.
 
-Run as a program of its own, because it forks: `python kill_harness.py OPERATION --seed N
+Run as a separate program, because it forks: `python kill_harness.py OPERATION --seed N
 --random COUNT [--at STEP ...]`. With `--at` it kills at those steps only; then one thread writes
 blobs, so that a step has the same number in every run. The harness itself has one thread, imports
 everything once, and forks a child for every kill.
@@ -49,7 +49,7 @@ MOST_TRIES = 4  # for each random kill: the operation may end before its instant
 
 @dataclass
 class Harness:
-    """One operation, the folder it starts from, and what the kills have shown so far."""
+    """One operation, its initial folder, and the results of the kills so far."""
 
     operation: Operation
     room: Path
@@ -61,7 +61,7 @@ class Harness:
     failures: list[str] = field(default_factory=list)
 
     def prepare(self) -> float:
-        """Make the folder that all copies are of; return how long a child takes."""
+        """Prepare the folder to copy; return how long a child takes."""
         self.operation.prepare(self._prepared)
         self.kept_before = any(self._prepared.glob("registry/trained/*"))
         self.old = self.operation.seen(self._copy())
@@ -87,7 +87,7 @@ class Harness:
         return True
 
     def kill_after(self, seconds: float) -> bool:
-        """Kill at an instant and check; False if the operation had ended by then."""
+        """Kill at a random moment and check; False if the operation had ended."""
         folder = self._copy()
         child = Child(self.operation, folder)
         told = child.wait(kill_after=seconds)
@@ -115,7 +115,7 @@ class Harness:
             if kept and seen == self.old:
                 names = [e.task for e in Registry.open(folder / "registry").waiting.all()]
                 assert names == [NEW], "the kept expert is lost"
-            if before not in self.states:  # else all that follows has been seen to go well
+            if before not in self.states:  # otherwise the rest was checked before
                 self._check_thoroughly(folder)
                 self.states.add(before)
         except Exception:  # the test shows all that went wrong
@@ -148,12 +148,12 @@ class Child:
         os.close(writing)
 
     def wait(self, kill_after: float | None = None) -> bytes:
-        """Wait for its end, or kill it so long after it began; return what it said."""
+        """Wait for its end, or kill it after some seconds; return its message."""
         told = os.read(self._pipe, 1)
         started = time.perf_counter()
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so that the id is still its own
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the id is still valid
         while more := os.read(self._pipe, 64):
             told += more
         self.seconds = time.perf_counter() - started
@@ -206,7 +206,7 @@ def assert_sound(registry: Registry) -> Verification:
 
 
 def assert_tidy(registry: Registry, folder: Path) -> None:
-    """Nothing is left of what was killed: no draft, no blob that nobody needs."""
+    """Nothing is left of what was killed: no draft, no unreferenced blob."""
     own = set(registry.paths.own)
     strange = [path.name for path in registry.path.iterdir() if path not in own]
     strange += [p.name for p in registry.paths.backups.glob("*") if p.suffix != ".sqlite"]
@@ -217,10 +217,10 @@ def assert_tidy(registry: Registry, folder: Path) -> None:
 
 
 def signature(folder: Path) -> str:
-    """What is on the disk, less what differs from run to run: times, process ids, chance.
+    """What is on disk, without what differs between runs: times, process ids, randomness.
 
-    Two kills that leave the same need the slow checks only once. How many drafts there are, and
-    which blobs that no session has, makes no difference to what comes after.
+    Two kills with the same result need the slow checks only once. The number of drafts and the
+    names of unreferenced blobs make no difference to what follows.
     """
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     databases = [path for path in found if path.suffix == ".sqlite" and path.stat().st_size]

@@ -1,4 +1,4 @@
-"""What the fault tests interrupt: each operation with the registry that it starts from."""
+"""The operations that the fault tests interrupt, each with its initial registry."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ NEW = "new"
 
 @dataclass(frozen=True)
 class Operation:
-    """One command, on the registry that `prepare` makes in a folder.
+    """One command, on a registry that `prepare` creates in a folder.
 
-    `seen` is all that a user could tell before from after; a kill must leave one of the two.
-    `subject` is the folder that is written. `finish` brings the command to its end after a kill,
-    as a user would.
+    `seen` is everything by which a user could tell before from after; a kill must leave one of the
+    two. `subject` is the folder that is written. `finish` completes the command after a kill, as a
+    user would.
     """
 
     name: str
@@ -94,7 +94,7 @@ def _rolled_back(folder: Path) -> None:
 
 
 def _for_gc(folder: Path) -> None:
-    """A tagged session whose patch is on one that goes: it has to be stored anew."""
+    """A tagged session whose patch's reference is removed: it must be stored again."""
     registry = tiny.create(folder / "registry", 4)
     registry.tag("kept", registry.resolve("@~2"), "tag")
 
@@ -113,7 +113,7 @@ def _old_format(folder: Path) -> None:
 
 
 def _seen_by_migration(folder: Path) -> Any:
-    """The schema as it is found, then what the opened and so migrated registry holds."""
+    """The schema before opening, then the content of the migrated registry."""
     with closing(connect(folder / "registry" / "condu.sqlite")) as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return revision, head_of(folder)
@@ -134,14 +134,14 @@ def _back_up(folder: Path) -> None:
 
 
 def _earlier_backup(folder: Path) -> None:
-    """A backup of before: since then one task came and the older session became a patch."""
+    """An older backup: since then a task was learned and the older session was packed."""
     registry = tiny.create(folder / "registry", 2)
     _back_up(folder)
     tiny.learn(registry, NEW)
 
 
 LEARN = _learning("learn, second task", 1)
-"""The whole way of an expert into a registry; what else commits one goes the same way."""
+"""The whole path of an expert into a registry, which other commits share."""
 LIKE_LEARN = (
     _learning("learn, first task", 0),
     _learning("learn, fourth task", 3),

@@ -1,8 +1,8 @@
-"""Where two operations do the same to the disk, so that one sweep of kills serves both.
+"""Find where two operations do the same to the disk, so that one sweep of kills covers both.
 
-Steps are compared by their kind: the call, with each path less what differs from run to run, or
-the first words of a statement. What is done once for each blob, row or file is a loop; a loop
-counts once, so that committing the fourth expert is the same path as committing the second.
+Steps are compared by their kind: the call, with each path without what differs between runs, or the
+first words of a statement. What is done for each blob, row or file is a loop; a loop counts once,
+so committing the fourth expert is the same path as committing the second.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ HALF_WAY = ("UPDATE HEAD SET", "INSERT INTO PACKS")
 
 
 class Difference(NamedTuple):
-    """What only the operation does, and what only the one that is swept does."""
+    """What only the operation does, and what only the swept one does."""
 
     own: Kinds
     lacks: Kinds
 
 
 def kind(step: Step, folder: Path) -> str:
-    """What a step does, the same in every run."""
+    """The kind of a step, the same in every run."""
     if step.text:
         return " ".join(step.text.upper().split()[:WORDS])
     paths = (re.sub(f"^{re.escape(str(folder))}/", "", path) for path in step.paths)
@@ -44,7 +44,7 @@ def _lasting(path: str) -> str:
 
 
 def without_repeats(kinds: Sequence[str]) -> list[int]:
-    """The places of the kinds that are left when every loop is gone through once."""
+    """The places of the kinds that remain when every loop runs once."""
     left = list(range(len(kinds)))
     length = 1
     while length <= len(left) // 2:
@@ -60,7 +60,7 @@ def without_repeats(kinds: Sequence[str]) -> list[int]:
 
 
 def difference(kinds: Sequence[str], swept: Sequence[str]) -> Difference:
-    """What is not the same in two operations, with every loop gone through once."""
+    """The difference of two operations in which every loop runs once."""
     own: list[str] = []
     lacks: list[str] = []
     names, swept_names = ([steps[n] for n in without_repeats(steps)] for steps in (kinds, swept))
@@ -71,10 +71,10 @@ def difference(kinds: Sequence[str], swept: Sequence[str]) -> Difference:
 
 
 def places_to_kill(kinds: Sequence[str], swept: Sequence[str]) -> list[int]:
-    """Before and after each step of an operation's own, where it lacks some, and half way.
+    """Before and after each step that only the operation has, where it lacks some, and half way.
 
     Half way are the statements that move HEAD and that record a patch. What a kill leaves there
-    must be what it leaves of the operation that is swept.
+    must be the same as for the swept operation.
     """
     left = without_repeats(kinds)
     names, swept_names = [kinds[n] for n in left], [swept[n] for n in without_repeats(swept)]

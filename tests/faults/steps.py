@@ -1,7 +1,7 @@
 """Watch what a process does to the disk, step by step, without the program knowing.
 
-A step is a call that changes files, or an SQL statement that is more than a question. It is
-reported before it happens; what is on the disk after it is what is there before the next one.
+A step is a call that changes files, or an SQL statement other than a query. It is reported before
+it happens; what is on disk after it is what is there before the next one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY  # how filelock tries out a folder; it leaves nothing
+NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY  # how filelock probes a folder; leaves nothing
 PATHS = {  # audit events that change files, and how many of their arguments are paths
     "os.rename": 2,
     "os.remove": 1,
@@ -38,7 +38,7 @@ QUESTIONS = ("SELECT", "PRAGMA", "--", "EXPLAIN")
 
 
 class Step(NamedTuple):
-    """What is about to happen: `what` is an event or the first word of a statement."""
+    """A step that is about to happen: `what` is an event or the first word of a statement."""
 
     what: str
     paths: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ Steps = list[Step]
 def watch(folder: Path, on_step: Callable[[Step], None]) -> None:
     """Report every step under `folder` from now on; for a process that ends soon.
 
-    An audit hook cannot be taken away again.
+    An audit hook cannot be removed.
     """
     lock = threading.RLock()  # blobs are written by several threads
 
@@ -87,7 +87,7 @@ def _wrap_fsync(report: Callable[..., None]) -> None:
 
 
 def _statements(report: Callable[..., None]) -> Callable[[str], None]:
-    """Report the statements of one connection, less those of a transaction that only reads."""
+    """Report the statements of one connection, except those of read transactions."""
     reading = False
 
     def on_statement(statement: str) -> None:
@@ -115,10 +115,10 @@ def _wrap_sqlite(report: Callable[..., None]) -> None:
 
 
 def record(names: Iterable[str], folder: Path, *, one_writer: bool = False) -> dict[str, Steps]:
-    """Run operations in a process of its own, each in `folder/NAME`; all steps of each.
+    """Run operations in a separate process, each in `folder/NAME`; return all their steps.
 
-    Blobs are written by several threads, so that their steps come in any order; `one_writer`
-    leaves one thread for them, and so always gives the same steps.
+    Several threads write blobs, so their steps come in any order; `one_writer` leaves one thread,
+    so the steps are always the same.
     """
     names = list(names)
     subprocess.run(
@@ -134,12 +134,12 @@ def _read(path: Path) -> Steps:
 
 
 def leave_one_writer() -> None:
-    """From now on this process writes blobs in one thread."""
+    """Make this process write blobs in one thread."""
     store._THREADS = 1
 
 
 def main(folder: Path, *arguments: str) -> None:
-    """Run each operation in a fork of its own, as a watch never ends, and write its steps down."""
+    """Run each operation in a separate fork, since watching never ends, and record its steps."""
     names = [name for name in arguments if name != "--one-writer"]
     if "--one-writer" in arguments:
         leave_one_writer()

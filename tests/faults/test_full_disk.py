@@ -1,7 +1,7 @@
-"""A disk that gets full anywhere in an operation: a clear error, the old state, no space lost.
+"""A disk that fills up anywhere in an operation: a clear error, the old state, no space lost.
 
-Two ways to have one: a tmpfs of a few kilobytes, for which one has to be root, and a limit on
-the size of files, with which every write beyond it fails as on a full disk.
+Two ways to get one: a tmpfs of a few kilobytes, which needs root, and a limit on the size of files,
+beyond which every write fails as on a full disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUICK = ("learn, fourth task", "rollback")
 THOROUGH = ("learn, first task", "import", "forget", "undo", "gc")
 NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.thorough) for name in THOROUGH)]
 ROOM = (*range(0, 200, 16), 400)
-"""KiB that are free on the disk: from too little to lock the registry, to enough for all."""
+"""Free KiB on the disk: from too little to lock the registry, to enough for everything."""
 FILE_SIZES = (0, 300, 900, 2_000, 3_000, 4_000, 6_000, 8_500, 17_000, 25_000, 34_000, 50_000)
 FILE_SIZES += (67_000, 84_000, 100_000, 120_000, 150_000)
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
-    """A file system of this size at `place`; the test is skipped where none can be mounted."""
+    """Mount a file system of this size at `place`; skip the test if that is not possible."""
     place.mkdir(exist_ok=True)
     options = f"size={kibibytes}k"
     mount = ["mount", "-t", "tmpfs", "-o", options, "condu-test", str(place)]
@@ -59,7 +59,7 @@ def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
 
 @contextmanager
 def small_files(size: int) -> Iterator[None]:
-    """No file may be written beyond so many bytes; Python ignores the signal for that."""
+    """Limit the size of files; Python ignores the signal for it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -87,7 +87,7 @@ class Trial:
         return place
 
     def run(self, folder: Path) -> ConduError | None:
-        """Run it on a disk that may be full; anything but our own error goes up."""
+        """Run it on a disk that may be full; only our own error is expected."""
         try:
             self.operation.run(folder)
         except ConduError as error:
@@ -98,13 +98,13 @@ class Trial:
         return None
 
     def check(self, folder: Path, error: ConduError | None) -> None:
-        """With space again: what is there is right, and the operation can be finished."""
+        """With space again: the state is right, and the operation can be finished."""
         registry = Registry.open(folder / "registry")
         found = verify(registry)
         assert not found.problems, f"after {error}: {found.problems}"
         assert not list(registry.paths.tmp.iterdir()), f"after {error}"
         seen = self.operation.seen(folder)
-        # Once a collector has noted that sessions go, they are gone, whatever it fails at then.
+        # Once gc has recorded sessions as collected, they are gone, wherever it fails later.
         failed = (self.old, self.new) if self.operation.name == "gc" else (self.old,)
         assert seen in (failed if error else (self.new,)), f"after {error}"
         if error is not None:
@@ -164,7 +164,7 @@ def occupied(folder: Path) -> int:
 
 
 def test_a_collector_frees_a_disk_that_is_full(tmp_path: Path) -> None:
-    """What it removes must go before it stores anything anew."""
+    """What it removes must go before it stores anything."""
     trial = Trial("gc", tmp_path)
     registry = Registry.open(trial.prepared / "registry")
     dead = registry.paths.tmp / "otherhost-1-0123456789abcdef.safetensors"

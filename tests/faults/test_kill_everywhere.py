@@ -2,9 +2,9 @@
 
 The work is done by `kill_harness.py` in a process of its own, which has no threads when it forks.
 
-Every operation is killed at all of its steps, but for those that go the way of `LEARN`: they are
+Every operation is killed at all of its steps, except those that share the path of `LEARN`: they are
 killed where they differ from it, and half way. That nothing else differs is what
-`test_what_commits_an_expert_goes_the_way_that_is_swept` proves: it compares all their steps.
+`test_what_commits_an_expert_goes_the_way_that_is_swept` checks: it compares all their steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOT = HERE.parents[1]
 SEED = 20260
 RANDOM_KILLS = 25
 FEW_RANDOM_KILLS = 5
-"""For an operation most of whose steps are swept with another one."""
+"""For an operation most of whose steps another one covers."""
 QUICK = ("learn, second task", "undo", "migration", "first backup")
 """One operation of each kind: a commit with its pack, a move of HEAD, a migration, a copy."""
 NAMES = [
@@ -84,7 +84,7 @@ DIFFERENCES = {
     "import": Difference(own=(), lacks=("INSERT INTO SOURCES",)),
     "resume": Difference(own=(), lacks=KEEPS),
 }
-"""In what an operation differs from `LEARN`; it is killed there. No parent, no patch of it."""
+"""Differences of operations from `LEARN`, where they are killed. No parent, no patch of it."""
 WRITE = """
 import sys, numpy as np
 from pathlib import Path
@@ -116,7 +116,7 @@ def places(kinds: Mapping[str, Kinds]) -> Mapping[str, list[int]]:
 def harness(
     request: pytest.FixtureRequest, places: Mapping[str, list[int]]
 ) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
-    """The outcome of an operation's harness; as many run at once as there are processors."""
+    """The outcome of an operation's harness; one runs per processor."""
     selected = [
         item.callspec.params["name"]
         for item in request.session.items
@@ -125,7 +125,7 @@ def harness(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {name: pool.submit(run_harness, name, places.get(name, [])) for name in selected}
         yield lambda name: running[name].result()
-        pool.shutdown(cancel_futures=True)  # after a failure nobody asks for the rest
+        pool.shutdown(cancel_futures=True)  # after a failure the rest is not needed
 
 
 def run_harness(name: str, at: list[int]) -> subprocess.CompletedProcess[str]:
@@ -168,7 +168,7 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(
 
 
 def test_what_commits_an_expert_goes_the_way_that_is_swept(kinds: Mapping[str, Kinds]) -> None:
-    """If one differs in something new, it is killed there; look whether that is enough."""
+    """If one has a new difference, it is killed there; check that this is enough."""
     swept = kinds[LEARN.name]
     assert {o.name: difference(kinds[o.name], swept) for o in LIKE_LEARN} == DIFFERENCES
 
@@ -193,7 +193,7 @@ def killed_writer(tmp_path: Path) -> Registry:
 def test_a_kill_inside_the_writer_of_tensors_leaves_nothing_for_long(
     killed_writer: Registry,
 ) -> None:
-    """safetensors names its draft itself; a collector must know whose it was all the same."""
+    """safetensors names its draft itself, but gc must still know its owner."""
     removed = collect(killed_writer, None).leftovers
     assert [item.kind for item in removed] == ["draft"]
     assert removed[0].size > 0

@@ -1,7 +1,7 @@
-"""What a power cut may lose is what was not flushed: the order of writes, flushes and renames.
+"""A power cut loses what was not flushed: check the order of writes, flushes and renames.
 
-A kill keeps what the system's memory holds, a power cut does not; here the order itself is looked
-at. After `fsync` of a file its bytes are safe, after `fsync` of a folder its names are.
+A kill keeps what is in the system's memory, a power cut does not; so here the order itself is
+checked. After `fsync` of a file its bytes are safe, after `fsync` of a folder its names are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Steps]:
 
 
 def statements_that_write(steps: Steps) -> Iterator[tuple[int, list[str]]]:
-    """The place of every COMMIT, with the statements of its transaction."""
+    """The index of every COMMIT, with the statements of its transaction."""
     statements: list[str] = []
     for place, step in enumerate(steps):
         if step.what in ("BEGIN", "COMMIT", "ROLLBACK"):
@@ -50,7 +50,7 @@ def statements_that_write(steps: Steps) -> Iterator[tuple[int, list[str]]]:
 
 
 def commit_of(steps: Steps, words: str) -> int:
-    """Where the transaction with a statement that holds these words is committed."""
+    """The COMMIT of the transaction with a statement that contains these words."""
     for place, statements in statements_that_write(steps):
         if any(words in statement for statement in statements):
             return place
@@ -62,7 +62,7 @@ def is_blob(path: str) -> bool:
 
 
 def renames(steps: Steps) -> list[tuple[int, str, str]]:
-    """What gets the name that it is looked for under: (place, draft, name)."""
+    """Renames to a final name: (index, draft, name)."""
     found = [(n, *s.paths) for n, s in enumerate(steps) if s.what == "os.rename"]
     return [
         (n, old, new)
@@ -88,7 +88,7 @@ def test_a_file_is_flushed_before_it_gets_its_name(
 
 @pytest.mark.parametrize("name", [*COMMITS, *MOVES])
 def test_names_are_flushed_before_head_moves(name: str, recorded: Mapping[str, Steps]) -> None:
-    """The folder of every blob, and `blobs` itself, where that folder may be new."""
+    """The folder of every blob, and `blobs` itself if that folder may be new."""
     steps = recorded[name]
     moved = commit_of(steps, "UPDATE head")
     for number, _, target in renames(steps):
@@ -176,6 +176,6 @@ def test_every_connection_of_a_commit_waits_for_the_disk(
     monkeypatch.setattr(sqlite3, "connect", watched)
     tiny.learn(Registry.open(registry.path), "new")
     writers = [s for s in opened if any("BEGIN IMMEDIATE" in text for text in s)]  # type: ignore[attr-defined]
-    assert len(writers) >= 2  # the session, and the pack of the one before
+    assert len(writers) >= 2  # the session, and the pack of its parent
     for settings in writers:
         assert "PRAGMA synchronous = FULL" in settings  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Several processes on one registry: one writes, the others are told; readers never notice."""
+"""Several processes on one registry: one writes, other writers are told, readers never notice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEED = 20260
 
 
 class Started:
-    """A process of `writers.py` that has said that it is ready."""
+    """A process of `writers.py` that is ready."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """A registry of a few hundred parameters and no model, used through the real workflows.
 
-Predictions follow from the base model and the experts' deltas alone, so here "the predictions of
+Predictions depend only on the base model and the experts' deltas, so here "the predictions of
 a session" are the bits of all its decoded deltas.
 """
 
@@ -73,7 +73,7 @@ def expert(registry: Registry, task: str, kind: str = "learn") -> TrainedExpert:
 
 
 def learn(registry: Registry, task: str, kind: str = "learn") -> Commit:
-    """Commit a task's expert on what is HEAD now."""
+    """Commit a task's expert on the current HEAD."""
     head = registry.head()
     return commit_expert(
         registry,

@@ -1,11 +1,11 @@
 """Processes for the tests of concurrency, each run as `python writers.py ROLE REGISTRY ...`.
 
-    commit               for every line `TASK PARENT`: commit a task on what was HEAD before
+    commit               for every line `TASK PARENT`: commit a task on that parent
     hold COMMAND         hold the lock until killed
-    churn SECONDS SEED   commit, pack, roll back, undo and collect again and again
-    read COUNT STOP      so many processes decode what is HEAD until the file STOP is there
+    churn SECONDS SEED   commit, pack, roll back, undo and collect repeatedly
+    read COUNT STOP      COUNT processes decode HEAD until the file STOP exists
 
-Each prints `ready` when it could begin, and a line of JSON for each result.
+Each prints `ready` when it can begin, and a line of JSON for each result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from condu_cli.workflows.sessions.states import state_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LEAST = 4  # rounds of the writer, however many readers take its processor
+LEAST = 4  # rounds of the writer, even if readers take its processor
 PAUSE = 0.2  # seconds between the passes of a reader, for the same reason
 
 
@@ -61,7 +61,7 @@ def hold(root: Path, command: str) -> Iterator[Any]:
 
 
 def churn(root: Path, seconds: str, seed: str) -> Iterator[Any]:
-    """Work for some seconds; answer with what every session that was HEAD decodes to."""
+    """Work for some seconds; return what every session that was HEAD decodes to."""
     registry, draw = Registry.open(root), random.Random(seed)  # noqa: S311 - repeatable
     states: dict[str, Any] = {}
     counts = dict.fromkeys(("learn", "forget", "rename", "rollback", "gc"), 0)
@@ -110,7 +110,7 @@ def read(root: Path, count: str, stop: str) -> Iterator[Any]:
                 result = _read_until(root, Path(stop))
                 Path(f"{stop}.{number}").write_text(json.dumps(result))
                 code = 0
-            except BaseException:  # told to the test, which fails
+            except BaseException:  # reported to the test, which fails
                 traceback.print_exc()
             os._exit(code)
         pids.append(pid)

@@ -1,4 +1,4 @@
-"""Registries that older condus wrote open, decode to what they decoded to, and can be worked in."""
+"""Registries written by older versions open, decode to the same, and can be used."""
 
 import hashlib
 import shutil
@@ -43,13 +43,13 @@ STEPS = {
     "0002": ("create_table", "create_index", "add_column", "get_bind"),
     "0003": ("create_table", "create_index", "add_column", "get_bind"),
 }
-"""What migrations do on the way from a schema to today's."""
+"""What migrations do from a schema to the current one."""
 TIMES = {
     "0001": {"create_table": 5, "create_index": 5, "add_column": 3, "get_bind": 3},
     "0002": {"create_index": 2, "add_column": 2},
     "0003": {"create_index": 2},
 }
-"""How often, where it is more than once: the last time is the one to fail."""
+"""How often, if more than once: the last time is the one to fail."""
 TASKS = ("digits", "shapes", "birds")
 
 Deltas = dict[str, np.ndarray]
@@ -62,7 +62,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def path(name: str, tmp_path: Path) -> Path:
-    """A copy as a clone of the repository has it: without the folders that are empty."""
+    """A copy like a clone of the repository: without empty folders."""
     copy = Path(shutil.copytree(FORMATS / name, tmp_path / "registry"))
     for folder in ("tmp", "backups"):
         shutil.rmtree(copy / folder, ignore_errors=True)
@@ -104,7 +104,7 @@ def assert_same(found: Deltas, expected: Deltas) -> None:
 
 
 def content(path: Path) -> list[str]:
-    """The tables of a database as SQL, one row a line."""
+    """The tables of a database as SQL, one row per line."""
     uri = (path / "condu.sqlite").as_uri() + "?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         return list(connection.iterdump())
@@ -195,7 +195,7 @@ def test_no_session_has_another_id_or_codec_by_now(name: str, registry: Registry
 def test_an_option_that_there_was_not_is_what_the_codec_did_then(
     name: str, registry: Registry
 ) -> None:
-    """And never what is the default for new registries by now."""
+    """And never the current default for new registries."""
     assert registry.config.codec.options["rescaler"] == RESCALERS[name]
 
 
@@ -240,7 +240,7 @@ def test_a_damaged_older_registry_is_an_integrity_error(name: str, path: Path, d
         with pytest.raises(IntegrityError, match="cannot be migrated"):
             Registry.open(path)
         assert content(path) == before
-    else:  # later migrations do not read these columns; who reads them compares the fingerprint
+    else:  # later migrations do not read these columns; readers check the fingerprint
         with pytest.raises(IntegrityError, match="was altered"):
             _ = Registry.open(path).config
 
@@ -298,12 +298,14 @@ def test_after_a_collection_every_kept_session_still_decodes_to_the_same(
 ) -> None:
     learn(registry, "flowers")
     birds = oldest_first(registry)[2]
-    registry.tag("birds", birds, "condu tag birds")  # where HEAD was rolled back, nobody else asks
+    registry.tag(
+        "birds", birds, "condu tag birds"
+    )  # HEAD may be rolled back
     before = sum(ref.size for ref in registry.blobs.all())
     collection = collect(registry, None)
     assert collection.sessions == ()
     after = sum(ref.size for ref in registry.blobs.all())
-    assert after == before if name >= "0002" else after < before  # packed as it went
+    assert after == before if name >= "0002" else after < before  # packed along the way
     assert set(registry.packs()) >= {session.id for session in oldest_first(registry)[:2]}
     assert_same(decoded(registry), expected)
     found = verify(registry)

@@ -1,8 +1,8 @@
-"""The registry against a plain model of it: whatever is done in whatever order, nothing is lost.
+"""The registry against a plain model: whatever is done in whatever order, nothing is lost.
 
-Hypothesis draws sequences of operations. The model knows of each session what its experts decoded
-to when it was made; HEAD, the tags, what an undo brings back and what was collected follow from
-rules of a line each. After each step the registry must say the same, bit for bit.
+Hypothesis draws sequences of operations. For each session, the model knows what its experts decoded
+to when it was committed; HEAD, tags, what an undo restores and what was collected follow from
+simple rules. After each step the registry must agree with the model, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLACES = st.integers(0, 99)
 
 @dataclass
 class Model:
-    """What the registry should hold. `undo` has what rollbacks left, the latest last."""
+    """What the registry should hold. `undo` has the sessions that rollbacks left, latest last."""
 
     head: str | None = None
     parents: dict[str, str | None] = field(default_factory=dict)

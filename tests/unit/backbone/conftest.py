@@ -1,4 +1,4 @@
-"""One tiny base model for the tests of this folder; nobody may change it."""
+"""One tiny base model for the tests of this folder, which must not change it."""
 
 import pytest
 

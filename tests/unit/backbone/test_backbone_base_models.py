@@ -1,4 +1,4 @@
-"""Base models by name: what a name means, and what is said when it means nothing."""
+"""Base models by name: what names mean, and errors for invalid names."""
 
 import open_clip
 import pytest
@@ -20,7 +20,7 @@ from condu_cli.errors import BaseModelError, UsageError
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    """No model that another test left behind, and none left for the next."""
+    """No cached model from another test, and none left for the next."""
     monkeypatch.delenv("CONDU_BASE", raising=False)
     load_base.cache_clear()
     yield
@@ -29,7 +29,7 @@ def _fresh(monkeypatch):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """The weights of `tiny` as somebody might have saved them."""
+    """The weights of `tiny` as a user might have saved them."""
     path = tmp_path / "weights.safetensors"
     save_file(load_base("tiny").clip.state_dict(), path)
     return path
@@ -189,7 +189,7 @@ def test_a_download_that_fails_names_the_model_what_was_tried_and_both_ways_out(
     assert "could not download the weights 'openai'" in caught.value.message
     assert "the hub cannot be reached" in caught.value.message
     assert "\n" not in caught.value.message
-    # OpenAI's weights need QuickGELU, which a local checkpoint cannot say by itself.
+    # OpenAI's weights need QuickGELU, which a local checkpoint does not record.
     assert "--base ViT-B-16-quickgelu:/path/to/weights.safetensors" in hint_of(caught.value)
     assert "--base mini" in hint_of(caught.value)
 

@@ -1,4 +1,4 @@
-"""Which number format is trained in."""
+"""The number format of training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The program in this process: `condu(*args)` gives its exit code and what it printed."""
+"""The program in this process: `condu(*args)` returns its exit code and output."""
 
 import contextlib
 import io

@@ -74,7 +74,7 @@ def test_rollback_says_the_move_itself_whatever_others_did_around_it(condu, regi
     real = Registry.head
 
     def head(found):
-        """Others move HEAD whenever nobody holds the lock."""
+        """Other processes move HEAD whenever the lock is free."""
         assert found._lock.held
         return real(found)
 

@@ -1,4 +1,4 @@
-"""Help is quick because nothing heavy is imported for it."""
+"""Help is fast because it imports nothing heavy."""
 
 import subprocess
 import sys

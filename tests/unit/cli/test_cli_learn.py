@@ -1,4 +1,4 @@
-"""`condu learn` on the command line: what each option means, and which contradict each other."""
+"""`condu learn` on the command line: what options mean, and which exclude each other."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def assert_refused(ran, *words, code=2):
 
 @pytest.fixture
 def plan(condu, colours, monkeypatch):
-    """The plan of a dry run with some options, its estimate made up."""
+    """The plan of a dry run with some options and a fake estimate."""
     found = Estimate(1.0, 0.1, 1.0, 10**9, 10**6)
     monkeypatch.setattr(workflow.PlannedTask, "estimate", lambda *_: found)
 
@@ -41,7 +41,7 @@ def plan(condu, colours, monkeypatch):
 
 @pytest.fixture
 def asked(condu, monkeypatch):
-    """What `Learner`s are asked for by a command line: one (request, base, machine, retrain)."""
+    """The arguments of the `Learner`s of a command line: (request, base, machine, retrain)."""
     calls = []
 
     class AskedError(Exception):
@@ -291,7 +291,7 @@ def gpus(monkeypatch):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """What a launcher is asked to start; it answers with exit code 15."""
+    """What a launcher is asked to start; it returns exit code 15."""
     calls = []
 
     def launch(arguments, processes, *, cpu):

@@ -24,7 +24,7 @@ def records(text: str) -> list:
 
 
 def assert_one_error(ran, code: int, *parts: str) -> None:
-    """Exactly one error line and one hint, both with something to say, and no traceback."""
+    """Exactly one error line and one hint, both with a text, and no traceback."""
     said = ran.err.splitlines()
     assert ran.code == code, ran.err
     assert [line.partition(":")[0] for line in said] == ["error", "hint"], ran.err
@@ -314,7 +314,7 @@ def test_ctrl_c_before_the_options_are_read_names_the_registry_all_the_same(
 
 
 def test_a_tours_hints_name_the_tours_registry(capsys, tmp_path):
-    """The demo runs commands inside itself; its user's own registry is not what they changed."""
+    """The demo runs other commands, which change its own registry, not the user's."""
     tour = new_run(Settings(registry=tmp_path / "mine")).inside(tmp_path / "tour", silent=False)
     tour.out.hint("condu rollback{here} undoes it")
     assert f"condu rollback --registry {tmp_path}/tour undoes it" in capsys.readouterr().err
@@ -399,7 +399,7 @@ def test_a_rollback_says_where_head_is_and_how_to_come_back(condu):
 def test_a_dry_rollback_moves_nothing(condu):
     before = condu("log", "--json").out
     assert condu("rollback", "--dry-run").out == "Would move HEAD to the empty registry\n"
-    assert condu("rollback", "--undo", "--dry-run").code == 2  # as it would be in earnest
+    assert condu("rollback", "--undo", "--dry-run").code == 2  # like the real run
     assert condu("log", "--json").out == before
 
 

@@ -1,4 +1,4 @@
-"""`init`: the choices that belong to a registry for good."""
+"""`init`: choices that a registry never changes."""
 
 import json
 from itertools import product
@@ -41,7 +41,7 @@ def test_an_unknown_choice_is_refused(condu, option):
 
 
 QUICK = {("bfloat16", "global"), ("bfloat16", "tensor"), ("int8", "row")}
-"""Each choice once; what lies between is thorough."""
+"""Each choice once; other combinations are marked thorough."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`gc` and `verify`: what is asked before anything goes, and what is said about damage."""
+"""`gc` and `verify`: the question before anything is removed, and reports of corruption."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def document(ran, code=0):
 
 @pytest.fixture
 def typing(monkeypatch):
-    """Somebody at a terminal who types this."""
+    """A user at a terminal who types this."""
 
     def answers(text: str) -> None:
         terminal = io.StringIO(text)
@@ -70,7 +70,7 @@ def test_with_a_yes_the_sessions_go(condu, registry, typing, answer):
 
 
 def test_only_the_sessions_that_were_shown_go(condu, registry, typing, monkeypatch):
-    """Another one has become superfluous by the time that somebody says yes."""
+    """Another one has become unneeded by the time the user says yes."""
     third, second, first = registry.sessions()
     typing("y\n")
     answer = sys.stdin.readline

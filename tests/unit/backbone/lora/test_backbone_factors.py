@@ -1,4 +1,4 @@
-"""LoRA on a base model: which layers, what they start from, and what their factors add."""
+"""LoRA on a base model: layers, initial factors, and merging."""
 
 import copy
 import pickle
@@ -52,7 +52,7 @@ def trained(model, seed=0, scale=0.05):
 
 
 def rebuilt(model, delta):
-    """The expert that predict would ask: base factors plus a delta, merged."""
+    """The expert that predict would use: base factors plus a delta, merged."""
     expert = model.expert_copy()
     base, weights = weights_of(model), weights_of(expert)
     for name in weights:
@@ -176,7 +176,7 @@ def test_a_is_uniform_and_depends_on_name_and_seed_alone():
 
 
 def test_a_is_the_same_on_every_machine():
-    """A change here makes every LoRA registry that people have unreadable."""
+    """A change here makes every existing LoRA registry unreadable."""
     found = initial_a("layer.lora_A.weight", (2, 3), 7)
     assert found.tobytes().hex() == INITIAL_HEX
 

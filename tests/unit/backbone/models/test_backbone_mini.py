@@ -1,4 +1,4 @@
-"""What `mini` keeps between two runs: its class embeddings, and nothing that could change them."""
+"""What `mini` caches between runs: its class embeddings."""
 
 import torch
 

@@ -282,7 +282,7 @@ def test_a_damaged_note_is_an_error(expert, path, note):
 
 
 def named(architecture, activation, **preprocessing):
-    """A model that is only asked how its files are loaded."""
+    """A model that only tells how its files are loaded."""
     model = object.__new__(OpenClipModel)
     info = BaseIdentity("x", architecture, "", activation, "", 224)
     usual = PreprocessCfg()

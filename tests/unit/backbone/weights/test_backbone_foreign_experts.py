@@ -78,7 +78,7 @@ def test_where_no_delta_is_exact_the_sum_is_off_by_rounding_only(base, data):
     off = np.abs((base + found).astype(np.float64) - weights)
     largest = np.maximum(np.abs(base), np.abs(weights))
     assert (off <= np.spacing(2 * largest).astype(np.float64)).all()
-    # And indeed no neighbour would do better.
+    # No neighbour would be better.
     for wrong in np.flatnonzero(off):
         nearby = found[wrong].view(np.int32) + np.arange(-3, 4, dtype=np.int32)
         assert not (base[wrong] + nearby.view(np.float32) == weights[wrong]).any()

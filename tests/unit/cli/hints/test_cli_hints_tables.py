@@ -1,4 +1,4 @@
-"""Errors and hints fit together: every failure has a hint, and every hint can be followed."""
+"""Errors and hints match: every failure has a hint, and every hint can be followed."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ KINDS = {
     if isinstance(kind, type) and issubclass(kind, ConduError)
 }
 ADVISED = {"Check", "Problem"}
-"""Records of what is wrong that are no errors; `failure` and `facts` say the same."""
+"""Records of failures that are not errors, with `failure` and `facts`."""
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 LIBRARY = [
     path
@@ -34,7 +34,7 @@ LIBRARY = [
     and "migrations" not in str(path)
 ]
 ALLOWED = {
-    # The text of a file for whoever finds the folder, not what a call answers.
+    # The text of a file in the registry, not of a result.
     ("registry/creation.py", "README"),
 }
 
@@ -52,7 +52,7 @@ def docstrings(tree: ast.Module) -> set[ast.expr]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """The string literals of a module, without its docstrings and what is allowed."""
+    """The string literals of a module, except docstrings and allowed ones."""
     tree = tree_of(path)
     left_out: set[ast.AST] = set(docstrings(tree))
     for node in tree.body:
@@ -65,7 +65,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def failures(path: Path) -> Iterator[ast.Call]:
-    """The calls that make an error of ours, a check of doctor's or a problem of verify's."""
+    """The calls that create an error, a doctor's check or a problem of verify's."""
     for node in ast.walk(tree_of(path)):
         if (
             isinstance(node, ast.Call)
@@ -76,7 +76,7 @@ def failures(path: Path) -> Iterator[ast.Call]:
 
 
 def reasons(call: ast.Call) -> set[str]:
-    """The reasons that a call spells out; none where it passes another error's on."""
+    """The reasons spelled out in a call; empty if it passes on another error's."""
     return {
         part.value
         for keyword in call.keywords
@@ -87,7 +87,7 @@ def reasons(call: ast.Call) -> set[str]:
 
 
 def facts(call: ast.Call) -> set[str] | None:
-    """The names of the facts that a call gives; None where it passes a mapping of them on."""
+    """The names of the facts in a call; None if it passes on a mapping."""
     names = {keyword.arg for keyword in call.keywords}
     return None if names & {None, "facts"} else {str(name) for name in names}
 
@@ -117,7 +117,7 @@ def test_every_reason_has_a_hint_and_every_hint_a_failure() -> None:
 
 
 def test_a_hint_has_the_facts_that_it_is_made_of() -> None:
-    """Where a fact may be missing the hint is a function, which looks first."""
+    """If a fact may be missing, the hint is a function that checks first."""
     lacking = []
     for path, call in RAISED:
         given = facts(call)

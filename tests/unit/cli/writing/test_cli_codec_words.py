@@ -1,4 +1,4 @@
-"""How codecs' records and options read: those of condu as ever, any other's by their keys."""
+"""How records and options of codecs are shown: condu's by name, any other's by key."""
 
 from condu_cli.cli.writing.codec_words import figure, key_name, keys_of, options_line
 

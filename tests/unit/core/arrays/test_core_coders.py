@@ -1,4 +1,4 @@
-"""How a unified delta is stored: what every dtype keeps, and how little the others lose."""
+"""Storing a unified delta: what every dtype keeps, and how little is lost."""
 
 import math
 
@@ -52,7 +52,7 @@ each_granularity = pytest.mark.parametrize("granularity", GRANULARITIES)
 
 
 def as_bfloat16(values):
-    """Rounded to nearest, ties to even, by ml_dtypes; what is not zero stays so."""
+    """Round to nearest, ties to even, by ml_dtypes; nonzero values stay nonzero."""
     rounded = values.astype(ml_dtypes.bfloat16).astype(np.float32)
     smallest = np.copysign(np.float32(2.0**-133), values)
     return np.where((rounded == 0) & (values != 0), smallest, rounded)
@@ -72,7 +72,7 @@ def as_int8(rows):
 
 
 def as_stored(method, values):
-    """What a flat vector of float32 values is once it was stored and read back."""
+    """Store a flat vector of float32 values and read it back."""
     if method.dtype == "float32":
         return values
     if method.dtype == "bfloat16":
@@ -364,7 +364,7 @@ def test_tensors_without_elements_are_decoupled(granularity, dtype):
 def test_a_session_is_float32s_from_what_was_read_and_its_result_is_rounded_once(
     granularity, dtype, problem, kernels
 ):
-    # Holds in every session, not only the first: masks and the election know nothing of storage.
+    # Holds in every session, not only the first: masks and the election do not depend on storage.
     layout, deltas = problem
     method, plain = Method(layout, granularity, dtype), Method(layout, granularity)
     execution = Execution(None, 1, kernels)
@@ -410,7 +410,7 @@ def test_an_expert_alone_loses_no_parameter_however_often_it_is_stored(granulari
 # The largest L1 error of an expert, relative to its norm, against float32 after 20 sessions, and
 # the largest share of parameters that only one of the two owns. Seen over four seeds and all
 # granularities: 0.0111 and 0.0016 for bfloat16, 0.0241 and 0.0036 for int8. Storing once costs
-# 0.0014 and 0.0070, so that twenty errors in a line would be 0.028 and 0.140. Sessions on end
+# 0.0014 and 0.0070, so twenty accumulated errors would be 0.028 and 0.140. Further sessions
 # level off: after 80 they are 0.010 and 0.024 for the first seed.
 LARGEST_ERROR = {"bfloat16": 0.015, "int8": 0.03}
 LARGEST_SHARE = {"bfloat16": 0.003, "int8": 0.006}

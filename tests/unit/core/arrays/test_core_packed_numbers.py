@@ -1,4 +1,4 @@
-"""Packing: numbers, picked bits and byte planes come back, however they were handed over."""
+"""Packing: numbers, gathered bits and byte planes survive a round trip in any portions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Segments and chunks: every element is in one of them, and bits go in and out unharmed."""
+"""Segments and chunks: every element is in exactly one, and bits survive loading and storing."""
 
 import numpy as np
 import pytest

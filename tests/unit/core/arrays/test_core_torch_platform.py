@@ -1,4 +1,4 @@
-"""Unify and decouple do on torch tensors what they do on numpy arrays, wherever they live."""
+"""Unify and decouple give the same results on torch tensors, on any device, as on numpy arrays."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def assert_same_bits(found, wanted):
 
 
 def assert_same_state(found, wanted, device):
-    """All of a state is on one device, and its numbers are those of a numpy state."""
+    """A state is on one device, and equals a numpy state."""
     assert list(found.unified) == list(wanted.unified)
     for name, values in found.unified.items():
         assert values.device == device
@@ -95,7 +95,7 @@ def assert_same_state(found, wanted, device):
     assert found.covered == pytest.approx(wanted.covered, rel=1e-12, abs=0)
 
 
-# Deltas that look for trouble
+# Difficult deltas
 
 
 def picked(magnitudes, seed, size):
@@ -453,7 +453,7 @@ def test_experts_on_the_device_are_those_of_numpy(dtype, rescaler, kept_as, devi
 
 
 class Recorded:
-    """A mask in memory that remembers how many bytes were read at once."""
+    """A mask in memory that records how many bytes are read at once."""
 
     def __init__(self, mask):
         self._mask = mask
@@ -562,7 +562,7 @@ def test_weights_in_another_place_than_the_base_are_refused_by_name(device):
 
 
 class Watched(TorchDispatchMode):
-    """Which operations ran, and on which dtypes."""
+    """Records which operations run, and on which dtypes."""
 
     def __init__(self):
         super().__init__()

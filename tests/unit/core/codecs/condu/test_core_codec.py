@@ -430,7 +430,7 @@ def test_a_broken_state_is_refused_by_name():
         CODEC.encode(EncodedState(None, [part]), named(LAYOUT, usual(2, LAYOUT.count)))
 
 
-# Parts as they were first written: a float64 rescaler, no covered norm, the mask as it is.
+# The first format of parts: a float64 rescaler, no covered norm, a raw mask.
 
 
 def first_written(state):
@@ -480,7 +480,7 @@ def test_codecs_and_options_are_known_by_name():
 
 @pytest.mark.parametrize("recorded", [{}, {"dtype": "int8"}, {"rescaler": "tensor"}])
 def test_an_option_that_a_record_lacks_means_what_it_meant_then(recorded):
-    """One global rescaler and float32, whatever a new registry gets by now."""
+    """One global rescaler and float32, whatever the current defaults."""
     wanted = {"dtype": "float32", "rescaler": "global", **recorded}
     assert codec_by_name("condu", LAYOUT, recorded).options == wanted
 

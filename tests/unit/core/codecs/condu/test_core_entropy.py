@@ -17,7 +17,7 @@ def noise(size, seed=1):
 
 
 def skewed(size, seed=1):
-    """Bytes without repetitions of which some are more frequent than others."""
+    """Bytes without repetitions, some of them more frequent than others."""
     return np.random.default_rng(seed).normal(scale=4, size=size).astype(np.int8).view(np.uint8)
 
 

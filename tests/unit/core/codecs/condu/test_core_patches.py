@@ -1,4 +1,4 @@
-"""Reverse patches: an older state comes back from a newer one, to the last bit."""
+"""Reverse patches restore an older state from a newer one, bit for bit."""
 
 from itertools import product
 
@@ -249,7 +249,7 @@ BIG = ParameterLayout(("table", "w", "b"), ((600, 64), (300, 400), (400,)))
 
 
 def plausible(seed):
-    """A delta that shares most of its direction with others, and some rows of the table."""
+    """A delta similar in direction to others, with some used rows of the embedding."""
     common, own = usual(77, BIG.count), usual(seed, BIG.count)
     delta = common + own
     used = np.random.default_rng(seed).random(600) < 0.05
@@ -387,7 +387,7 @@ def test_an_array_of_another_form_is_named(name):
         np.array(3, array.dtype),
     ):
         found = refused(**{name: broken}).tensor
-        # A shorter or longer list of pairs speaks of other parts.
+        # A shorter or longer list of pairs refers to other parts.
         assert found == name or (name == "pairs" and found.startswith("part/")), broken
 
 
@@ -465,7 +465,7 @@ def test_a_patch_for_another_state_is_refused_or_gives_a_state():
 
 
 def assert_well_formed(codec, state):
-    """Everything but the values of what is shared, which no patch is asked to judge."""
+    """Everything except the shared values, which a patch cannot check."""
     forms = method_of(codec).storage.arrays(codec.layout)
     assert {n: (a.dtype, a.shape) for n, a in state.shared.items()} == forms
     for part in state.parts:

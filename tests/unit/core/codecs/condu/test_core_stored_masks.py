@@ -1,4 +1,4 @@
-"""The two stored forms of a mask: which one is chosen, and that either reads as the dense mask."""
+"""The two stored forms of a mask: which one is chosen, and both read like the dense mask."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,7 +40,7 @@ def random_mask(layout, kind, seed):
 
 
 def sparse_form(packed):
-    """The sparse form of a mask, also where the raw one would be smaller; word by word."""
+    """The sparse form of a mask, even if the raw one would be smaller; word by word."""
     words = [packed[i : i + 8].tobytes() for i in range(0, packed.size, 8)]
     flags = np.array([any(word) for word in words], dtype=bool)
     return {
