@@ -137,7 +137,7 @@ def _check_registry(registry_path: Path) -> Check:
     try:
         registry = open_if_there(registry_path)
         if registry is None:
-            return Check("registry", True, f"none yet at {registry_path}; condu learn creates it")
+            return Check("registry", True, f"none yet at {registry_path}; learn will create it")
         head = registry.head()
     except ConduError as exc:
         return Check("registry", False, exc.message, failure=exc.reason, facts=exc.facts)

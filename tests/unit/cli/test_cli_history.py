@@ -239,7 +239,7 @@ def test_a_dry_run_makes_no_session(condu, registry, args, option):
     [
         (["forget", "crs"], 4, ["crs", "Did you mean 'cars'"]),
         (["rename", "crs", "x"], 4, ["crs"]),
-        (["rename", "cars", "digits"], 2, ["there is a task 'digits' already"]),
+        (["rename", "cars", "digits"], 2, ["there is already a task 'digits'"]),
         (["rename", "cars", "a/b"], 2, ["a/b"]),
         (["forget"], 2, ["TASK"]),
     ],

@@ -102,7 +102,7 @@ def test_too_many_files_or_too_little_memory_is_no_damage(
         store.verify(sha256)
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ExhaustedError):
-        list(snapshot.sound_chunks(store.path(sha256), sha256))
+        list(snapshot.verified_chunks(store.path(sha256), sha256))
 
 
 def test_a_disk_that_fails_is_damage(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def test_places_for_an_archive(registry: Registry, exported: Path, tmp_path: Pat
     assert "--force" in hint_of(refused.value)
     with pytest.raises(UsageError):
         write_archive(registry, registry.paths.database, overwrite=True)
-    with pytest.raises(UsageError, match="no folder") as refused:
+    with pytest.raises(UsageError, match="no such folder") as refused:
         write_archive(registry, tmp_path / "no where" / "a", overwrite=True)
     assert hint_of(refused.value) == f"mkdir -p '{tmp_path}/no where'"
     assert not (tmp_path / "no where").exists()
@@ -250,7 +250,7 @@ def test_a_full_disk(registry: Registry, tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_blob_that_goes_makes_it_start_over(
     registry: Registry, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = archive.sound_chunks, []
+    original, calls = archive.verified_chunks, []
 
     def vanish_once(path: Path, sha256: str) -> Any:
         calls.append(sha256)
@@ -258,7 +258,7 @@ def test_a_blob_that_goes_makes_it_start_over(
             raise snapshot.VanishedError(sha256)
         return original(path, sha256)
 
-    monkeypatch.setattr(archive, "sound_chunks", vanish_once)
+    monkeypatch.setattr(archive, "verified_chunks", vanish_once)
     assert export(registry, tmp_path / "b").read_bytes() == exported.read_bytes()
 
 
