@@ -30,7 +30,7 @@ def test_the_two_towers_make_up_the_whole(tiny):
 
 
 def test_there_is_no_third_tower(tiny):
-    with pytest.raises(UsageError, match="called 'audio'") as caught:
+    with pytest.raises(UsageError, match="unknown part of a model: 'audio'") as caught:
         tiny.tower_parameters("audio")
     assert "whole, image, text" in hint_of(caught.value)
 

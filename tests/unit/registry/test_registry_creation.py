@@ -77,7 +77,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
     tmp_path: Path, config: RegistryConfig
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="neither empty nor a registry"):
         Registry.create(tmp_path, config)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -221,8 +221,8 @@ def test_with_a_frozen_only_b_is_trained(tiny):
     assert open_names == {injected_name(name) for name in model.trainable_parameters()}
 
 
-def test_a_layer_that_there_is_not_is_another_base_model(tiny):
-    with pytest.raises(BaseModelError, match=r"no layer called 'visual\.nothing'"):
+def test_a_missing_layer_is_another_base_model(tiny):
+    with pytest.raises(BaseModelError, match=r"no layer 'visual\.nothing'"):
         tiny.with_lora(LoraSpec(4, 4.0, ("visual.nothing",)))
 
 

@@ -270,7 +270,7 @@ def test_a_numbered_gpu_must_exist(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda") == "cuda"
     assert resolve_device("cuda:1") == "cuda:1"
-    with pytest.raises(UsageError, match="no device 'cuda:2'"):
+    with pytest.raises(UsageError, match="'cuda:2' is not available"):
         resolve_device("cuda:2")
 
 

@@ -137,8 +137,8 @@ def test_an_existing_file_is_kept_unless_it_may_be_overwritten(expert, path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("expert.pt", "is a .safetensors file"),
-        ("expert", "is a .safetensors file"),
+        ("expert.pt", "must end in .safetensors"),
+        ("expert", "must end in .safetensors"),
         ("nowhere/expert.safetensors", "no such folder"),
         ("folder.safetensors", "is not a file"),
     ],

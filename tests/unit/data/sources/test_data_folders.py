@@ -303,7 +303,7 @@ def test_classes_that_differ_only_in_case_are_pointed_out(tmp_path):
     touch(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/Cat/1.png")
     with pytest.raises(DataError, match="test has 1 classes that train lacks: Cat") as caught:
         read_folder(tmp_path)
-    assert "'cat', which differs only in upper and lower case" in hint_of(caught.value)
+    assert "'cat', which differs only in case" in hint_of(caught.value)
 
 
 def test_folders_with_the_same_name_in_words_are_refused(tmp_path):
