@@ -298,9 +298,7 @@ def test_after_a_collection_every_kept_session_still_decodes_to_the_same(
 ) -> None:
     learn(registry, "flowers")
     birds = oldest_first(registry)[2]
-    registry.tag(
-        "birds", birds, "condu tag birds"
-    )  # HEAD may be rolled back
+    registry.tag("birds", birds, "condu tag birds")  # HEAD may be rolled back
     before = sum(ref.size for ref in registry.blobs.all())
     collection = collect(registry, None)
     assert collection.sessions == ()

@@ -111,7 +111,7 @@ def logits_of(
 ) -> NDArray[np.float32]:
     """Return scaled cosines (N, L) of pictures, cropped by `transform`, with a classifier (L, E).
 
-    The classifier is the result of `class_features` for the candidates and the same model.
+    The classifier is the result of `encode_candidates` for the candidates and the same model.
     """
     parts = [
         class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)

@@ -298,7 +298,7 @@ def test_more_processes_than_pictures_in_a_batch_are_refused(pictures):
     class Crowd:
         rank, size, device = 0, 9, ""
 
-    with pytest.raises(UsageError, match="cannot be shared by 9 processes"):
+    with pytest.raises(UsageError, match="cannot be divided among 9 processes"):
         finetune(
             load_base("tiny").training_copy(), TrainingData(pictures, NAMES), SHORT, team=Crowd()
         )

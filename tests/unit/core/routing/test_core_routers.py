@@ -87,5 +87,5 @@ def test_rank_puts_the_best_first_and_breaks_ties_by_the_earlier_task():
     scores = np.array([[0.1, 0.9, 0.5], [0.3, 0.3, 0.3], [0.2, 0.7, 0.7]])
     assert rank(scores, 2).tolist() == [[1, 2], [0, 1], [1, 2]]
     assert rank(scores, 9).shape == (3, 3)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         rank(scores, 0)
