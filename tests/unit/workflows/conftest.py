@@ -61,7 +61,7 @@ def learner_fixture():
     return learner
 
 
-@pytest.fixture(name="learn")
+@pytest.fixture(name="learn", scope="session")
 def learn_fixture():
     return learn
 

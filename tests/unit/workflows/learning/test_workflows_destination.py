@@ -1,5 +1,6 @@
 """Where a task is learned to: what lies there already, and what others do there meanwhile."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,25 +54,32 @@ def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(path, warm,
 # An expert waits
 
 
-@pytest.fixture
-def waiting(registry_path, warm, learn, monkeypatch):
-    """A registry in whose folder `trained` an expert of `third` waits: its commit failed."""
+@pytest.fixture(scope="module")
+def waiting_once(tmp_path_factory, learned, warm, learn):
+    """The registry that `waiting` copies, and the error with which its commit failed."""
+    path = shutil.copytree(learned, tmp_path_factory.mktemp("waiting") / "registry")
 
     def full(*_args, **_values):
         raise ConduError("no space left", reason="cannot-write")
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(committing, "session_of_state", full)
         with pytest.raises(ConduError, match="no space left") as caught:
-            learn(registry_path, "third", warm, iterations=1)
-    assert hint_of(caught.value) == (
+            learn(path, "third", warm, iterations=1)
+    return path, caught.value
+
+
+@pytest.fixture
+def waiting(waiting_once, tmp_path):
+    """A registry in whose folder `trained` an expert of `third` waits: its commit failed."""
+    return Registry.open(shutil.copytree(waiting_once[0], tmp_path / "registry"))
+
+
+def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, waiting_once, learned):
+    assert hint_of(waiting_once[1]) == (
         "Free some space or correct the permissions, then run the command again; "
         "the trained expert is kept: condu learn --task third --resume commits it"
     )
-    return Registry.open(registry_path)
-
-
-def test_a_commit_that_fails_keeps_the_expert_and_head(waiting, learned):
     assert waiting.head() == Registry.open(learned).head()
     (done,) = resume(waiting, None)
     assert done.task == done.summary.task == "third"

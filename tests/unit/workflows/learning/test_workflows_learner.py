@@ -41,9 +41,17 @@ def test_something_else_at_the_registrys_place_is_refused(tmp_path, warm):
 # From nothing to a session
 
 
-def test_the_first_task_creates_the_registry(path, warm, learn):
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, warm, learn):
+    """A registry that `learn` made for its first task, and the summary; no test changes it."""
+    path = tmp_path_factory.mktemp("first") / "registry"
     summary = learn(path, "warm", warm)
-    session = Registry.open(path).head()
+    return Registry.open(path), summary
+
+
+def test_the_first_task_creates_the_registry(first):
+    registry, summary = first
+    session = registry.head()
     assert session.id == summary.session
     assert session.parent is None
     assert [entry.name for entry in session.entries] == ["warm"]
@@ -58,22 +66,22 @@ def test_an_empty_folder_may_become_the_registry(tmp_path, warm, learn):
     assert Registry.open(tmp_path / "empty").head() is not None
 
 
-def test_one_task_alone_is_stored_exactly(path, warm, learn):
-    learn(path, "warm", warm)
-    entry = Registry.open(path).head().entry("warm")
+def test_one_task_alone_is_stored_exactly(first):
+    entry = first[0].head().entry("warm")
     assert entry.record["rescaler"] == 1.0
     assert entry.drift is None
     assert 0 < entry.record["mask_density"] < 1
 
 
 def test_the_same_seed_gives_the_same_expert(tmp_path, warm, learn):
-    def part(name, seed):
+    def expert(name, seed):
         learn(tmp_path / name, "warm", warm, iterations=3, seed=seed)
         head = Registry.open(tmp_path / name).head()
         return head.shared, head.entry("warm").part
 
-    assert part("a", 1) == part("b", 1)
-    assert part("a2", 1) != part("c", 2)
+    one = expert("a", 1)
+    assert one == expert("b", 1)
+    assert one != expert("c", 2)
 
 
 def test_the_training_record_says_how_the_expert_was_made(path, warm, learn):
@@ -91,14 +99,16 @@ def test_the_training_record_says_how_the_expert_was_made(path, warm, learn):
 
 
 def test_prototypes_come_from_the_base_model_and_count_the_training_pictures(
-    workspace, path, warm, learn
+    first, path, warm, learn
 ):
-    head = workspace.head()
-    prototypes = workspace.prototypes(head, head.entry("warm"))
+    def prototypes_of(registry):
+        found = registry.blobs.open(registry.head().entry("warm").expert.prototypes)
+        return Prototypes.from_arrays(found)
+
+    prototypes = prototypes_of(first[0])
     assert prototypes.counts.tolist() == [8, 8]
     learn(path, "warm", warm, iterations=1)  # another expert of the same base model
-    other = Registry.open(path)
-    again = Prototypes.from_arrays(other.blobs.open(other.head().entry("warm").expert.prototypes))
+    again = prototypes_of(Registry.open(path))
     assert np.array_equal(again.image, prototypes.image)
 
 
@@ -151,9 +161,8 @@ def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants,
 # The folder of the pictures stays on this machine
 
 
-def test_the_folder_of_the_pictures_is_kept_beside_the_sessions(path, warm, learn):
-    learn(path, "warm", warm, iterations=1)
-    registry = Registry.open(path)
+def test_the_folder_of_the_pictures_is_kept_beside_the_sessions(first, warm):
+    registry, _ = first
     assert registry.folder_of(registry.head().entry("warm")) == str(warm.resolve())
 
 

@@ -45,11 +45,26 @@ def ctrl_c_after(iteration):
     return on_progress
 
 
-@pytest.fixture
-def stopped(path, warm, learn):
-    """A registry with a training that was stopped after 4 of 10 iterations."""
-    with pytest.raises(InterruptedByUserError):
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory, warm, learn):
+    """The registry that `stopped` copies, and the error that stopped its training."""
+    path = tmp_path_factory.mktemp("stopped") / "registry"
+    with pytest.raises(InterruptedByUserError) as caught:
         learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
+    return path, caught.value
+
+
+@pytest.fixture
+def stopped(stopped_once, path):
+    """A registry with a training that was stopped after 4 of 10 iterations."""
+    return Registry.open(shutil.copytree(stopped_once[0], path))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, warm, learn):
+    """A registry with the same training, which nobody stopped; no test changes it."""
+    path = tmp_path_factory.mktemp("straight") / "registry"
+    learn(path, "warm", warm, iterations=10)
     return Registry.open(path)
 
 
@@ -59,26 +74,23 @@ def delta(registry, task):
     return dict(registry.blobs.open(head.shared)), head.entry(task).record["rescaler"]
 
 
-def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(path, warm, learn):
-    with pytest.raises(InterruptedByUserError) as caught:
-        learn(path, "warm", warm, ctrl_c_after(4), iterations=10)
-    assert caught.value.exit_code == 130
-    assert "stopped after iteration 4 of 10 and is kept" in caught.value.message
-    assert hint_of(caught.value) == "condu learn --task warm --resume continues from there"
+def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(stopped_once):
+    path, error = stopped_once
+    assert error.exit_code == 130
+    assert "stopped after iteration 4 of 10 and is kept" in error.message
+    assert hint_of(error) == "condu learn --task warm --resume continues from there"
     registry = Registry.open(path)
     assert registry.head() is None
     (file,) = registry.runs.all()
     assert load_unfinished(registry, file).iteration == 4
 
 
-def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, tmp_path, warm, learn):
-    learn(tmp_path / "straight", "warm", warm, iterations=10)
+def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, straight):
     (done,) = resume(stopped, "warm")
     assert stopped.head() == done.session
     assert stopped.runs.paths() == []
     assert stopped.waiting.paths() == []
 
-    straight = Registry.open(tmp_path / "straight")
     (ours, rescaler), (theirs, other) = delta(stopped, "warm"), delta(straight, "warm")
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
@@ -99,14 +111,13 @@ def test_it_goes_on_with_the_templates_that_it_began_with(stopped, monkeypatch):
     assert done.session.entry("warm").expert.templates == before
 
 
-def test_it_may_be_interrupted_again(stopped, tmp_path, warm, learn):
+def test_it_may_be_interrupted_again(stopped, straight):
     with pytest.raises(InterruptedByUserError, match="after iteration 7 of 10"):
         resume(stopped, "warm", ctrl_c_after(7))
     (file,) = stopped.runs.all()
     assert load_unfinished(stopped, file).iteration == 7
     resume(stopped, None)
-    learn(tmp_path / "straight", "warm", warm, iterations=10)
-    ours, theirs = delta(stopped, "warm")[0], delta(Registry.open(tmp_path / "straight"), "warm")[0]
+    ours, theirs = delta(stopped, "warm")[0], delta(straight, "warm")[0]
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
