@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.sessions.committing import Commit, TrainedExpert
+    from condu_cli.workflows.sessions.committing import Commit
+    from condu_cli.workflows.sessions.trained_experts import TrainedExpert
 
 EMBEDDED = ("digits", "shapes")
 TASKS = [
@@ -39,8 +40,8 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
     from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.sessions.coding import codec_for
-    from condu_cli.workflows.sessions.committing import TrainedExpert, new_run
     from condu_cli.workflows.sessions.states import open_state
+    from condu_cli.workflows.sessions.trained_experts import TrainedExpert, new_run
 
     source = Registry.open(path)
     codec, session = codec_for(source.config), source.head()

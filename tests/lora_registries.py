@@ -8,7 +8,8 @@ from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.paradigms import LoraRequest
 from condu_cli.workflows.opening.workspace import new_config
-from condu_cli.workflows.sessions.committing import TrainedExpert, commit_expert, new_run
+from condu_cli.workflows.sessions.committing import commit_expert
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert, new_run
 
 CLASSES = ("blue", "red")
 

@@ -13,8 +13,9 @@ from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import TrainedExpert, commit_expert, new_run
+from condu_cli.workflows.sessions.committing import commit_expert
 from condu_cli.workflows.sessions.states import open_state
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

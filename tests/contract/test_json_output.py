@@ -45,7 +45,7 @@ from made_registries import flip, made_expert, made_registry
 
 from condu_cli.main import main
 from condu_cli.workflows.opening import installation
-from condu_cli.workflows.sessions.committing import keep_expert
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 SESSION_ID = re.compile(r"[0-9a-f]{64}")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")

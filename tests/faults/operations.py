@@ -15,9 +15,10 @@ from condu_cli.registry.database.engine import connect
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import keep_expert, resume_expert
+from condu_cli.workflows.sessions.committing import resume_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,9 +18,10 @@ from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryCon
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import Commit, TrainedExpert, commit_expert, new_run
+from condu_cli.workflows.sessions.committing import Commit, commit_expert
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert, new_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,14 +18,10 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import (
-    Commit,
-    TrainedExpert,
-    commit_expert,
-    resume_expert,
-)
+from condu_cli.workflows.sessions.committing import Commit, commit_expert, resume_expert
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert
 from condu_cli.workflows.sessions.verification import verify
 
 FORMATS = Path(__file__).parent / "formats"

@@ -12,8 +12,8 @@ from condu_cli.workflows.opening.registry_only import (
     open_if_there,
     require_same_kind,
 )
-from condu_cli.workflows.sessions.committing import new_run
 from condu_cli.workflows.sessions.current import refuse_known_task
+from condu_cli.workflows.sessions.trained_experts import new_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

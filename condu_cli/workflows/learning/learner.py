@@ -28,12 +28,8 @@ from condu_cli.workflows.opening.registry_kind import RegistryKind, load_kind, r
 from condu_cli.workflows.opening.registry_only import require_space
 from condu_cli.workflows.progress import ProgressCallback, outlasting, silent
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import (
-    ExpertCommit,
-    TrainedExpert,
-    check_delta,
-    commit_expert,
-)
+from condu_cli.workflows.sessions.committing import ExpertCommit, commit_expert
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from condu_cli.workflows.learning.summaries import LearnSummary, summarise
 from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.learning.unfinished import load_unfinished
 from condu_cli.workflows.progress import ProgressCallback, silent
-from condu_cli.workflows.sessions.committing import ExpertCommit, load_expert, resume_expert
+from condu_cli.workflows.sessions.committing import ExpertCommit, resume_expert
+from condu_cli.workflows.sessions.trained_experts import load_expert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

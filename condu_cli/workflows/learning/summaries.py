@@ -10,7 +10,8 @@ from condu_cli.workflows.sessions.committing import CommitSeconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from condu_cli.workflows.sessions.committing import ExpertCommit, TrainedExpert
+    from condu_cli.workflows.sessions.committing import ExpertCommit
+    from condu_cli.workflows.sessions.trained_experts import TrainedExpert
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from condu_cli.train.team import SOLO, Team
 from condu_cli.workflows.learning.unfinished import Unfinished, check_same_data, data_fingerprint
 from condu_cli.workflows.opening.registry_only import free_bytes, state_bytes
 from condu_cli.workflows.progress import Progress, ProgressCallback
-from condu_cli.workflows.sessions.committing import new_run
+from condu_cli.workflows.sessions.trained_experts import new_run
 
 if TYPE_CHECKING:
     from condu_cli.backbone.dual_encoder import DualEncoder

@@ -21,8 +21,8 @@ from condu_cli.registry.leftovers import Leftover, leftovers
 from condu_cli.registry.manifest import plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import load_expert
 from condu_cli.workflows.sessions.patch_walk import Restored, restored_states
+from condu_cli.workflows.sessions.trained_experts import load_expert
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Set

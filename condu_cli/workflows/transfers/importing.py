@@ -38,14 +38,9 @@ from condu_cli.workflows.opening.paradigms import FULL, LORA
 from condu_cli.workflows.opening.registry_kind import load_kind, refuse_other_base
 from condu_cli.workflows.opening.registry_only import join_or_create, open_if_there
 from condu_cli.workflows.progress import ProgressCallback, silent
-from condu_cli.workflows.sessions.committing import (
-    CommitSeconds,
-    TrainedExpert,
-    check_delta,
-    commit_expert,
-    new_run,
-)
+from condu_cli.workflows.sessions.committing import CommitSeconds, commit_expert
 from condu_cli.workflows.sessions.current import refuse_known_task
+from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta, new_run
 from condu_cli.workflows.transfers.exporting import ExportNote, read_note
 
 if TYPE_CHECKING:

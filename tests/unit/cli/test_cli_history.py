@@ -10,7 +10,7 @@ from made_registries import learn, made_expert, made_registry
 
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.collecting import collect
-from condu_cli.workflows.sessions.committing import keep_expert
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 
 @pytest.fixture

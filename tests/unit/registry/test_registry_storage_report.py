@@ -9,8 +9,8 @@ from made_registries import made_expert, made_registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import measure
 from condu_cli.workflows.sessions.coding import layout_of
-from condu_cli.workflows.sessions.committing import keep_expert
 from condu_cli.workflows.sessions.moving_head import roll_back
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 HEADER = 1024  # bytes of a tensor file beside its tensors
 CATEGORIES = ("unified", "mask", "prototype", "history", "metadata", "trained")

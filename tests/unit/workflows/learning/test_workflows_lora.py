@@ -25,7 +25,7 @@ from condu_cli.registry.storage import measure
 from condu_cli.workflows.opening.paradigms import LoraRequest, lora_options, summary_of
 from condu_cli.workflows.opening.workspace import Workspace, new_config, trained_part
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.committing import check_delta
+from condu_cli.workflows.sessions.trained_experts import check_delta
 from condu_cli.workflows.sessions.verification import verify
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 from condu_cli.workflows.transfers.exporting import export_adapter, export_expert

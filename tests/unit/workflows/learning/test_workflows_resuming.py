@@ -10,7 +10,7 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import IntegrityError, PartialError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning.resuming import resume
-from condu_cli.workflows.sessions.committing import keep_expert
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 
 def test_the_kept_expert_is_committed_by_resume_on_what_is_head_now(registry_path, warm, overtaken):

@@ -19,9 +19,9 @@ from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import collecting, history_packing
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.collecting import collect, plan_collection
-from condu_cli.workflows.sessions.committing import keep_expert
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state, restore_files
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 from condu_cli.workflows.sessions.verification import verify
 
 TASKS = ("birds", "cars", "digits", "flags", "shapes")

@@ -10,8 +10,8 @@ from made_registries import flip, learn, made_expert, made_registry
 from condu_cli.cli.hints.making import hint_for
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions import verification
-from condu_cli.workflows.sessions.committing import keep_expert
 from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.trained_experts import keep_expert
 from condu_cli.workflows.sessions.verification import verify
 
 
