@@ -259,15 +259,7 @@ class Registry:
         self._require_lock()
         blobs = [self._require_blob(sha256) for sha256 in sorted(session.blobs())]
         with self._write() as transaction:
-            head = rows.head_id(transaction)
-            if head != session.parent:
-                raise HeadMovedError(
-                    f"HEAD moved from {_name(session.parent)} to {_name(head)} "
-                    f"while {command!r} was working",
-                    reason="head-moved",
-                    parent=session.parent,
-                    head=head,
-                )
+            require_head(rows.head_id(transaction), session.parent, command)
             rows.insert_session(transaction, session, blobs)
             if folder is not None:
                 new = next(e for e in session.entries if e.learned_in == session.id)
@@ -343,6 +335,17 @@ class Registry:
     def _write(self) -> Iterator[Transaction]:
         with described_errors(self.paths.database), write(self._engine) as transaction:
             yield transaction
+
+
+def require_head(head: str | None, parent: str | None, command: str) -> None:
+    """Raise HeadMovedError unless HEAD is still the session that a command has built on."""
+    if head != parent:
+        raise HeadMovedError(
+            f"HEAD moved from {_name(parent)} to {_name(head)} while {command!r} was working",
+            reason="head-moved",
+            parent=parent,
+            head=head,
+        )
 
 
 def _require_registry(paths: RegistryPaths) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.operations import drifts
-from condu_cli.errors import ConduError, HeadMovedError, InterruptedByUserError
+from condu_cli.errors import ConduError, InterruptedByUserError
 from condu_cli.registry.leftovers import taken_back_on_failure
-from condu_cli.registry.manifest import Expert, Session, TaskEntry, short_id
+from condu_cli.registry.manifest import Expert, Session, TaskEntry
+from condu_cli.registry.repository import require_head
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import choice_of, codec_for
 from condu_cli.workflows.sessions.current import refuse_known_task
@@ -159,7 +160,7 @@ def _commit_waiting(
     with _lock(registry, command, on_progress), taken_back_on_failure(registry):
         head = registry.head()
         codec = codec_for(registry.config, head)
-        _require_head(head, parent, command)
+        require_head(None if head is None else head.id, parent, command)
         refuse_known_task(head, trained.task)
         check_state(registry, head)
         started = time.perf_counter()
@@ -200,18 +201,6 @@ def _lock(
         on_progress(Progress("waiting", 0, 1, {"holder": holder}))
 
     return registry.lock(command, LOCK_SECONDS, on_wait)
-
-
-def _require_head(head: Session | None, parent: str | None, command: str) -> None:
-    found = None if head is None else head.id
-    if found != parent:
-        was, now = (short_id(i) if i else "the empty state" for i in (parent, found))
-        raise HeadMovedError(
-            f"HEAD moved from {was} to {now} while {command!r} was working",
-            reason="head-moved",
-            parent=parent,
-            head=found,
-        )
 
 
 def _unify(
