@@ -1,4 +1,4 @@
-"""Flushing, modes and folders; and the times that name what was written."""
+"""Flushing, modes and folders, and timestamps in names."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from condu_cli.registry.clock import utc_now
 
 @pytest.fixture
 def flushed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For every descriptor that is flushed: whether it is a folder's."""
+    """Record, for every flushed descriptor, whether it is a folder's."""
     kinds: list[bool] = []
     monkeypatch.setattr(
         os, "fsync", lambda descriptor: kinds.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))

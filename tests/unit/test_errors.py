@@ -1,4 +1,4 @@
-"""Errors carry a reason and facts, through pickling too."""
+"""Errors carry a reason and facts, even through pickling."""
 
 import pickle
 from pathlib import Path

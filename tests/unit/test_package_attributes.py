@@ -1,6 +1,6 @@
-"""Every object is whole once it is made: no attribute appears only when some method has run.
+"""Every object is complete once created: no attribute appears only after some method has run.
 
-Otherwise calling methods in another order is an AttributeError, which no type checker sees.
+Otherwise calling methods in another order raises AttributeError, unseen by type checkers.
 """
 
 import ast
@@ -14,7 +14,7 @@ MODULES = sorted(Path(condu_cli.__file__).parent.rglob("*.py"))
 
 
 def assigned(body: list[ast.stmt]) -> set[str]:
-    """Names X of every `self.X = …` and `self.X: T = …`."""
+    """Return the names X of every `self.X = …` and `self.X: T = …`."""
     return {
         node.attr
         for statement in body
@@ -27,7 +27,7 @@ def assigned(body: list[ast.stmt]) -> set[str]:
 
 
 def given_by_the_class(cls: ast.ClassDef) -> set[str]:
-    """Names that have a value in the class body, or are a dataclass's fields."""
+    """Return names that have a value in the class body, or are dataclass fields."""
     is_record = any("dataclass" in ast.unparse(decorator) for decorator in cls.decorator_list)
     names = set()
     for statement in cls.body:
@@ -39,7 +39,7 @@ def given_by_the_class(cls: ast.ClassDef) -> set[str]:
 
 
 def late_attributes(classes: dict[str, ast.ClassDef]) -> list[str]:
-    """`Class.method sets attribute`, for each that neither `__init__` nor the class sets."""
+    """Return `Class.method sets attribute` for each that neither `__init__` nor the class sets."""
 
     def known(cls: ast.ClassDef) -> set[str]:
         names = given_by_the_class(cls)

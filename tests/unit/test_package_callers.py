@@ -1,4 +1,4 @@
-"""Everything in the package has somebody in the package who uses it: nothing is kept for tests."""
+"""Everything in the package is used in the package: nothing exists only for tests."""
 
 import ast
 import re
@@ -26,13 +26,13 @@ CALLED_FROM_OUTSIDE = {
 
 
 class Package:
-    """The modules under a folder, and which names each of them uses of itself and of others."""
+    """The modules under a folder, and which names each of them uses."""
 
     def __init__(self, root: Path) -> None:
         files = {
             path: path.relative_to(root).with_suffix("")
             for path in root.rglob("*.py")
-            # Alembic calls these, and only an installed package holds them.
+            # Alembic calls these, and only an installed package contains them.
             if path.relative_to(root).parts[0] != "migrations"
         }
         self.trees = {
@@ -60,7 +60,7 @@ class Package:
                     self.imported[modules[node.value.id]].add(node.attr)
 
     def unused(self) -> Iterator[str]:
-        """Functions, classes, constants and methods that nothing but themselves names."""
+        """Return functions, classes, constants and methods that only name themselves."""
         for module, tree in self.trees.items():
             for node in tree.body:
                 for name in names_of(node):
@@ -87,7 +87,7 @@ def names_of(node: ast.stmt) -> list[str]:
 
 
 def names(tree: ast.Module, owner: ast.stmt, name: str) -> bool:
-    """Whether a module names something outside of its own definition, be it in an annotation."""
+    """Whether a module names something outside its definition, even in an annotation."""
     own = set(ast.walk(owner))
     return any(
         node not in own
@@ -100,9 +100,10 @@ def names(tree: ast.Module, owner: ast.stmt, name: str) -> bool:
 
 
 def is_special(name: str) -> bool:
-    """Commands register themselves as `noun.register(app)`; dunders are Python's.
+    """Whether a name is used in ways that the search cannot see.
 
-    The loops of the method are a module that is chosen at run time, `vectorised` or `compiled`.
+    Commands register themselves as `noun.register(app)`, Python calls dunders, and the module of
+    the loops, `vectorised` or `compiled`, is chosen at run time.
     """
     module, _, last = name.rpartition(".")
     loops = module in ("core.passes.compiled", "core.passes.vectorised")

@@ -1,4 +1,4 @@
-"""Rooms stay small enough to be read at a glance, and files to be read in one sitting."""
+"""Rooms stay small enough to take in at a glance, and files to read in one sitting."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""The rooms below share `strategies` and `dense_reference`, which lie beside this file."""
+"""The rooms below share the `strategies` and `dense_reference` modules in this folder."""

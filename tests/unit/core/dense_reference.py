@@ -1,8 +1,8 @@
-"""Unify written as its definition: every expert in memory, one plain Python loop.
+"""Unify as it is defined: every expert in memory, one plain Python loop.
 
-Sums are exact: a float32 is a whole number of steps of 2**-149, a product of two one of steps of
-2**-298, and Python's integers have no end. So the reference has no rounding of its own to argue
-about. It shares no code with the program.
+Sums are exact: a float32 is an integer multiple of 2**-149, a product of two a multiple of
+2**-298, and Python's integers are unbounded. So the reference itself never rounds.
+It shares no code with the program.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ STEPS = 2**149
 
 @dataclass
 class Groups:
-    """Which rescaler belongs to each element: the group's number, and how many there are."""
+    """The rescaler group of each element, and the number of groups."""
 
     of_element: list[int]
     count: int
@@ -49,13 +49,13 @@ def groups_of(shapes, granularity):
 
 
 def factors(state, groups):
-    """Each expert's rescaler of every element, float32 (d,)."""
+    """Return each expert's rescaler for every element, float32 (d,)."""
     index = np.array(groups.of_element, dtype=np.int64)
     return [np.array(rescaler, dtype=np.float32)[index] for rescaler in state.rescalers]
 
 
 def decouple(state, groups):
-    """Every expert as a (d,) float32 array."""
+    """Return every expert as a (d,) float32 array."""
     return [
         np.where(mask, state.unified, np.float32(0)) * factor
         for mask, factor in zip(state.masks, factors(state, groups), strict=True)
@@ -63,12 +63,12 @@ def decouple(state, groups):
 
 
 def whole(values):
-    """Float32 values as whole numbers of 2**-149."""
+    """Express float32 values as integer multiples of 2**-149."""
     return [int(value) for value in values.astype(np.float64) * STEPS]
 
 
 def exact_experts(state, groups):
-    """Every expert in steps of 2**-298, before rounding; an element that rounds to 0 is 0."""
+    """Return every expert in units of 2**-298, before rounding; elements that round to 0 are 0."""
     unified = whole(state.unified)
     return [
         [
@@ -80,7 +80,7 @@ def exact_experts(state, groups):
 
 
 def exact_delta(delta):
-    """A delta in steps of 2**-298."""
+    """Express a delta in units of 2**-298."""
     return [value * STEPS for value in whole(delta)]
 
 
@@ -98,7 +98,7 @@ def one_shot(deltas, exact, groups):
 
 
 def rescaler(exact, magnitudes, mask, groups):
-    """The L1 norm of the expert over that of what it owns, in each group."""
+    """Return, per group, the expert's L1 norm divided by that of the elements it owns."""
     norms, covered = [0] * groups.count, [0] * groups.count
     for group, value, magnitude, owned in zip(
         groups.of_element, exact, magnitudes, mask, strict=True
@@ -116,7 +116,7 @@ def ratio(norm, covered):
 
 
 def learn(state, delta, groups):
-    """One session: unify the decoupled experts with a new delta."""
+    """Run one session: unify the decoupled experts with a new delta."""
     if state is None:
         return one_shot([delta], [exact_delta(delta)], groups)
     exact = [*exact_experts(state, groups), exact_delta(delta)]
@@ -124,5 +124,5 @@ def learn(state, delta, groups):
 
 
 def again(state, groups):
-    """One session without a new task."""
+    """Run one session without a new task."""
     return one_shot(decouple(state, groups), exact_experts(state, groups), groups)

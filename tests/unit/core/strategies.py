@@ -1,4 +1,4 @@
-"""Layouts and deltas that look for trouble, and helpers to walk between flat and named."""
+"""Awkward layouts and deltas, and helpers that convert between flat and named arrays."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -20,10 +20,10 @@ from condu_cli.core.routing.prototypes import PrototypeBuilder
 __all__ = ["DTYPES", "GRANULARITIES", "KERNELS"]
 
 DTYPES = tuple(UNIFIED_DTYPES)
-# Where numba is missing there is nothing to compare; test_core_compiled.py is then skipped.
+# Without numba there is nothing to compare, and test_core_compiled.py is skipped.
 KERNELS = ("vectorised", "compiled") if compiled_loops() else ("vectorised",)
 
-# The fastest way through small layouts; test_core_streaming.py shows that the way leaves no trace.
+# Fastest for small layouts; test_core_streaming.py shows that this does not affect results.
 HERE = Execution(threads=1, kernels=KERNELS[-1])
 
 AWKWARD = [0.0, 0.5, 1.0, 1.0000001, 2.0, 3e-3, 2.0**-149, 2.0**-148, 1e-40, 2.0**-126]
@@ -56,7 +56,7 @@ methods = st.builds(Method, layouts, st.sampled_from(GRANULARITIES), st.sampled_
 
 
 def flat_deltas(size):
-    """A float32 vector: usual values, awkward ones, sparse ones, or nothing but zeros."""
+    """Draw a float32 vector: ordinary, awkward, sparse or all zeros."""
     seeds = st.integers(0, 2**32 - 1)
     return st.one_of(
         seeds.map(lambda s: usual(s, size)),
@@ -72,21 +72,21 @@ def usual(seed, size):
 
 
 def spread(seed, size):
-    """Values over so many magnitudes that float64 sums of them round: their order shows."""
+    """Draw values of such different magnitudes that float64 sums depend on their order."""
     generator = np.random.default_rng(seed)
     values = generator.normal(size=size) * 2.0 ** generator.uniform(-40, 0, size)
     return values.astype(np.float32)
 
 
 def chosen(magnitudes, seed, size):
-    """Random signs on random picks; a zero may be negative."""
+    """Draw random values with random signs; a zero may be negative."""
     generator = np.random.default_rng(seed)
     picked = generator.choice(magnitudes, size) * generator.choice([-1.0, 1.0], size)
     return picked.astype(np.float32)
 
 
 def huge_deltas(size):
-    """From the smallest float32 to the largest value that is let in."""
+    """Draw magnitudes from the smallest float32 to the largest accepted value."""
     seeds = st.integers(0, 2**32 - 1)
     return seeds.map(lambda s: chosen(HUGE, s, size))
 
@@ -97,7 +97,7 @@ def usual_deltas(size):
 
 @st.composite
 def problems(draw, max_tasks=4, elements=flat_deltas, of=layouts):
-    """(layout, list of flat deltas), among them repeated and opposite tasks."""
+    """Draw (layout, list of flat deltas), some repeated or opposite."""
     layout = draw(of)
     deltas = [draw(elements(layout.count))]
     for _ in range(draw(st.integers(0, max_tasks - 1))):
@@ -110,12 +110,12 @@ def problems(draw, max_tasks=4, elements=flat_deltas, of=layouts):
 
 
 def starts(layout):
-    """Where each tensor starts in the flat vector."""
+    """Return where each tensor starts in the flat vector."""
     return list(accumulate(layout.sizes, initial=0))[:-1]
 
 
 def named(layout, flat):
-    """Flat vector -> {name: tensor}."""
+    """Convert a flat vector to {name: tensor}."""
     return {
         name: flat[offset : offset + size].reshape(shape)
         for name, shape, size, offset in zip(
@@ -125,7 +125,7 @@ def named(layout, flat):
 
 
 def flat(layout, tensors):
-    """{name: tensor} -> flat vector, of the layout's parameters only."""
+    """Convert {name: tensor} to a flat vector of the layout's parameters only."""
     return np.concatenate([np.asarray(tensors[name]).reshape(-1) for name in layout.names])
 
 
@@ -134,7 +134,7 @@ def flat_mask(layout, packed):
 
 
 def packed_mask(layout, masks):
-    """{name: bool tensor} -> packed bits, bit by bit."""
+    """Pack {name: bool tensor} bit by bit."""
     bits = np.zeros(layout.mask_bytes * 8, dtype=bool)
     for name, offset in zip(layout.names, layout.mask_offsets, strict=True):
         mask = masks[name].reshape(-1)
@@ -143,7 +143,7 @@ def packed_mask(layout, masks):
 
 
 def drift(before, after):
-    """||after - before||_1 / ||before||_1 of experts as a codec's decode gives them."""
+    """Return ||after - before||_1 / ||before||_1 of experts returned by a codec's decode."""
     pairs = list(zip(dict(before).values(), dict(after).values(), strict=True))
     moved = sum(np.abs(np.subtract(new, old, dtype=np.float64)).sum() for old, new in pairs)
     return relative_drift(moved, sum(np.abs(old).sum(dtype=np.float64) for old, _ in pairs))
@@ -162,13 +162,13 @@ def same_bits(first, second):
 
 
 def learn(method, state, delta, execution=HERE):
-    """One session: a flat delta after `state`, or after nothing where that is None."""
+    """Run one session: add a flat delta to `state`; None: the first session."""
     unified, triggers = (state.unified, state.triggers) if state else (None, [])
     return unify(method, unified, triggers, named(method.layout, delta), execution)
 
 
 def learn_all(method, deltas, execution=HERE):
-    """Session after session, from nothing."""
+    """Run one session per delta, from an empty start."""
     state = None
     for delta in deltas:
         state = learn(method, state, delta, execution)
@@ -176,24 +176,24 @@ def learn_all(method, deltas, execution=HERE):
 
 
 def rescalers(state):
-    """The rescalers of every task, one for each group."""
+    """Return the rescalers of every task, one per group."""
     return [[float(r) for r in trigger.rescaler] for trigger in state.triggers]
 
 
 def stored_values(method, unified):
-    """The unified delta as flat float32 values, whatever its dtype."""
+    """Return the unified delta as flat float32 values, whatever its dtype."""
     stored = method.stored(unified)
     tensors = zip(method.layout.names, range(len(method.layout.names)), strict=True)
     return flat(method.layout, {name: stored.tensor(position) for name, position in tensors})
 
 
 def experts(method, state):
-    """Every expert's delta, flat."""
+    """Return every expert's delta, flat."""
     return [flat(method.layout, dict(decouple(method, state.unified, t))) for t in state.triggers]
 
 
 def group_norms(method, values):
-    """The float64 L1 norm of each group of a flat vector."""
+    """Return the float64 L1 norm of each group of a flat vector."""
     magnitudes = np.abs(values.astype(np.float64))
     if method.rescaler == "global":
         return np.array([magnitudes.sum()])
@@ -208,7 +208,7 @@ def group_norms(method, values):
 
 
 def assert_same_results(one, other):
-    """Two results of unify are equal bit for bit."""
+    """Assert that two results of unify are equal bit for bit."""
     assert list(one.unified) == list(other.unified)
     for name, array in one.unified.items():
         assert same_bits(array, other.unified[name]), name
@@ -238,7 +238,7 @@ class LazyTensors(Mapping):
 
 
 def prototypes_of(text, images, pooled, labels):
-    """Prototypes of all the features at once."""
+    """Compute the prototypes of all features at once."""
     builder = PrototypeBuilder(text, pooled.shape[1])
     builder.add(images, pooled, labels)
     return builder.build()

@@ -1,4 +1,4 @@
-"""Classes that are known already: matched by their names, or all by their folders."""
+"""Known classes, matched by their names, or all by their folders."""
 
 from condu_cli.data.class_names import name_unknown, places_among, unknown_among
 

@@ -1,4 +1,4 @@
-"""Draws from the training pictures: few shots, a limit, and some held out."""
+"""Draws from the training pictures: few shots, a limit, held-out pictures."""
 
 from collections import Counter
 from dataclasses import replace

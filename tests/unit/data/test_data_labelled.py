@@ -1,4 +1,4 @@
-"""Splitting at random, and knowing a data set again."""
+"""Splitting at random, and recognising a data set."""
 
 from pathlib import Path
 

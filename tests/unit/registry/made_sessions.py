@@ -15,7 +15,7 @@ def session_of(
 ) -> Session:
     """Write the blobs of a session that adds `task` to `parent`, and return it.
 
-    `training`: more of the new expert's record.
+    `training`: extra fields for the new expert's record.
     """
     random = np.random.default_rng(seed)
 

@@ -13,7 +13,7 @@ Learn = Callable[[str], Session]
 
 @pytest.fixture
 def sessions(registry: Registry, learn: Learn) -> list[Session]:
-    """Three sessions, the oldest two stored as patches."""
+    """Return three sessions, the oldest two stored as patches."""
     a, b, c = learn("a"), learn("b"), learn("c")
     with registry.lock("gc"):
         registry.record_pack(a, b, None)

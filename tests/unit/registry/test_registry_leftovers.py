@@ -49,7 +49,7 @@ def test_an_abandoned_draft_is_one(registry: Registry, abandoned: Path) -> None:
     assert found == Leftover(abandoned, DRAFT, 5)
     remove_leftover(registry, found)
     assert not abandoned.exists()
-    remove_leftover(registry, found)  # another has removed it meanwhile
+    remove_leftover(registry, found)  # another process has already removed it
 
 
 def test_a_draft_that_is_being_written_is_none(registry: Registry) -> None:
@@ -86,7 +86,7 @@ def test_the_folder_of_a_creation_that_was_killed_is_one(registry: Registry) -> 
     (folder / "blobs").mkdir(parents=True)
     (folder / "blobs" / "x").write_bytes(b"123")
     (folder / "README.txt").write_bytes(b"45")
-    assert list(leftovers(registry, set())) == []  # it may be written on another machine
+    assert list(leftovers(registry, set())) == []  # another machine may be writing it
     os.utime(folder, (0, 0))
     (found,) = leftovers(registry, set())
     assert found == Leftover(folder, DRAFT, 5)

@@ -232,7 +232,7 @@ def test_a_new_session_is_named_by_its_content_and_its_new_experts_by_it() -> No
 
 @given(st.floats(min_value=0, allow_nan=False, allow_infinity=False), st.booleans())
 def test_whole_numbers_and_zeros_have_one_spelling(value: float, negative_zero: bool) -> None:
-    """SQLite gives 1 back as 1.0 and -0.0 as 0.0; the id must not notice."""
+    """SQLite returns 1 as 1.0 and -0.0 as 0.0; this must not change the id."""
     spelled = -0.0 if negative_zero and value == 0 else value
     entry = dataclasses.replace(ENTRY, record={}, drift=int(spelled))
     text = canonical_json(entry.to_json())

@@ -14,7 +14,7 @@ def sha256(text: str) -> str:
 
 
 def session(name: str, parent: str | None, *tasks: str) -> Session:
-    """A session whose blobs are named by it, and prototypes by the task."""
+    """Return a session whose blobs are named after it, and prototypes after the task."""
     entries = tuple(
         TaskEntry(
             t, Expert((), (), sha256(f"o{t}")), sha256(f"{name}{t}"), None, {"norm": 1.0}, None
@@ -173,7 +173,7 @@ def test_a_pack_is_broken_where_its_own_session_is_kept_and_its_reference_is_not
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    """A tree of sessions, some stored as patches on later ones, some collected."""
+    """Draw a tree of sessions, some stored as patches on later ones, some collected."""
     count = draw(st.integers(1, 8))
     names = "abcdefgh"[:count]
     sessions = [
@@ -196,7 +196,7 @@ def histories(draw: st.DrawFn) -> History:
 
 
 def chain_of(found: History, session_id: str) -> list[str]:
-    """A session, and those that its patches lead to."""
+    """Return a session, and those that its patches lead to."""
     chain = [session_id]
     while not found.has_files(found.session(chain[-1])):
         chain.append(found.packs[chain[-1]].reference)
@@ -204,7 +204,7 @@ def chain_of(found: History, session_id: str) -> list[str]:
 
 
 def plain_successor(found: History, session_id: str, kept: set[str]) -> str | None:
-    """What `History.successors` documents, line by line."""
+    """Compute what `History.successors` documents, step by step."""
     for line in [found.line(found.head), *(found.line(s.id) for s in found.live)]:
         if session_id in line:
             after = [i for i in line[: line.index(session_id)] if i in kept]

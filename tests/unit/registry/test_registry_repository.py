@@ -443,7 +443,7 @@ def test_head_moves_as_in_a_plain_model(
     config: RegistryConfig,
     actions: list[tuple[str, int]],
 ) -> None:
-    """Against a list of heads: learning clears the stack, a rollback pushes, an undo pops."""
+    """Compare with a list of heads: learning clears the stack, a rollback pushes, an undo pops."""
     registry = Registry.create(tmp_path_factory.mktemp("model") / "r", config)
     known: list[Session | None] = [None]
     head: Session | None = None

@@ -7,7 +7,7 @@ from condu_cli.registry.rollbacks import ROLLBACK, UNDO, Aim, rollback_to_undo, 
 
 
 def journal(*kinds: str) -> list[Operation]:
-    """The journal of these operations, given oldest first, returned newest first."""
+    """Return the journal of these operations, newest first; they are given oldest first."""
     numbered = enumerate(kinds, start=1)
     return [Operation(n, "", kind, None, None, kind) for n, kind in numbered][::-1]
 

@@ -1,4 +1,4 @@
-"""The storage report adds up to what lies on disk."""
+"""The storage report adds up to what is on disk."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from condu_cli.workflows.sessions.coding import layout_of
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.trained_experts import keep_expert
 
-HEADER = 1024  # bytes of a tensor file beside its tensors
+HEADER = 1024  # bytes of a tensor file besides its tensors
 CATEGORIES = ("unified", "mask", "prototype", "history", "metadata", "trained")
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, repeats bit for bit, and touches nothing else."""
+"""Fine-tuning learns, is reproducible bit for bit, and touches nothing else."""
 
 import random
 from dataclasses import replace
@@ -130,7 +130,7 @@ def test_training_that_diverges_is_an_error_that_names_the_learning_rate(picture
 
 @pytest.fixture
 def diverging(monkeypatch):
-    """The loss of iteration 20 is no number."""
+    """Make the loss of iteration 20 NaN."""
     accumulate, count = Objective.accumulate, iter(range(1, 1000))
 
     def broken(self, parts, size):
@@ -183,7 +183,7 @@ def test_a_batch_in_parts_gives_the_same_losses(pictures, parts):
 
 def test_the_gradient_is_cut_to_the_norm(pictures):
     still, _ = train(pictures, replace(SHORT, clip_norm=1e-12, weight_decay=0.0))
-    # AdamW divides by the gradient's size: only what is below its epsilon hardly moves.
+    # AdamW normalises by the gradient's size: only gradients below its epsilon hardly move.
     moved = [
         float((p - q).detach().abs().max())
         for p, q in zip(
@@ -240,11 +240,11 @@ def test_a_run_that_gets_no_better_ends_early(pictures):
     assert result.iterations == 8  # the first measurement is the best, three are no better
 
 
-# Going on after an interruption
+# Resuming after an interruption
 
 
 def interrupted(pictures, recipe, after, validation=None) -> RunState:
-    """The state of a run that was stopped after so many iterations."""
+    """Return the state of a run that was stopped after this many iterations."""
     expert = load_base("tiny").training_copy()
     done = []
     hooks = Hooks(on_step=done.append, stop_requested=lambda: len(done) == after)

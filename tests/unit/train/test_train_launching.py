@@ -32,7 +32,7 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
 
 @pytest.fixture
 def program(monkeypatch, tmp_path):
-    """Let the processes run a few lines instead of condu."""
+    """Let the processes run a short script instead of condu."""
 
     def use(text):
         file = tmp_path / "program.py"
@@ -55,7 +55,7 @@ def test_every_process_knows_its_place(program, capfd):
         "sys.exit(0 if os.environ['MASTER_PORT'].isdigit() else 9)\n"
     )
     assert launch(["learn", "--task", "x"], 2, cpu=True) == 0
-    # Only the first one speaks.
+    # Only the first process prints.
     assert capfd.readouterr().out == "['learn', '--task', 'x'] ['0', '0', '2', 'true']\n"
 
 

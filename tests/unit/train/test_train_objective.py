@@ -1,4 +1,4 @@
-"""The loss of an iteration: what the plain loop computes, with less work."""
+"""The loss of an iteration equals the plain loop's, with less work."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def batch():
 
 
 def plain_loop(model, pixels, labels):
-    """Loss and gradients as the authors' loop computes them: one graph, the whole context."""
+    """Compute loss and gradients like the authors' loop: one graph, the whole context."""
     tokens = model.tokenize([f"a photo of a {name}." for name in NAMES])
     logits = model.logit_scale_value * model.encode_images(pixels) @ model.encode_tokens(tokens).T
     loss = functional.cross_entropy(logits, labels, label_smoothing=RECIPE.label_smoothing)

@@ -1,4 +1,4 @@
-"""Recipes to begin with."""
+"""Default recipes."""
 
 import json
 from importlib.resources import files

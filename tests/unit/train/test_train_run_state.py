@@ -1,4 +1,4 @@
-"""A run between two iterations: copied out, and put back bit for bit."""
+"""A run between two iterations: saved, and restored bit for bit."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from condu_cli.train.run_state import (
 
 
 def parameters(seed=0):
-    """Two parameters, one of which never gets a gradient."""
+    """Return two parameters, one of which never gets a gradient."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "layer.weight": torch.nn.Parameter(torch.randn(3, 4, generator=generator)),
@@ -32,7 +32,7 @@ def adamw(named):
 
 
 def step(named, optimizer, number):
-    """An iteration whose gradient depends on nothing but its number."""
+    """Run an iteration whose gradient depends only on its number."""
     optimizer.zero_grad(set_to_none=True)
     target = torch.randn(3, 4, generator=torch.Generator().manual_seed(number))
     (named["layer.weight"] - target).square().sum().backward()
@@ -129,7 +129,7 @@ def test_what_happens_after_putting_back_does_not_reach_the_state(state):
 
 
 def test_arrays_that_cannot_be_written_to_are_enough(state):
-    """A file that was mapped into memory gives such arrays."""
+    """A memory-mapped file yields such arrays."""
     for array in state.arrays.values():
         array.flags.writeable = False
     named = parameters(seed=9)

@@ -1,4 +1,4 @@
-"""Which pictures an iteration trains on: a function of the seed and its number alone."""
+"""Which pictures an iteration trains on depends only on the seed and its number."""
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def test_a_picture_is_cropped_differently_every_time():
 
 
 def test_the_numbers_are_the_same_on_every_machine_and_in_every_version():
-    # What a run on another machine, or after an upgrade, must go on with.
+    # A run must resume with these on another machine, or after an upgrade.
     assert Sampler(10, 4, 0).batch(0).indices == [0, 2, 9, 1]
     assert Sampler(10, 4, 0).batch(0).seeds[0] == 3156079128285547363
 

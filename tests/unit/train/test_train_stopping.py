@@ -1,4 +1,4 @@
-"""Ctrl-C is remembered until the iteration is done."""
+"""Ctrl-C takes effect once the iteration is done."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_another_thread_may_train_too():
 
 
 def test_a_job_in_the_background_heeds_a_signal_that_is_meant_for_it():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell leaves it to such a job
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for such a job
     try:
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Two real processes that train together do what one does."""
+"""Two real processes training together match one."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ PROCESSES = 2
 PATIENCE = 600  # seconds
 RECIPE = Recipe(1, 1e-3, image_size=32)
 NAMES = {"three prompts": ("cat", "dog", "aeroplane"), "one prompt": ("cat", "cat")}
-"""With one prompt the second process has none to encode."""
+"""With one prompt the second process has nothing to encode."""
 
 MEMBER = """
 import os, sys
@@ -57,7 +57,7 @@ team.end()
 
 
 def parameters():
-    """Of the second one only one process has a gradient, of the third one nobody."""
+    """Only one process has a gradient for the second parameter, none has one for the third."""
     shapes = ((2, 3), (1,), (4,))
     return [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
 
@@ -68,7 +68,7 @@ def batch(names):
 
 
 def gradients_of(team, names, part, batch_size):
-    """Loss, gradients of all parameters and right answers, of everybody's pictures together."""
+    """Return loss, gradients and correct answers, over the pictures of all processes."""
     model = load_base("tiny").training_copy()
     objective = Objective(model, names, RECIPE, team)
     loss = objective.accumulate([part], batch_size)
@@ -79,7 +79,7 @@ def gradients_of(team, names, part, batch_size):
 
 
 def curve(team, root):
-    """The loss of every iteration of a short training."""
+    """Return the loss of every iteration of a short training."""
     losses = []
     data = TrainingData(PictureSet(read_folder(root).train), ("blue", "red"))
     recipe = replace(RECIPE, iterations=6, learning_rate=1e-4, batch_size=5, accumulation=2)
@@ -97,7 +97,7 @@ def folder(tmp_path_factory, make_pictures):
 
 @pytest.fixture(scope="module")
 def members(folder, request):
-    """What each of the processes found, by rank."""
+    """Return each process's results, by rank."""
     (folder / "member.py").write_text(MEMBER)
     port = launching._free_port()
     running = [start(folder, rank, port, request.path.parent) for rank in range(PROCESSES)]
@@ -156,7 +156,7 @@ def test_loss_and_gradients_are_those_of_one_process(members, kind):
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_all_have_the_same_gradients_bit_for_bit(members, kind):
-    """Else their weights would drift apart."""
+    """Otherwise their weights would diverge."""
     ours, theirs = (member[kind]["gradients"] for member in members)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -179,7 +179,7 @@ def test_without_a_launcher_there_is_nobody_else(monkeypatch):
 
 
 def test_summed_gradients_lie_in_memory_as_their_parameters_do():
-    # Fused optimizers pair numbers by their place in memory.
+    # Fused optimizers pair numbers by their memory address.
     class Echo:
         size = 2
 

@@ -43,7 +43,7 @@ RECIPE_VALUES = {f.name for f in fields(Recipe)} - {"seed", "template", "method"
 def learner(
     path: Path, task: str, data: Path, *, base=None, machine=None, retrain=False, **values
 ) -> Learner:
-    """A learner from values of the recipe and of the request, told apart by name."""
+    """Make a learner from values of the recipe and the request, distinguished by name."""
     overrides = {n: values.pop(n) for n in RECIPE_VALUES & values.keys()}
     request = LearnRequest(task=task, data=data, overrides=overrides, **values)
     return Learner(path, request, base, machine or Machine(), retrain=retrain)
@@ -68,7 +68,7 @@ def learn_fixture():
 
 @pytest.fixture(scope="session")
 def learned(tmp_path_factory, warm, plants) -> Path:
-    """The registry that tests copy; nobody may change this one."""
+    """The registry that tests copy; it must not be changed."""
     path = tmp_path_factory.mktemp("learned") / "registry"
     learn(path, "warm", warm)
     learn(path, "plants", plants)
@@ -87,13 +87,13 @@ def workspace(registry_path) -> Workspace:
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    """Where a registry could be, and is not yet."""
+    """A path for a registry that does not exist yet."""
     return tmp_path / "new" / "registry"
 
 
 @pytest.fixture
 def planned(learner):
-    """The plan of a learner, made from values as `learner` takes them."""
+    """Return the plan of a learner made from the same values as for `learner`."""
 
     def plan(path, data, **values):
         values = {"task": "warm", "base": "tiny", **values}
@@ -104,7 +104,7 @@ def planned(learner):
 
 @pytest.fixture
 def overtaken():
-    """Learn a task while somebody else commits one: the error, and the id of their session."""
+    """Learn a task while another process commits one; return the error and that session's id."""
 
     def overtake(path, task, data, *, others_data=None, others="other"):
         sessions = []

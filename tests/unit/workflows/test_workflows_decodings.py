@@ -1,4 +1,4 @@
-"""Learning, predicting and evaluating decode every picture exactly once, few or many."""
+"""Learning, predicting and evaluating decode every picture exactly once."""
 
 from collections import Counter
 
@@ -19,13 +19,13 @@ def count(request) -> int:
 
 @pytest.fixture
 def pictures(count, tmp_path, make_pictures):
-    """A folder of so many pictures of two classes."""
+    """Make a folder with this many pictures of two classes."""
     return make_pictures(tmp_path / "pictures", NAMES, count // 2, 16)
 
 
 @pytest.fixture
 def decodings(monkeypatch):
-    """How often each picture was decoded."""
+    """Count how often each picture is decoded."""
     counted = Counter()
     real = picture_files._decoded
 

@@ -1,4 +1,4 @@
-"""More tasks than open files: 256 are what most systems allow, and no reason to see damage."""
+"""More tasks than open files (often 256 at most) must not be reported as corruption."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from many_tasks import registry_of_tasks
 
 FILES = 256
 TASKS = [FILES + 44, pytest.param(2_000, marks=pytest.mark.thorough)]
-"""Each task has at least one file, so that any number above `FILES` is too many to hold open."""
+"""Each task has at least one file, so any number above `FILES` is too many to hold open."""
 
 PROGRAM = """
 import json, resource, sys

@@ -1,4 +1,4 @@
-"""A delta is checked before anything is made of it."""
+"""A delta is checked before it is used."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Decouple: experts as deltas, as weights, and how far they moved."""
+"""Decoupling: experts as deltas and as weights, and how far they moved."""
 
 import math
 from dataclasses import replace
@@ -45,7 +45,7 @@ def sessions(method, count=3):
 
 
 def nothing_yet(layout):
-    """Weights to be written: NaN, so that what was not written shows."""
+    """Return an array of NaN to write to, so that elements never written are visible."""
     return named(layout, np.full(layout.count, np.nan, dtype=np.float32))
 
 
@@ -246,7 +246,7 @@ BROKEN_WEIGHTS = [
 
 
 def assert_nothing_is_written(error, method, unified, base, targets):
-    """The call fails before it writes; answers with the error."""
+    """Assert that the call fails before it writes, and return the error."""
     before = [array.tobytes() for target in targets for array in target.weights.values()]
     with pytest.raises(error) as caught:
         decouple_into(method, unified, base, targets, Execution(64, 1))
@@ -335,7 +335,7 @@ def test_an_element_that_an_expert_does_not_own_cannot_overflow(use):
 
 
 def distances(before, after):
-    """Sums of |differences| in float64, in an order of their own."""
+    """Sum |differences| in float64, in another order than the program."""
     return [
         math.fsum(abs(float(x) - float(y)) for x, y in zip(was, now, strict=True))
         for was, now in zip(before, after, strict=False)

@@ -1,4 +1,4 @@
-"""Masks as packed bits in the order of the parameters."""
+"""Masks as packed bits, in parameter order."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A registry's choices, and the check of triggers that come from outside."""
+"""A registry's options, and the check of triggers from outside."""
 
 import math
 from itertools import product

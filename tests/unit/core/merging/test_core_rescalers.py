@@ -179,7 +179,7 @@ def test_one_tensor_of_one_row_has_the_same_rescaler_at_every_granularity(shape,
 
 
 def test_a_long_row_is_summed_alone_and_a_long_tensor_in_runs():
-    # Norms are sums in the order of the segments: beyond one segment only precision agrees.
+    # Norms are summed segment by segment: with several segments they agree only approximately.
     layout = ParameterLayout(("w",), ((9000,),))
     one, other = (
         learn_all(Method(layout, granularity), [usual(s, 9000) for s in range(3)])
@@ -196,7 +196,7 @@ def test_a_row_whose_owner_lost_everything_has_rescaler_one(dtype, kernels):
     layout = ParameterLayout(("w", "b"), ((3, 70), (4,)))
     method = Method(layout, "row", dtype)
     first, second = np.full(layout.count, 1, np.float32), np.full(layout.count, 0.5, np.float32)
-    second[70:140] = -5  # the second row goes to the second task
+    second[70:140] = -5  # the second task wins the second row
     second[210:] = 0
     state = learn_all(method, [first, second], Execution(64, kernels=kernels))
     lost, kept = state.triggers
@@ -204,7 +204,7 @@ def test_a_row_whose_owner_lost_everything_has_rescaler_one(dtype, kernels):
     assert kept.rescaler.tolist() == [0.5, 1.0, 0.5, 1.0]
     assert not flat_mask(layout, lost.mask)[70:140].any()
     assert not experts(method, state)[0][70:140].any()
-    # The norm of the row is gone, that of the others is not.
+    # Only that row's norm is zero.
     assert state.norms[0] == pytest.approx(144, rel=1e-6)
 
 

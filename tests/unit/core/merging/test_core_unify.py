@@ -1,4 +1,4 @@
-"""Unify: the streaming pass is the definition, and keeps its promises."""
+"""Unify: the streaming pass matches the definition and keeps its promises."""
 
 import math
 from itertools import pairwise
@@ -69,13 +69,13 @@ def dense_groups(method):
 
 
 def sums_are_exact(state):
-    """Beyond this the election is decided by a sum of rescalers that float64 has rounded."""
+    """Beyond this, float64 rounding of a sum of rescalers decides the election."""
     found = np.array(rescalers(state))
     return bool((len(found) * found.max(axis=0) <= 2.0**29 * found.min(axis=0)).all())
 
 
 def assert_sessions_are_dense(method, deltas, block_size=None, skipped=()):
-    """Every session of all kernels is the definition's; answers how many could be compared."""
+    """Compare every session of all kernels with the definition; return how many were comparable."""
     ways = [Execution(block_size, 1, kernels) for kernels in KERNELS]
     groups = dense_groups(method)
     state = None
@@ -93,7 +93,7 @@ def assert_sessions_are_dense(method, deltas, block_size=None, skipped=()):
     return len(deltas)
 
 
-# The streaming pass is the definition
+# The streaming pass matches the definition
 
 
 @each_granularity
@@ -123,7 +123,7 @@ ODD = ParameterLayout(
 SIZE = ODD.count
 ZERO = np.zeros(SIZE, dtype=np.float32)
 STEP = np.float32(2.0**-149)
-ROUND = np.round(usual(1, SIZE) * 2000).astype(np.float32)  # small whole numbers: sums that tie
+ROUND = np.round(usual(1, SIZE) * 2000).astype(np.float32)  # small integers, so that sums tie
 
 CASES = {
     "one task": [usual(1, SIZE)],
@@ -176,7 +176,7 @@ def test_several_chunks_and_segments_equal_the_dense_definition(shape, chunks_by
 def test_more_than_8_and_16_and_64_tasks_equal_the_dense_definition(granularity):
     layout = ParameterLayout(("a", "b", "c", "d"), ((3, 3), (1,), (0, 2), ()))
     deltas = [usual(task, layout.count) for task in range(70)]
-    skipped = {*range(10, 15), *range(18, 31), *range(34, 62)}  # and what they lead to is compared
+    skipped = {*range(10, 15), *range(18, 31), *range(34, 62)}  # what follows is compared
     assert assert_sessions_are_dense(Method(layout, granularity), deltas, skipped=skipped) == 70
 
 
@@ -222,7 +222,7 @@ def test_a_tie_elects_the_negative_side(kernels):
 
 
 def one_element(rescalers):
-    """A method of one element and triggers that all own it."""
+    """Return a method for one element, and triggers that all own it."""
     mask = np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype=np.uint8)
     method = Method(ParameterLayout(("w",), ((1,),)))
     return method, [Trigger(mask, vector(rescaler)) for rescaler in rescalers]
@@ -398,7 +398,7 @@ def test_unifying_again_and_again_converges(seed, granularity):
 def test_no_expert_ever_overflows(granularity, dtype, problem):
     layout, deltas = problem
     method = Method(layout, granularity, dtype)
-    with np.errstate(over="ignore"):  # the warning of the test below, in this thread
+    with np.errstate(over="ignore"):  # the warning that the next test checks, in this thread
         state = learn_all(method, deltas)
         for _ in range(3):
             state = reunify(method, state.unified, state.triggers, HERE)
@@ -462,7 +462,7 @@ def test_the_inputs_are_left_as_they_are_even_where_they_cannot_be_written(
     result = unify(method, old.unified, old.triggers, new, Execution(64, kernels=kernels))
     reunify(method, old.unified, old.triggers, Execution(64, kernels=kernels))
     assert [array.tobytes() for array in arrays] == before
-    # Nothing of the result is an input in disguise.
+    # The result shares no memory with the inputs.
     results = [*result.unified.values(), *(t.mask for t in result.triggers)]
     assert all(array.flags.writeable for array in results)
 

@@ -1,4 +1,4 @@
-"""The compiled loops are the array operations, bit for bit."""
+"""The compiled loops equal the array operations, bit for bit."""
 
 import importlib
 
@@ -36,7 +36,7 @@ def working(kind, seed, segments, words):
 
 
 def random_words(seed, *shape):
-    """Mask words: random ones, empty ones, full ones."""
+    """Draw mask words: random, empty or full."""
     generator = np.random.default_rng(seed)
     words = generator.integers(0, 2**64, shape, dtype=np.uint64)
     words[generator.random(shape) < 0.3] = 0

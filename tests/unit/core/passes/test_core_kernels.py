@@ -1,4 +1,4 @@
-"""Which inner loops run: by name, by the environment, by the size of the layout."""
+"""Which inner loops run: chosen by name, environment or layout size."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def nothing_imported():
 
 @pytest.fixture
 def without_numba(monkeypatch, nothing_imported):
-    """As on a machine where numba is not installed."""
+    """Behave as if numba were not installed."""
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, COMPILED, raising=False)
 

@@ -1,4 +1,4 @@
-"""How a pass runs leaves no trace in its result: blocks, threads and kernels."""
+"""Blocks, threads and kernels do not affect the result of a pass."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ from condu_cli.core.merging.method import Method
 from condu_cli.core.merging.unify import reunify
 from condu_cli.core.passes.streaming import WAITING, Execution, Room, Rooms, in_order
 
-# Tensors of several segments, and of several chunks where rows are the segments.
+# Tensors of several segments, and of several chunks if rows are the segments.
 LONG = ParameterLayout(
     ("long", "matrix", "nine", "odd", "one"), ((10_000,), (130, 70), (150, 9), (64, 65), (1,))
 )
@@ -186,7 +186,7 @@ def test_the_first_error_in_order_is_raised_once_the_threads_have_stopped(thread
             most = max(most, running)
         try:
             if chunk.first == 3:
-                time.sleep(0.02)  # a later error is there first
+                time.sleep(0.02)  # a later block fails first
             if chunk.first >= 3:
                 raise KeyError(chunk.first)
         finally:

@@ -19,7 +19,7 @@ def unit(values):
 
 
 TEXT, IMAGES, POOLED = features(0, 3, 8), features(1, 20, 8), features(2, 20, 5)
-LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no image
+LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no pictures
 PROTOTYPES = prototypes_of(TEXT, IMAGES, POOLED, LABELS)
 
 

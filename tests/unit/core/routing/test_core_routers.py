@@ -1,4 +1,4 @@
-"""Routers: which task an image belongs to."""
+"""Routers: which task a picture belongs to."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def unit(values):
 
 
 TEXT, IMAGES, POOLED = features(0, 3, 8), features(1, 20, 8), features(2, 20, 5)
-LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no image
+LABELS = np.random.default_rng(3).integers(0, 2, 20)  # class 2 has no pictures
 PROTOTYPES = prototypes_of(TEXT, IMAGES, POOLED, LABELS)
 
 EYE = np.eye(4, dtype=np.float32)
@@ -47,7 +47,7 @@ def test_pooled_looks_at_pooled_features_only():
 
 def test_a_class_without_images_never_wins_in_pooled():
     tasks = [task([0, 1], [0, 1], counts=[1, 0]), task([2], [2])]
-    # Against everything: the cosine is -1 to class 0 and to task 1, 0 to a zero prototype.
+    # The cosine is -1 with class 0 and task 1, and 0 with a zero prototype.
     query = Query(EYE[:1], -(EYE[:1] + EYE[2:3]))
     assert router_for("pooled", tasks).scores(query)[0] == pytest.approx([-(0.5**0.5)] * 2)
 

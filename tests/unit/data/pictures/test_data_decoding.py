@@ -1,4 +1,4 @@
-"""Pictures decoded in order, here or by worker processes: the same answers, clean endings."""
+"""Pictures decoded in order, with or without workers: same results, clean shutdown."""
 
 import os
 import signal
@@ -54,12 +54,12 @@ def plainly(answers) -> list[object]:
 
 
 def worker_state(_: int) -> tuple[int, bool]:
-    """Process and whether Ctrl-C is kept from it."""
+    """Return the process id and whether it ignores Ctrl-C."""
     return os.getpid(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def die_elsewhere(task: tuple[int, int]) -> int:
-    """End the process, unless it is the one that asks."""
+    """End the process, unless it is the caller's."""
     home, value = task
     if os.getpid() != home:
         os._exit(1)
@@ -76,7 +76,7 @@ class Heap:
         return Image.new("RGB", (1, 1))
 
 
-# Answers
+# Results
 
 
 def test_answers_are_in_order_and_the_unreadable_are_named(files):
@@ -116,7 +116,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(files, monkeypatch):
     answers.close()
 
 
-# When workers pay off
+# When workers are worthwhile
 
 
 def test_workers_are_started_for_long_work_only(files, monkeypatch):

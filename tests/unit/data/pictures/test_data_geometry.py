@@ -1,4 +1,4 @@
-"""Where pictures are cut and how they are scaled: torchvision's rounding, without torch."""
+"""How pictures are cropped and scaled: torchvision's rounding, without torch."""
 
 import subprocess
 import sys

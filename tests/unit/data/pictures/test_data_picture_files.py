@@ -1,4 +1,4 @@
-"""Opening one picture: every kind of file becomes RGB, or one clear error."""
+"""Opening one picture: every kind of file becomes RGB or a clear error."""
 
 import errno
 import os
@@ -176,7 +176,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert list_pictures(tmp_path) == [tmp_path / "seen.png"]
 
 
-# Odd kinds of pixels
+# Unusual pixel formats
 
 
 def test_black_and_white_of_one_bit(tmp_path):
@@ -216,7 +216,7 @@ def test_a_png_that_is_called_jpg_is_a_picture(tmp_path):
     assert pixels(path) == [RED, GREEN]
 
 
-# What stands in the way
+# Files that cannot be opened
 
 
 def test_a_link_to_itself_is_an_error(tmp_path):
@@ -245,7 +245,7 @@ def test_a_file_without_the_right_to_read_it_is_an_error(tmp_path, monkeypatch):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels and holds none of them."""
+    """Write a PNG whose header claims that size and that holds no pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = [
@@ -293,7 +293,7 @@ def test_a_jpeg_that_cannot_be_reduced_so_far_is_refused(tmp_path, monkeypatch, 
 
 @dataclass(frozen=True)
 class Drawer:
-    """A store of one-pixel pictures; number 3 is broken."""
+    """A store of one-pixel pictures; number 3 is corrupt."""
 
     def picture(self, index: int) -> Image.Image:
         if index == 3:

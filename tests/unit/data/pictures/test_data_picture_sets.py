@@ -1,4 +1,4 @@
-"""Labelled pictures as batches: kept within a budget, checked before training."""
+"""Labelled pictures as batches: cached within a budget, checked before training."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ ONE_PICTURE = SIDE * SIDE * 3
 
 @pytest.fixture
 def files(tmp_path):
-    """Five pictures; the red channel of number i is i."""
+    """Return five pictures; the red channel of number i is i."""
     for index in range(5):
         Image.new("RGB", (SIDE, SIDE), (index, 0, 0)).save(tmp_path / f"{index}.png")
     return [tmp_path / f"{index}.png" for index in range(5)]
@@ -41,7 +41,7 @@ def samples(files) -> list[Sample]:
     return [Sample(path, index % 2) for index, path in enumerate(files)]
 
 
-# What is kept
+# What is cached
 
 
 def test_pictures_for_training_are_a_little_larger_than_the_crop(tmp_path):
@@ -83,7 +83,7 @@ CROPS = seeded_training_transform(6, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture
 def noisy(tmp_path):
-    """Forty samples of two classes, pictures of noise of many sizes."""
+    """Return forty samples of two classes: noise, of many sizes."""
     rng = np.random.default_rng(0)
     for index in range(40):
         values = rng.integers(0, 256, (10 + index, 30, 3), dtype=np.uint8)

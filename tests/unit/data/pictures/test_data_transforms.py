@@ -14,7 +14,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def halves(width: int, height: int) -> Image.Image:
-    """Left half black, right half white."""
+    """Return a picture: left half black, right half white."""
     values = np.zeros((height, width, 3), dtype=np.uint8)
     values[:, width // 2 :] = 255
     return Image.fromarray(values)

@@ -1,4 +1,4 @@
-"""Windows: every picture decoded once, no more of them in memory than fit, in order."""
+"""Windows: every picture decoded once, in order, within a memory budget."""
 
 import weakref
 
@@ -19,7 +19,7 @@ BYTES = 3 * (8**2 + 12**2)
 
 @pytest.fixture(params=[10, 100])
 def noise(request, tmp_path):
-    """Pictures of noise, of many sizes."""
+    """Return pictures of noise, of many sizes."""
     rng = np.random.default_rng(0)
     files = []
     for index in range(request.param):
@@ -30,7 +30,7 @@ def noise(request, tmp_path):
 
 
 class Tracked(np.ndarray):
-    """Pixels that a set can hold, by what they are and not by what is in them."""
+    """Pixels hashed by identity, so that a set can hold them."""
 
     __hash__ = object.__hash__
 
@@ -39,7 +39,7 @@ class Tracked(np.ndarray):
 
 
 def holding(monkeypatch, count: int) -> None:
-    """Let so many pictures fit into a window."""
+    """Let this many pictures fit into a window."""
     monkeypatch.setattr(windows, "WINDOW_BYTES", count * BYTES + BYTES - 1)
 
 

@@ -1,6 +1,6 @@
-"""Downloading: whole or not at all, nothing on stdout, one error whatever went wrong.
+"""Downloading: complete or not at all, nothing on stdout, one error for every failure.
 
-torchvision's own code runs; its address leads to a server on this machine.
+torchvision's own code runs, with a server on this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Silent(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The archive of Describable Textures, where torchvision will look for it."""
+    """Put the archive of Describable Textures where torchvision looks for it."""
     made_sets.dtd(tmp_path / "made")
     archive = tmp_path / "served" / "dtd-r1.0.1.tar.gz"
     archive.parent.mkdir()

@@ -1,4 +1,4 @@
-"""A data set as folders: layouts, splits, class names, and what is wrong with a folder."""
+"""A data set as folders: layouts, splits, class names, and faults of a folder."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from condu_cli.errors import DataError
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Empty files: the layout is read without decoding a picture."""
+    """Create empty files: the layout is read without decoding a picture."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def paths(samples) -> list[Path]:
 
 @pytest.fixture
 def plain(tmp_path):
-    """Two classes of ten pictures, no train and test folders."""
+    """Return two classes of ten pictures, without train and test folders."""
     many(tmp_path / "data", "cat", 10)
     return many(tmp_path / "data", "big_dog", 10)
 
@@ -114,7 +114,7 @@ def test_a_class_with_one_picture_trains_on_it(tmp_path):
     assert [s.label for s in data.test] == [1]
 
 
-# What does not count
+# What is ignored
 
 
 def test_hidden_files_and_folders_do_not_count(plain):
@@ -134,7 +134,7 @@ def test_pictures_of_a_class_may_lie_deeper(tmp_path):
     assert len(read_folder(tmp_path).train) == 8
 
 
-# What is wrong with a folder
+# Faults of a folder
 
 
 def test_a_missing_folder_is_an_error(tmp_path):

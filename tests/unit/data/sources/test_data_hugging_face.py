@@ -16,7 +16,7 @@ from condu_cli.errors import DataError
 
 
 class Image:
-    """Stands for `datasets.Image`; readers go by the name of the class."""
+    """A stand-in for `datasets.Image`; readers go by the name of the class."""
 
     def __init__(self, decode=True):
         self.decode = decode

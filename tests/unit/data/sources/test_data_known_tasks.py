@@ -1,4 +1,4 @@
-"""The tasks that condu knows by name, and where their pictures are looked for."""
+"""The known tasks, and where their pictures are looked for."""
 
 import json
 from importlib.resources import files

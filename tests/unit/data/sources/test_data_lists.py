@@ -99,7 +99,7 @@ def test_a_row_knows_its_line_even_after_values_of_two_lines(tmp_path):
     assert [row.line for row in read_manifest(path).rows] == [3, 5]
 
 
-# What is wrong with a list
+# Faults of a list
 
 
 @pytest.mark.parametrize(

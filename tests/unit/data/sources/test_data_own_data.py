@@ -1,4 +1,4 @@
-"""Anybody's data: which reader reads what, and what is refused before a picture is opened."""
+"""The user's own data: which reader is used, and what is refused before a picture is opened."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The public data sets: each reader on a small set in its own on-disk format."""
+"""The public data sets: each reader on a small set in its on-disk format."""
 
 import pickle
 import sys
@@ -20,7 +20,7 @@ SEEDED_COUNTS = {"caltech101": 202, "eurosat": 20, "sun397": 5}
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """`made(task)` writes a set and returns the data root."""
+    """Return a function that writes a task's set and returns the data root."""
 
     def write(task: str) -> Path:
         root = tmp_path / "sets"
@@ -35,7 +35,7 @@ def made(tmp_path, monkeypatch):
 
 
 def summary(samples, classes) -> list[tuple[str, str]]:
-    """The last part of each picture's name, and its class."""
+    """Return the last part of each picture's name, and its class."""
     return [
         (picture_name(s.picture).replace("\\", "/").rsplit("/", 1)[-1], classes[s.label])
         for s in samples
@@ -202,7 +202,7 @@ def test_classes_of_tiny_imagenet_with_one_first_synonym_keep_all_of_them(made):
     assert read_known("tiny_imagenet", root).class_names == ("crane, bird", "cat", "crane")
 
 
-# What is not as it should be
+# Faults
 
 
 def test_another_number_of_pictures_than_the_index_counts_is_never_split(tmp_path, monkeypatch):
@@ -292,7 +292,7 @@ def test_labels_in_matlab_files_need_scipy(made, task, monkeypatch):
     assert hint_of(caught.value) == "pip install scipy"
 
 
-# Class names of one's own
+# Custom class names
 
 
 def test_names_can_be_given_by_the_sets_own_names(made, tmp_path):

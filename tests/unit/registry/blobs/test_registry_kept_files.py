@@ -83,7 +83,7 @@ def test_the_folder_stays_when_the_last_has_gone(waiting: TaskFiles, paths: Regi
 def test_the_last_may_go_while_another_is_written(
     waiting: TaskFiles, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process commits the last one after this one has looked for the folder."""
+    """Another process commits the last file after this one has looked for the folder."""
     last, write = waiting.save("a", ARRAYS, RECORD).path, blobs_module.write_tensor_file
 
     def written(*args: object) -> None:

@@ -1,4 +1,4 @@
-"""Files mapped without a descriptor: readable for as long as anybody looks at them."""
+"""Files mapped without a descriptor stay readable for as long as they are in use."""
 
 import errno
 import gc
@@ -74,7 +74,7 @@ def test_an_empty_file_is_a_value_error(tmp_path: Path) -> None:
         map_file(tmp_path / "empty")
 
 
-# What the system refuses is no damage
+# A refusal by the system does not mean a corrupt file
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def plant(store: BlobStore, header: object, data: bytes = b"") -> str:
-    """Put a file with any header under its right name, and return the name."""
+    """Store a file with any header under its correct name, and return the name."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + data
     sha256 = hashlib.sha256(content).hexdigest()
@@ -221,7 +221,7 @@ def test_the_bytes_are_hashed_while_they_are_flushed(
 
 @pytest.fixture(params=["write", "flush", "rename"])
 def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A disk that is full when the file is written, flushed or renamed."""
+    """Simulate a disk that is full when the file is written, flushed or renamed."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -352,7 +352,7 @@ def test_blobs_put_together_are_all_flushed_and_their_folders_once(
     assert events == [*sorted({ref.sha256[:2] for ref in refs}), "blobs"]
     events.clear()
     assert store.put_all([mappings[0], mappings[0]]) == [refs[0], refs[0]]
-    assert events == [refs[0].sha256[:2], "blobs"]  # who put it before may not have come so far
+    assert events == [refs[0].sha256[:2], "blobs"]  # an earlier writer may not have flushed it
 
 
 def test_an_array_that_cannot_be_stored_leaves_nothing_of_the_others(
@@ -408,7 +408,7 @@ def test_an_error_of_the_iterator_is_its_own(
 
 def test_an_iterator_is_one_mapping_ahead_and_stays_in_its_thread(store: BlobStore) -> None:
     class Tensors(dict[str, np.ndarray]):
-        __hash__ = object.__hash__  # only what has a hash goes into a WeakSet
+        __hash__ = object.__hash__  # a WeakSet needs hashable members
 
     alive: weakref.WeakSet[Tensors] = weakref.WeakSet()
     most = 0
@@ -584,7 +584,7 @@ def test_tensors_outlive_their_reader_their_blob_and_its_repair(store: BlobStore
     store.path(ref.sha256).unlink()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(tensor, TENSORS[name], strict=True)
-    assert store.put(tensors) == ref  # read from the file that has no name any more
+    assert store.put(tensors) == ref  # read from the unlinked file
     store.verify(ref.sha256)
 
 
@@ -635,7 +635,7 @@ def test_the_record_is_one_json_string_under_one_key(store: BlobStore) -> None:
     assert header["__metadata__"] == {"condu": '{"a":2,"b":1}'}
 
 
-# --- coming back, and going -------------------------------------------------------------------
+# --- restoring and removing -------------------------------------------------------------------
 
 
 def test_a_blob_comes_back_bit_for_bit_from_its_header_and_its_tensors(
@@ -752,7 +752,7 @@ def test_metadata_that_is_too_deep_is_no_record(store: BlobStore) -> None:
 def linked(
     request: pytest.FixtureRequest, store: BlobStore, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """A sound blob that lies elsewhere behind a link: its name, and where its file is."""
+    """Return the name of a blob behind a link, and where its file is."""
     sha256 = store.put(TENSORS).sha256
     place = store.path(sha256) if request.param == "blob" else store.path(sha256).parent
     target = tmp_path_factory.mktemp("elsewhere") / place.name

@@ -67,7 +67,7 @@ def test_any_file_is_written_again_from_its_header_and_its_tensors(
 
 
 def test_the_header_of_another_writer_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    """Other order of names, spaces between, and padding behind: all of it is in the hash."""
+    """Order of names, spaces and padding are all part of the hash."""
     text = (
         b'{ "b" : {"data_offsets":[0,8], "shape":[2],"dtype":"F32"} ,\n'
         b'"__metadata__":{"z":"1"}, "a":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}}      '

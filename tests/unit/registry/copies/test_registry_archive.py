@@ -187,7 +187,7 @@ def test_what_is_left_of_a_base_models_name(config: RegistryConfig, name: str, l
 
 
 def test_every_table_is_known_to_travel_or_to_stay() -> None:
-    """Whoever adds a table decides whether it may leave the machine."""
+    """Adding a table requires a decision whether it may leave the machine."""
     assert set(Base.metadata.tables) - archive_database.LOCAL_TABLES == {
         "registry", "blobs", "sessions", "experts", "session_tasks", "head", "operations",
         "tags", "packs", "collected",
@@ -262,7 +262,7 @@ def test_a_blob_that_goes_makes_it_start_over(
     assert export(registry, tmp_path / "b").read_bytes() == exported.read_bytes()
 
 
-# Reading what is not to be trusted ---------------------------------------------------------
+# Reading untrusted archives ---------------------------------------------------------
 
 
 def blob_members(members: Members) -> list[str]:
@@ -494,7 +494,7 @@ RAW: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a hostile archive is imported to; nothing may appear beside it."""
+    """Return where a hostile archive is imported; nothing may appear beside it."""
     monkeypatch.setenv("PYTEST_DATABASE", str(tmp_path / "work.sqlite"))
     return tmp_path / "imports" / "deeper" / "registry"
 
@@ -504,7 +504,7 @@ def assert_refused(path: Path, place: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(IntegrityError, match=path.name) as refused:
         read_archive(path, place)
-    assert time.monotonic() - begun < 5  # a second on a machine that does nothing else
+    assert time.monotonic() - begun < 5  # one second on an idle machine
     assert "\x1b" not in refused.value.message
     assert "\n" not in refused.value.message
     assert {p: p.lstat().st_mtime_ns for p in path.parent.rglob("*")} == before
@@ -544,7 +544,7 @@ def test_a_base_in_a_folder_is_not_taken_over(
 
 
 def test_every_flipped_bit_is_found(exported: Path, place: Path) -> None:
-    """One in some thousand; those in a header that says nothing may pass."""
+    """Flip 25 bits spread over the file; those in unused header fields may pass."""
     whole = exported.read_bytes()
     used = len(whole.rstrip(b"\0"))
     for position in range(0, used, used // 25):
@@ -560,7 +560,7 @@ def test_every_flipped_bit_is_found(exported: Path, place: Path) -> None:
 
 
 def test_an_archive_is_known_by_its_content(exported: Path, place: Path) -> None:
-    """Whatever it is called: it is no checkpoint."""
+    """Whatever its name, it is not a checkpoint."""
     named = exported.rename(exported.with_suffix(".safetensors"))
     assert is_archive(named)
     read_archive(named, place)

@@ -47,7 +47,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same(copy: Path, registry: Registry) -> None:
-    """The copy opens, has the same history and every blob that it needs, byte for byte."""
+    """Assert that the copy opens and has the same history and every needed blob, byte for byte."""
     opened = Registry.open(copy)
     assert opened.history() == registry.history()
     assert opened.operations() == registry.operations()
@@ -157,7 +157,7 @@ def test_blobs_that_are_not_needed_any_more_are_left_and_counted(
 
 
 def learn_run(registry: Registry, task: str, run: str) -> Session:
-    """Commit an expert whose training is known by its run."""
+    """Commit an expert whose training is identified by its run."""
     session = session_of(registry, task, None, seed=1, run=run)
     with registry.lock("learn"):
         return registry.commit(session, command="learn")
@@ -179,7 +179,7 @@ def test_waiting_experts_come_and_go(registry: Registry, tmp_path: Path) -> None
 def test_a_waiting_expert_that_only_the_backup_has_stays(
     registry: Registry, tmp_path: Path, record: dict[str, object]
 ) -> None:
-    """Its owner has used the backup, or the registry has lost it: it is nowhere else."""
+    """The backup was used, or the registry lost the expert: this is the only copy."""
     learn_run(registry, "pets", "1")
     back_up(registry, tmp_path / "b")
     copy = Registry.open(tmp_path / "b")
@@ -235,7 +235,7 @@ def test_while_another_commits(registry: Registry, learn: Learn, tmp_path: Path)
 
 
 def collect_during(registry: Registry, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
-    """Let a blob go each time that the database has just been copied."""
+    """Remove a blob each time that the database has just been copied."""
     original, count = backup.copy_database, [0]
 
     def copy(*args: object) -> Registry:
@@ -398,7 +398,7 @@ def test_a_backup_in_use_is_left_alone(
 def test_the_log_of_the_old_database_is_not_played_back_onto_the_new(
     registry: Registry, learn: Learn, tmp_path: Path
 ) -> None:
-    """Somebody was killed in the backup: his transaction is in the log, not in the file."""
+    """A process was killed in the backup: its transaction is in the log, not in the file."""
     learn("pets")
     target = tmp_path / "b"
     back_up(registry, target)

@@ -23,7 +23,7 @@ from condu_cli.registry.database.engine import (
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """A WAL database with one parent, in a folder whose name means something in a URI."""
+    """Return a WAL database with one parent, in a folder whose name is special in a URI."""
     folder = tmp_path / "a folder? with #names & 100%"
     folder.mkdir()
     path = folder / "condu.sqlite"
@@ -180,7 +180,7 @@ def test_a_truncated_database_is_an_integrity_error(database: Path) -> None:
 
 @pytest.fixture
 def unwritable(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The database in a folder without write permission, also for a test run by root."""
+    """Return the database in a folder without write permission, even for root."""
     folder = database.parent
     access = os.access
     mode = folder.stat().st_mode

@@ -44,7 +44,7 @@ def execute(registry: Registry, statement: str) -> list[tuple[object, ...]]:
 
 @pytest.fixture
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -> Path:
-    """The program of the future, with one migration more; returns that migration's file."""
+    """Simulate a future version with one more migration; return its file."""
     scripts = tmp_path / "100% later"
     shutil.copytree(migration.migrations_folder(), scripts)
     script = scripts / "versions" / "0005_next.py"
@@ -66,7 +66,7 @@ def test_the_migrations_make_exactly_the_models_tables(registry: Registry) -> No
 
 
 def test_the_migrations_make_the_models_constraints_too(registry: Registry) -> None:
-    """Autogenerate does not compare CHECKs and key options; the SQL of the tables does."""
+    """Autogenerate ignores CHECKs and key options, so compare the tables' SQL."""
     import sqlalchemy as sa
 
     plain = sa.create_engine("sqlite://")
@@ -85,7 +85,7 @@ def _words(sql: str) -> list[str]:
 
 
 def test_a_new_database_is_what_the_migrations_make(registry: Registry, tmp_path: Path) -> None:
-    """Word for word: an archive is refused if its tables are not just those."""
+    """Compare word for word: an archive is refused if its tables differ at all."""
     migrated = tmp_path / "migrated.sqlite"
     assert migration.SCHEMA.read_text() == migrated_schema(migrated), "run write_schema.py here"
     assert schema(registry.paths.database) == schema(migrated)
@@ -93,7 +93,7 @@ def test_a_new_database_is_what_the_migrations_make(registry: Registry, tmp_path
 
 def schema(database: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(database)) as connection:
-        # Not on which page a table begins: migrations leave pages free where they rebuilt one.
+        # Ignore root pages: migrations leave free pages after rebuilding a table.
         query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid"
         found = connection.execute(query).fetchall()
         return found + connection.execute("SELECT * FROM alembic_version").fetchall()

@@ -1,4 +1,4 @@
-"""What the database says of some blobs is what the whole history says of them."""
+"""What the database says about blobs agrees with the whole history."""
 
 import pytest
 from made_registries import made_registry
@@ -18,7 +18,7 @@ def committed(registry: Registry, task: str, seed: int) -> None:
 
 @pytest.fixture
 def forked(registry: Registry) -> Registry:
-    """Seven sessions on two lines; some packed, one of them HEAD, the oldest collected."""
+    """Return seven sessions on two lines: some packed, one HEAD, the oldest collected."""
     for number, task in enumerate("abcd"):
         committed(registry, task, number)
     registry.rollback(registry.resolve("@~2"), "rollback")
@@ -56,7 +56,7 @@ def test_more_blobs_than_one_statement_takes(forked: Registry) -> None:
 
 
 def steps_of_asking(registry: Registry) -> int:
-    """How many instructions SQLite runs to say what of HEAD's state is needed."""
+    """Count the instructions SQLite runs to find what HEAD's state needs."""
     head = registry.head()
     assert head is not None
     count = 0

@@ -1,4 +1,4 @@
-"""A database that condu did not write: whatever its cells hold, an error names what is wrong."""
+"""A database that condu did not write: whatever its cells hold, an error names the fault."""
 
 import shutil
 import sqlite3
@@ -62,7 +62,7 @@ NONSENSE: dict[str, object] = {
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with a row in every table; nobody may change it."""
+    """Return a registry with a row in every table; tests must not change it."""
     config = _config()
     registry = Registry.create(tmp_path_factory.mktemp("original") / "registry", config)
     sessions: list[Session] = []
@@ -103,7 +103,7 @@ def columns(original: Path) -> list[tuple[str, str]]:
 
 
 def overwrite(path: Path, table: str, column: str, row: int, value: object) -> bool:
-    """Write a value into one cell with every check off; say whether SQLite took it."""
+    """Write a value into one cell with every check off; return whether SQLite accepted it."""
     with closing(sqlite3.connect(path / "condu.sqlite", isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -118,7 +118,7 @@ def overwrite(path: Path, table: str, column: str, row: int, value: object) -> b
 
 
 def uses(registry: Registry) -> Iterator[Callable[[], object]]:
-    """Everything that reads rows; the first five must say that the database is at fault."""
+    """Return everything that reads rows; the first five must blame the database."""
     yield registry.sessions
     yield registry.history
     yield registry.operations

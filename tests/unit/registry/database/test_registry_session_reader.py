@@ -1,4 +1,4 @@
-"""Reading sessions: what is known is not read again, and one costs no more where many are known."""
+"""Reading sessions: cached ones are not read again, and the cost does not grow with the cache."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The database refuses what no correct program writes, whatever the program's mistake."""
+"""The database refuses invalid rows, whatever bug wrote them."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Write `schema.sql` anew, after a migration was added: `python write_schema.py`, here."""
+"""Rewrite `schema.sql` after adding a migration: run `python write_schema.py` in this folder."""
 
 import sqlite3
 import tempfile
@@ -9,7 +9,7 @@ from condu_cli.registry.database import migration
 
 
 def migrated_schema(database: Path) -> str:
-    """What all migrations, run on a new file, make of it; as SQL, in the order in which they do."""
+    """Return the SQL of a new file after all migrations, in order of creation."""
     database.touch()
     migration._upgrade(database)
     query = "SELECT sql FROM sqlite_master WHERE name NOT GLOB 'sqlite_*' ORDER BY rowid"

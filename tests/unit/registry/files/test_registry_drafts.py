@@ -12,7 +12,7 @@ from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name, is_abando
 
 @pytest.fixture
 def dead() -> int:
-    """The id of a process of this machine that has ended."""
+    """Return the id of a process on this machine that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     return process.pid

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other_process(path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that holds the lock until its standard input ends."""
+    """Run another process that holds the lock until its standard input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Class names are encoded once for each model, however many windows of pictures there are."""
+"""Class names are encoded once per model, however many windows of pictures there are."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CANDIDATES = tuple(Candidate(label, None, ("a {}.",)) for label in ("sea", "fire
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """How often which model has encoded class names."""
+    """Record which model encoded class names, and how often."""
     models = []
     real = class_features.text_features
 
@@ -39,7 +39,7 @@ def test_more_windows_encode_nothing_again(workspace, warm, encoded, monkeypatch
 
 
 def test_a_zero_shot_measurement_encodes_the_names_twice(workspace, encoded, monkeypatch):
-    """Once for the expert, once for the base model, in however many windows."""
+    """Once for the expert and once for the base model, however many windows there are."""
     monkeypatch.setattr(windows, "window_size", lambda _: 1)
     request = EvaluateRequest("warm", zero_shot=True)
     assert evaluate(workspace, workspace.head(), request).n > 1

@@ -1,4 +1,4 @@
-"""Evaluate: accuracies in two label spaces that are never mixed up."""
+"""Evaluate: accuracies in two label spaces that are never mixed."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_in_the_union_the_task_must_be_found_too(workspace, task):
 def test_a_picture_that_another_task_takes_counts_as_wrong_in_the_union(
     workspace, tmp_path, make_pictures
 ):
-    """Pictures of plants under the class names of the other task."""
+    """Return pictures of plants under the class names of the other task."""
     data = make_pictures(tmp_path / "data", ("blue", "red"), 5, 16, first_colour=2)
     assert measured(workspace, data=data, label_space="union").routed == 0.0
     assert measured(workspace, data=data, label_space="union").accuracy == 0.0
@@ -75,7 +75,7 @@ def test_zero_shot_asks_the_base_model_and_not_the_expert(workspace, monkeypatch
 
 
 def test_another_order_of_the_classes_gives_the_same_accuracy(workspace, warm, tmp_path):
-    """Folders that sort the other way round, named by classes.json."""
+    """Return folders that sort in the opposite order, named by classes.json."""
     data = tmp_path / "data"
     shutil.copytree(warm / "red", data / "a")
     shutil.copytree(warm / "blue", data / "b")

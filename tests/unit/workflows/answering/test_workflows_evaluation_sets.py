@@ -1,4 +1,4 @@
-"""Evaluate finds a public data set again, and measures on its own test pictures."""
+"""Evaluate finds a public data set again and measures on its test pictures."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from condu_cli.workflows.answering.evaluation import EvaluateRequest, _samples
 
 
 def learned(name="food101", classes=("apple pie", "waffles"), folder=None):
-    """A registry and a task of it, as far as finding pictures goes."""
+    """A minimal registry and task, enough to find pictures."""
     training = {"folders": ["apple_pie", "waffles"], "split": "published train/test"}
     entry = SimpleNamespace(name=name, expert=SimpleNamespace(classes=classes, training=training))
     return SimpleNamespace(folder_of=lambda _: None if folder is None else str(folder)), entry

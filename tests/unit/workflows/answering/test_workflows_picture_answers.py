@@ -1,4 +1,4 @@
-"""From paths to answers: files, folders, standard input, and what cannot be read."""
+"""From paths to answers: files, folders, standard input, unreadable pictures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Predict: who answers, among which labels, and what is decoupled for it."""
+"""Predict: which expert answers, among which labels, and what is decoupled."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def routes(predictions) -> list[list[str]]:
 
 @pytest.fixture
 def decoupled(monkeypatch):
-    """The tasks whose experts were decoupled, in order."""
+    """Record the tasks whose experts were decoupled, in order."""
     tasks = []
     real = Workspace._decouple
 
@@ -87,7 +87,7 @@ def test_an_unknown_task_is_refused_before_any_picture_is_read(workspace):
     assert "warm" in hint_of(caught.value)
 
 
-# Nobody names the task
+# No task named
 
 
 def test_each_picture_goes_to_the_task_that_it_looks_like(workspace):
@@ -193,7 +193,7 @@ def test_a_named_task_with_labels_asks_that_tasks_expert(workspace, decoupled):
     assert decoupled == ["plants"]
 
 
-# Nothing is forgotten, nothing is changed
+# Nothing is forgotten or changed
 
 
 def test_rollback_and_undo_give_back_the_same_predictions(workspace):
@@ -264,7 +264,7 @@ def test_a_device_without_float64_gets_the_same_expert_through_copies(workspace,
     assert weights_sha256(workspace.expert(session, warm)) == wanted
 
 
-# What goes wrong
+# Errors
 
 
 def test_an_empty_registry_has_nothing_to_predict_with(workspace):
@@ -277,7 +277,7 @@ def test_an_empty_registry_has_nothing_to_predict_with(workspace):
 
 @pytest.fixture
 def blob(request, workspace):
-    """The file of one blob that an answer about `warm` needs."""
+    """Return the file of a blob that answering about `warm` needs."""
     head = Registry.open(workspace.registry.path).head()
     entry = head.entry("warm")
     sha256 = {"part": entry.part, "shared": head.shared, "prototypes": entry.expert.prototypes}
@@ -309,7 +309,7 @@ def test_one_wrong_byte_is_found_where_the_task_is_named_too(workspace, blob):
 
 
 def test_what_an_answer_does_not_need_may_be_damaged(workspace):
-    """It is named when it is asked for, and by `condu verify`."""
+    """A corrupt blob is named when it is read, and by `condu verify`."""
     other = workspace.head().entry("plants")
     flip(workspace.registry.blobs.path(other.part), -1)
     assert best(predict(workspace, PICTURES[:1], task="warm")) == ["blue"]

@@ -1,4 +1,4 @@
-"""Routers score, rules decide: every situation's rule, and a router that nobody knew before."""
+"""Routers score, rules decide: the rule of every situation, and a custom router."""
 
 from dataclasses import replace
 
@@ -23,10 +23,10 @@ OWN = {"warm": {"blue", "red"}, "plants": {"grass", "wheat"}}
 
 
 class Gaussian:
-    """One Gaussian per class of pooled features, with the covariance that all classes share.
+    """One Gaussian per class of pooled features, with a covariance shared by all classes.
 
-    The thirty lines that a new router takes: it reads a further array of the prototypes and is
-    passed to `PredictOptions` as it is.
+    All the code that a new router needs: it reads an extra array of the prototypes and is
+    passed to `PredictOptions` directly.
     """
 
     def __init__(self, tasks):
@@ -43,13 +43,13 @@ class Gaussian:
         return np.stack(best, axis=1)
 
     def _log_density(self, x, means):
-        """Up to what is the same for all classes, (N, C)."""
+        """Return scores (N, C), up to a term that is equal for all classes."""
         projected = means @ self.precision
         return x @ projected.T - 0.5 * (projected * means).sum(axis=1)
 
 
 class ScatterBuilder(PrototypeBuilder):
-    """Also sums up how pooled features scatter around the mean of their class, (P, P)."""
+    """Also sums the scatter of pooled features around their class mean, (P, P)."""
 
     def __init__(self, text_features, pooled_size):
         super().__init__(text_features, pooled_size)
@@ -68,7 +68,7 @@ class ScatterBuilder(PrototypeBuilder):
 
 @pytest.fixture
 def with_scatter(path, learn, warm, plants, monkeypatch):
-    """A registry whose prototypes hold how features scatter."""
+    """A registry whose prototypes include the scatter of features."""
     monkeypatch.setattr("condu_cli.workflows.learning.prototyping.PrototypeBuilder", ScatterBuilder)
     learn(path, "warm", warm, iterations=2)
     learn(path, "plants", plants, iterations=2)

@@ -1,4 +1,4 @@
-"""What the base model sees in a task's pictures is computed once and kept."""
+"""The base model's features of a task's pictures are computed once and kept."""
 
 import os
 
@@ -24,7 +24,7 @@ def samples(tmp_path, make_pictures, monkeypatch):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many pictures the base model is shown."""
+    """Count the pictures that the base model is shown."""
     counts = []
     features = base_features.image_features
 
@@ -54,7 +54,7 @@ def test_the_second_time_nothing_is_computed_and_the_prototypes_are_the_same(sam
     second, pictures = built(samples)
     assert sum(computed) == len(samples)
     assert same(first, second)
-    assert pictures.cached  # read for the training all the same
+    assert pictures.cached  # the training reads them anyway
 
 
 def test_a_picture_that_has_changed_is_seen_anew(samples, computed):
@@ -92,7 +92,7 @@ def test_prototypes_of_few_pictures_are_kept_by_themselves(samples, computed):
 
 
 def test_one_that_could_not_be_read_is_computed_when_it_can(samples, computed, monkeypatch):
-    # As where a disk did not answer for a moment: nothing about the file tells.
+    # As if a disk failed for a moment: the file itself shows no sign of it.
     monkeypatch.setattr(base_features, "_state", base_features._name)
     path = samples[0].picture
     content = path.read_bytes()

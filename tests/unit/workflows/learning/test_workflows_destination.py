@@ -1,4 +1,4 @@
-"""Where a task is learned to: what lies there already, and what others do there meanwhile."""
+"""The destination of a training: what already exists there, and concurrent changes."""
 
 import shutil
 from pathlib import Path
@@ -120,7 +120,7 @@ def test_a_damaged_expert_of_another_task_is_in_nobodys_way(waiting, warm, learn
 
 
 def test_an_expert_of_another_task_may_go_at_any_time(waiting, warm, learn, monkeypatch):
-    """Another process commits it after this one has listed what waits."""
+    """Another process commits it after this one has listed the waiting experts."""
     listed = TaskFiles.paths
 
     def listed_and_gone(*args):

@@ -1,4 +1,4 @@
-"""Learn: plan, train, keep the expert, unify, commit; nothing on disk before it is trained."""
+"""Learn: plan, train, keep the expert, unify, commit; nothing is written before training ends."""
 
 import json
 import math
@@ -138,7 +138,7 @@ def test_what_an_old_expert_is_known_by_does_not_change(workspace):
     head = workspace.head()
     first = workspace.registry.session(head.parent)
     assert head.entry("warm").expert == first.entry("warm").expert
-    # A row in which an expert loses every parameter has none to give its norm back to.
+    # If an expert loses every parameter of a row, that row's norm cannot be restored.
     assert head.entry("warm").record["l1_norm"] == pytest.approx(
         first.entry("warm").record["l1_norm"], rel=0.01
     )
@@ -158,7 +158,7 @@ def test_a_task_that_was_rolled_back_can_be_learned_again(registry_path, plants,
     assert Registry.open(registry_path).head().id == summary.session
 
 
-# The folder of the pictures stays on this machine
+# The pictures' folder is recorded on this machine only
 
 
 def test_the_folder_of_the_pictures_is_kept_beside_the_sessions(first, warm):
@@ -166,7 +166,7 @@ def test_the_folder_of_the_pictures_is_kept_beside_the_sessions(first, warm):
     assert registry.folder_of(registry.head().entry("warm")) == str(warm.resolve())
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("room", [True, False])
@@ -293,7 +293,7 @@ def test_a_damaged_session_keeps_the_expert_until_it_is_whole_again(registry_pat
     assert resume(registry, "third")[0].summary.tasks == 3
 
 
-# What must not cost a training
+# Failures that must not lose a training
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])

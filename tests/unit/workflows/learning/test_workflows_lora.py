@@ -1,4 +1,4 @@
-"""A LoRA registry from one end to the other: made, learned in, asked, exported, imported into."""
+"""A LoRA registry end to end: create, learn, predict, export, import."""
 
 import json
 import subprocess
@@ -182,7 +182,7 @@ LORA_CONFIG = lora_config()
 
 
 def test_answering_imports_no_peft(tmp_path, make_pictures):
-    """Training does; whoever only asks should not wait the two seconds."""
+    """Training does; predictions should not wait the two seconds."""
     made_registry(tmp_path / "registry", "warm", "cold")
     picture = next(make_pictures(tmp_path / "colours", CLASSES, 1, 32).rglob("*.png"))
     code = (
@@ -305,7 +305,7 @@ def test_an_exported_adapter_comes_back_with_the_same_bits(tmp_path, freeze_a):
 
 
 def test_an_adapter_that_peft_trained_and_saved_is_imported(tmp_path):
-    """Without condu's note: from PEFT's files alone, with A of its own."""
+    """Without condu's note: from PEFT's files alone, with a different A."""
     import peft
 
     config = lora_config()

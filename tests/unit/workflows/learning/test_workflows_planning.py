@@ -1,4 +1,4 @@
-"""What is settled before a training starts: recipe, pictures, and what is refused."""
+"""What is decided before a training starts: recipe, pictures, refusals."""
 
 import pytest
 

@@ -77,7 +77,7 @@ def test_others_step_in_for_chosen_pictures_that_cannot_be_read(base, samples):
 
 
 def test_batches_are_full_whatever_is_chosen(base, samples, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is known yet
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # an empty cache
     monkeypatch.setattr(prototyping, "BATCH", 3)
     sizes = []
     real = base_features.image_features

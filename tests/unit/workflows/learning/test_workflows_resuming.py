@@ -1,4 +1,4 @@
-"""Experts that wait are committed on whatever HEAD is."""
+"""Waiting experts are committed on the current HEAD."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def test_resume_commits_bit_for_bit_what_training_gave(
 
 @pytest.fixture
 def several(tmp_path):
-    """A registry in which experts of a, b and of a task that HEAD has wait, in this order."""
+    """A registry in which experts of a, b and a task in HEAD wait, in this order."""
     registry = made_registry(tmp_path / "made", "birds")
     for seconds, (task, seed) in enumerate([("a", 0), ("birds", 1), ("b", 0)]):
         path = keep_expert(registry, made_expert(task, seed)).path
@@ -82,7 +82,7 @@ def test_where_none_can_be_committed_the_first_error_is_raised(several):
     paths = several.waiting.paths()
     for seconds, path in enumerate(paths):
         flip(path, -1)
-        os.utime(path, (seconds, seconds))  # they come in the order of their times
+        os.utime(path, (seconds, seconds))  # they are listed by time
     with pytest.raises(IntegrityError, match=f"trained expert {paths[0]} cannot be used"):
         resume(several, None)
     assert several.waiting.paths() == paths

@@ -1,4 +1,4 @@
-"""What a training looks at before it begins."""
+"""What a training checks before it starts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted: written down, shown, and taken up where they stopped."""
+"""Interrupted trainings: saved, listed, and resumed where they stopped."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ from condu_cli.workflows.sessions import committing
 
 
 def ctrl_c_after(iteration):
-    """A progress callback that presses Ctrl-C when so many iterations are done."""
+    """Return a progress callback that presses Ctrl-C after this many iterations."""
 
     def on_progress(event):
         if event.stage == "training" and event.done == iteration:
@@ -69,7 +69,7 @@ def straight(tmp_path_factory, warm, learn):
 
 
 def delta(registry, task):
-    """What the session holds of the one task that was learned."""
+    """Return what the session holds about its only task."""
     head = registry.head()
     return dict(registry.blobs.open(head.shared)), head.entry(task).record["rescaler"]
 
@@ -304,7 +304,7 @@ def test_the_latest_training_of_a_task_is_the_one_that_goes_on(stopped, warm, le
 
 @pytest.fixture
 def locked(monkeypatch):
-    """While it is entered nothing can be committed, so that what is trained waits."""
+    """Make commits fail, so that trained experts wait."""
 
     def refused(*_, **__):
         raise LockedError("somebody else writes", reason="registry-locked")

@@ -1,4 +1,4 @@
-"""The doctor: what it finds wrong, and what it says to do."""
+"""The doctor: the faults it finds, and its advice."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError
@@ -24,7 +24,7 @@ NMS = "0.29.2 does not import: RuntimeError: operator torchvision::nms does not 
 
 @pytest.fixture
 def imports(monkeypatch):
-    """Make every import in a process of its own end like this: `imports(code, stderr)`."""
+    """Make imports in separate processes end this way: `imports(code, stderr)`."""
 
     def end(code: int, stderr: str = ""):
         monkeypatch.setattr(installation, "version", lambda _: "1.2.3")

@@ -1,4 +1,4 @@
-"""Pinning: what is read is one session, whole and as it was committed, whatever others do."""
+"""Pinning: a reader sees one session, complete and unchanged, whatever other processes do."""
 
 import gc
 import subprocess
@@ -174,7 +174,7 @@ started = threading.Event()
 
 def verify(self):
     started.set()
-    threading.Event().wait()  # as long as it takes to hash terabytes
+    threading.Event().wait()  # as if it hashed terabytes
 
 BlobReader.verify = verify
 pinned = pin_head(Registry.open(Path(sys.argv[1])))

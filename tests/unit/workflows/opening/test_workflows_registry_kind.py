@@ -1,4 +1,4 @@
-"""The registry a task is learned to is of one base model, method and set of parameters."""
+"""A registry is for one base model, method and set of parameters."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_a_checkpoint_may_be_named_again_from_its_own_folder(
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A registry that was made with other weights under the same name."""
+    """A registry created with other weights under the same name."""
     config = new_config(load_base("tiny"))
     other = replace(config, base=replace(config.base, weights_sha256="0" * 64))
     return Registry.create(tmp_path / "foreign", other)

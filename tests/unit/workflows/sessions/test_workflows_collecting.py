@@ -1,4 +1,4 @@
-"""Collecting: it removes what it said it would, and never what anybody needs."""
+"""Collecting removes what the plan lists, and never anything needed."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def ids(sessions) -> set[str]:
     return {session.id for session in sessions}
 
 
-# What goes
+# What is removed
 
 
 def test_without_anything_to_do_nothing_is_done(registry):
@@ -81,7 +81,7 @@ def test_what_was_rolled_back_and_can_not_be_undone_goes(registry):
         assert decoded(registry, session) == before[session.id]
 
 
-# What stays
+# What is kept
 
 
 def test_what_an_undo_brings_back_stays_until_no_undo(registry):
@@ -121,7 +121,7 @@ def test_a_tagged_session_stays_for_ever(registry):
     done = collect(registry, 1, undo=False)
     assert len(done.sessions) == 3
     assert decoded(registry, tagged) == before[tagged.id]
-    # The sessions between it and HEAD have gone: it is a patch on HEAD now.
+    # The sessions between it and HEAD are gone: it is now a patch on HEAD.
     assert registry.packs()[tagged.id].reference == registry.head().id
     back_to_it = roll_back(registry, Aim("good"), "rollback")
     assert back_to_it.to_session == tagged.id
@@ -251,7 +251,7 @@ def test_collected_sessions_are_in_the_journal_and_in_the_log(registry):
     assert len(registry.history().collected) == 4
 
 
-# What goes wrong
+# Failures
 
 
 def test_a_session_that_cannot_be_stored_anew_stops_everything_before_anything_goes(registry):
@@ -267,7 +267,7 @@ def test_a_session_that_cannot_be_stored_anew_stops_everything_before_anything_g
 
 
 def test_a_kept_session_that_is_damaged_and_unpacked_is_left_as_it_is(registry, monkeypatch):
-    """It is worth no less than before: `condu verify` names it, a backup may mend it."""
+    """It stays: `condu verify` names it, and a backup may repair it."""
     with monkeypatch.context() as patch:
         patch.setattr(history_packing, "pack_session", lambda *_: None)
         learn(registry, "textures")
@@ -302,7 +302,7 @@ def test_a_damaged_head_takes_no_older_session_along(tmp_path):
 
 
 def test_a_full_disk_does_not_keep_garbage_from_going(registry, monkeypatch):
-    """It is what the collector is called for: patches are written when there is room again."""
+    """Freeing space is what the collector is for: patches are written once there is room."""
     with monkeypatch.context() as patch:
         patch.setattr(history_packing, "pack_session", lambda *_: None)
         learn(registry, "textures")

@@ -1,4 +1,4 @@
-"""Committing: an expert is on the disk before anything can fail, and is committed exactly once."""
+"""Committing: an expert is on disk before anything can fail, and is committed exactly once."""
 
 from dataclasses import asdict
 
@@ -197,7 +197,7 @@ def test_resuming_gives_the_same_bits_as_an_undisturbed_commit(tmp_path, registr
 
 
 def test_an_expert_is_committed_once_although_its_file_was_left(registry):
-    """The program died between the commit and the removal of the file."""
+    """The program crashed between the commit and the removal of the file."""
     expert = made_expert("cars")
     left = keep_expert(registry, expert).path.read_bytes()
     path = registry.waiting.paths()[0]
@@ -210,7 +210,7 @@ def test_an_expert_is_committed_once_although_its_file_was_left(registry):
 
 
 def test_an_expert_whose_session_was_collected_is_committed_again(registry):
-    """Its file is all that there is of it."""
+    """The file is its only copy."""
     expert = made_expert("cars")
     left = keep_expert(registry, expert)
     content = left.path.read_bytes()

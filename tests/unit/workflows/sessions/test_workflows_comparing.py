@@ -1,4 +1,4 @@
-"""Comparing: what two sessions have in common, and what became of one task."""
+"""Comparing: what two sessions share, and what changed for one task."""
 
 import numpy as np
 import pytest

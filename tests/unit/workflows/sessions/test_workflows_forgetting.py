@@ -1,4 +1,4 @@
-"""Forget and rename: sessions like any other, from which a rollback leads back."""
+"""Forget and rename create ordinary sessions, which a rollback reverts."""
 
 import pytest
 from made_registries import decoded, flip, learn, made_registry

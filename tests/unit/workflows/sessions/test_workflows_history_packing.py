@@ -1,4 +1,4 @@
-"""Packing: who becomes a patch of whom, and that nothing is removed before it is safe."""
+"""Packing: which session becomes a patch on which, and that nothing is removed too early."""
 
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_anew, made_registry
@@ -67,7 +67,7 @@ def test_a_renamed_task_needs_no_patch_at_all(registry):
     renamed = rename(registry, "cars", "vehicles", "rename").session
     found = registry.packs()[head.id]
     assert (found.reference, found.patch) == (renamed.id, None)
-    assert len(blob_bytes(registry, head)) == 4  # they are the new session's too
+    assert len(blob_bytes(registry, head)) == 4  # the new session shares them
 
 
 def test_a_forgotten_task_comes_back_from_the_patch(registry):
@@ -95,7 +95,7 @@ def test_a_commit_stands_although_packing_fails(registry, monkeypatch, error):
     def fail(*_):
         raise error
 
-    if error is None:  # a patch that does not give the session back
+    if error is None:  # a patch that does not restore the session
         real = history_packing.patch_of
         monkeypatch.setattr(
             history_packing,
@@ -174,7 +174,7 @@ def test_a_patch_that_would_be_larger_is_not_written(unpacked, monkeypatch):
 
 
 def test_a_damaged_session_is_not_packed_away(unpacked):
-    """A patch of it would say what it should hold, and its files would be gone."""
+    """A patch would record what it should contain, and its files would be lost."""
     _, second, _ = unpacked.sessions()
     path = unpacked.blobs.path(second.shared)
     flip(path, -2)

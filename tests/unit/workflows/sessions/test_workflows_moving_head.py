@@ -1,4 +1,4 @@
-"""Moving HEAD: the files are there, and are whole, before HEAD points at them."""
+"""Moving HEAD: the files exist and are intact before HEAD points at them."""
 
 import pytest
 from made_registries import blob_bytes, decoded, flip, learn, made_registry
@@ -128,7 +128,7 @@ def test_a_collected_session_is_no_target(registry):
 
 
 def test_the_target_is_chosen_when_nobody_else_can_move_head(registry, monkeypatch):
-    """`-n 1` means one before what HEAD is then, not one before what it was."""
+    """`-n 1` counts from the current HEAD, not from an earlier one."""
     held = []
     real = Registry.target
 

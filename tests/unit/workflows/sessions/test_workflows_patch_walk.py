@@ -103,7 +103,7 @@ def test_sessions_in_a_circle_are_named_and_the_others_come(registry):
 
 
 def test_the_files_of_a_packed_session_are_not_what_it_comes_back_from(registry):
-    """They may be damaged: it is the patch that has to give the session back."""
+    """They may be corrupt: the patch must be able to restore the session."""
     _, e, *_ = registry.sessions()
     before = bits(next(walk(registry, {e.id})).state().state)
     roll_back(registry, Aim(e.id), "rollback")

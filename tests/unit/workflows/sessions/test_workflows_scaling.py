@@ -1,4 +1,4 @@
-"""What commands cost as history grows, and as tasks grow: counted, not timed."""
+"""What commands cost as history and tasks grow: counted, not timed."""
 
 from dataclasses import astuple
 
@@ -21,7 +21,7 @@ FEW, MANY = 10, 50
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory) -> dict[int, Registry]:
-    """Two registries of the same three tasks; nobody leaves them other than found."""
+    """Two registries of the same three tasks; tests must leave them unchanged."""
     made = {}
     for sessions in (FEW, MANY):
         registry = made_registry(tmp_path_factory.mktemp("histories") / "made", *"abc")
@@ -36,14 +36,14 @@ def histories(tmp_path_factory) -> dict[int, Registry]:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> dict[int, Registry]:
-    """Registries of few and of many tasks."""
+    """Registries with few and with many tasks."""
     return {
         count: registry_of_tasks(tmp_path_factory.mktemp("tasks"), count) for count in (FEW, MANY)
     }
 
 
 def cost(registry: Registry, work) -> Counts:
-    """Count a piece of work on a registry that was opened for it, as a command does."""
+    """Count the work of a function on a freshly opened registry, as in a command."""
     opened = Registry.open(registry.path)
     with counted() as counts:
         work(opened)
@@ -102,7 +102,7 @@ def test_what_reads_the_history_grows_with_it_and_no_faster(histories, name):
     for before, after in zip(astuple(few), astuple(many), strict=True):
         assert after <= max(before, 1) * growth
     ids = histories[MANY].session_ids()
-    assert many.manifests <= len(ids) + 1  # once each, and HEAD's
+    assert many.manifests <= len(ids) + 1  # once each, plus HEAD's
 
 
 def test_verify_applies_each_patch_once(histories):
@@ -133,7 +133,7 @@ def test_nothing_grows_faster_than_the_tasks(tasks, name):
 
 
 def test_a_commit_reads_each_task_once(tasks):
-    """Last: it is the one that changes them."""
+    """Runs last, because it changes them."""
     few, many = (cost(registry, commit) for registry in tasks.values())
     assert many.statements == few.statements
     assert many.manifests == few.manifests

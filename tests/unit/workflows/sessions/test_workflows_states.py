@@ -1,4 +1,4 @@
-"""States: a session's experts are the same whether they come from its files or from patches."""
+"""States: a session's experts are the same whether read from its files or from patches."""
 
 import numpy as np
 import pytest
@@ -44,11 +44,11 @@ def grow(registry: Registry) -> None:
 
 
 NOTED = {}
-"""Of each codec's registry: what every session decodes to, and the bytes of its files."""
+"""For each codec's registry: what every session decodes to, and the bytes of its files."""
 
 
 def make_packed(path, dtype, rescaler) -> None:
-    """Build a registry, note everything of each session while it has files, and pack."""
+    """Build a registry, record each session's content while it has files, and pack it."""
     registry = made_anew(path, dtype=dtype, rescaler=rescaler)
     with pytest.MonkeyPatch.context() as patch:
         no_packing(patch)
@@ -62,7 +62,7 @@ def make_packed(path, dtype, rescaler) -> None:
 
 @pytest.fixture
 def made(tmp_path):
-    """A registry of packed sessions, and what was noted of each of them."""
+    """A registry of packed sessions, and the recorded content of each of them."""
 
     def build(dtype="float32", rescaler="row"):
         registry = copy_of(tmp_path / "made", make_packed, dtype=dtype, rescaler=rescaler)
@@ -134,11 +134,11 @@ def test_partners_are_the_same_experts_whatever_their_names_are(made):
     head, third = newest_first[0], newest_first[4]
     assert [e.name for e in third.entries] == ["birds", "cars", "digits"]
     assert [e.name for e in head.entries] == ["vehicles", "digits", "flags", "birds"]
-    # birds was forgotten and learned again: another expert under the same name.
+    # birds was forgotten and learned again: a new expert under the same name.
     assert partners(third, head) == [None, 0, 1]
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("offset", [0, 9, 200, -300, -1])
@@ -154,7 +154,7 @@ def test_a_damaged_patch_is_an_error_that_names_the_session_and_a_blob(made, off
 
 
 def test_every_byte_of_a_patch_counts_or_changes_nothing(made):
-    """A wrong byte is either found, or in a place that no bit of the session depends on."""
+    """A changed byte is either found or has no effect on the session."""
     registry, noted = made()
     session = registry.session(registry.head().parent)
     path = registry.blobs.path(registry.packs()[session.id].patch)

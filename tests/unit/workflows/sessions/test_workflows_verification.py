@@ -1,4 +1,4 @@
-"""Verifying: no byte of a registry can change without being found and named."""
+"""Verifying: every changed byte of a registry is found and named."""
 
 import sqlite3
 from contextlib import closing
@@ -17,7 +17,7 @@ from condu_cli.workflows.sessions.verification import verify
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One registry for all tests that put back what they change."""
+    """One registry for all tests that undo their changes."""
     registry = made_registry(tmp_path_factory.mktemp("verified") / "made", "birds", "cars")
     rename(registry, "cars", "vehicles", "rename")
     forget(registry, "birds", "forget")
@@ -35,7 +35,7 @@ def objects(found) -> list[str]:
 
 
 def sample(size: int, count: int, seed: int) -> list[int]:
-    """The length and the start of the header, the first and last bytes, and some in between."""
+    """Return positions in the header's length and start, the first and last bytes, and between."""
     rng = np.random.default_rng(seed)
     fixed = {0, 1, 7, 8, 9, size // 2, size - 2, size - 1}
     return sorted(fixed | set(rng.integers(0, size, count).tolist()))
@@ -54,7 +54,7 @@ def assert_found(registry, path, offset) -> None:
     assert "rollback" in hint_for(problem.failure, problem.facts)
 
 
-# Sound
+# Intact
 
 
 def test_a_sound_registry_has_no_problems(made):
@@ -90,7 +90,7 @@ def test_one_wrong_byte_anywhere_in_any_blob_is_found_and_named(made):
 
 
 def test_every_byte_of_the_smallest_blob_is_guarded(made, monkeypatch):
-    """The other blobs are not read again each time: they are as they were."""
+    """Skip the other blobs, which have not changed."""
     smallest = min(made.blobs.all(), key=lambda ref: ref.size)
     path = made.blobs.path(smallest.sha256)
     only = {smallest.sha256: "patch"}
@@ -192,7 +192,7 @@ def test_nothing_is_repaired(registry):
     assert path.read_bytes() == damaged
 
 
-# Trained experts that wait
+# Waiting experts
 
 
 @pytest.mark.parametrize("offset", [0, 9, 2000, -1])
@@ -261,7 +261,7 @@ def test_patches_in_a_circle_are_found(registry):
     assert set(objects(verify(registry))) == {"condu.sqlite"}
 
 
-# What the blobs say against the manifest
+# Blobs that contradict the manifest
 
 
 @pytest.mark.parametrize("figure", ["rescaler", "mask_density", "l1_norm"])
@@ -279,7 +279,7 @@ def test_a_figure_that_was_wrong_from_the_beginning_is_found(registry, monkeypat
     assert figure.replace("_", " ") in problem.reason
 
 
-# A writer at work
+# A concurrent writer
 
 
 def test_a_session_that_is_packed_while_it_is_looked_at_is_no_false_alarm(registry, monkeypatch):

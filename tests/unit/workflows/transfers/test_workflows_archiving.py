@@ -1,4 +1,4 @@
-"""A registry with real experts goes into a file and comes back."""
+"""A registry with real experts survives an export and an import."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_another_place_for_the_base_model(registry_path, tmp_path):
     export_registry(registry, tmp_path / "a", overwrite=False)
     made = import_registry(tmp_path / "a", tmp_path / "copy", base="ViT-B-16:weights.safetensors")
     base = Registry.open(tmp_path / "copy").config.base
-    # A registry is used from other folders than the one that it was made in.
+    # A registry may be used from other folders than the one it was created from.
     assert base.id.startswith("ViT-B-16:/")
     assert base.id.endswith("/weights.safetensors")
     assert made.base_id == base.id

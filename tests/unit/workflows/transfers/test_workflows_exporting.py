@@ -1,4 +1,4 @@
-"""Export: the weights that predict uses, loaded by open_clip itself, and nothing private."""
+"""Export: the weights that predict uses, loadable by open_clip, and nothing private."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_open_clip_gives_the_same_features_as_condu(workspace, target):
     ids = expert.tokenize(["a photo of a cat."])["ids"]
     model.eval()
     assert torch.equal(model.encode_image(pixels, normalize=True), expert.encode_images(pixels))
-    # The whole context there, the prompt's length here: the same but for rounding.
+    # Full context there, the prompt's length here: equal up to rounding.
     texts = expert.encode_texts(["a photo of a cat."])
     assert torch.allclose(model.encode_text(ids, normalize=True), texts, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_a_task_can_be_exported_as_it_was_in_an_older_session(workspace, target,
         export_expert(workspace, first, "plants", target, overwrite=True)
     newer = tmp_path / "newer.safetensors"
     export_expert(workspace, workspace.head(), "warm", newer)
-    assert not same(load_file(target), load_file(newer))  # the second task moved the first one
+    assert not same(load_file(target), load_file(newer))  # the second task moved the first
     roll_back(registry, Aim(first.id), "rollback")
     again = tmp_path / "again.safetensors"
     export_expert(workspace, workspace.head(), "warm", again)
@@ -172,7 +172,7 @@ def test_a_base_model_is_named_without_its_place(base_id, architecture, pretrain
     assert portable_base_id(base) == name
 
 
-# Notes of other files
+# Metadata of other files
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Import: a foreign checkpoint becomes a task, exactly, or is refused and nothing is written."""
+"""Import: a foreign checkpoint becomes a task exactly, or is refused without writing anything."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from condu_cli.workflows.transfers.importing import Importer, ImportRequest
 
 @pytest.fixture
 def names(tmp_path):
-    """A file of class names, one per line."""
+    """Write a file of class names, one per line."""
     file = tmp_path / "names.txt"
     file.write_text("blue\nred\n")
     return file
@@ -39,7 +39,7 @@ def exported(workspace, tmp_path):
 
 @pytest.fixture
 def foreign(exported, tmp_path):
-    """The same weights as another program would have saved them."""
+    """Save the same weights as another program would."""
     file = tmp_path / "foreign.pt"
     torch.save({"epoch": 1, "state_dict": load_file(exported)}, file)
     return file
