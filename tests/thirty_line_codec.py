@@ -41,7 +41,7 @@ class PlainCodec:
     def decode(self, shared, part):
         for name, shape in zip(self.layout.names, self.layout.shapes, strict=True):
             if name not in part or part[name].shape != shape:
-                raise InvalidStateError(name, f"is no delta of shape {shape}")
+                raise InvalidStateError(name, f"is not a delta of shape {shape}")
             yield name, part[name].astype(np.float32)
 
     def describe(self, state):

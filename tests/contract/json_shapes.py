@@ -285,12 +285,12 @@ RESULTS: dict[str, tuple[Result, ...]] = {
 
 
 def misfits(found: Any, shape: Shape, place: str = "") -> list[str]:
-    """Return where a document differs from a shape; extra fields are fine, bools are no numbers."""
+    """List where a document differs from a shape; extra fields are fine; bools are not numbers."""
     if isinstance(shape, dict):
         return _misfits_of_object(found, shape, place)
     if isinstance(shape, list):
         if not isinstance(found, list):
-            return [f"{place}: {found!r} is no list"]
+            return [f"{place}: {found!r} is not a list"]
         parts = (misfits(part, shape[0], f"{place}[{i}]") for i, part in enumerate(found))
         return [problem for problems in parts for problem in problems]
     kinds = shape if isinstance(shape, tuple) else (shape,)
@@ -300,7 +300,7 @@ def misfits(found: Any, shape: Shape, place: str = "") -> list[str]:
 
 def _misfits_of_object(found: Any, shape: dict[str, Shape], place: str) -> list[str]:
     if not isinstance(found, dict):
-        return [f"{place}: {found!r} is no object"]
+        return [f"{place}: {found!r} is not an object"]
     missing = [f"{place}.{name} is missing" for name in shape if name not in found]
     parts = (
         misfits(found[name], kind, f"{place}.{name}")

@@ -106,7 +106,7 @@ def test_a_mistake_is_named_and_changes_nothing(
 def prepare(folder: Path, pictures: Path, make_pictures: Callable[..., Path]) -> None:
     """The files for the mistakes."""
     blue = next((pictures / "blue").iterdir()).read_bytes()
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is not a picture")
     (folder / "cut.png").write_bytes(blue[:-30])
     (folder / "blue.png").write_bytes(blue)
     (folder / "empty").mkdir(exist_ok=True)

@@ -377,7 +377,7 @@ def add_broken(folder: Path) -> None:
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").touch()
     (folder / "huge.png").write_bytes(huge_png())
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is not a picture")
 
 
 def huge_png() -> bytes:

@@ -69,7 +69,7 @@ class Harness:
         self.operation.run(folder)
         self.new = self.operation.seen(folder)
         if self.new == self.old:
-            raise AssertionError("nobody could tell before from after")
+            raise AssertionError("the operation changed nothing")
         child = Child(self.operation, self._copy())
         child.wait()
         return child.seconds

@@ -217,7 +217,7 @@ def test_an_expert_that_waited_is_committed(registry: Registry, expected: Deltas
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "corruption",
     [
         "UPDATE registry SET codec_options = 'not json'",
         "UPDATE registry SET codec_options = '[1]'",
@@ -227,9 +227,11 @@ def test_an_expert_that_waited_is_committed(registry: Registry, expected: Deltas
         "UPDATE registry SET base_image_size = 9e999",
     ],
 )
-def test_a_damaged_older_registry_is_an_integrity_error(name: str, path: Path, damage: str) -> None:
+def test_a_corrupt_older_registry_is_an_integrity_error(
+    name: str, path: Path, corruption: str
+) -> None:
     with closing(sqlite3.connect(path / "condu.sqlite")) as connection:
-        connection.execute(damage)
+        connection.execute(corruption)
         connection.commit()
     before = content(path)
     if name.startswith("0001"):

@@ -26,11 +26,13 @@ def test_kinds_are_kept_apart(cache):
     assert UserCache("others").load(["a"]) is None
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:10], lambda b: b"", bytes.upper])
-def test_a_damaged_file_counts_as_absent(cache, damage):
+@pytest.mark.parametrize(
+    "corruption", [lambda b: b[:-1], lambda b: b[:10], lambda b: b"", bytes.upper]
+)
+def test_a_corrupt_file_counts_as_absent(cache, corruption):
     cache.save(["a"], {"x": np.ones(3)})
     (file,) = cache.folder.glob("*")
-    file.write_bytes(damage(file.read_bytes()))
+    file.write_bytes(corruption(file.read_bytes()))
     assert cache.load(["a"]) is None
 
 

@@ -57,12 +57,12 @@ def test_a_path_that_is_a_file_is_called_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_damaged_database_is_an_integrity_error(registry: Registry, keep: int) -> None:
+def test_a_corrupt_database_is_an_integrity_error(registry: Registry, keep: int) -> None:
     registry.paths.database.write_bytes(registry.paths.database.read_bytes()[:keep])
-    with pytest.raises(IntegrityError) as damaged:
+    with pytest.raises(IntegrityError) as corrupt:
         Registry.open(registry.path)
-    assert str(registry.path) in damaged.value.message
-    assert hint_of(damaged.value)
+    assert str(registry.path) in corrupt.value.message
+    assert hint_of(corrupt.value)
 
 
 def test_an_interrupted_creation_is_recognised(registry: Registry) -> None:
@@ -291,7 +291,7 @@ def test_an_altered_row_is_noticed_when_its_session_is_read(
 
 @pytest.mark.parametrize("column", ["parameters", "codec_options", "method_options"])
 @pytest.mark.parametrize("text", ["not json", "7", "[[1]]", "[]"])
-def test_a_damaged_description_of_the_registry_is_noticed(
+def test_a_corrupt_description_of_the_registry_is_noticed(
     registry: Registry, column: str, text: str
 ) -> None:
     execute(registry, f"UPDATE registry SET {column} = ?", text)  # noqa: S608

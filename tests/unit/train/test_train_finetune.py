@@ -237,7 +237,7 @@ def test_a_run_that_gets_no_better_ends_early(pictures):
     recipe = replace(RECIPE, learning_rate=1e-12, validate_every=2, patience=3)
     _, result = train(pictures, recipe, validation=pictures)
     assert result.stopped_early
-    assert result.iterations == 8  # the first measurement is the best, three are no better
+    assert result.iterations == 8  # the first measurement is the best, three are not
 
 
 # Resuming after an interruption

@@ -1,4 +1,4 @@
-"""Codecs by name: what is known, and what an option means that nobody named."""
+"""Codecs by name: which are known, and what their default options mean."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from condu_cli.core.codecs.known import CODECS, codec_by_name, new_options
 LAYOUT = ParameterLayout(("a", "b"), ((9, 11), (7,)))
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are():
+def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UnknownCodecError, match="unknown codec 'zip'; known: condu"):
         codec_by_name("zip", LAYOUT, {})
     with pytest.raises(UnknownCodecError, match="unknown codec 'zip'; known: condu"):

@@ -458,7 +458,7 @@ DAMAGED_HEADERS = {
 
 
 @pytest.mark.parametrize("header", DAMAGED_HEADERS.values(), ids=DAMAGED_HEADERS.keys())
-def test_a_damaged_header_is_named(store: BlobStore, header: object) -> None:
+def test_a_corrupt_header_is_named(store: BlobStore, header: object) -> None:
     sha256 = plant(store, header, bytes(8))
     if header == b"":
         content = bytearray(store.path(sha256).read_bytes())
@@ -506,9 +506,9 @@ def test_no_flipped_bit_escapes_verify(store: BlobStore, data: st.DataObject) ->
     path = store.path(ref.sha256)
     sound = path.read_bytes()
     bit = data.draw(st.integers(0, len(sound) * 8 - 1))
-    damaged = bytearray(sound)
-    damaged[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(damaged)
+    corrupt = bytearray(sound)
+    corrupt[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(corrupt)
     try:
         with pytest.raises(IntegrityError, match=ref.sha256):
             store.verify(ref.sha256)
@@ -725,7 +725,7 @@ def test_a_reader_verifies_what_it_has_mapped_though_the_file_is_gone(store: Blo
         store.open(ref.sha256)
 
 
-def test_a_reader_notices_a_damaged_file(store: BlobStore) -> None:
+def test_a_reader_notices_a_corrupt_file(store: BlobStore) -> None:
     ref = store.put(TENSORS)
     content = bytearray(store.path(ref.sha256).read_bytes())
     content[-1] ^= 1
@@ -772,7 +772,7 @@ def test_a_blob_behind_a_link_is_not_read(store: BlobStore, linked: tuple[str, P
 
 def test_nothing_is_written_through_a_link(store: BlobStore, linked: tuple[str, Path]) -> None:
     sha256, target = linked
-    target.write_bytes(b"somebody's")
+    target.write_bytes(b"someone else's")
     if store.path(sha256).parent.is_symlink():
         with pytest.raises(IntegrityError, match="symbolic link"):
             store.put(TENSORS)
@@ -780,7 +780,7 @@ def test_nothing_is_written_through_a_link(store: BlobStore, linked: tuple[str, 
         store.put(TENSORS)
         store.verify(sha256)
         assert not store.path(sha256).is_symlink()
-    assert target.read_bytes() == b"somebody's"
+    assert target.read_bytes() == b"someone else's"
 
 
 def test_nothing_is_removed_through_a_link(store: BlobStore, linked: tuple[str, Path]) -> None:

@@ -313,7 +313,7 @@ MEMBERS: dict[str, Callable[[Members], Members]] = {
     "a blob less, and counted": lambda m: with_manifest(
         without(m, first_blob(m)), blobs=len(blob_members(m)) - 1
     ),
-    "a blob that nobody needs": lambda m: with_manifest(
+    "an unneeded blob": lambda m: with_manifest(
         m | {"blobs/e3/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855": b""},
         blobs=len(blob_members(m)) + 1,
     ),

@@ -184,11 +184,11 @@ def test_a_waiting_expert_that_only_the_backup_has_stays(
     back_up(registry, tmp_path / "b")
     copy = Registry.open(tmp_path / "b")
     only = copy.waiting.save("cars", {"w": np.ones(3, np.float32)}, record)
-    damaged = copy.waiting.save("dogs", {"w": np.ones(3, np.float32)}, {"training": {"run": "1"}})
-    damaged.path.write_bytes(b"half")
+    corrupt = copy.waiting.save("dogs", {"w": np.ones(3, np.float32)}, {"training": {"run": "1"}})
+    corrupt.path.write_bytes(b"half")
     summary = back_up(registry, tmp_path / "b")
     assert summary.experts == 0
-    assert set(copy.waiting.paths()) == {only.path, damaged.path}
+    assert set(copy.waiting.paths()) == {only.path, corrupt.path}
     only.verify()
 
 
@@ -292,26 +292,26 @@ def test_a_missing_blob_is_named(registry: Registry, learn: Learn, tmp_path: Pat
     assert not (tmp_path / "b").exists()
 
 
-def test_a_damaged_blob_is_named_and_the_earlier_backup_stays(
+def test_a_corrupt_blob_is_named_and_the_earlier_backup_stays(
     registry: Registry, learn: Learn, tmp_path: Path
 ) -> None:
     first = learn("pets")
     target = tmp_path / "b"
     back_up(registry, target)
-    damaged = max(learn("cars").blobs() - first.blobs())
-    flip_a_byte(registry.blobs.path(damaged))
-    with pytest.raises(IntegrityError, match=damaged):
+    corrupt = max(learn("cars").blobs() - first.blobs())
+    flip_a_byte(registry.blobs.path(corrupt))
+    with pytest.raises(IntegrityError, match=corrupt):
         back_up(registry, target)
     copy = Registry.open(target)
     assert copy.head() == first
     assert_complete(copy)
     assert list((target / "tmp").iterdir()) == []
-    with pytest.raises(IntegrityError, match=damaged):
+    with pytest.raises(IntegrityError, match=corrupt):
         back_up(registry, tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"registry", "b"}
 
 
-def test_a_damaged_expert_is_named(registry: Registry, tmp_path: Path) -> None:
+def test_a_corrupt_expert_is_named(registry: Registry, tmp_path: Path) -> None:
     expert = registry.waiting.save("pets", {"w": np.ones(3, np.float32)}, {})
     flip_a_byte(expert.path)
     with pytest.raises(IntegrityError, match="pets"):

@@ -159,13 +159,13 @@ def test_opening_never_creates_a_database(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_an_integrity_error(database: Path, content: bytes) -> None:
     database.write_bytes(content)
     with (
-        pytest.raises(IntegrityError) as damaged,
+        pytest.raises(IntegrityError) as corrupt,
         described_errors(database),
         read(make_engine(database)) as session,
     ):
         count(session)
-    assert str(database) in damaged.value.message
-    assert hint_of(damaged.value)
+    assert str(database) in corrupt.value.message
+    assert hint_of(corrupt.value)
 
 
 def test_a_truncated_database_is_an_integrity_error(database: Path) -> None:

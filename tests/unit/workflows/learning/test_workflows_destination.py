@@ -71,7 +71,7 @@ def waiting_once(tmp_path_factory, learned, warm, learn):
 
 @pytest.fixture
 def waiting(waiting_once, tmp_path):
-    """A registry in whose folder `trained` an expert of `third` waits: its commit failed."""
+    """A registry in which an expert of `third` waits because its commit failed."""
     return Registry.open(shutil.copytree(waiting_once[0], tmp_path / "registry"))
 
 

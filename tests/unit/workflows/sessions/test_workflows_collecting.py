@@ -266,21 +266,21 @@ def test_a_session_that_cannot_be_stored_anew_stops_everything_before_anything_g
     assert registry.history().collected == {}
 
 
-def test_a_kept_session_that_is_damaged_and_unpacked_is_left_as_it_is(registry, monkeypatch):
+def test_a_kept_session_that_is_corrupt_and_unpacked_is_left_as_it_is(registry, monkeypatch):
     """It stays: `condu verify` names it, and a backup may repair it."""
     with monkeypatch.context() as patch:
         patch.setattr(history_packing, "pack_session", lambda *_: None)
         learn(registry, "textures")
-    damaged = registry.sessions()[1]
-    flip(registry.blobs.path(damaged.shared), -1)
+    corrupt = registry.sessions()[1]
+    flip(registry.blobs.path(corrupt.shared), -1)
     done = collect(registry, 2)
     assert len(done.sessions) == 4
     assert done.warnings
-    assert registry.blobs.exists(damaged.shared)
-    assert damaged.id not in registry.packs()
+    assert registry.blobs.exists(corrupt.shared)
+    assert corrupt.id not in registry.packs()
 
 
-def test_a_damaged_head_takes_no_older_session_along(tmp_path):
+def test_a_corrupt_head_takes_no_older_session_along(tmp_path):
     registry = made_registry(tmp_path / "two", "birds", "cars")
     head, first = registry.sessions()
     before = decoded(registry, first)

@@ -29,7 +29,7 @@ def test_a_delta_that_cannot_be_unified_is_refused_where_it_enters(registry, val
     with pytest.raises(ConduError, match=r"cannot be unified.*image\.bias") as caught:
         check_delta(registry.config, expert.delta)
     assert "--lr" in hint_of(caught.value)
-    kept = keep_expert(registry, expert)  # as somebody else may have written it
+    kept = keep_expert(registry, expert)  # as another process might have written it
     with pytest.raises(IntegrityError, match=r"does not hold a trained expert.*image\.bias"):
         load_expert(registry, kept)
 

@@ -121,10 +121,10 @@ def test_the_sessions_that_need_a_blob_are_named(registry):
 
 
 def test_several_problems_are_all_named(registry):
-    damaged = [ref.sha256 for ref in registry.blobs.all()][:3]
-    for sha256 in damaged:
+    corrupt = [ref.sha256 for ref in registry.blobs.all()][:3]
+    for sha256 in corrupt:
         flip(registry.blobs.path(sha256), -1)
-    assert objects(verify(registry)) == [f"blob {sha256}" for sha256 in damaged]
+    assert objects(verify(registry)) == [f"blob {sha256}" for sha256 in corrupt]
 
 
 # Files
@@ -187,16 +187,16 @@ def test_a_blob_of_nobody_is_a_leftover_and_no_problem(registry):
 def test_nothing_is_repaired(registry):
     path = registry.blobs.path(registry.head().shared)
     flip(path, -1)
-    damaged = path.read_bytes()
+    corrupt = path.read_bytes()
     verify(registry)
-    assert path.read_bytes() == damaged
+    assert path.read_bytes() == corrupt
 
 
 # Waiting experts
 
 
 @pytest.mark.parametrize("offset", [0, 9, 2000, -1])
-def test_a_damaged_expert_that_waits_is_found(registry, offset):
+def test_a_corrupt_expert_that_waits_is_found(registry, offset):
     waiting = keep_expert(registry, made_expert("flags"))
     assert verify(registry).problems == ()
     flip(waiting.path, offset)
