@@ -94,7 +94,7 @@ def test_no_session_names_the_registrys_own_codec(registry):
     assert {session.codec for session in registry.sessions()} == {None}
 
 
-def test_a_task_is_forgotten_and_can_be_had_back(registry):
+def test_a_task_is_forgotten_and_can_be_restored(registry):
     before, head = states(registry), registry.head()
     done = forget(registry, "cars", "forget cars")
     assert [entry.name for entry in done.session.entries] == ["birds", "flags"]

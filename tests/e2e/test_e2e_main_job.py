@@ -68,7 +68,7 @@ def test_the_union_of_all_classes_is_answered_well(
     assert union["accuracy"] > figures["before"] - 0.1
 
 
-def test_a_photograph_is_told_apart_by_labels_of_ones_own(
+def test_a_photograph_is_told_apart_by_your_own_labels(
     learned: tuple[Condu, dict[str, float]], data: Path
 ) -> None:
     condu, _ = learned

@@ -76,7 +76,7 @@ def test_an_unknown_architecture_is_a_usage_error():
         load_base("ViT-Z-99:openai")
 
 
-def test_an_unknown_tag_names_those_that_there_are():
+def test_an_unknown_tag_names_those_that_exist():
     with pytest.raises(UsageError, match="'nonsense' is neither") as caught:
         load_base("ViT-B-16:nonsense")
     assert "openai" in hint_of(caught.value)

@@ -230,7 +230,7 @@ def test_nothing_that_was_settled_can_be_said_again(condu, option):
 
 
 @pytest.mark.parametrize("options", [(), ("--task", "warm"), ("--save-every", 5)])
-def test_where_nothing_was_interrupted_that_is_said(condu, learned, options):
+def test_where_nothing_was_interrupted_that_is_reported(condu, learned, options):
     ran = condu("learn", "--resume", "--device", "cpu", *options)
     assert_refused(ran, "no training was interrupted", code=4)
 
@@ -379,7 +379,7 @@ def test_the_summary_has_the_accuracy_where_it_was_measured(report):
     assert "40 iterations, 87.5 % on held-out pictures;" in report(validation_accuracy=0.875).out
 
 
-def test_a_loss_that_nobody_knows_is_no_number(report):
+def test_an_unknown_loss_is_reported_as_unknown(report):
     assert "loss unknown after" in report(final_loss=None).out
 
 

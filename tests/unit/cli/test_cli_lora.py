@@ -64,7 +64,7 @@ def test_an_option_of_lora_without_lora_is_refused(condu, tmp_path, option):
     assert not (tmp_path / "registry").exists()
 
 
-def test_a_pattern_without_a_layer_names_some_that_there_are(condu):
+def test_a_pattern_without_a_layer_names_some_that_exist(condu):
     ran = condu("init", "--base", "tiny", "--method", "lora", "--lora-targets", "*.gate")
     assert ran.code == 2
     assert "'*.gate'" in ran.err

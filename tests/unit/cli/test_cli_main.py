@@ -456,7 +456,7 @@ def test_an_empty_registry_says_what_comes_first(condu):
 @pytest.mark.usefixtures("learned")
 @pytest.mark.parametrize("blob", ["shared", "part", "prototypes"])
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_a_damaged_session_answers_nothing_and_ends_with_14(
+def test_a_corrupt_session_answers_nothing_and_ends_with_14(
     condu, colours, tmp_path, blob, command
 ):
     registry = Registry.open(tmp_path / "registry")

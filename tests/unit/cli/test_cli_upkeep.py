@@ -37,7 +37,7 @@ def typing(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_where_nobody_can_be_asked_nothing_is_removed(condu, registry, options, monkeypatch):
+def test_without_a_terminal_nothing_is_removed(condu, registry, options, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     before = files_of(registry.path)
     ran = condu("gc", "--keep", "1", *options)
@@ -107,7 +107,7 @@ def test_a_dry_run_lists_what_would_go_and_removes_nothing(condu, registry, opti
     assert files_of(registry.path) == before
 
 
-def test_where_no_session_goes_nobody_is_asked(condu, registry):
+def test_without_sessions_to_remove_there_is_no_question(condu, registry):
     ran = condu("gc")
     assert ran.code == 0
     assert "Removed 0 sessions and 0 files" in ran.out
@@ -123,7 +123,7 @@ def test_what_an_undo_could_bring_back_is_named_and_removed_on_request(condu, re
     assert condu("rollback", "--undo").code == 4
 
 
-def test_a_removed_session_says_what_became_of_it(condu, registry):
+def test_a_removed_session_says_what_happened_to_it(condu, registry):
     condu("gc", "--keep", "1", "--yes")
     old = registry.sessions()[-1].id
     for args in (["rollback", old[:12]], ["diff", old[:12], "@"], ["tag", "x", old[:12]]):
@@ -151,7 +151,7 @@ def test_a_sound_registry_is_said_to_be_sound(condu, registry, options, how):
     assert document(condu("verify", *options, "--json"))["sound"] is True
 
 
-def test_damage_ends_with_14_and_names_the_blob_its_sessions_and_what_to_do(condu, registry):
+def test_corruption_ends_with_14_and_names_the_blob_its_sessions_and_what_to_do(condu, registry):
     head = registry.head()
     flip(registry.blobs.path(head.shared), -1)
     ran = condu("verify")
@@ -163,7 +163,7 @@ def test_damage_ends_with_14_and_names_the_blob_its_sessions_and_what_to_do(cond
     assert condu("verify", "--quick").code == 0
 
 
-def test_damage_in_json_is_the_report_and_then_the_error(condu, registry):
+def test_corruption_in_json_is_the_report_and_then_the_error(condu, registry):
     flip(registry.blobs.path(registry.head().shared), -1)
     ran = condu("verify", "--json")
     record = document(ran, 14)

@@ -50,7 +50,7 @@ def test_one_bit_per_picture_lowest_first(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"bits": "GQI="}, {"count": 17}, {"sha256": "0" * 64}], ids=lambda c: next(iter(c))
 )
-def test_a_damaged_index_is_an_error(tmp_path, change):
+def test_a_corrupt_index_is_an_error(tmp_path, change):
     file = tmp_path / "index.json"
     record = split_record([True, False] * 5)
     file.write_text(json.dumps({**record, **change}))

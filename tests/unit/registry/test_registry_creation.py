@@ -156,7 +156,7 @@ def test_what_a_killed_creation_has_left_goes_with_the_next(
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
-def test_what_may_be_somebodys_stays(tmp_path: Path, config: RegistryConfig) -> None:
+def test_what_may_belong_to_others_stays(tmp_path: Path, config: RegistryConfig) -> None:
     root = tmp_path / "r*"
     stay = {
         draft_folder(root, "elsewhere-1", age=60),

@@ -85,9 +85,7 @@ def test_a_patch_on_a_session_that_never_was_is_named_and_does_nothing_to_a_term
     assert all(fault.isprintable() for fault in faults)
 
 
-def test_patches_that_go_round_in_a_circle_are_named(
-    registry: Registry, sessions: list[Session]
-) -> None:
+def test_patches_that_form_a_cycle_are_named(registry: Registry, sessions: list[Session]) -> None:
     execute(
         registry,
         "UPDATE packs SET reference = ? WHERE session = ?",

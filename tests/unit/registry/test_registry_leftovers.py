@@ -33,7 +33,7 @@ def test_a_registry_that_nothing_happened_to_has_none(registry: Registry, learn:
     assert list(leftovers(registry, needed(registry))) == []
 
 
-def test_a_blob_that_nobody_needs_is_one(registry: Registry, learn: Learn) -> None:
+def test_a_blob_that_is_not_needed_is_one(registry: Registry, learn: Learn) -> None:
     learn("a")
     ref = registry.blobs.put({"x": np.zeros(9, np.float32)})
     path = registry.blobs.path(ref.sha256)

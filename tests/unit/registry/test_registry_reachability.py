@@ -60,7 +60,7 @@ def test_a_session_is_found_by_its_id() -> None:
         history().session("gone")
 
 
-def test_packs_that_go_round_in_a_circle_are_found_once_each() -> None:
+def test_packs_that_form_a_cycle_are_found_once_each() -> None:
     circle = (Pack("a", "b", None), Pack("b", "a", None))
     assert set(history(packs=circle).circular_packs()) == set(circle)
     assert history(packs=PACKED).circular_packs() == []
@@ -120,7 +120,7 @@ def test_what_is_needed_is_the_blobs_of_all_that_is_not_collected() -> None:
     assert [s.id for s in needed.live] == ["c", "b"]
 
 
-def test_what_is_spare_comes_back_from_a_patch_and_nobody_else_needs_it() -> None:
+def test_what_is_spare_comes_back_from_a_patch_and_is_not_needed_elsewhere() -> None:
     assert history(packs=PACKED).spare_blobs() == {
         *THREE[1].state_blobs(),
         *THREE[2].state_blobs(),
@@ -141,7 +141,7 @@ BRANCH = [session("d", "a", "x"), *THREE]
     ("keep", "kept"),
     [(None, {"c", "b", "a"}), (1, {"c"}), (2, {"c", "b"}), (9, {"c", "b", "a"})],
 )
-def test_head_and_so_many_before_it_are_kept(keep: int | None, kept: set[str]) -> None:
+def test_head_and_n_before_it_are_kept(keep: int | None, kept: set[str]) -> None:
     assert history(BRANCH).kept(keep) == kept
 
 
@@ -228,7 +228,7 @@ def test_what_is_kept_is_the_beginning_of_each_line(found: History, keep: int | 
 
 
 @given(histories(), st.none() | st.integers(1, 4), st.booleans())
-def test_whatever_is_kept_comes_back_once_broken_references_are_stored_anew(
+def test_whatever_is_kept_comes_back_once_broken_references_are_stored_again(
     before: History, keep: int | None, undo: bool
 ) -> None:
     kept = before.kept(keep, undo=undo)

@@ -366,9 +366,7 @@ def test_a_rollback_may_go_before_the_first_session(registry: Registry, learn: L
     assert registry.head() == session
 
 
-def test_the_target_of_a_rollback_is_so_many_sessions_back(
-    registry: Registry, learn: Learn
-) -> None:
+def test_the_target_of_a_rollback_is_n_sessions_back(registry: Registry, learn: Learn) -> None:
     first, second, _ = learn("a"), learn("b"), learn("c")
     assert registry.target(Aim()) == second
     assert registry.target(Aim(steps=2)) == first

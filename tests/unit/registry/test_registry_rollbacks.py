@@ -51,7 +51,7 @@ def test_steps_are_counted_from_head_to_the_empty_state(steps: int, found: str |
 
 
 @pytest.mark.parametrize(("steps", "said"), [(0, "cannot go back 0"), (4, "HEAD has 3 sessions")])
-def test_nobody_goes_back_further_than_to_the_empty_state(steps: int, said: str) -> None:
+def test_a_rollback_goes_no_further_than_to_the_empty_state(steps: int, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         steps_back(steps, ["c", "b", "a"])
 

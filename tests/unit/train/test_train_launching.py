@@ -70,7 +70,7 @@ def test_the_exit_code_is_that_of_the_process_that_failed(program, capfd):
     assert "something is wrong here" in capfd.readouterr().err
 
 
-def test_nobody_waits_for_ever_for_one_that_failed(program, monkeypatch):
+def test_a_failed_process_is_not_waited_for_forever(program, monkeypatch):
     monkeypatch.setattr(launching, "GRACE_SECONDS", 0.5)
     program(
         "import os, sys, time\nsys.exit(15) if os.environ['RANK'] == '0' else time.sleep(600)\n"

@@ -40,7 +40,7 @@ def test_both_warm_up_over_a_hundred_iterations():
         assert preset.warmup_share * preset.values["iterations"] == 100
 
 
-def test_a_task_of_anybodys_name_gets_the_base_models_preset():
+def test_a_task_of_any_name_gets_the_base_models_preset():
     assert preset_for("clip", "full", "my-cats").values["learning_rate"] == 1e-5
     assert preset_for("clip", "full", "my-cats").name == "clip, full"
     assert preset_for("clip", "full", "eurosat").name == "clip, full, eurosat"

@@ -117,18 +117,18 @@ def start(folder, rank, port, tests):
     )
 
 
-def test_everybody_knows_their_place(members):
+def test_every_process_knows_their_place(members):
     assert [(m["rank"], m["size"]) for m in members] == [(0, PROCESSES), (1, PROCESSES)]
     assert {torch.device(member["device"]).type for member in members} == {"cpu"}
 
 
-def test_everybody_gets_the_sum(members):
+def test_every_process_gets_the_sum(members):
     for member in members:
         assert member["sum"].tolist() == [3.0, 30.0]
         assert member["scalar"].item() == 2.0
 
 
-def test_everybody_gets_what_the_first_one_shares(members):
+def test_every_process_gets_what_the_first_one_shares(members):
     assert [m["shared"] for m in members] == [{"from": 0, "names": ["a", "b"]}] * PROCESSES
 
 
@@ -168,7 +168,7 @@ def test_the_loss_takes_the_course_that_it_takes_in_one_process(members, folder)
         assert member["curve"] == pytest.approx(alone, abs=1e-4)
 
 
-def test_without_a_launcher_there_is_nobody_else(monkeypatch):
+def test_without_a_launcher_the_process_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     team = make_team("cpu")
     assert team is SOLO

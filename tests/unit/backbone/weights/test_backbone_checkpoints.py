@@ -194,7 +194,7 @@ def test_pickled_state_dicts_are_read_with_and_without_wrappers(expert, tmp_path
     assert found.metadata == {}
 
 
-def test_a_safetensors_file_of_somebody_else_has_no_note(expert, path):
+def test_a_safetensors_file_from_elsewhere_has_no_note(expert, path):
     save_file(expert.clip.state_dict(), path, {"format": "pt"})
     found = read_checkpoint(path)
     assert same(found.weights, expert.clip.state_dict())
@@ -272,7 +272,7 @@ def test_a_missing_file_a_folder_and_a_strange_suffix_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("note", ["{", "[1]", "[" * 100_000])
-def test_a_damaged_note_is_an_error(expert, path, note):
+def test_a_corrupt_note_is_an_error(expert, path, note):
     save_file(expert.clip.state_dict(), path, {METADATA_KEY: note})
     with pytest.raises(DataError, match="in this file is corrupt"):
         read_checkpoint(path)

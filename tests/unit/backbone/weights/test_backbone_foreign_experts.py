@@ -135,7 +135,7 @@ def test_the_memory_format_does_not_matter(tiny):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_dtypes_are_cast_and_that_is_said(tiny, dtype):
+def test_other_dtypes_are_cast_and_that_is_reported(tiny, dtype):
     state = {name: tensor.to(dtype) for name, tensor in state_of(tiny, 0.005).items()}
     found = expert_delta(tiny, Checkpoint(PATH, state))
     assert str(dtype).removeprefix("torch.") in found.warnings[0]
@@ -160,7 +160,7 @@ def test_the_base_model_itself_is_allowed_with_a_warning(tiny):
 @pytest.mark.parametrize(
     "prefix", ["module.", "model.", "clip.", "_orig_mod.", "module._orig_mod.", "model.clip."]
 )
-def test_prefixes_of_wrappers_are_taken_off(tiny, prefix):
+def test_prefixes_of_wrappers_are_stripped(tiny, prefix):
     state = state_of(tiny, 0.005)
     wrapped = {prefix + name: tensor for name, tensor in state.items()}
     found = expert_delta(tiny, Checkpoint(PATH, wrapped))

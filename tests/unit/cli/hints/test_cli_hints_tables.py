@@ -157,7 +157,7 @@ def options_of(command: str) -> set[str]:
 EVERY_OPTION = {option for name in COMMANDS for option in options_of(name)}
 
 
-def test_a_hint_names_commands_and_options_that_there_are() -> None:
+def test_a_hint_names_commands_and_options_that_exist() -> None:
     unknown = [
         (name, word)
         for name, text in HINT_TEXTS

@@ -213,6 +213,6 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     assert "prototypes" in captured.err
 
 
-def test_figures_that_nobody_knows_are_left_out():
+def test_unknown_figures_are_left_out():
     assert figures_text({"batch": 3}) == ""
     assert figures_text({"loss": 0.1234, "images_per_second": 9.6}) == "loss 0.123, 10 images/s"

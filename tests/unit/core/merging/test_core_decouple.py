@@ -368,7 +368,7 @@ def test_what_did_not_change_has_not_moved(dtype, kernels):
 
 
 @each_kernel
-def test_nobody_moves_before_the_first_task(kernels):
+def test_nothing_moves_before_the_first_task(kernels):
     method = Method(LAYOUT)
     state = sessions(method, 1)
     before = reunify(method, state.unified, [])

@@ -413,7 +413,7 @@ def test_an_element_that_an_expert_does_not_own_cannot_overflow(kernels):
 
 
 @each_dtype
-def test_unifying_again_clears_what_nobody_owns_any_more(dtype):
+def test_unifying_again_clears_what_no_task_owns(dtype):
     method = Method(LINE_LAYOUT, dtype=dtype)
     both = learn_all(method, [vector(1, 2, 0, 0), vector(0, 3, 4, 0)])
     alone = reunify(method, both.unified, both.triggers[:1])

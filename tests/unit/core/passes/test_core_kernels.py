@@ -88,7 +88,7 @@ def test_without_numba_every_layout_uses_array_operations():
 
 
 @pytest.mark.usefixtures("without_numba")
-def test_without_numba_compiled_loops_cannot_be_had_by_name(monkeypatch):
+def test_without_numba_compiled_loops_cannot_be_chosen_by_name(monkeypatch):
     with pytest.raises(ImportError, match="numba"):
         choose(WORTH_COMPILING, "compiled")
     monkeypatch.setenv(ENVIRONMENT, "compiled")

@@ -206,7 +206,7 @@ def test_32_bit_grey_is_scaled_likewise(tmp_path):
     assert pixels(saved(tmp_path, picture, "int.tif")) == [(0,) * 3, (127,) * 3, (255,) * 3]
 
 
-def test_a_picture_with_damaged_exif_data_is_read_as_it_lies(tmp_path):
+def test_a_picture_with_corrupt_exif_data_is_read_unrotated(tmp_path):
     path = saved(tmp_path, two("RGB", RED, GREEN), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff broken")
     assert pixels(path) == [RED, GREEN]
 

@@ -242,7 +242,7 @@ def test_another_set_is_read_by_the_same_rules(files):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_spare_pictures_step_in_in_their_order(files, workers):
+def test_spare_pictures_are_used_in_order(files, workers):
     spoil(files[0], files[2])
     drawn = [Sample(files[0], 0), Sample(files[1], 1)]
     spare = {0: [Sample(files[i], 0) for i in (2, 4, 3)]}

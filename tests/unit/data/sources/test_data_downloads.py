@@ -89,7 +89,7 @@ def test_an_empty_folder_in_its_place_is_no_obstacle(root):
 
 
 @pytest.mark.usefixtures("server")
-def test_somebodys_files_in_its_place_are_never_touched(root):
+def test_other_files_in_its_place_are_never_touched(root):
     (root / "dtd").mkdir(parents=True)
     (root / "dtd" / "mine.txt").touch()
     with pytest.raises(DataError, match="is in the way of the download") as caught:
@@ -98,7 +98,7 @@ def test_somebodys_files_in_its_place_are_never_touched(root):
     assert (root / "dtd" / "mine.txt").exists()
 
 
-def test_an_archive_that_arrives_damaged_leaves_nothing(root, server):
+def test_an_archive_that_arrives_corrupt_leaves_nothing(root, server):
     server.write_bytes(b"half")
     with pytest.raises(DataError, match=r"'dtd' could not be downloaded: .*corrupted") as caught:
         download_set("dtd", root)

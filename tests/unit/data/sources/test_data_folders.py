@@ -188,7 +188,7 @@ def test_a_text_file_names_the_folders_line_by_line(plain, tmp_path):
     assert read_folder(plain, tmp_path / "names.txt").class_names == ("dog", "cat")
 
 
-def test_a_file_that_is_given_wins_over_classes_json(plain, tmp_path):
+def test_a_file_that_is_given_takes_precedence_over_classes_json(plain, tmp_path):
     with_names(plain, ["not", "these"])
     with_names(tmp_path, ["dog", "cat"], "mine.json")
     assert read_folder(plain, tmp_path / "mine.json").class_names == ("dog", "cat")
@@ -226,7 +226,7 @@ def test_class_names_must_be_utf8(tmp_path):
 # Few shots
 
 
-def test_few_shot_keeps_so_many_pictures_of_every_class(plain):
+def test_few_shot_keeps_n_pictures_of_every_class(plain):
     data = few_shot(read_folder(plain), shots=3, seed=0)
     assert [s.label for s in data.train] == [0] * 3 + [1] * 3
     assert set(data.train) <= set(read_folder(plain).train)

@@ -96,7 +96,7 @@ def test_a_set_in_torchvisions_layout_is_there(task, tmp_path):
 
 
 @pytest.mark.parametrize("task", PUBLIC)
-def test_nothing_is_not_there(task, tmp_path):
+def test_nothing_is_missing(task, tmp_path):
     assert where(task, tmp_path / "nowhere").state is State.NOT_THERE
     assert known_set_at(tmp_path) is None
 

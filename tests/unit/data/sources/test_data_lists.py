@@ -145,7 +145,7 @@ def test_a_picture_listed_twice_alike_counts_once_and_is_reported(tmp_path):
     assert "line 3" in manifest.ignored[0]
 
 
-def test_a_list_by_a_relative_path_knows_absolute_rows_again(tmp_path, monkeypatch):
+def test_a_list_by_a_relative_path_recognises_absolute_rows(tmp_path, monkeypatch):
     written(tmp_path, f"path,label\na.jpg,cat\n{tmp_path / 'a.jpg'},dog\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="is already in line 2"):

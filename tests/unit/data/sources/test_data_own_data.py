@@ -40,7 +40,7 @@ def test_a_list_is_read_as_a_list(tmp_path):
     assert len(read_source(tmp_path / "list.csv").train) == 2
 
 
-def test_class_names_stand_beside_a_list_or_are_given(tmp_path):
+def test_class_names_are_next_to_a_list_or_are_given(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\n1.png,a\n2.png,b\n")
     (tmp_path / "classes.json").write_text(json.dumps({"a": "ape", "b": "bear"}))
     (tmp_path / "mine.txt").write_text("one\ntwo\n")

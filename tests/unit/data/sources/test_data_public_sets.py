@@ -268,7 +268,7 @@ def test_a_set_without_one_of_its_files_names_it(made, task):
     assert str(Path(public.files[-1])) in caught.value.message
 
 
-def test_damaged_label_files_are_one_error_that_names_the_set(made):
+def test_corrupt_label_files_are_one_error_that_names_the_set(made):
     root = made("food101")
     (root / "food-101" / "meta" / "train.json").write_text("{")
     with pytest.raises(DataError, match=r"food-101: cannot be read as the data set") as caught:

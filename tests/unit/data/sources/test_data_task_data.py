@@ -65,14 +65,14 @@ def test_condu_data_holds_one_folder_per_task(tmp_path, monkeypatch):
     assert find_data("dtd", None) == tmp_path / "dtd"
 
 
-def test_a_data_root_that_is_given_wins_over_condu_data(tmp_path, monkeypatch):
+def test_a_data_root_that_is_given_takes_precedence_over_condu_data(tmp_path, monkeypatch):
     for name in ("given", "set"):
         (tmp_path / name / "dtd" / "banded").mkdir(parents=True)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "set"))
     assert find_data("dtd", tmp_path / "given") == tmp_path / "given" / "dtd"
 
 
-def test_condu_data_wins_over_embedded_pictures(tmp_path, monkeypatch):
+def test_condu_data_takes_precedence_over_embedded_pictures(tmp_path, monkeypatch):
     (tmp_path / "shapes" / "star").mkdir(parents=True)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     assert find_data("shapes", None) == tmp_path / "shapes"
@@ -86,14 +86,14 @@ def test_embedded_pictures_are_found_without_any_setting(tmp_path, monkeypatch):
     assert find_data("shapes", None) == embedded
 
 
-def test_a_public_set_in_its_own_layout_wins_over_a_plain_folder(tmp_path):
+def test_a_public_set_in_its_own_layout_takes_precedence_over_a_plain_folder(tmp_path):
     (tmp_path / "food101" / "pie").mkdir(parents=True)
     assert find_data("food101", tmp_path) == tmp_path / "food101"
     made_sets.food101(tmp_path)
     assert find_data("food101", tmp_path) == tmp_path / "food-101"
 
 
-def test_a_plain_folder_wins_over_an_incomplete_public_set(tmp_path):
+def test_a_plain_folder_takes_precedence_over_an_incomplete_public_set(tmp_path):
     (tmp_path / "food101" / "pie").mkdir(parents=True)
     (tmp_path / "food-101").mkdir()
     assert find_data("food101", tmp_path) == tmp_path / "food101"
@@ -203,7 +203,7 @@ def test_what_a_task_was_learned_from_is_split_as_it_was_learned(tmp_path, make_
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_what_a_task_was_learned_from_is_known_again_at_another_place(
+def test_what_a_task_was_learned_from_is_recognised_at_another_place(
     tmp_path, make_pictures, split
 ):
     folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
@@ -239,7 +239,9 @@ def test_another_folder_is_measured_whole(tmp_path, make_pictures):
     assert len(open_split("my-own", folder, None, None, split="test")[2]) == 20
 
 
-def test_a_data_root_that_is_named_wins_over_where_it_was_learned(tmp_path, make_pictures):
+def test_a_data_root_that_is_named_takes_precedence_over_where_it_was_learned(
+    tmp_path, make_pictures
+):
     learned_from = make_pictures(tmp_path / "one" / "mine", ("a", "b"), 10, 8)
     other = make_pictures(tmp_path / "two" / "mine", ("a", "b"), 3, 8)
     opened = open_split(
@@ -256,7 +258,7 @@ def test_the_seed_of_a_split_is_read_from_its_record(split, seed):
     assert LearnedFrom.of({"split": split}, None).split_seed == seed
 
 
-def test_a_train_folder_alone_is_known_again_too(tmp_path, make_pictures):
+def test_a_train_folder_alone_is_recognised_too(tmp_path, make_pictures):
     make_pictures(tmp_path / "one" / "train", ("a", "b"), 10, 8)
     data, _ = open_data("my-own", tmp_path / "one", None, None)
     record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}

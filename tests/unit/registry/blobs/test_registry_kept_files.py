@@ -51,7 +51,7 @@ def test_it_is_named_by_its_task_and_its_content(waiting: TaskFiles, paths: Regi
     assert list(paths.tmp.iterdir()) == []
 
 
-def test_nobody_waits_before_the_first(waiting: TaskFiles, paths: RegistryPaths) -> None:
+def test_nothing_waits_before_the_first(waiting: TaskFiles, paths: RegistryPaths) -> None:
     assert waiting.all() == waiting.paths() == []
     assert not paths.trained.exists()
 
@@ -133,7 +133,7 @@ def test_a_file_of_another_name_is_no_expert(
         waiting.open(paths.trained / name)
 
 
-def test_a_damaged_one_is_noticed_when_it_is_verified(waiting: TaskFiles) -> None:
+def test_a_corrupt_one_is_noticed_when_it_is_verified(waiting: TaskFiles) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

@@ -38,7 +38,7 @@ def test_a_mapping_has_the_bytes_of_the_file(file: Path) -> None:
     assert bytes(map_file(file)) == file.read_bytes()
 
 
-def test_nobody_can_write_through_it(file: Path) -> None:
+def test_it_is_read_only(file: Path) -> None:
     view = map_file(file)
     assert view.readonly
     assert not np.frombuffer(view, np.uint8).flags.writeable
@@ -86,7 +86,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_too_many_files_or_too_little_memory_is_no_damage(
+def test_too_many_files_or_too_little_memory_is_not_corruption(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     sha256 = store.put({"x": np.zeros(3)}).sha256
@@ -105,7 +105,7 @@ def test_too_many_files_or_too_little_memory_is_no_damage(
         list(snapshot.verified_chunks(store.path(sha256), sha256))
 
 
-def test_a_disk_that_fails_is_damage(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_corruption(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = store.put({"x": np.zeros(3)}).sha256
 
     def fail(*_: object) -> None:

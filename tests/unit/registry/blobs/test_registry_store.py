@@ -540,7 +540,7 @@ def test_tensors_are_read_when_they_are_asked_for(store: BlobStore) -> None:
     np.testing.assert_array_equal(reader["mask"], TENSORS["mask"])
 
 
-def test_tensors_are_views_that_nobody_can_write_to(store: BlobStore) -> None:
+def test_tensors_are_read_only_views(store: BlobStore) -> None:
     ref = store.put(TENSORS)
     tensor = store.open(ref.sha256)["delta"]
     assert not tensor.flags.owndata
@@ -638,7 +638,7 @@ def test_the_record_is_one_json_string_under_one_key(store: BlobStore) -> None:
 # --- restoring and removing -------------------------------------------------------------------
 
 
-def test_a_blob_comes_back_bit_for_bit_from_its_header_and_its_tensors(
+def test_a_blob_is_restored_bit_for_bit_from_its_header_and_its_tensors(
     store: BlobStore, paths: RegistryPaths
 ) -> None:
     ref = store.put(TENSORS, metadata={"codec": "condu"})

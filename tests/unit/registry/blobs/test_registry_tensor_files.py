@@ -66,7 +66,7 @@ def test_any_file_is_written_again_from_its_header_and_its_tensors(
         assert TensorFile(path).mapped[:] == content
 
 
-def test_the_header_of_another_writer_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_the_header_of_another_writer_is_restored_bit_for_bit(tmp_path: Path) -> None:
     """Order of names, spaces and padding are all part of the hash."""
     text = (
         b'{ "b" : {"data_offsets":[0,8], "shape":[2],"dtype":"F32"} ,\n'

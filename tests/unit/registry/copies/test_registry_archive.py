@@ -163,7 +163,7 @@ def test_nothing_local_is_in_it(
     assert [o.command for o in copy.operations()] == ["learn", "init"]
 
 
-def test_a_record_that_names_a_folder_is_warned_of(registry: Registry, tmp_path: Path) -> None:
+def test_a_record_that_names_a_folder_is_warned_about(registry: Registry, tmp_path: Path) -> None:
     session = session_of(registry, "pets", None, 1, data="/home/alice/pets")
     with registry.lock("learn"):
         registry.commit(session, command="learn")
@@ -223,7 +223,7 @@ def test_its_mode_is_that_of_the_umask(registry: Registry, tmp_path: Path) -> No
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_damaged_blob_leaves_the_older_archive(registry: Registry, exported: Path) -> None:
+def test_a_corrupt_blob_leaves_the_older_archive(registry: Registry, exported: Path) -> None:
     before = exported.read_bytes()
     sha256 = max(registry.history().needed_blobs())
     path = registry.blobs.path(sha256)

@@ -190,13 +190,13 @@ def unwritable(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     folder.chmod(mode)
 
 
-def test_a_folder_that_nobody_may_write_can_be_read(unwritable: Path) -> None:
+def test_a_folder_without_write_permission_can_be_read(unwritable: Path) -> None:
     with read(make_engine(unwritable)) as session:
         assert count(session) == 1
         assert [path.name for path in unwritable.parent.iterdir()] == ["condu.sqlite"]
 
 
-def test_a_folder_that_nobody_may_write_is_not_written(unwritable: Path) -> None:
+def test_a_folder_without_write_permission_is_not_written(unwritable: Path) -> None:
     with (
         pytest.raises(ConduError, match="readonly") as refused,
         described_errors(unwritable),

@@ -52,7 +52,7 @@ def test_a_draft_of_another_machine_is_left_for_a_day(tmp_path: Path, owner: str
     assert is_abandoned(draft(tmp_path, owner, age=STALE_SECONDS + 60))
 
 
-def test_a_draft_that_is_gone_is_nobodys(tmp_path: Path) -> None:
+def test_a_draft_that_is_gone_has_no_owner(tmp_path: Path) -> None:
     assert not is_abandoned(tmp_path / "elsewhere-1-0000000000000000.safetensors")
 
 
@@ -68,7 +68,7 @@ def test_a_process_that_may_not_be_asked_is_running(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="elsewhere processes are not asked for")
-def test_a_number_that_is_no_process_is_not_running(tmp_path: Path) -> None:
+def test_a_number_without_a_process_is_not_running(tmp_path: Path) -> None:
     assert is_abandoned(draft(tmp_path, f"{drafts._host()}-9999999999"))
 
 

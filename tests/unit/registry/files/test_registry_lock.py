@@ -107,7 +107,7 @@ def test_it_is_taken_as_soon_as_the_other_process_lets_go(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_it_dies_with_its_process_and_the_note_left_behind_blocks_nobody(
+def test_it_dies_with_its_process_and_the_note_left_behind_blocks_no_one(
     path: Path, other_process: "subprocess.Popen[str]"
 ) -> None:
     other_process.send_signal(signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_who_must_wait_hears_once_for_whom(
     assert f"'condu learn --task pets' (process {other_process.pid} on" in holder
 
 
-def test_who_must_wait_for_somebody_without_a_note_hears_that_too(
+def test_who_must_wait_for_a_holder_without_a_note_hears_that_too(
     path: Path, other_process: "subprocess.Popen[str]"
 ) -> None:
     assert other_process.poll() is None

@@ -7,12 +7,14 @@ import pytest
 from condu_cli.registry.files.paths import RegistryPaths, resolve_registry_path
 
 
-def test_the_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_option_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDU_REGISTRY", "/from/environment")
     assert resolve_registry_path(Path("/from/option")) == Path("/from/option")
 
 
-def test_the_environment_wins_over_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_takes_precedence_over_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CONDU_REGISTRY", "/from/environment")
     assert resolve_registry_path(None) == Path("/from/environment")
 

@@ -180,7 +180,7 @@ def test_the_folder_that_the_first_registries_recorded_is_used_too(workspace, tm
     assert learned_from_folder(registry, nowhere) is None
 
 
-def test_a_damaged_expert_answers_nothing(workspace):
+def test_a_corrupt_expert_answers_nothing(workspace):
     head = workspace.head()
     flip(workspace.registry.blobs.path(head.entry("warm").part), -1)
     with pytest.raises(IntegrityError, match=head.entry("warm").part):

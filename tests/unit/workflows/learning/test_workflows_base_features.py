@@ -57,7 +57,7 @@ def test_the_second_time_nothing_is_computed_and_the_prototypes_are_the_same(sam
     assert pictures.cached  # the training reads them anyway
 
 
-def test_a_picture_that_has_changed_is_seen_anew(samples, computed):
+def test_a_picture_that_has_changed_is_seen_again(samples, computed):
     built(samples)
     Image.new("RGB", (16, 16), "white").save(samples[0].picture)
     os.utime(samples[0].picture, (1, 1))
@@ -66,7 +66,7 @@ def test_a_picture_that_has_changed_is_seen_anew(samples, computed):
     assert sum(computed) == before + len(samples)
 
 
-def test_pictures_that_change_places_are_seen_anew(samples, computed):
+def test_pictures_that_change_places_are_seen_again(samples, computed):
     built(samples)
     one, other = samples[0].picture, samples[-1].picture
     state = one.stat()
@@ -105,7 +105,7 @@ def test_one_that_could_not_be_read_is_computed_when_it_can(samples, computed, m
     assert int(whole.counts.sum()) == len(samples)
 
 
-def test_a_damaged_file_is_computed_again(samples, computed):
+def test_a_corrupt_file_is_computed_again(samples, computed):
     first, _ = built(samples)
     (file,) = base_features.CACHE.folder.glob("*.bin")
     content = bytearray(file.read_bytes())

@@ -111,7 +111,7 @@ def test_what_waits_stays_while_training_again_fails(waiting, warm, learn):
     assert len(waiting.waiting.paths()) == 1
 
 
-def test_a_damaged_expert_of_another_task_is_in_nobodys_way(waiting, warm, learn):
+def test_a_corrupt_expert_of_another_task_is_ignored(waiting, warm, learn):
     (path,) = waiting.waiting.paths()
     path.write_bytes(path.read_bytes()[:10])
     summary = learn(waiting.path, "fourth", warm, iterations=1)
@@ -153,7 +153,7 @@ def test_an_expert_that_another_process_keeps_meanwhile_is_left(
 # Another registry at the same place
 
 
-def test_another_registry_at_the_same_place_costs_nobody_a_training(path, warm, learn):
+def test_another_registry_at_the_same_place_costs_no_training(path, warm, learn):
     def create(event):
         if event.stage == "training" and event.done == 1:
             Registry.create(path, new_config(load_base("tiny"), "lora"), command="init")

@@ -273,7 +273,7 @@ def test_every_value_of_a_delta_is_looked_at_once(path, warm, plants, learn, mon
         assert len(looked_at) == sum(math.ceil(p.size / BLOCK_SIZE) for p in parameters)
 
 
-def test_a_damaged_session_is_not_built_upon(registry_path, warm, learn):
+def test_a_corrupt_session_is_not_built_upon(registry_path, warm, learn):
     head = Registry.open(registry_path).head()
     Registry.open(registry_path).blobs.path(head.entry("warm").part).unlink()
     with pytest.raises(IntegrityError):
@@ -281,7 +281,7 @@ def test_a_damaged_session_is_not_built_upon(registry_path, warm, learn):
     assert Registry.open(registry_path).head() == head
 
 
-def test_a_damaged_session_keeps_the_expert_until_it_is_whole_again(registry_path, warm, learn):
+def test_a_corrupt_session_keeps_the_expert_until_it_is_whole_again(registry_path, warm, learn):
     registry = Registry.open(registry_path)
     path = registry.blobs.path(registry.head().shared)
     sound = path.read_bytes()

@@ -392,7 +392,7 @@ def test_an_adapter_that_means_something_else_is_refused(
         imported(tmp_path / "lora", tmp_path / "adapter")
 
 
-def test_a_damaged_adapter_is_a_data_error(workspace, tmp_path):
+def test_a_corrupt_adapter_is_a_data_error(workspace, tmp_path):
     folder = tmp_path / "adapter"
     export_adapter(workspace, workspace.head(), "warm", folder)
     sound = load_file(folder / WEIGHTS)

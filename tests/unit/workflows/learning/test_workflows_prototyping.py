@@ -50,7 +50,7 @@ def test_what_is_kept_for_training_does_not_change_the_prototypes(base, samples)
         assert np.array_equal(array, large.to_arrays()[name]), name
 
 
-def test_so_many_pictures_of_each_class_are_shown_but_all_are_read(base, samples):
+def test_n_pictures_of_each_class_are_shown_but_all_are_read(base, samples):
     prototypes, pictures = build(base, samples, per_class=4)
     assert prototypes.counts.tolist() == [4, 4]
     assert len(pictures) == 30

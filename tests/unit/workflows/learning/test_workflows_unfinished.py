@@ -171,7 +171,7 @@ def test_other_pictures_than_it_began_with_are_refused(path, warm, learn, tmp_pa
     assert len(registry.runs.paths()) == 1
 
 
-def test_a_damaged_file_is_named_and_left(stopped):
+def test_a_corrupt_file_is_named_and_left(stopped):
     (path,) = stopped.runs.paths()
     content = bytearray(path.read_bytes())
     content[-5] ^= 1

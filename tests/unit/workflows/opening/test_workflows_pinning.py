@@ -152,7 +152,7 @@ def test_what_is_asked_for_is_hashed_before_its_turn(registry, waiting_hashes):
     assert pinned.blob(last).sha256 == last
 
 
-def test_a_blob_that_is_damaged_is_so_each_time_it_is_asked_for(registry, waiting_hashes):
+def test_a_blob_that_is_corrupt_is_so_each_time_it_is_asked_for(registry, waiting_hashes):
     part = registry.head().entries[-1].part
     flip(registry.blobs.path(part), -1)
     pinned = pin_head(registry)
@@ -162,7 +162,7 @@ def test_a_blob_that_is_damaged_is_so_each_time_it_is_asked_for(registry, waitin
             pinned.blob(part)
 
 
-def test_what_nobody_asked_for_is_not_hashed_at_the_end_of_the_program(registry):
+def test_unread_blobs_are_not_hashed_at_the_end_of_the_program(registry):
     program = """
 import sys, threading
 from pathlib import Path

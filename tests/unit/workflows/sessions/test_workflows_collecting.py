@@ -168,7 +168,7 @@ def test_somebody_elses_files_are_no_garbage(registry):
 # Leftovers
 
 
-def test_a_blob_that_nobody_asked_for_goes(registry):
+def test_an_unreferenced_blob_is_collected(registry):
     import numpy as np
 
     ref = registry.blobs.put({"x": np.arange(9)})
@@ -321,7 +321,9 @@ def test_a_full_disk_does_not_keep_garbage_from_going(registry, monkeypatch):
     assert verify(registry).problems == ()
 
 
-def test_a_crash_after_the_sessions_are_noted_leaves_leftovers_and_no_damage(registry, monkeypatch):
+def test_a_crash_after_the_sessions_are_noted_leaves_leftovers_and_no_corruption(
+    registry, monkeypatch
+):
     class CrashError(BaseException):
         pass
 

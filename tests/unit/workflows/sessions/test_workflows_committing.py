@@ -120,7 +120,7 @@ def test_whatever_fails_after_training_the_expert_is_kept(registry, monkeypatch,
     assert verify(registry).problems == ()
 
 
-def test_a_damaged_head_keeps_the_expert(registry):
+def test_a_corrupt_head_keeps_the_expert(registry):
     path = registry.blobs.path(registry.head().shared)
     sound = path.read_bytes()
     flip(path, -1)
@@ -261,7 +261,7 @@ def test_a_name_taken_meanwhile_is_refused_until_it_is_free(registry, waiting):
     assert isinstance(resume_expert(registry, waiting, command="resume"), Commit)
 
 
-def test_a_damaged_kept_expert_is_an_error_and_stays(registry, waiting):
+def test_a_corrupt_kept_expert_is_an_error_and_stays(registry, waiting):
     flip(waiting.path, -1)
     with pytest.raises(IntegrityError, match=f"trained expert {waiting.path} cannot be used: "):
         resume_expert(registry, registry.waiting.open(waiting.path), command="resume")

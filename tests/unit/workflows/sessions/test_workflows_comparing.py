@@ -112,7 +112,7 @@ def test_a_collected_session_cannot_be_compared(registry):
         compare(registry, before, after)
 
 
-def test_a_damaged_session_is_an_error_that_names_it(registry):
+def test_a_corrupt_session_is_an_error_that_names_it(registry):
     after, before = registry.sessions()
     flip(registry.blobs.path(registry.packs()[before.id].patch), -1)
     with pytest.raises(IntegrityError):

@@ -99,7 +99,7 @@ def test_an_empty_registry_has_nothing_to_forget_or_rename(tmp_path, remove):
         remove(made_registry(tmp_path / "empty"), "birds")
 
 
-def test_a_damaged_session_is_not_built_upon(registry):
+def test_a_corrupt_session_is_not_built_upon(registry):
     head = registry.head()
     path = registry.blobs.path(head.entry("digits").part)
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")

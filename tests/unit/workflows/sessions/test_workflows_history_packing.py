@@ -173,7 +173,7 @@ def test_a_patch_that_would_be_larger_is_not_written(unpacked, monkeypatch):
     assert on_disk(unpacked) == before
 
 
-def test_a_damaged_session_is_not_packed_away(unpacked):
+def test_a_corrupt_session_is_not_packed_away(unpacked):
     """A patch would record what it should contain, and its files would be lost."""
     _, second, _ = unpacked.sessions()
     path = unpacked.blobs.path(second.shared)
@@ -233,7 +233,7 @@ def test_what_was_rolled_back_keeps_its_files_and_what_was_head_gets_a_new_patch
     assert verify(forked).problems == ()
 
 
-def test_a_session_is_not_packed_on_one_that_was_damaged_while_it_had_files(tmp_path):
+def test_a_session_is_not_packed_on_one_that_was_corrupt_while_it_had_files(tmp_path):
     registry = made_registry(tmp_path / "two", "birds", "cars")
     second, first = registry.sessions()
     before, old = decoded(registry, first), registry.packs()[first.id].patch
@@ -264,7 +264,7 @@ def test_what_was_head_keeps_its_files_if_its_new_patch_cannot_be_written(tmp_pa
     assert decoded(registry, first) == before
 
 
-def test_no_patch_is_made_on_a_damaged_session(tmp_path):
+def test_no_patch_is_made_on_a_corrupt_session(tmp_path):
     registry = made_registry(tmp_path / "two", "birds", "cars")
     head, first = registry.sessions()
     before = decoded(registry, first)

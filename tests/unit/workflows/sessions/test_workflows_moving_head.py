@@ -109,7 +109,7 @@ def test_a_session_that_cannot_be_had_back_leaves_head_where_it_is(registry):
     assert blob_bytes(registry, target) == {}
 
 
-def test_a_damaged_file_of_the_target_is_found_before_head_moves(registry):
+def test_a_corrupt_file_of_the_target_is_found_before_head_moves(registry):
     back(registry)
     old = registry.operations()[0].from_session
     flip(registry.blobs.path(registry.session(old).shared), -1)
@@ -127,7 +127,7 @@ def test_a_collected_session_is_no_target(registry):
         back(registry)
 
 
-def test_the_target_is_chosen_when_nobody_else_can_move_head(registry, monkeypatch):
+def test_the_target_is_chosen_under_the_lock(registry, monkeypatch):
     """`-n 1` counts from the current HEAD, not from an earlier one."""
     held = []
     real = Registry.target

@@ -142,7 +142,7 @@ def test_partners_are_the_same_experts_whatever_their_names_are(made):
 
 
 @pytest.mark.parametrize("offset", [0, 9, 200, -300, -1])
-def test_a_damaged_patch_is_an_error_that_names_the_session_and_a_blob(made, offset):
+def test_a_corrupt_patch_is_an_error_that_names_the_session_and_a_blob(made, offset):
     registry, _ = made()
     session = registry.session(registry.head().parent)
     patch = registry.packs()[session.id].patch
@@ -170,7 +170,7 @@ def test_every_byte_of_a_patch_counts_or_changes_nothing(made):
         flip(path, int(offset))
 
 
-def test_a_damaged_newer_session_does_not_pass_for_the_older_one(made):
+def test_a_corrupt_newer_session_does_not_pass_for_the_older_one(made):
     registry, _ = made()
     session = registry.session(registry.head().parent)
     flip(registry.blobs.path(registry.head().shared), -1)

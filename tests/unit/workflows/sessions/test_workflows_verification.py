@@ -177,7 +177,7 @@ def test_a_link_in_the_place_of_a_blob_is_found(registry, tmp_path):
     assert objects(verify(registry)) == [f"blob {path.name}"]
 
 
-def test_a_blob_of_nobody_is_a_leftover_and_no_problem(registry):
+def test_an_unreferenced_blob_is_a_leftover_and_no_problem(registry):
     ref = registry.blobs.put({"x": np.arange(5)})
     found = verify(registry)
     assert found.problems == ()
@@ -297,7 +297,7 @@ def test_a_session_that_is_packed_while_it_is_looked_at_is_no_false_alarm(regist
     assert found.sessions == 4
 
 
-def test_damage_is_still_found_while_a_writer_is_at_work(registry, monkeypatch):
+def test_corruption_is_still_found_while_a_writer_is_at_work(registry, monkeypatch):
     other, count = Registry.open(registry.path), []
     flip(registry.blobs.path(registry.head().entry("birds").expert.prototypes), -1)
     real = verification._check_files

@@ -67,7 +67,7 @@ def note_in(path):
 
 
 @pytest.mark.parametrize("task", ["warm", "plants"])
-def test_an_expert_comes_back_bit_for_bit(workspace, path, tmp_path, task, warm):
+def test_an_expert_is_restored_bit_for_bit(workspace, path, tmp_path, task, warm):
     file = tmp_path / "a.safetensors"
     export_expert(workspace, workspace.head(), task, file)
     summary = import_task(path, file, task)

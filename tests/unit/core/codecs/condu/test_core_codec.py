@@ -302,7 +302,7 @@ def test_drifts_are_those_of_the_decoded_experts(options):
     assert codec.drifts(before, before) == [0.0] * 3
 
 
-def test_nobody_drifts_where_nobody_was():
+def test_no_drift_without_experts():
     assert CODEC.drifts(EMPTY, encoded(1)) == []
     assert CODEC.drifts(EMPTY, EMPTY) == []
 

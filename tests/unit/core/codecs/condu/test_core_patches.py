@@ -429,7 +429,7 @@ def test_a_patch_without_parts_is_refused():
         CODEC.restore(NEWER, patch)
 
 
-def test_so_many_parts_that_nobody_can_count_them_are_refused_at_once():
+def test_an_absurd_number_of_parts_is_refused_at_once():
     assert refused(pairs=np.full(10**6, -1)).tensor.startswith("part/")
 
 
