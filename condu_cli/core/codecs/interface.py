@@ -1,9 +1,9 @@
-"""What a codec is: how experts are encoded as one shared part and one part per task.
+"""The codec interface: how experts are encoded as one shared part and one part per task.
 
-Whatever stores, moves, verifies, counts or decodes experts goes through `Codec` and assumes
-nothing else. Some codecs can do more, or the same faster; each such capability is a protocol of
-its own here, and `operations` falls back on `Codec` where a codec lacks it. Parts are plain
-mappings from name to array; those passed in may load lazily, every tensor is read once.
+All code that stores, moves, verifies, counts or decodes experts relies only on `Codec`. Some
+codecs can do more, or the same faster; each such capability is a separate protocol here, and
+`operations` falls back on `Codec` for codecs that lack it. Parts are plain mappings from name to
+array; those passed in may load lazily, as every tensor is read once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,25 +25,25 @@ class UnknownCodecError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class EncodedState:
-    """All experts: the shared part (None where there is none) and one part per task, in order."""
+    """All experts: the shared part (None if there is none) and one part per task, in order."""
 
     shared: Tensors | None
     parts: Sequence[Tensors]
 
 
 EMPTY = EncodedState(shared=None, parts=())
-"""The state without any expert, the same for every codec."""
+"""The state without experts, the same for every codec."""
 
 
 class Codec(Protocol):
     """Encodes a new expert into the state and decodes one expert out of it.
 
-    A codec keeps no state of its own, so that one instance serves a whole command.
+    A codec is stateless, so one instance serves a whole command.
     """
 
     @property
     def name(self) -> str:
-        """The name that a registry keeps and `codec_by_name` knows."""
+        """The name that a registry records and `codec_by_name` knows."""
 
     @property
     def layout(self) -> ParameterLayout:
@@ -51,59 +51,58 @@ class Codec(Protocol):
 
     @property
     def options(self) -> Mapping[str, str]:
-        """Every option with its value, as a registry keeps them."""
+        """Every option with its value, as recorded in a registry."""
 
     def encode(
         self, state: EncodedState, delta: Tensors, own: Mapping[str, str] = NO_OPTIONS
     ) -> EncodedState:
-        """Add one expert, last; the old ones keep their order. `state` is left as it is.
+        """Append one expert; the old ones keep their order. `state` is not modified.
 
-        `own` are options in which this expert differs from the others. Its part says by itself
-        how it is to be decoded. Raises InvalidDeltaError or InvalidStateError naming what is
-        wrong, UnknownCodecError for an option that no expert can have for itself.
+        `own` are options in which this expert differs from the others; its part alone tells how
+        to decode it. Raises InvalidDeltaError or InvalidStateError naming what is wrong,
+        UnknownCodecError for an option that cannot differ between experts.
         """
 
     def remove(self, state: EncodedState, index: int) -> EncodedState:
-        """Take one expert out; the others keep their order. `state` is left as it is.
+        """Remove one expert; the others keep their order. `state` is not modified.
 
-        Raises IndexError where there is no such expert, InvalidStateError for a corrupt state.
+        Raises IndexError if there is no such expert, InvalidStateError for a corrupt state.
         """
 
     def decode(self, shared: Tensors | None, part: Tensors) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield (parameter, float32 delta) of one expert, one tensor at a time.
 
-        Raises InvalidStateError naming the tensor that does not have its promised form.
+        Raises InvalidStateError naming the malformed tensor.
         """
 
     def describe(self, state: EncodedState) -> list[dict[str, Any]]:
-        """What there is to say of each expert: a record of JSON values, the same on any machine.
+        """Describe each expert in a record of JSON values, the same on any machine.
 
-        Registries keep it beside the part, and `verify` compares it with the part again. Every
-        array of the state is checked; raises InvalidStateError naming the one that does not have
-        its promised form.
+        Registries store the record next to the part, and `verify` compares the two. Every array
+        of the state is checked; raises InvalidStateError naming the malformed one.
         """
 
 
 class CodecFactory(Protocol):
-    """What makes codecs of one name: usually their class.
+    """A constructor of codecs of one name, usually their class.
 
-    `defaults` are the options that a new registry gets where nothing else is asked for. They may
-    change from one version to the next; what the absence of an option means in a record that is
-    written may not, so that it is the factory's constructor which knows it.
+    `defaults` are the options of a new registry unless others are given. They may change between
+    versions. What a missing option means in an existing record must not change, so the
+    constructor decides that.
     """
 
     @property
     def name(self) -> str:
-        """The name that a registry keeps."""
+        """The name that a registry records."""
 
     @property
     def defaults(self) -> Mapping[str, str]:
-        """Every option, with its value in a registry that is created today."""
+        """Every option, with its value in a new registry."""
 
     def __call__(self, layout: ParameterLayout, options: Mapping[str, str]) -> Codec:
-        """The codec with the options of a record; one that it lacks means what it meant then.
+        """Return the codec with the options of a record; a missing one keeps its old meaning.
 
-        Raises UnknownCodecError for an option or value that there is not.
+        Raises UnknownCodecError for an unknown option or value.
         """
 
 
@@ -114,19 +113,18 @@ class Patching(Protocol):
     def difference(
         self, newer: EncodedState, older: EncodedState, pairs: Sequence[int | None]
     ) -> dict[str, NDArray[Any]]:
-        """A patch: arrays from which, with `newer`, `older` can be had back exactly.
+        """Return a patch: arrays from which, with `newer`, `older` can be restored exactly.
 
-        pairs[i] is the index of older part i's expert in `newer.parts`, None where it has none.
+        pairs[i] is the index of older part i's expert in `newer.parts`, None if it has none.
         The closer the states, the smaller the patch; any two states will do. Raises ValueError
-        for an empty `older` or pairs that are no such indices, InvalidStateError naming what is
-        wrong in a state.
+        for an empty `older` or invalid pairs, InvalidStateError naming what is wrong in a state.
         """
 
     def restore(self, newer: EncodedState, patch: Tensors) -> EncodedState:
-        """The older state: every array has the name, dtype, shape and bytes that it had.
+        """Restore the older state: every array has its original name, dtype, shape and bytes.
 
         `newer` must be the state that the patch was made with. Raises InvalidStateError naming
-        the array of the patch or of the state that does not have its promised form.
+        the malformed array of the patch or of the state.
         """
 
 
@@ -135,7 +133,7 @@ class Measuring(Protocol):
     """A codec that compares two states of its own options without decoding every expert."""
 
     def drifts(self, before: EncodedState, after: EncodedState) -> list[float]:
-        """How far each expert of `before` moved, relative to its L1 norm; `after` may have more.
+        """Return how far each expert of `before` moved, relative to its L1 norm.
 
         Raises InvalidStateError naming what is wrong.
         """
@@ -143,19 +141,19 @@ class Measuring(Protocol):
 
 @runtime_checkable
 class Masking(Protocol):
-    """A codec whose experts own some of the parameters and not the others."""
+    """A codec whose experts own only some of the parameters."""
 
     def overlaps(self, before: EncodedState, after: EncodedState) -> list[float]:
-        """How much of what each expert changes is the same in both states, 0 to 1 (Jaccard).
+        """Return the Jaccard index, 0 to 1, of the parameters each expert owns in both states.
 
-        |M before & M after| / |M before | M after|, 1 for two empty masks, of the experts that
+        |M before & M after| / |M before | M after|, 1 for two empty masks, for the experts that
         both states hold at the same place. Raises InvalidStateError naming what is wrong.
         """
 
 
 @runtime_checkable
 class WritingWeights(Protocol):
-    """A codec that writes experts into weights without making their deltas first."""
+    """A codec that writes experts into weights without materialising their deltas."""
 
     def decode_into(
         self,
@@ -175,7 +173,7 @@ class WritingWeights(Protocol):
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A codec that can do while an expert is trained what would take time afterwards."""
+    """A codec with slow preparations, which can be made while an expert is trained."""
 
     def prepare(self) -> None:
         """Get ready to encode."""

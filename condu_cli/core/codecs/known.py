@@ -1,4 +1,4 @@
-"""The codecs that there are, by the name that a registry keeps."""
+"""The available codecs, by the name that a registry records."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from condu_cli.core.codecs.interface import Codec, CodecFactory
 
 DEFAULT_CODEC = ConduCodec.name
-"""What a new registry gets where nothing else is asked for."""
+"""The codec of a new registry unless another is chosen."""
 
 CODECS: dict[str, CodecFactory] = {ConduCodec.name: ConduCodec}
-"""Every codec that can be named; another one is added by putting it here."""
+"""All known codecs; add a new one here."""
 
 
 def codec_by_name(name: str, layout: ParameterLayout, options: Mapping[str, str]) -> Codec:
-    """The codec of a record that names it with its options.
+    """Return the codec that a record names, with its options.
 
     An option that the record lacks means what it meant when the record was written. Raises
-    UnknownCodecError for a name or option unknown.
+    UnknownCodecError for an unknown name or option.
     """
     return _factory(name)(layout, options)
 
 
 def new_options(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Every option that a new registry is to record, today's defaults beside what is given.
+    """Return every option that a new registry records: those given, and defaults.
 
-    Raises UnknownCodecError for a name unknown; options are checked when the codec is built.
+    Raises UnknownCodecError for an unknown name; options are checked when the codec is built.
     """
     return {**_factory(name).defaults, **given}
 

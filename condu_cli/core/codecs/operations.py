@@ -1,4 +1,4 @@
-"""What can be done with the experts of any codec; by its own way of doing it, if it has one."""
+"""Operations on the experts of any codec, using its own implementation if it has one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def same_code(one: Codec, other: Codec) -> bool:
-    """Whether two codecs read and write the same arrays: one name, and the same options."""
+    """Whether two codecs read and write the same arrays: same name and options."""
     return (one.name, dict(one.options)) == (other.name, dict(other.options))
 
 
@@ -61,7 +61,7 @@ def decode_into(
 def drifts(
     codec: Codec, before: EncodedState, after_codec: Codec, after: EncodedState
 ) -> list[float]:
-    """How far each expert of `before` moved, relative to its L1 norm; see `Measuring`.
+    """Return how far each expert of `before` moved, relative to its L1 norm; see `Measuring`.
 
     The experts of `after` are those of `before` at the same places; more may follow. The two
     states may be in different codecs. Raises InvalidStateError naming what is wrong.
@@ -77,9 +77,9 @@ def drifts(
 def overlaps(
     codec: Codec, before: EncodedState, after_codec: Codec, after: EncodedState
 ) -> list[float] | None:
-    """How much of its parameters each expert kept, None where experts own none; see `Masking`.
+    """Return how much of its parameters each expert kept; see `Masking`.
 
-    The same where the two states are in different codecs.
+    None if the codec has no masks, or the two states are in different codecs.
     """
     if isinstance(codec, Masking) and same_code(codec, after_codec):
         return codec.overlaps(before, after)
@@ -89,10 +89,10 @@ def overlaps(
 def drift(
     before: Iterable[tuple[str, NDArray[Any]]], after: Iterable[tuple[str, NDArray[Any]]]
 ) -> float:
-    """How far an expert moved between two states: ||after - before||_1 / ||before||_1.
+    """Return how far an expert moved between two states: ||after - before||_1 / ||before||_1.
 
     Both arguments yield (name, delta) in the same order, as a codec's decode does; one pair
-    of tensors is in memory at a time. Raises ValueError where names or shapes differ.
+    of tensors is in memory at a time. Raises ValueError if names or shapes differ.
     """
     distance, norm = [], []
     for (name, old), (other, new) in zip(before, after, strict=True):

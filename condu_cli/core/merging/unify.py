@@ -19,8 +19,8 @@ decided by the sign of the exact sum (as long as float64 holds the sum of the re
 number of tasks times the ratio of the largest to the smallest is at most 2**29). S_j = 0 elects
 the negative side. An expert's element is float32(l_i * u_j); one that underflows to 0 is 0 and
 loses its mask bit. No result is -0. Norms are float64 sums in the order that `segments` fixes, so
-nothing depends on the size of the chunks or the number of threads. Torch adds norms up in another
-order, so its rescalers may differ in their last bit; the rest is the same.
+nothing depends on the size of the chunks or the number of threads. Torch sums norms in another
+order, so its rescalers may differ in their last bit; everything else is equal.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Unified:
-    """A unified delta and its triggers, as they are after a unify.
+    """The result of a unify: a unified delta and its triggers.
 
     `unified` holds the arrays of the unified delta in its dtype. `triggers` keep the order of
-    the tasks, a new task last. `norms[i]` is the L1 norm of expert i as it will be decoupled, the
-    sum over groups of l_i * ||M_i * u||_1; it equals its norm before within float32's precision.
-    `covered[i]` is ||M_i * u||_1 over all parameters. Both are empty in what was made of stored
-    arrays, which are known without them.
+    the tasks, a new task last. `norms[i]` is the L1 norm of the decoupled expert i, the sum over
+    groups of l_i * ||M_i * u||_1; it equals its norm before to float32's precision.
+    `covered[i]` is ||M_i * u||_1 over all parameters. Both are empty if the object was built from
+    stored arrays.
     """
 
     unified: Mapping[str, Array]
@@ -87,8 +87,8 @@ def unify(
     it is a `CheckedDelta`. Each array is fetched once, so both may be memory-mapped. Besides the
     result, memory is O(block_size * tasks / 8).
 
-    Where the delta is made of torch tensors on one device, so is the result; unified arrays and
-    triggers may be tensors or numpy arrays then.
+    If the delta consists of torch tensors on one device, so does the result; unified arrays and
+    triggers may then be tensors or numpy arrays.
 
     Raises InvalidDeltaError or InvalidStateError naming the parameter or array that is
     missing, unexpected, misshapen or not finite, and ValueError for a block size that is not
@@ -109,15 +109,15 @@ def reunify(
 ) -> Unified:
     """Unify the decoupled experts once more without a new task, as after forgetting one.
 
-    Arguments, result and errors are those of `unify`; torch's part is told from the unified
-    arrays. Masks never grow; the norms of the experts are preserved; repeating it converges.
+    Arguments, result and errors are those of `unify`; torch is used if the unified arrays are
+    tensors. Masks never grow; the norms of the experts are preserved; repeating it converges.
     """
     arrays = dict(unified)
     return _Pass(method, platform_of(arrays.values()), arrays, triggers, None).run(execution)
 
 
 class _Pass:
-    """One pass over all chunks: what is read, what is written, and the norms of every group."""
+    """One pass over all chunks: its inputs, its outputs, and the norms of every group."""
 
     def __init__(
         self,
@@ -154,12 +154,12 @@ class _Pass:
         return self._finish()
 
     def _flat(self, delta: Sequence[Array]) -> list[Array]:
-        """The delta's tensors, their form checked, as flat arrays."""
+        """Return the delta's tensors as flat arrays, after checking their form."""
         check_forms(self.layout, self.platform, delta)
         return [values.reshape(-1) for values in delta]
 
     def _fuse(self, chunk: Chunk, room: Room, loops: ModuleType) -> Float64:
-        """Elect one chunk, write its part of the result, and answer with its norms."""
+        """Elect one chunk, write its part of the result, and return its norms."""
         old, new, merged = room.values(chunk)
         tiniest = self._load_values(chunk, old, new, loops)
         masks = room.masks(chunk, len(self.old_masks), 0)
@@ -177,10 +177,10 @@ class _Pass:
         return self._norms(chunk, room, loops)
 
     def _norms(self, chunk: Chunk, room: Room, loops: ModuleType) -> Float64:
-        """The L1 norms of what `_fuse` left in its room, of each segment, brought to the host.
+        """Return the L1 norms of each segment of what `_fuse` left in its room, on the host.
 
         Rows: the old delta under the old masks (old tasks), the merged one under the new masks
-        (tasks), and the new task's delta where there is one.
+        (tasks), and the new task's delta if there is one.
         """
         old, new, merged = room.values(chunk)
         before, after = len(self.old_masks), len(self.masks)
@@ -195,7 +195,7 @@ class _Pass:
         return self.platform.host(sums)
 
     def _load_values(self, chunk: Chunk, old: Array, new: Array, loops: ModuleType) -> int:
-        """Read and check one chunk; answer with `Extremes.smallest` of the old unified delta."""
+        """Read and check one chunk; return `Extremes.smallest` of the old unified delta."""
         name = self.layout.names[chunk.tensor]
         if self.delta is None:
             new[...] = 0
@@ -230,7 +230,7 @@ class _Pass:
 
 
 class _GroupTotals:
-    """The chunks' norms added up by group of rescalers, float64 (tasks, groups), in order."""
+    """The chunks' norms summed by rescaler group, float64 (tasks, groups), in order."""
 
     def __init__(self, groups: RescalerGroups, old_tasks: int, tasks: int) -> None:
         self._groups = groups
@@ -251,7 +251,7 @@ class _GroupTotals:
         return self._totals[self._old : self._old + self._tasks]
 
     def norms(self, rescalers: Float64) -> Float64:
-        """||delta_i||_1 of every task's delta before this unify, in each group."""
+        """Return ||delta_i||_1 of every task's delta before this unify, in each group."""
         old, delta = self._totals[: self._old], self._totals[self._old + self._tasks :]
         return np.concatenate([rescalers * old, delta])
 

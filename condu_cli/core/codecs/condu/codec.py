@@ -33,16 +33,16 @@ class ConduCodec:
     "covered_norm", the norm of what it owns in the unified delta. (The first parts that were
     written have "rescaler" in float64 and no "covered_norm"; they are read as well.)
 
-    All experts share one unified delta, so that none can have options of its own. Raises
+    All experts share one unified delta, so an expert cannot have its own options. Raises
     UnknownCodecError for an option or value that it does not know.
     """
 
     name: ClassVar[str] = "condu"
     defaults: ClassVar[Mapping[str, str]] = {"dtype": "float32", "rescaler": "row"}
     absent: ClassVar[Mapping[str, str]] = {"dtype": "float32", "rescaler": "global"}
-    """What a record without the option means: what the codec did before it had the option.
+    """The value of an option that a record lacks: what the codec did before the option existed.
 
-    An option that comes later gets its line here with it. No line ever changes.
+    A new option gets a line here when it is added. No line ever changes.
     """
     values: ClassVar[Mapping[str, Sequence[str]]] = {
         "dtype": tuple(DTYPES),
@@ -58,7 +58,7 @@ class ConduCodec:
         self._method = Method(layout, self.options["rescaler"], self.options["dtype"])
 
     def prepare(self) -> None:
-        """Load the inner loops, compile them on a machine's first run; see `Preparing`."""
+        """Load the inner loops, compiling them on a machine's first run; see `Preparing`."""
         if self.layout.count >= WORTH_PREPARING:
             prepare()
 
@@ -110,7 +110,7 @@ class ConduCodec:
         return [relative_drift(d, norm) for d, norm in zip(distances, norms, strict=True)]
 
     def overlaps(self, before: EncodedState, after: EncodedState) -> list[float]:
-        """Jaccard's index of the masks; see `Masking`."""
+        """Return the Jaccard index of each expert's masks; see `Masking`."""
         count = min(len(before.parts), len(after.parts))
         pairs = zip(*(self._masks(state.parts[:count]) for state in (before, after)), strict=True)
         return [masks.overlap(old, new).jaccard for old, new in pairs]
@@ -118,15 +118,15 @@ class ConduCodec:
     def difference(
         self, newer: EncodedState, older: EncodedState, pairs: Sequence[int | None]
     ) -> dict[str, NDArray[Any]]:
-        """What `patches` documents; see `Patching.difference`."""
+        """Return a patch as described in `patches`; see `Patching.difference`."""
         return difference(self._method, newer, older, pairs)
 
     def restore(self, newer: EncodedState, patch: Tensors) -> EncodedState:
-        """Undo what was learned since; see `Patching.restore`."""
+        """Restore the older state; see `Patching.restore`."""
         return restore(self._method, newer, patch)
 
     def describe(self, state: EncodedState) -> list[dict[str, Any]]:
-        """For each expert, as floats:
+        """Return for each expert, as floats:
 
         "rescaler"      its L1 norm over that of what it owns in the unified delta: the mean factor
         "mask_density"  the share of all parameters that it changes, 0..1
@@ -167,7 +167,7 @@ class ConduCodec:
 
 
 def _encoded(unified: Unified) -> EncodedState:
-    """The state as plain arrays in memory, wherever it was unified."""
+    """Return the state as numpy arrays, wherever it was unified."""
     host = platform_of(unified.unified.values()).host
     parts: list[Tensors] = [
         {
@@ -184,7 +184,7 @@ def _encoded(unified: Unified) -> EncodedState:
 
 
 def _mean_rescaler(part: Tensors, norm: float, label: str) -> float:
-    if "covered_norm" not in part:  # parts first written had one global rescaler and no more
+    if "covered_norm" not in part:  # the first format: a single global rescaler
         return float(part["rescaler"][0])
     covered = _norm(part, "covered_norm", label)
     return norm / covered if covered else 1.0

@@ -1,16 +1,15 @@
-"""Bytes made smaller by how often each of them occurs: deflate in pieces, by the standard library.
+"""Entropy coding of bytes: deflate in pieces, by the standard library.
 
-What comes here has few repetitions beside runs of one byte, which is what Z_RLE looks for; the
-Huffman codes do the rest. On a reverse patch's streams that is about as fast as Huffman codes
-alone, and smaller where an embedding was not used; looking for other matches took longer and
-found nothing.
+The data repeats little except in runs of one byte, which Z_RLE finds; the Huffman codes do the
+rest. On the streams of a reverse patch this is about as fast as Huffman codes alone, and smaller
+if an embedding was not used; searching for other matches took longer and found nothing.
 
 A stream is uint8 (n,), all numbers little-endian:
 
-    uint64              size: the bytes that it stands for
-    uint32 for each     its compressed length; a piece stands for PIECE bytes, the last one
-    piece               for what is left, and there is none for size 0
-    the pieces          raw deflate, each by itself, so that threads can share the work
+    uint64              size: the number of bytes before compression
+    uint32 per piece    its compressed length; each piece holds PIECE bytes, the last one the
+                        rest; size 0 has no pieces
+    the pieces          raw deflate, each independent, so that threads can share the work
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ U = TypeVar("U")
 
 
 def compress(data: NDArray[Any], threads: int | None = None) -> Bits:
-    """An array's bytes as a stream, uint8 (n,); the same for any number of threads."""
+    """Compress an array's bytes to a stream, uint8 (n,); equal for any number of threads."""
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     pieces = [flat[start : start + PIECE] for start in range(0, flat.size, PIECE)]
     packed = _shared(_deflate, pieces, threads)
@@ -48,7 +47,7 @@ def compress(data: NDArray[Any], threads: int | None = None) -> Bits:
 
 
 def size_of(stream: NDArray[Any], name: str) -> int:
-    """How many bytes a stream says that it stands for; it may lie.
+    """Return how many bytes a stream claims to hold; the claim is not checked.
 
     Raises InvalidStateError naming `name` for an array that is not a stream.
     """
@@ -58,10 +57,10 @@ def size_of(stream: NDArray[Any], name: str) -> int:
 
 
 def decompress(stream: NDArray[Any], name: str, size: int, threads: int | None = None) -> Bits:
-    """The `size` bytes that a stream stands for, uint8 (size,).
+    """Decompress a stream to its `size` bytes, uint8 (size,).
 
-    Raises InvalidStateError naming `name` for anything else than a whole stream of this size.
-    No memory is taken before the stream is known to be long enough for it.
+    Raises InvalidStateError naming `name` for anything but a complete stream of this size.
+    Memory is allocated only once the stream is known to be long enough.
     """
     found = size_of(stream, name)
     if found != size:
@@ -100,7 +99,7 @@ def _deflate(piece: Bits) -> bytes:
 def _inflated(piece: memoryview, size: int, name: str) -> Bits:
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        # One byte more than is wanted: a stream that ends exactly there says so.
+        # One byte more than needed, so that a stream that ends exactly there reports its end.
         found = unpacker.decompress(piece, size + 1)
     except zlib.error as error:
         raise InvalidStateError(name, f"cannot be decompressed: {error}") from error
@@ -110,7 +109,7 @@ def _inflated(piece: memoryview, size: int, name: str) -> Bits:
 
 
 def _shared(work: Callable[[T], U], items: Sequence[T], threads: int | None) -> list[U]:
-    """work(item) of every item, in order; zlib leaves the interpreter to other threads."""
+    """Return work(item) for every item, in order; zlib releases the GIL."""
     count = min(len(items), threads or kernels.threads())
     if count <= 1:
         return [work(item) for item in items]

@@ -1,6 +1,6 @@
-"""What a newer state says about an older one: its masks' candidates and its values' patterns.
+"""Predict an older state from a newer one: candidates for its mask bits, and its bit patterns.
 
-The prediction that `patches` corrects; the same on every machine and with any inner loops.
+`patches` corrects the prediction, which is the same on every machine and with any inner loops.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from condu_cli.core.codecs.interface import EncodedState
     from condu_cli.core.passes.streaming import Room
 
-NONE = -1  # the place of a pair that there is not
+NONE = -1  # the place of a pair that does not exist
 
 
 class NewerState(NamedTuple):
-    """The newer state as a prediction needs it.
+    """The parts of the newer state that a prediction needs.
 
-    `masks[i]` is the dense mask of old part i's pair, None where it has none; `owned` and
-    `fresh` are the unions of the paired and of the fresh parts' masks, `has_fresh` says whether
-    there are any of the latter. `stored` is None for the empty state.
+    `masks[i]` is the dense mask of old part i's pair, None if it has none; `owned` and `fresh`
+    are the unions of the paired and of the fresh parts' masks; `has_fresh` is True if there are
+    fresh parts. `stored` is None for the empty state.
     """
 
     masks: list[Bits | None]
@@ -64,14 +64,14 @@ class NewerState(NamedTuple):
         )
 
     def candidates(self, everywhere: bool) -> Bits:
-        """Where a paired mask may differ, as packed bits; those of padding may be set."""
+        """Return where a paired mask may differ, as packed bits; padding bits may be set."""
         if everywhere:
             return np.full_like(self.owned, 0xFF)
         free = ~self.owned
         return free & self.fresh if self.has_fresh else free
 
     def changed(self, masks: Sequence[Bits]) -> Bits:
-        """G: where a paired mask is not what it was, given all old masks."""
+        """Return G: where a paired mask differs from the old one, given all old masks."""
         changed = np.zeros_like(self.owned)
         for mask, pair in zip(masks, self.masks, strict=True):
             if pair is not None:
@@ -84,7 +84,7 @@ def _union(layout: ParameterLayout, masks: Iterable[Bits]) -> Bits:
 
 
 class Prediction:
-    """The bit patterns of the old stored values as the newer state suggests them."""
+    """The old stored values' bit patterns as predicted from the newer state."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Prediction:
         self._rescalers = method.groups.stack([trigger.rescaler for trigger in triggers])
 
     def codes(self, chunk: Chunk, room: Room, loops: ModuleType) -> NDArray[Any]:
-        """One chunk's predicted patterns, signed integers of the stored width: (size,)."""
+        """Return a chunk's predicted patterns, signed integers of the stored width: (size,)."""
         values, largest, _ = room.values(chunk)
         self._load(chunk, values)
         words = room.masks(chunk, self.tasks, 0)
@@ -118,7 +118,7 @@ class Prediction:
         self._turn(chunk, elements)
         values += np.float32(0)  # no -0
         finite = np.isfinite(values)
-        if not finite.all():  # the sign of a NaN is the machine's
+        if not finite.all():  # the sign of a NaN depends on the machine
             values[~finite] = 0
         stored = self.older.stored_form(chunk.tensor, chunk.start, chunk.stop, elements)
         return stored.view(f"i{stored.dtype.itemsize}")
@@ -138,6 +138,6 @@ class Prediction:
 
 
 def chunk_bools(mask: Bits, chunk: Chunk) -> NDArray[np.bool_]:
-    """A chunk's bits of a packed mask: (size,)."""
+    """Return a chunk's bits of a packed mask: (size,)."""
     bools: NDArray[np.bool_] = unpack_bits(mask[chunk.mask], chunk.size).view(np.bool_)
     return bools

@@ -1,4 +1,4 @@
-"""The trigger that the arrays of one task's part hold."""
+"""Read a trigger from the arrays of one task's part."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from condu_cli.core.merging.method import Method
 
 FIGURES = ("rescaler", "l1_norm", "covered_norm")
-MAY_LACK = "covered_norm"  # as the parts first written do, which had a global rescaler
+MAY_LACK = "covered_norm"  # parts in the first format lack it; they had a global rescaler
 
 
 def trigger_of(method: Method, part: Tensors, label: str = "") -> Trigger:
-    """One part's mask and float32 rescaler; values are not looked at, see `check_trigger`.
+    """Return a part's mask and float32 rescaler; `check_trigger` checks their values.
 
     Raises InvalidStateError naming `label` + the array that is missing or unexpected, or a mask
-    or rescaler that does not have a form that was ever written.
+    or rescaler in a form that no version wrote.
     """
     for name in FIGURES:
         may_lack = name == MAY_LACK and method.rescaler == "global"
@@ -31,7 +31,7 @@ def trigger_of(method: Method, part: Tensors, label: str = "") -> Trigger:
     for name in sorted(set(part).difference(FIGURES, MASK_NAMES)):
         raise InvalidStateError(f"{label}{name}", "is not part of a trigger")
     rescaler = part["rescaler"]
-    if rescaler.dtype == np.float64:  # the same float32 values, as first written
+    if rescaler.dtype == np.float64:  # the first format: float32 values stored as float64
         with np.errstate(over="ignore", invalid="ignore"):
             short = rescaler.astype(np.float32)
         if not np.array_equal(short, rescaler):

@@ -1,29 +1,29 @@
-"""Reverse patches: an older state predicted from a newer one, and what corrects the prediction.
+"""Reverse patches: an older state predicted from a newer one, and corrections of the prediction.
 
 Between two sessions little is lost. Where a new task did not win, unify scaled the old value by
-the largest rescaler of its owners and kept all masks; where it won, it took the old value's place
-and, if the signs differed, the old masks' bits. So
+the largest rescaler of its owners and kept all masks; where it won, it replaced the old value
+and, if the signs differed, cleared the old masks' bits. So
 
-    masks    differ at G only, which is where the new task alone owns the element
+    masks    differ only at G, the elements that the new task alone owns
     values   u_j is about float32(newer u_j / max{l_i : M_i = 1}), of the old masks and rescalers
 
 and a patch holds G, the old masks' bits there, and the difference of each stored value to its
 prediction, counted in steps of its bit pattern: nearly always 0 or 1 where the new task did not
-win. docs/fusion.md says more. Nothing but size depends on how close the states are.
+win. docs/fusion.md explains it. How close the states are affects only the patch's size.
 
-"A paired part" is one of the newer state whose expert the older state has too; the others are
+A "paired" part of the newer state is one whose expert the older state has too; the others are
 "fresh". The arrays of a patch, its format on disk ("stream": see `entropy`):
 
     version          int64 (1,)     1
-    pairs            int64 (k,)     for each old part the place of its pair, -1 where it has none
+    pairs            int64 (k,)     for each old part the place of its pair, -1 if it has none
     sparse           uint8 (k,)     1 where the part's mask is stored sparse, else 0
     everywhere       uint8 (1,)     1 where G needs more than the candidates, else 0
     changed          stream         G, a bit for each candidate: the elements that no paired part
                                     owns and, if there are any, a fresh part does; or all elements
     part/I/mask      stream         old part I's mask XOR its pair's, a bit for each element of G;
-                                    the whole packed mask where it has no pair
+                                    the whole packed mask if it has no pair
     part/I/rescaler  stream         byte planes of float32 or, in old parts, float64 (groups,)
-    part/I/l1_norm, part/I/covered_norm          as they are in the part, if they are
+    part/I/l1_norm, part/I/covered_norm          as in the part, if it has them
     scales           stream         int8 only: byte planes of all "scale/NAME", in order
     symbols/fresh    stream         two bits for each element that a fresh part owns, the lowest
     symbols/rest                    first; for each of the others: what to add to the predicted
@@ -87,12 +87,12 @@ def difference(
     pairs: Sequence[int | None],
     execution: Execution | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The patch that makes `older` of `newer`; arrays as listed above.
+    """Return the patch that turns `newer` into `older`; arrays as listed above.
 
-    pairs[i] is the place in `newer.parts` of old part i's expert, None where it has none. Arrays
-    are fetched once and may be memory-mapped. Raises ValueError for an empty older state, pairs
-    that are no such places, or a block size or kernels as in `stream`; InvalidStateError naming
-    an array of a state that does not have its promised form.
+    pairs[i] is the place in `newer.parts` of old part i's expert, None if it has none. Arrays
+    are fetched once and may be memory-mapped. Raises ValueError for an empty older state, for
+    invalid pairs, or for a block size or kernels that `stream` refuses; InvalidStateError naming
+    a malformed array of a state.
     """
     if older.shared is None or not older.parts:
         raise ValueError("the empty state needs no patch")
@@ -123,12 +123,11 @@ def difference(
 def restore(
     method: Method, newer: EncodedState, patch: Tensors, execution: Execution | None = None
 ) -> EncodedState:
-    """The older state: every array has the name, dtype, shape and bytes that it had.
+    """Restore the older state: every array has its original name, dtype, shape and bytes.
 
     `newer` is the state that `difference` was given; arrays may be memory-mapped. Raises
-    InvalidStateError naming the array of the patch or of the state that does not have its
-    promised form, and ValueError as `stream` does. No array is made that the layout does not
-    ask for.
+    InvalidStateError naming the malformed array of the patch or of the state, and ValueError
+    as `stream` does. Only arrays of the layout's sizes are allocated.
     """
     given = _Given(method, patch, len(newer.parts))
     known = NewerState.of(method, newer, given.pairs)
@@ -150,7 +149,7 @@ def restore(
 
 
 def _checked(method: Method, part: Tensors, label: str) -> Trigger:
-    """The trigger of an old part, everything of the part checked that a patch relies on."""
+    """Return the trigger of an old part, after checking all that a patch relies on."""
     trigger = trigger_of(method, part, label)
     check_trigger(method, trigger, label)
     for name in set(FIGURES[1:]).intersection(part):
@@ -161,7 +160,7 @@ def _checked(method: Method, part: Tensors, label: str) -> Trigger:
 
 
 def _are_places(pairs: Sequence[int], count: int) -> bool:
-    """Whether all pairs are different places among so many parts."""
+    """Whether all pairs are distinct places among that number of parts."""
     return len(set(pairs)) == len(pairs) and all(0 <= pair < count for pair in pairs)
 
 
@@ -186,7 +185,7 @@ def _mask_arrays(known: NewerState, masks: Sequence[Bits]) -> dict[str, NDArray[
 
 
 def _restored_masks(given: _Given, known: NewerState) -> Iterator[Bits]:
-    """The old masks, dense; their padding is not checked."""
+    """Yield the old masks, dense; their padding is not checked."""
     candidates = known.candidates(given.everywhere)
     packed = given.stream("changed", packed_size(count(candidates)))
     (changed,) = scattered([packed], candidates)
@@ -205,14 +204,14 @@ def _restored_masks(given: _Given, known: NewerState) -> Iterator[Bits]:
 
 
 def _figures(part: Tensors, place: int) -> dict[str, NDArray[Any]]:
-    """Everything of an old part but its mask."""
+    """Return the arrays of an old part except its mask."""
     arrays = {f"part/{place}/{name}": part[name] for name in set(part).difference(MASK_NAMES)}
     name = f"part/{place}/rescaler"
     return arrays | {name: compress(planes_of(arrays[name]))}
 
 
 def _scales(method: Method, arrays: Tensors) -> list[NDArray[Any]]:
-    """The arrays of a shared part that are not parameters, in order."""
+    """Return the arrays of a shared part that are not parameters, in order."""
     names = list(method.storage.arrays(method.layout))
     return [arrays[name] for name in names[len(method.layout.names) :]]
 
@@ -246,7 +245,7 @@ def _value_arrays(prediction: Prediction, execution: Execution | None) -> dict[s
 
 
 def _symbols(wanted: NDArray[Any], predicted: NDArray[Any]) -> Bits:
-    """What leads from one pattern to the other, see above; the differences may wrap."""
+    """Encode the differences between patterns, see above; they may wrap around."""
     missing = predicted - wanted
     # 0, -1, 1, -2, 2, ... -> 0, 1, 2, 3, 4, ...
     folded = (missing << 1) ^ (missing >> (missing.itemsize * 8 - 1))
@@ -256,7 +255,7 @@ def _symbols(wanted: NDArray[Any], predicted: NDArray[Any]) -> Bits:
 
 
 def _turned(codes: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
-    """Patterns with the sign of the predicted ones taken out or, the same, put back in."""
+    """Remove the predicted sign from patterns or, equivalently, add it again."""
     if codes.dtype == np.int8:
         return np.where(predicted < 0, -codes, codes)
     turned: NDArray[Any] = codes ^ (predicted & np.iinfo(codes.dtype).min)
@@ -264,7 +263,7 @@ def _turned(codes: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
 
 
 def _restore_values(prediction: Prediction, given: _Given, execution: Execution | None) -> None:
-    """Predict every chunk and correct it, in order, as what corrects it is read."""
+    """Predict every chunk and correct it, in order, reading the corrections as they are needed."""
     older = prediction.older
     codes = older.codes(0)
     inner, outer, others = given.corrections(count(prediction.fresh), codes.dtype)
@@ -286,10 +285,10 @@ def _restore_values(prediction: Prediction, given: _Given, execution: Execution 
 
 
 class _Given:
-    """A patch's arrays, fetched once, and checked before anything is made of them.
+    """A patch's arrays, fetched once, and checked before they are used.
 
-    `parts` is how many parts the newer state has. Raises InvalidStateError naming an array, as
-    all methods do.
+    `parts` is the number of parts of the newer state. Like all methods, raises InvalidStateError
+    naming an array.
     """
 
     def __init__(self, method: Method, patch: Tensors, parts: int) -> None:
@@ -308,18 +307,18 @@ class _Given:
         self.everywhere = bool(everywhere)
 
     def stream(self, name: str, size: int) -> Bits:
-        """The `size` bytes that an array stands for."""
+        """Return the `size` bytes that an array encodes."""
         return decompress(self._arrays[name], name, size)
 
     def figures(self, place: int) -> dict[str, NDArray[Any]]:
-        """Everything of an old part but its mask; norms are as the patch has them."""
+        """Return the arrays of an old part except its mask; norms are those of the patch."""
         label = f"part/{place}/"
         norms = {name: self._arrays.get(f"{label}{name}") for name in FIGURES[1:]}
         figures = {name: norm for name, norm in norms.items() if norm is not None}
         return {"rescaler": self._rescaler(f"{label}rescaler"), **figures}
 
     def read_scales(self, stored: StoredDelta) -> None:
-        """Fill in whatever of a shared part is not a parameter."""
+        """Fill in the arrays of a shared part that are not parameters."""
         arrays = _scales(self._method, stored.arrays)
         if not arrays:
             return
@@ -332,7 +331,7 @@ class _Given:
     def corrections(
         self, owned: int, dtype: np.dtype[Any]
     ) -> tuple[Unpacker, Unpacker, NDArray[Any]]:
-        """The symbols where fresh parts own so many elements, the others, and the patterns."""
+        """Return the symbols of the elements that fresh parts own, the others, and the patterns."""
         symbols, others = [], 0
         for name, numbers in (
             ("symbols/fresh", owned),
@@ -361,7 +360,7 @@ class _Given:
         if len(self._method.storage.arrays(layout)) > len(layout.names):
             wanted.add(SCALES)
         norms = set()
-        # Bounded, as every part has arrays of its own.
+        # Bounded, since every part has its own arrays.
         for place in range(min(len(self.pairs), len(self._arrays))):
             wanted |= {f"part/{place}/mask", f"part/{place}/rescaler"}
             norms |= {f"part/{place}/{name}" for name in FIGURES[1:]}
@@ -377,7 +376,7 @@ class _Given:
         return flags
 
     def _small(self, name: str, size: int | None = None) -> list[int]:
-        """The numbers of an array that is not a stream."""
+        """Return the numbers of an array that is not a stream."""
         if name not in self._arrays:
             raise InvalidStateError(name, "is missing")
         array, dtype = self._arrays[name], np.dtype(SMALL[name])

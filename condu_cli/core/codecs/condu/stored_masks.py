@@ -1,15 +1,15 @@
-"""How a packed mask is stored: as it is, or without its zero words.
+"""How a packed mask is stored: raw, or without its zero words.
 
 The rows of a token embedding that a task never used leave long runs of zero bytes in its mask.
 A packed mask (see `masks`) is a whole number of 64-bit words, since every tensor starts at a
-multiple of 64 bits. So a mask has two stored forms, told apart by the names of their arrays:
+multiple of 64 bits. So a mask has two stored forms, distinguished by the names of their arrays:
 
 raw     "mask"        uint8 (mask_bytes,): the packed mask.
 sparse  "mask_words"  uint64 (k,): the words that are not zero, in order, little-endian.
         "mask_index"  uint8 (ceil(words / 8),): one bit per word of the mask, little bit order,
                       set where the word is not zero; unused bits at the end are 0.
 
-A sparse mask is never expanded as a whole: `SparseMask` expands the slice that is asked for.
+A sparse mask is never expanded as a whole: `SparseMask` expands only the requested slice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ MASK_NAMES: frozenset[str] = frozenset().union(*MASK_ARRAYS)
 
 WORD = np.dtype("<u8")
 WORD_BYTES = ALIGNMENT // 8
-BLOCK_BYTES = 1 << 19  # what the encoder looks at in one go; a multiple of 8 words
+BLOCK_BYTES = 1 << 19  # what the encoder processes at a time; a multiple of 8 words
 GROUP_BYTES = 64  # index bytes (512 words of the mask) per remembered rank
 
 # Bits set in each byte value; np.bitwise_count needs numpy 2.
@@ -38,12 +38,12 @@ _POPCOUNT = np.array([value.bit_count() for value in range(256)], dtype=np.uint8
 
 
 class SparseMask:
-    """A packed mask in its sparse form, read like the uint8 array that it stands for.
+    """A packed mask in its sparse form, read like the uint8 array that it represents.
 
-    Slices with step 1 come back as fresh arrays and cost no more than their own length; numpy
+    Slices with step 1 are fresh arrays whose cost is proportional to their length; numpy
     functions see the whole dense mask. Nothing changes after construction, so threads may
-    read at the same time. `words` and `index` are kept, not copied, and may be read-only
-    memory maps; that they agree is checked by `decode_mask`, not here.
+    read concurrently. `words` and `index` are kept, not copied, and may be read-only memory
+    maps; `decode_mask` checks that they agree, not this class.
     """
 
     __slots__ = ("_index", "_ranks", "_words", "size")
@@ -63,7 +63,7 @@ class SparseMask:
         return (self.size,)
 
     def __getitem__(self, part: slice) -> Bits:
-        """The dense bytes of a slice, in a fresh uint8 array.
+        """Return the dense bytes of a slice, in a fresh uint8 array.
 
         Raises TypeError for anything but a slice, ValueError for a step other than 1.
         """
@@ -85,15 +85,15 @@ class SparseMask:
         return dense if dtype is None else dense.astype(dtype, copy=False)
 
     def dense(self) -> Bits:
-        """The whole packed mask, uint8 (size,)."""
+        """Return the whole packed mask, uint8 (size,)."""
         return self[:]
 
     def count(self) -> int:
-        """How many bits of the mask are set."""
+        """Return how many bits of the mask are set."""
         return _count(self._words)
 
     def _expand(self, first: int, stop: int) -> Words:
-        """The words `first` to `stop` of the mask, a range that is not empty."""
+        """Return the words `first` to `stop` of the mask, a non-empty range."""
         present = self._present(first, stop)
         found = np.count_nonzero(present)
         if not found:
@@ -107,13 +107,13 @@ class SparseMask:
         return dense
 
     def _present(self, first: int, stop: int) -> Bools:
-        """Which words in a range are stored: bool (stop - first,)."""
+        """Return which words in a range are stored: bool (stop - first,)."""
         byte, skipped = divmod(first, 8)
         bits = np.unpackbits(self._index[byte : (stop + 7) // 8], bitorder="little")
         return bits[skipped : skipped + stop - first].view(np.bool_)
 
     def _rank(self, word: int) -> int:
-        """How many words before this one, which is in the mask, are stored."""
+        """Return how many words before this one are stored; it must be in the mask."""
         group, rest = divmod(word, GROUP_BYTES * 8)
         byte = group * GROUP_BYTES
         bits = int.from_bytes(self._index[byte : byte + (rest + 7) // 8].tobytes(), "little")
@@ -124,7 +124,7 @@ PackedMask: TypeAlias = Bits | SparseMask
 
 
 def encode_mask(packed: Bits) -> dict[str, NDArray[Any]]:
-    """The smaller stored form of a packed mask, uint8 (8 * words,); raw where they are equal.
+    """Return the smaller stored form of a packed mask, uint8 (8 * words,); raw if equal.
 
     The raw form holds `packed` itself. Raises ValueError for an array of another form.
     """
@@ -137,7 +137,7 @@ def encode_mask(packed: Bits) -> dict[str, NDArray[Any]]:
 
 
 def encode_mask_as(packed: Bits, *, sparse: bool) -> dict[str, NDArray[Any]]:
-    """A packed mask in one of its two forms, as `encode_mask` has them, be it the larger one."""
+    """Return a packed mask in one of the two forms of `encode_mask`, even if it is the larger."""
     return _sparse(packed, _index(packed)) if sparse else {RAW: packed}
 
 
@@ -154,12 +154,11 @@ def _sparse(packed: Bits, index: Bits) -> dict[str, NDArray[Any]]:
 def decode_mask(
     arrays: Mapping[str, NDArray[Any]], layout: ParameterLayout, label: str = ""
 ) -> PackedMask:
-    """The mask among stored arrays: the raw array itself, or a SparseMask over the sparse form.
+    """Return the mask among stored arrays: the raw array itself, or a SparseMask.
 
-    Arrays with other names are left alone, and padding bits are not looked at: `check_mask`
-    does that for both forms. Raises InvalidStateError naming `label` + the array where neither
-    form or both are present, where a dtype or shape is wrong, or where the index and the words
-    do not agree.
+    Arrays with other names are ignored, and padding bits are not checked: `check_mask` does
+    that for both forms. Raises InvalidStateError naming `label` + the array if neither form or
+    both are present, a dtype or shape is wrong, or the index and the words disagree.
     """
     names = MASK_NAMES.intersection(arrays)
     if RAW in names:
@@ -183,13 +182,13 @@ def _check_sparse(words: NDArray[Any], index: NDArray[Any], count: int, label: s
         raise InvalidStateError(f"{label}{INDEX}", f"has bits set beyond the mask's {count} words")
     stored = _count(index)
     _checked(words, WORD, stored, f"{label}{WORDS}")
-    # A mask has one sparse form only, so that equal masks have equal files.
+    # Each mask has exactly one sparse form, so that equal masks have equal files.
     if np.count_nonzero(words) != stored:
         raise InvalidStateError(f"{label}{WORDS}", "holds a word that is zero")
 
 
 def _checked(array: NDArray[Any], dtype: np.dtype[Any], size: int, name: str) -> NDArray[Any]:
-    """The array, once it has the dtype and the shape (size,)."""
+    """Return the array; raise InvalidStateError unless its dtype and shape (size,) are right."""
     if array.dtype != dtype or array.shape != (size,):
         found = f"{array.dtype} {array.shape}"
         raise InvalidStateError(name, f"is {found}, not {dtype} {(size,)}")
@@ -197,7 +196,7 @@ def _checked(array: NDArray[Any], dtype: np.dtype[Any], size: int, name: str) ->
 
 
 def _index(packed: Bits) -> Bits:
-    """The index of a packed mask: uint8 (ceil(words / 8),), unused bits 0."""
+    """Return the index of a packed mask: uint8 (ceil(words / 8),), unused bits 0."""
     index = np.empty(-(-packed.size // ALIGNMENT), dtype=np.uint8)
     start = 0
     for words in _blocks(packed):
@@ -208,13 +207,13 @@ def _index(packed: Bits) -> Bits:
 
 
 def _blocks(packed: Bits) -> Iterator[Words]:
-    """Runs of words, each but the last a multiple of 8 words long."""
+    """Yield runs of words, each but the last a multiple of 8 words long."""
     for start in range(0, packed.size, BLOCK_BYTES):
         yield np.ascontiguousarray(packed[start : start + BLOCK_BYTES]).view(WORD)
 
 
 def _group_ranks(index: Bits) -> NDArray[np.int64]:
-    """How many index bits are set before each group of GROUP_BYTES bytes."""
+    """Return how many index bits are set before each group of GROUP_BYTES bytes."""
     starts = np.arange(0, index.size, GROUP_BYTES)
     counts = np.add.reduceat(_POPCOUNT[index], starts, dtype=np.int64)
     ranks: NDArray[np.int64] = np.cumsum(counts) - counts
@@ -222,5 +221,5 @@ def _group_ranks(index: Bits) -> NDArray[np.int64]:
 
 
 def _count(array: NDArray[Any]) -> int:
-    """How many bits of an array are set; bitarray counts in place, memory maps too."""
+    """Return how many bits of an array are set; bitarray counts in place, even memory maps."""
     return int(bitarray(buffer=np.ascontiguousarray(array).view(np.uint8)).count())
