@@ -1,8 +1,8 @@
-"""What the registry records, as plain immutable values: no files, no database.
+"""What the registry records, as plain immutable values without files or database.
 
 A session is a complete manifest of everything known after one learn, import, forget or rename.
-Its id is the sha256 of the manifest's canonical JSON, parent included, so that an id names one
-history and nothing in it can change unnoticed.
+Its id is the sha256 of the manifest's canonical JSON, including the parent, so an id identifies
+one history, in which nothing can change unnoticed.
 """
 
 import difflib
@@ -22,18 +22,18 @@ MANIFEST_FORMAT = 1
 SESSION_KINDS = ("learn", "import", "forget", "rename", "convert")
 SHORT_ID_LENGTH = 12
 MODEL_PARAMETERS = "model_parameters"
-"""The entry of `method_options` that counts the parameters of the model itself."""
+"""The key of `method_options` with the number of parameters of the model itself."""
 ENTRY_KEYS = frozenset({"name", "expert", "part", "learned_in", "drift", "codec_options"})
-"""What an entry of a manifest says beside the codec's record."""
+"""The keys of a manifest entry besides those of the codec's record."""
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of `value`: ASCII, sorted keys, no spaces, no NaN."""
+    """Return the canonical JSON of `value`: ASCII, sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def short_id(session_id: str) -> str:
-    """Return the first digits of a session's id, enough for people."""
+    """Return the first digits of a session's id, for display."""
     return session_id[:SHORT_ID_LENGTH]
 
 
@@ -57,9 +57,9 @@ class ParameterShape:
 
 @dataclass(frozen=True)
 class CodecChoice:
-    """A codec's name and options, as they were recorded when experts were first encoded so.
+    """A codec's name and options, as recorded when experts were first encoded with them.
 
-    What an option means that is not recorded, only the codec can say.
+    Only the codec knows what an option that was not recorded means.
     """
 
     name: str
@@ -76,9 +76,8 @@ class RegistryConfig:
     """What is fixed when a registry is created.
 
     The order of `parameters` is the order in which every delta and mask is flattened. `codec` is
-    that of the first session and of every other one that does not name its own.
-    `method_options` is what the fine-tuning method has settled, as JSON; full fine-tuning has
-    nothing to settle.
+    that of the first session and of all others that do not name another. `method_options` are
+    the options of the fine-tuning method, as JSON; full fine-tuning has none.
     """
 
     base: BaseIdentity
@@ -95,14 +94,14 @@ class RegistryConfig:
 
     @property
     def parameter_count(self) -> int:
-        """The method's d: how many numbers a delta has."""
+        """The number of elements of a delta, the method's d."""
         return sum(parameter.size for parameter in self.parameters)
 
     @property
     def model_parameter_count(self) -> int:
-        """How many numbers a fully fine-tuned checkpoint of the same towers has.
+        """The number of parameters of a fully fine-tuned checkpoint of the same towers.
 
-        A method that trains something else than the model's own weights notes it.
+        Methods that do not train the model's own weights record it.
         """
         noted = self.method_options.get(MODEL_PARAMETERS)
         if isinstance(noted, int) and not isinstance(noted, bool) and noted > 0:
@@ -110,9 +109,9 @@ class RegistryConfig:
         return self.parameter_count
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the canonical JSON of all this.
+        """Return the sha256 of the configuration's canonical JSON.
 
-        Without options of the method it is what it was before there were any.
+        Without method options it equals that of versions that did not have them.
         """
         record: dict[str, Any] = {
             "base": asdict(self.base),
@@ -128,9 +127,9 @@ class RegistryConfig:
 
 @dataclass(frozen=True)
 class Expert:
-    """What is known about one expert from the day it was learned and never changes after.
+    """What is known about an expert once it is learned; it never changes.
 
-    `prototypes` is a blob's sha256; `training` is any JSON record of how it was made.
+    `prototypes` is a blob's sha256; `training` is any JSON record of how it was trained.
     """
 
     classes: tuple[str, ...]
@@ -143,7 +142,7 @@ class Expert:
         _set(self, "training", plain_record(self.training))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the expert as it enters the manifest."""
+        """Return the expert as written in the manifest."""
         return {
             "classes": list(self.classes),
             "templates": list(self.templates),
@@ -154,11 +153,11 @@ class Expert:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task in one session: its expert, and how that session's codec has it.
+    """One task in one session: its expert, and how that session's codec encodes it.
 
-    `part` is the sha256 of the codec's per-task blob, `record` what the codec says of it, in JSON.
-    `learned_in` is the id of the session that introduced the expert, None in a draft for an
-    expert that is new. `codec_options` are those in which it differs from the rest of its session.
+    `part` is the sha256 of the codec's per-task blob, `record` the codec's description, in JSON.
+    `learned_in` is the id of the session that introduced the expert, None in a draft with a new
+    expert. `codec_options` are those in which it differs from the rest of its session.
     """
 
     name: str
@@ -180,9 +179,9 @@ class TaskEntry:
             _set(self, "drift", _finite("drift", self.drift))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as it enters the manifest, the codec's record among its own keys.
+        """Return the entry as written in the manifest, with the codec's record among its keys.
 
-        So it was written before there were records: the ids of old sessions depend on it.
+        The first versions wrote it this way, and the ids of old sessions depend on it.
         """
         entry: dict[str, Any] = {
             **self.record,
@@ -199,10 +198,10 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class Session:
-    """One immutable state of the registry; `Session.on` makes one that is to be committed.
+    """One immutable state of the registry; `Session.on` makes one to commit.
 
-    `shared` is the sha256 of the codec's shared blob (the unified delta), None where the codec
-    has none or no task is left. `codec` is None where it is the registry's.
+    `shared` is the sha256 of the codec's shared blob (the unified delta), None if the codec has
+    none or no task is left. `codec` is None if it is the registry's.
     """
 
     id: str
@@ -247,7 +246,7 @@ class Session:
         return replace(unnamed, id=session_id, entries=tuple(named))
 
     def entry(self, name: str) -> TaskEntry:
-        """Return the entry of task `name`; raise NotFoundError naming those there are."""
+        """Return the entry of task `name`; raise NotFoundError with the known names."""
         for entry in self.entries:
             if entry.name == name:
                 return entry
@@ -266,12 +265,12 @@ class Session:
         return set(self.blob_kinds())
 
     def state_blobs(self) -> tuple[str, ...]:
-        """Return the sha256 of the codec's blobs: the shared one if any, then each task's part."""
+        """Return the sha256 of the codec's blobs: the shared one, if any, then each task's part."""
         shared = () if self.shared is None else (self.shared,)
         return (*shared, *(entry.part for entry in self.entries))
 
     def blob_kinds(self) -> dict[str, str]:
-        """Map the sha256 of every blob that this session needs to what it is.
+        """Map the sha256 of every blob that this session needs to its kind.
 
         A blob of two kinds is counted as the first of shared, part, prototypes.
         """
@@ -280,11 +279,11 @@ class Session:
         return kinds if self.shared is None else kinds | {self.shared: "shared"}
 
     def manifest(self) -> dict[str, Any]:
-        """Return the record whose canonical JSON hashes to the id.
+        """Return the record whose canonical JSON is hashed to the id.
 
-        An expert that this very session introduced has `learned_in` null there: the id cannot
-        contain itself. What came later than the first sessions stands there only where it says
-        something: without a codec it is the registry's.
+        In it, an expert that this session introduced has `learned_in` null: the id cannot contain
+        itself. Keys added in later versions are present only if they have a value: without a
+        codec it is the registry's.
         """
         entries = [entry.to_json() for entry in self.entries]
         for entry in entries:
@@ -305,7 +304,7 @@ class Session:
         return manifest
 
     def computed_id(self) -> str:
-        """Return the id that the content has; it is `id` unless something was altered."""
+        """Return the id computed from the content; it equals `id` unless something was altered."""
         return hashlib.sha256(canonical_json(self.manifest()).encode()).hexdigest()
 
 
@@ -313,9 +312,9 @@ class Session:
 class Operation:
     """One line of the registry's journal.
 
-    A kind of session, rollback or undo-rollback moved HEAD from one session to another, None
-    standing for the empty state before the first; init and gc moved nothing; tag and untag tell
-    with `to_session` and `from_session` what the name points at and what it pointed at.
+    Session kinds, rollback and undo-rollback moved HEAD from one session to another, None being
+    the empty state before the first; init and gc moved nothing; for tag and untag, `to_session`
+    is what the name points at, and `from_session` what it pointed at before.
     """
 
     id: int
@@ -328,9 +327,9 @@ class Operation:
 
 @dataclass(frozen=True)
 class Pack:
-    """How a session is stored that has no files of its own: as a patch on `reference`.
+    """How a session without its own files is stored: as a patch on `reference`.
 
-    `patch` is a blob's sha256, None where all its blobs are also the reference's.
+    `patch` is a blob's sha256, None if the reference has all the session's blobs.
     """
 
     session: str
@@ -339,25 +338,25 @@ class Pack:
 
 
 def _similar(name: str, known: list[str]) -> str | None:
-    """Return the task whose name is most like one that is not there."""
+    """Return the task whose name is most similar to an unknown one."""
     folded = {task.casefold(): task for task in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     return folded[close[0]] if close else None
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `record` as JSON would give it back, so that equal before is equal after.
+    """Return `record` as it would be read back from JSON, so that both compare equal.
 
-    JSON has no NaN and no infinity; null stands for them, because a diverged loss in a training
-    record must not lose the expert that it describes.
+    JSON has no NaN or infinity; they become null, because a diverged loss in a training record
+    must not lose the expert that it describes.
     """
     plain = json.loads(json.dumps(dict(record)), parse_constant=lambda _: None)
-    assert isinstance(plain, dict)  # noqa: S101 - a mapping comes back as a mapping
+    assert isinstance(plain, dict)  # noqa: S101 - JSON keeps mappings
     return plain
 
 
 def _finite(figure: str, value: float) -> float:
-    """Return `value` as a plain float; minus zero becomes zero, as it does in SQLite."""
+    """Return `value` as a plain float; minus zero becomes zero, as in SQLite."""
     number = float(value) + 0.0
     if not math.isfinite(number):
         raise ValueError(f"{figure} must be a finite number, not {value}")

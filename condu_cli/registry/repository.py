@@ -72,7 +72,7 @@ class Registry:
 
     @classmethod
     def open(cls, path: Path, *, notify: Notify | None = None) -> "Registry":
-        """Open the registry at `path`, migrating an older one; `notify` hears of that."""
+        """Open the registry at `path`, migrating an older one; `notify` is told about it."""
         paths = RegistryPaths(path.absolute())
         _require_registry(paths)
         ensure_current(paths, notify)
@@ -90,7 +90,7 @@ class Registry:
         timeout: float = DEFAULT_TIMEOUT,
         on_wait: Callable[[str], None] | None = None,
     ) -> Iterator[None]:
-        """Hold the write lock; others that want it read that `command` has it."""
+        """Hold the write lock; waiting processes see that `command` holds it."""
         with self._lock.acquire(command, timeout, on_wait or self.on_wait):
             yield
 
@@ -125,10 +125,10 @@ class Registry:
             return rows.read_operations(transaction)
 
     def resolve(self, text: str) -> Session | None:
-        """Return the session that `text` means, None if that is the state before the first.
+        """Return the session that `text` names, None for the state before the first.
 
-        A session is named by its id or at least four digits of it, a tag, `@` or `HEAD`; with
-        `~N` behind it, the N-th before that.
+        A session is named by its id or at least four digits of it, a tag, `@` or `HEAD`; `~N`
+        after the name means its N-th ancestor.
         """
         revision = parse_revision(text)
         with self._read() as transaction:
@@ -140,7 +140,7 @@ class Registry:
             return None
         name = "HEAD" if revision.from_head else revision.start
         raise NotFoundError(
-            f"there is no session {text!r}: {name} and all before it are {count_of(len(line))}",
+            f"there is no session {text!r}: {name} and its ancestors are {count_of(len(line))}",
             reason="too-far-back",
             session=text,
             sessions=len(line),
@@ -153,10 +153,10 @@ class Registry:
         return match_start(revision.start, ids, marks.tags(transaction))
 
     def history(self, *, anew: bool = False) -> History:
-        """Return every session and how it is stored, as one state.
+        """Return every session and how it is stored, read in one transaction.
 
-        Manifests that this registry has read are not read again, unless all of it is to be read
-        `anew`: to find out whether something else has changed the database.
+        Manifests read before come from a cache. `anew` reads everything again, to detect changes
+        by other programs.
         """
         if anew:
             self._sessions.forget()
@@ -171,7 +171,7 @@ class Registry:
             )
 
     def require_live(self, session: Session) -> None:
-        """Raise NotFoundError for a session of which only the record is left."""
+        """Raise NotFoundError for a collected session, of which only the record is left."""
         with self._read() as transaction:
             _require_live(transaction, session)
 
@@ -208,18 +208,18 @@ class Registry:
             return marks.pack(transaction, session.id)
 
     def needed_among(self, blobs: Iterable[str]) -> set[str]:
-        """Return those of some blobs that must be files: `History.needed_blobs`, for a few."""
+        """Return which of these blobs must exist as files; `History.needed_blobs` for a few."""
         with self._read() as transaction:
             return needed_among(transaction, blobs)
 
     def record_pack(self, session: Session, reference: Session, patch: BlobRef | None) -> None:
-        """Note that `session` comes back from `patch` and `reference`; the caller has tried it."""
+        """Record that `patch` on `reference` restores `session`; the caller has tested it."""
         self._require_lock()
         with self._write() as transaction:
             marks.set_pack(transaction, session.id, reference.id, patch)
 
     def record_files(self, session: Session) -> None:
-        """Note that a session that was packed has all its files again."""
+        """Record that a packed session has all its files again."""
         self._require_lock()
         for sha256 in session.state_blobs():
             self._require_blob(sha256)
@@ -227,7 +227,7 @@ class Registry:
             marks.remove_pack(transaction, session.id)
 
     def record_collected(self, sessions: Iterable[str], command: str) -> None:
-        """Note that these sessions are given up, before any of their blobs is removed."""
+        """Record that these sessions are collected, before any of their blobs is removed."""
         self._require_lock()
         with self._write() as transaction:
             marks.collect(transaction, sessions, command, utc_now())
@@ -238,9 +238,9 @@ class Registry:
             return marks.source(transaction, entry)
 
     def session_of_run(self, run: str) -> Session | None:
-        """Return HEAD or else the newest session that holds the expert of this training.
+        """Return HEAD if it holds this training's expert, else the newest session that does.
 
-        None if there is none, or only the records of some are left.
+        None if no session does, or only collected ones.
         """
         with self._read() as transaction:
             gone = marks.collected(transaction)
@@ -250,11 +250,11 @@ class Registry:
             return None if found is None else self._sessions.get(transaction, found)
 
     def commit(self, session: Session, *, command: str, folder: str | None = None) -> Session:
-        """Make a new session HEAD and return it; its blobs must be on disk already.
+        """Make a new session HEAD and return it; its blobs must already be on disk.
 
-        The caller holds the lock, and has made the session with `Session.on` its parent; if HEAD
-        is another by now, nothing is written and HeadMovedError raised. `folder`: where the new
-        expert's pictures are on this machine.
+        The caller holds the lock, and created the session with `Session.on` from its parent; if
+        HEAD has moved since, nothing is written and HeadMovedError is raised. `folder`: where the
+        new expert's pictures are on this machine.
         """
         self._require_lock()
         blobs = [self._require_blob(sha256) for sha256 in sorted(session.blobs())]
@@ -270,9 +270,9 @@ class Registry:
         return session
 
     def target(self, aim: Aim) -> Session | None:
-        """Return the session that a rollback makes HEAD, None for the state before the first.
+        """Return the session that a rollback moves HEAD to, None for the empty state.
 
-        Raises NotFoundError or UsageError if there is none that is meant.
+        Raises NotFoundError or UsageError if there is no such session.
         """
         if aim.session is not None and not aim.undo:
             return self.resolve(aim.session)
@@ -285,16 +285,16 @@ class Registry:
             return None if found is None else self._sessions.get(transaction, found)
 
     def rollback(self, to: Session | None, command: str, kind: str = ROLLBACK) -> Operation:
-        """Move HEAD to any stored session, None being the empty state before the first.
+        """Move HEAD to any stored session; None means the empty state before the first.
 
         Takes the lock unless it is held. Nothing is deleted: an undo, of kind UNDO, moves HEAD
-        back. A packed session must have got its files back before.
+        back. The files of a packed session must have been restored before.
         """
         target = None if to is None else to.id
         with self.lock(command), self._write() as transaction:
             if rows.head_id(transaction) == target:
                 raise UsageError(
-                    f"HEAD is at {_name(target)} already",
+                    f"HEAD is already at {_name(target)}",
                     reason="head-there-already",
                     session=target,
                 )
@@ -310,7 +310,7 @@ class Registry:
             raise RuntimeError("this needs the registry's lock: use `with registry.lock(...)`")
 
     def _require_usable(self, transaction: Transaction, session_id: str | None) -> None:
-        """Raise unless HEAD may point at the session: it is there, and so are its files."""
+        """Raise unless HEAD may point at the session: it and all its files exist."""
         if session_id is not None:
             session = self._sessions.get(transaction, session_id)
             _require_live(transaction, session)
@@ -338,7 +338,7 @@ class Registry:
 
 
 def require_head(head: str | None, parent: str | None, command: str) -> None:
-    """Raise HeadMovedError unless HEAD is still the session that a command has built on."""
+    """Raise HeadMovedError unless HEAD is still the session that a command started from."""
     if head != parent:
         raise HeadMovedError(
             f"HEAD moved from {_name(parent)} to {_name(head)} while {command!r} was working",
@@ -370,11 +370,11 @@ def _require_registry(paths: RegistryPaths) -> None:
 
 
 def _refuse_links(paths: RegistryPaths) -> None:
-    """A link in a registry that came from elsewhere could make us write somewhere else."""
+    """Refuse links: in a registry from elsewhere they could redirect writes."""
     for path in paths.own:
         if path.is_symlink():
             raise IntegrityError(
-                f"{path} is a symbolic link, which a registry never holds",
+                f"{path} is a symbolic link, which a registry never contains",
                 reason="symbolic-link",
                 path=path,
             )

@@ -1,7 +1,7 @@
-"""Immutable tensors in files named by their sha256, written so that a crash leaves no half.
+"""Immutable tensors in files named by their sha256, written atomically.
 
 A blob is a safetensors file at `blobs/ab/abcd…`. Nothing is ever unpickled or overwritten with
-other content; the same content has the same bytes and therefore is stored once.
+other content; equal content has equal bytes and is therefore stored once.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class BlobRef:
-    """The name and the size in bytes of a blob that is on disk."""
+    """The name and the size in bytes of a blob on disk."""
 
     sha256: str
     size: int
@@ -92,14 +92,14 @@ class BlobReader(Mapping[str, np.ndarray]):
     def verify(self) -> None:
         """Hash the mapped bytes; raise IntegrityError if they are not what was written.
 
-        They stay what they are if the file is removed meanwhile.
+        They stay readable even if the file is removed.
         """
         if hashlib.sha256(self._file.mapped).hexdigest() != self._sha256:
             raise _damaged(self._sha256, "its sha256 does not match")
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The JSON record that was stored with the tensors; empty if there was none."""
+        """The JSON record stored with the tensors; empty if there was none."""
         text = self._file.metadata.get(METADATA_KEY)
         if text is None:
             return {}
@@ -121,7 +121,7 @@ class BlobStore:
 
     @contextmanager
     def noting_new(self) -> Iterator[set[str]]:
-        """Yield a set that gets the name of each blob for which the block makes a file."""
+        """Yield a set that collects the names of blobs whose files are created in the block."""
         new: set[str] = set()
         self._noting.append(new)
         try:
@@ -132,20 +132,20 @@ class BlobStore:
     def put(
         self, tensors: Mapping[str, np.ndarray], *, metadata: Mapping[str, Any] | None = None
     ) -> BlobRef:
-        """Store `tensors` durably and return the blob's name; the same content is stored once."""
+        """Store `tensors` durably and return the blob's name; equal content is stored once."""
         return self._put_each([tensors], metadata)[0]
 
     def put_all(self, mappings: Iterable[Mapping[str, np.ndarray]]) -> list[BlobRef]:
         """Store each of `mappings` as `put` does, several at a time, and return their names.
 
-        An iterator is drawn from in the calling thread, and is never ahead of the blobs being
-        written by more than one mapping. If one fails, its error is raised and the drafts are
-        removed; a blob that is in place by then stays, unreferenced.
+        Iterators are advanced in the calling thread, at most one mapping ahead of the blobs being
+        written. If one fails, its error is raised and the drafts are removed; blobs already in
+        place stay, unreferenced.
         """
         return self._put_each(mappings, None)
 
     def put_again(self, sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> None:
-        """Write the file of a blob that came back from a patch, bit for bit what it was.
+        """Write the file of a blob restored from a patch, bit for bit as it was.
 
         Raises IntegrityError, and leaves nothing, if it has another hash.
         """
@@ -166,7 +166,7 @@ class BlobStore:
     def remove(self, sha256: str) -> int:
         """Remove the blob's file and return the bytes that this frees; 0 if there was none.
 
-        The caller holds the lock and knows that it is not needed.
+        The caller holds the lock and knows that the blob is not needed.
         """
         path = self.path(sha256)
         _require_folder(path.parent)
@@ -181,12 +181,12 @@ class BlobStore:
                 reason="cannot-remove",
                 blob=sha256,
             ) from error
-        with suppress(OSError):  # others are in it, or it is gone
+        with suppress(OSError):  # not empty, or already gone
             path.parent.rmdir()
         return size
 
     def open(self, sha256: str) -> BlobReader:
-        """Return the blob's tensors, read lazily; raise IntegrityError if it is not whole."""
+        """Return the blob's tensors, read lazily; IntegrityError if missing or incomplete."""
         return BlobReader(self.path(sha256), sha256)
 
     def size(self, sha256: str) -> int:
@@ -197,11 +197,11 @@ class BlobStore:
             raise _unreadable(sha256, error) from error
 
     def path(self, sha256: str) -> Path:
-        """Return where the blob lies, whether it is there or not."""
+        """Return the path of the blob, whether it exists or not."""
         return self._paths.blobs / validate_sha256(sha256)[:2] / sha256
 
     def exists(self, sha256: str) -> bool:
-        """Say whether there is a file for the blob; `verify` says whether it is sound."""
+        """Whether the blob has a file; `verify` checks that it is intact."""
         path = self.path(sha256)
         return path.is_file() and not _is_linked(path)
 
@@ -217,7 +217,7 @@ class BlobStore:
             raise _damaged(sha256, "its sha256 does not match")
 
     def all(self) -> Iterator[BlobRef]:
-        """Yield every blob on disk in the order of names, referenced or not."""
+        """Yield every blob on disk, referenced or not, ordered by name."""
         for path, size in sorted(files_below(self._paths.blobs)):
             named = is_sha256(path.name) and path.parent.name == path.name[:2]
             if named and path.parent.parent == self._paths.blobs and not path.is_symlink():
@@ -251,7 +251,7 @@ class BlobStore:
     def _write_draft(
         self, draft: Path, box: list[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
     ) -> BlobRef:
-        """Write and flush the mapping in `box`; taken out of it, it is freed once it is written."""
+        """Write and flush the mapping in `box`, emptying it so that the mapping is freed."""
         # safetensors orders several metadata keys at random; one key keeps the bytes the same.
         header = None if metadata is None else {METADATA_KEY: canonical_json(dict(metadata))}
         with _described_errors(self._paths.blobs):
@@ -269,7 +269,7 @@ class BlobStore:
                 for new in self._noting:
                     new.add(ref.sha256)
                 draft.replace(path)
-        # Also for blobs that were there: who put them may have died before flushing the folder.
+        # Also for existing blobs: their writer may have died before flushing the folder.
         for folder in sorted({self.path(ref.sha256).parent for ref in refs}):
             flush_folder(folder)
         if refs:
@@ -282,7 +282,7 @@ def write_durably(
     metadata: dict[str, str],
     place: Callable[[str], Path],
 ) -> Path:
-    """Write a file through a draft in `tmp` to the place that its sha256 gives; OSError if not."""
+    """Write a draft in `tmp`, then move it to the place given by its sha256; OSError on failure."""
     draft = _new_draft(tmp)
     try:
         write_tensor_file(draft, tensors, metadata)
@@ -296,7 +296,7 @@ def write_durably(
 
 
 def _new_draft(tmp: Path) -> Path:
-    """Return the path of a new file in `tmp`, which git, for one, does not keep while empty."""
+    """Return the path of a new file in `tmp`, creating the folder, which git drops when empty."""
     _require_folder(tmp)
     tmp.mkdir(exist_ok=True)
     return tmp / f"{draft_name()}.safetensors"
@@ -310,7 +310,7 @@ def _flushed(draft: Path) -> BlobRef:
 
 
 def check_blob(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise IntegrityError unless this header and these tensors are the blob's, bit for bit."""
+    """Raise IntegrityError unless header and tensors are exactly the blob's, bit for bit."""
     digest = hashlib.sha256()
     for piece in _pieces(sha256, header, tensors):
         digest.update(piece)
@@ -326,7 +326,7 @@ def _pieces(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> li
 
 
 def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
-    """Return when fewer than `_THREADS` of the futures are running; raise what has failed."""
+    """Wait until fewer than `_THREADS` of the futures are running; raise any error."""
     running = [future for future in futures if not future.done()]
     if len(running) >= _THREADS:
         wait(running, return_when=FIRST_COMPLETED)
@@ -336,7 +336,7 @@ def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's bytes, read piece by piece; raise OSError if that is not possible."""
+    """Hash a file's bytes, read in pieces; raise OSError if that fails."""
     digest = hashlib.sha256()
     chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
@@ -346,7 +346,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _is_linked(path: Path) -> bool:
-    """Say whether a blob's path leads somewhere else, perhaps out of the registry."""
+    """Whether a blob's path leads elsewhere through a link, perhaps out of the registry."""
     return path.is_symlink() or path.parent.is_symlink()
 
 
@@ -356,7 +356,7 @@ def _refuse_link(sha256: str, path: Path) -> None:
 
 
 def _require_folder(folder: Path) -> None:
-    """Never write or remove through a link: it may lead out of the registry."""
+    """Refuse to write or remove through a link, which may lead out of the registry."""
     if folder.is_symlink():
         raise IntegrityError(f"{folder} is a symbolic link", reason="symbolic-link", path=folder)
 
@@ -374,7 +374,7 @@ def _cannot_write(folder: Path, error: OSError) -> ConduError:
         f"cannot write a blob under {folder}: {error.strerror or error}",
         reason="cannot-write",
         path=folder,
-        consequence="the registry is as it was",
+        consequence="the registry is unchanged",
     )
 
 

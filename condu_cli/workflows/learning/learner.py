@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """One task to learn: `plan` settles and checks everything, and gives what can be run.
+    """One task to learn: `plan` checks everything and returns what can be run.
 
-    `base`: of the registry that is created where there is none. `resumed`: a training that was
-    interrupted, to be taken up where it stopped, and its file.
+    `base`: for the registry that is created if there is none. `resumed`: an interrupted training
+    to resume where it stopped, and its file.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Learner:
         self._site = Site(registry_path, request.task, resumed_from, retrain=retrain)
 
     def draw(self) -> DrawnPictures:
-        """Read the data set's layout and choose the pictures, before anything large is loaded.
+        """Read the data set's layout and choose the pictures, before loading anything large.
 
-        Where pictures have to be fetched, process 0 of a team does it for all.
+        If pictures have to be downloaded, process 0 of a team does it for all.
 
         Raises:
             DataError: no usable pictures or class names.
@@ -111,7 +111,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task whose training is settled and checked, and that can be run; `Learner.plan` makes it.
+    """A task whose training is planned and checked, made by `Learner.plan`.
 
     `kind`: the registry's configuration and its base model, loaded.
     """
@@ -123,7 +123,7 @@ class PlannedTask:
     resumed: Unfinished | None = None
 
     def estimate(self) -> Estimate:
-        """Measure what the plan would take, by doing a little of it."""
+        """Estimate the plan's time and memory by running a little of it."""
         return estimate(self.plan, self.kind.base, self.machine.team.size)
 
     def run(self, on_progress: ProgressCallback = silent) -> LearnSummary | None:
@@ -146,11 +146,11 @@ class PlannedTask:
         training = Training(self.machine, destination, plan, read, on_progress, self.resumed)
         if team.rank == 0:
             training.warn_of_little_space()
-        # Beside the training, which it slows down by a second at most.
+        # In parallel with the training, which it slows down by a second at most.
         codec = codec_for(config, destination.parent)
         threading.Thread(target=prepare, args=(codec,), daemon=True).start()
         expert = base.training_copy()
-        # Until the expert is on the disk, Ctrl-C only asks: an hour's work is in memory.
+        # Until the expert is on disk, Ctrl-C only requests a stop: an hour's work is in memory.
         with StopRequest(patient=team.size > 1) as stop:
             result = training.finetune(expert, stop)
             if team.rank:
@@ -180,8 +180,8 @@ def _notice_of_move(destination: Destination) -> tuple[str, ...]:
     if moved is None:
         return ()
     return (
-        f"a registry with other options was created at {destination.path} meanwhile: "
-        f"this task was learned in a registry of its own, {moved}",
+        f"another process created a registry with other options at {destination.path}: "
+        f"this task was learned in a separate registry, {moved}",
     )
 
 

@@ -295,7 +295,7 @@ def _check_fit(given: Mapping[str, Any], base: DualEncoder) -> None:
     size = given.get("image_size", base.preprocessing.image_size)
     if base.preprocessing.fixed_size and size != base.preprocessing.image_size:
         raise UsageError(
-            f"{base.info.id} takes pictures of {base.preprocessing.image_size} pixels only",
+            f"{base.info.id} only accepts pictures of {base.preprocessing.image_size} pixels",
             reason="image-size-fixed",
             parameter="image_size",
             value=size,

@@ -1,4 +1,4 @@
-"""The training of one task's expert, and what of it is saved while it runs."""
+"""The training of one task's expert, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Machine:
     """Where a training runs and how often it saves a checkpoint.
 
-    `save_every` counts iterations; 0: by the clock.
+    `save_every` counts iterations; 0: at fixed time intervals.
     """
 
     device: str = "cpu"
@@ -43,8 +43,8 @@ class Machine:
 class Training:
     """The training of a plan's expert from the pictures that were read.
 
-    It saves itself at `destination`. `resumed`: a training that was interrupted, to be
-    taken up where it stopped.
+    It saves itself at `destination`. `resumed`: an interrupted training to resume where it
+    stopped.
 
     Raises:
         DataError: the pictures are not those that the resumed training began with.
@@ -67,7 +67,7 @@ class Training:
         self._resumed = resumed
         self._mark = new_run() if resumed is None else resumed.run
         self.warnings: tuple[str, ...] = ()
-        # Before training, like all that looks at the pictures' files: nothing may fail after it.
+        # Before training, like all reading of the pictures' files: nothing may fail after it.
         self._test_fingerprint = fingerprint(plan.data.test, plan.data.folders)
         validation = read.data.validation
         self._data = data_fingerprint(
@@ -78,7 +78,7 @@ class Training:
 
     @property
     def prototypes(self) -> Prototypes:
-        """Those of the pictures just read, or of the training that is taken up."""
+        """The prototypes of the pictures just read, or of the resumed training."""
         built = self._read.prototypes
         if built is None:
             assert self._resumed is not None  # noqa: S101 - process 0 built them, then or now
@@ -86,7 +86,7 @@ class Training:
         return built
 
     def warn_of_little_space(self) -> None:
-        """Say at once where the training could not be saved while it runs."""
+        """Warn if there is too little space to save the training while it runs."""
         best = self._plan.recipe.keep == "best"
         path = self._destination.path
         needed, free = state_bytes(self._destination.config, best=best), free_bytes(path)
@@ -103,7 +103,7 @@ class Training:
         )
 
     def finetune(self, expert: DualEncoder, stop: StopRequest) -> FinetuneResult:
-        """Train an expert in place, and write the training down whenever it is time.
+        """Train an expert in place, saving the training regularly.
 
         Raises:
             DataError: a picture can no longer be read.
@@ -130,7 +130,7 @@ class Training:
         except TrainingInterruptedError as exc:
             if machine.team.rank == 0:
                 self._save_at_the_end(exc.state)
-            # A launcher ends all the others soon after the first has left.
+            # A launcher ends the other processes soon after the first has exited.
             machine.team.share(None)
             raise self._interrupted(exc.state) from None
         except DivergedError:
@@ -143,7 +143,7 @@ class Training:
         self._on_progress(_step_progress(step))
 
     def _save_if_possible(self, state: RunState) -> None:
-        """A full disk must not end a training that can go on; it is said at once and at the end."""
+        """Save; if the disk is full, warn now and at the end, and let the training continue."""
         try:
             self._save(state)
         except (ConduError, OSError) as exc:
@@ -192,7 +192,7 @@ class Training:
         )
 
     def record(self, result: FinetuneResult, reading_seconds: float) -> dict[str, Any]:
-        """What is remembered of the training; it travels with the registry: no path is in it."""
+        """Return the record of the training; it travels with the registry, so it has no paths."""
         plan, read = self._plan, self._read
         return {
             "run": self._mark,

@@ -1,4 +1,4 @@
-"""Which codec the experts of a session are in; built once, however often it is asked for."""
+"""The codec of a session's experts, built once and cached."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def codec_for(config: RegistryConfig, session: Session | None = None) -> Codec:
-    """The codec that a session's experts are in; without a session, that of a registry's first.
+    """Return the codec of a session's experts; without a session, of a registry's first one.
 
-    What is made of a session, by learning or forgetting, stays in its codec.
+    Sessions derived from it, by learning or forgetting, keep its codec.
 
     Raises:
         IntegrityError: this program does not know the codec or one of its options.
@@ -37,27 +37,27 @@ def codec_for(config: RegistryConfig, session: Session | None = None) -> Codec:
 
 
 def layout_of(config: RegistryConfig) -> ParameterLayout:
-    """The registry's fixed parameter order, as the method sees it."""
+    """Return the registry's fixed parameter order, as the method sees it."""
     return _layout(config.parameters)
 
 
 def choice_of(config: RegistryConfig, codec: Codec) -> CodecChoice | None:
-    """What a session in this codec has to record: nothing where it is the registry's."""
+    """Return what a session in this codec must record; None if it is the registry's codec."""
     if same_code(codec, codec_for(config)):
         return None
     return CodecChoice(codec.name, codec.options)
 
 
 def patching(codec: Codec) -> Patching:
-    """The codec as one that reads patches.
+    """Return the codec as one that reads patches.
 
     Raises:
-        IntegrityError: it has none, so that no session of it can be stored as one.
+        IntegrityError: it has no patches, so no session can be stored as one.
 
     """
     if not isinstance(codec, Patching):
         raise IntegrityError(
-            f"a session is stored as a patch, which codec {codec.name!r} does not have",
+            f"a session is stored as a patch, which codec {codec.name!r} does not support",
             reason="record-altered",
         )
     return codec
@@ -70,5 +70,5 @@ def _layout(parameters: tuple[ParameterShape, ...]) -> ParameterLayout:
 
 @lru_cache(maxsize=8)
 def _built(name: str, options: str, parameters: tuple[ParameterShape, ...]) -> Codec:
-    """A codec keeps no state of its own, so that everybody may have the same one."""
+    """Build a codec; codecs are stateless, so it can be shared."""
     return codec_by_name(name, _layout(parameters), json.loads(options))

@@ -1,4 +1,4 @@
-"""Commit an expert: keep it on the disk, unify it with everything before, make that HEAD."""
+"""Commit an expert: save it, unify it with all earlier ones, make the result HEAD."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ LOCK_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class CommitSeconds:
-    """What a commit took, in seconds.
+    """How long a commit took, in seconds.
 
-    `keep_seconds` went into writing the expert down before the lock was taken, `pack_seconds`
-    into storing the session before as a patch.
+    `keep_seconds` is the time to save the expert before the lock was taken, `pack_seconds` the
+    time to store the previous session as a patch.
     """
 
     keep_seconds: float
@@ -49,7 +49,7 @@ class CommitSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A committed session and the HEAD that it was built on; warnings are about packing that."""
+    """A committed session and the HEAD it was built on; warnings are about packing the latter."""
 
     session: Session
     parent: Session | None
@@ -72,14 +72,14 @@ def commit_expert(
     on_kept: Callable[[], None] = lambda: None,
     on_progress: ProgressCallback = silent,
 ) -> ExpertCommit:
-    """Write the expert down, unify it with `parent` and make the result HEAD.
+    """Save the expert, unify it with `parent` and make the result HEAD.
 
-    `parent` is the id of what was HEAD when the training began, None for the empty state.
-    `on_kept` is called when the expert is on the disk.
+    `parent` is the id of HEAD when the training began, None for the empty state. `on_kept` is
+    called when the expert is on disk.
 
     Raises:
-        HeadMovedError: HEAD is another by now; the expert is kept for `learn --resume`.
-        LockedError: another process keeps the lock; the expert is kept.
+        HeadMovedError: HEAD has moved since; the expert is kept for `learn --resume`.
+        LockedError: another process holds the lock; the expert is kept.
         IntegrityError: the current session is corrupt; the expert is kept.
 
     """
@@ -92,7 +92,7 @@ def commit_expert(
             registry, waiting, trained, parent, command, kept_seconds=kept, on_progress=on_progress
         )
     except ConduError as exc:
-        if waiting.path.exists():  # else another process has resumed it meanwhile
+        if waiting.path.exists():  # else another process has committed it
             exc.add(kept_expert=trained.task)
         raise
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def commit_expert(
 def _interrupted(
     registry: Registry, waiting: KeptFile, trained: TrainedExpert
 ) -> InterruptedByUserError:
-    """Say what is true: Ctrl-C may have come just before the commit, or just after it."""
+    """Build the right error: Ctrl-C may have come just before the commit, or just after it."""
     session = registry.session_of_run(trained.training["run"])
     if session is not None:
         registry.waiting.remove(waiting.path)
@@ -123,19 +123,18 @@ def resume_expert(
     trained: TrainedExpert | None = None,
     on_progress: ProgressCallback = silent,
 ) -> ExpertCommit | Session:
-    """Commit a kept expert on whatever HEAD is; or answer with the session that has it already.
+    """Commit a kept expert on the current HEAD, or return the session that already has it.
 
-    `trained` is what `load_expert` gives, where the caller has it.
-
-    An expert starts from the base model, not from HEAD, so that it fits any HEAD.
+    `trained` is the result of `load_expert`, if the caller has it. An expert starts from the base
+    model, not from HEAD, so it fits any HEAD.
 
     Raises:
         IntegrityError: the kept expert or the current session is corrupt.
-        UsageError: HEAD has the task by now.
+        UsageError: HEAD already has the task.
 
     """
     trained = trained or load_expert(registry, waiting)
-    with _lock(registry, command, on_progress):  # HEAD stays what it is from here
+    with _lock(registry, command, on_progress):  # HEAD cannot move from here on
         known = registry.session_of_run(trained.training["run"])
         if known is not None:
             registry.waiting.remove(waiting.path)
@@ -228,10 +227,10 @@ def session_of_state(
     new: Expert | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> Session:
-    """Write the blobs of a state in some codec, and make the session to be committed.
+    """Write the blobs of a state in some codec, and return the session to commit.
 
-    `kept`: the entries of the experts in the state, in its order, which get their new parts and
-    records; `parent`: the id of the session before; `new`: the expert of `task`, where it is the
+    `kept`: the entries of the experts in the state, in order, which get their new parts and
+    records; `parent`: the id of the previous session; `new`: the expert of `task`, if it is the
     last one of the state and has no entry yet.
     """
     shared = [] if state.shared is None else [state.shared]
@@ -261,7 +260,7 @@ def session_of_state(
 def moved_entries(
     codec: Codec, entries: Sequence[TaskEntry], before: EncodedState, after: EncodedState
 ) -> list[TaskEntry]:
-    """Entries of the experts in `before`, each with how far it moved from there to `after`.
+    """Return the entries of the experts in `before`, with how far each moved to `after`.
 
     Source of the drift: ConDU (arXiv 2503.10705), Theorem 1.
     """

@@ -1,6 +1,6 @@
-"""The experts of a session as its codec encoded them: from files, or from patches in memory.
+"""A session's experts as its codec encoded them: from files, or restored from patches in memory.
 
-Nothing here loads a model, so that what only moves or compares sessions starts fast.
+Nothing here loads a model, so commands that only move or compare sessions start fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from condu_cli.registry.repository import Registry
 
 HEADER = "header/"
-"""Arrays of a patch blob that hold the headers of the session's files, in their order."""
+"""Prefix of the arrays of a patch blob that hold the headers of the session's files, in order."""
 
 
 class FiledState(NamedTuple):
@@ -38,10 +38,10 @@ class FiledState(NamedTuple):
 
 
 def open_state(registry: Registry, session: Session | None) -> EncodedState:
-    """All experts of a session: memory-mapped files, or arrays made from its patch.
+    """Return all experts of a session: memory-mapped files, or arrays restored from its patch.
 
-    What comes from a patch has been compared with the hashes of the session's files. Files are
-    not hashed here; see `check_state`.
+    Restored arrays have been compared with the hashes of the session's files. Files are not
+    hashed here; see `check_state`.
 
     Raises:
         IntegrityError: a blob is missing or corrupt, or the session was collected.
@@ -60,19 +60,19 @@ def open_state(registry: Registry, session: Session | None) -> EncodedState:
 
 
 def has_files(registry: Registry, session: Session) -> bool:
-    """Whether all blobs of a session's experts are there as files."""
+    """Whether all blobs of a session's experts exist as files."""
     return all(registry.blobs.exists(sha256) for sha256 in session.state_blobs())
 
 
 def state_of(session: Session, tensors: Sequence[Tensors]) -> EncodedState:
-    """The state whose blobs, in the order of `Session.state_blobs`, hold these tensors."""
+    """Return the state whose blobs, in the order of `Session.state_blobs`, hold these tensors."""
     if session.shared is None:
         return EncodedState(None, list(tensors))
     return EncodedState(tensors[0], list(tensors[1:]))
 
 
 def tensors_of(state: EncodedState) -> list[Tensors]:
-    """A state's tensors, in the order of `Session.state_blobs`."""
+    """Return a state's tensors, in the order of `Session.state_blobs`."""
     return [*([] if state.shared is None else [state.shared]), *state.parts]
 
 
@@ -88,7 +88,7 @@ def check_state(registry: Registry, session: Session | None) -> None:
 
 
 def restore_files(registry: Registry, session: Session) -> None:
-    """Give a packed session its files again, bit for bit; the caller holds the lock.
+    """Restore the files of a packed session, bit for bit; the caller holds the lock.
 
     Raises:
         IntegrityError: they cannot be restored.
@@ -99,10 +99,10 @@ def restore_files(registry: Registry, session: Session) -> None:
 
 
 def mend_files(registry: Registry, session: Session) -> None:
-    """Write corrupt files again from the patch beside them; the caller holds the lock.
+    """Rewrite corrupt files from the session's patch; the caller holds the lock.
 
     Raises:
-        IntegrityError: the patch does not give them back.
+        IntegrityError: the patch does not restore them.
 
     """
     if not is_sound(registry, session.state_blobs()):
@@ -118,7 +118,7 @@ def write_files(registry: Registry, session: Session, found: FiledState) -> None
 
 
 def is_sound(registry: Registry, blobs: Iterable[str]) -> bool:
-    """Whether all these blobs are there as files and hold what was committed: hashes them."""
+    """Whether all these blobs exist as files with the committed content; hashes them."""
     try:
         for sha256 in blobs:
             registry.blobs.verify(sha256)
@@ -128,7 +128,7 @@ def is_sound(registry: Registry, blobs: Iterable[str]) -> bool:
 
 
 def comes_back(registry: Registry, session: Session, without: Set[str]) -> bool:
-    """Whether a packed session's patch gives it back once the files `without` are gone."""
+    """Whether a packed session's patch restores it without the files `without`."""
     try:
         _restored(registry, session, without)
     except IntegrityError:
@@ -154,10 +154,10 @@ def state_from_patch(
     newer: Session,
     found: FiledState,
 ) -> FiledState:
-    """Go one step back: from the state of the session that a patch is on to its own.
+    """Restore a session's state from its patch and the state of the patch's reference.
 
     Raises:
-        IntegrityError: the patch is corrupt, or gives something else than was committed.
+        IntegrityError: the patch is corrupt, or restores something other than was committed.
 
     """
     try:
@@ -176,7 +176,7 @@ def state_from_patch(
 
 
 def _part_of(session: Session, newer: Session, found: FiledState) -> FiledState:
-    """Pick a session's blobs out of those of a newer one; KeyError if that has not all of them."""
+    """Pick a session's blobs out of those of a newer one; KeyError if one is missing there."""
     places = {sha256: place for place, sha256 in enumerate(newer.state_blobs())}
     chosen = [places[sha256] for sha256 in session.state_blobs()]
     tensors = tensors_of(found.state)
@@ -185,7 +185,7 @@ def _part_of(session: Session, newer: Session, found: FiledState) -> FiledState:
 
 
 def circular_patches(session: Session) -> IntegrityError:
-    """Name a session whose patches lead to no session that has files."""
+    """Build the error about a session whose patches lead to no session with files."""
     return IntegrityError(
         f"the patches of session {short_id(session.id)} form a cycle",
         reason="patches-in-a-circle",
@@ -196,7 +196,7 @@ def circular_patches(session: Session) -> IntegrityError:
 def patched_state(
     codec: Codec, session: Session, newer: EncodedState, patch: Tensors
 ) -> FiledState:
-    """Make a session's state from a newer one and its patch, and check it against its hashes.
+    """Restore a session's state from a newer one and its patch, and check its hashes.
 
     Raises:
         IntegrityError: it is not what was committed.
@@ -221,7 +221,7 @@ def patch_of(
     newer: Session,
     newer_state: EncodedState,
 ) -> dict[str, NDArray[np.generic]]:
-    """What a patch blob holds: the codec's difference, and the headers of the files."""
+    """Return the arrays of a patch blob: the codec's difference, and the headers of the files."""
     patch: dict[str, NDArray[np.generic]] = dict(
         patching(codec).difference(newer_state, state, partners(session, newer))
     )
@@ -234,7 +234,7 @@ def patch_of(
 
 
 def partners(session: Session, other: Session) -> list[int | None]:
-    """For each task of a session the place of the same expert in another one, if it is there."""
+    """Return, for each task of a session, the place of its expert in another one, if any."""
     places: Mapping[tuple[str | None, str], int] = {
         (e.learned_in, e.expert.prototypes): place for place, e in enumerate(other.entries)
     }
@@ -242,7 +242,7 @@ def partners(session: Session, other: Session) -> list[int | None]:
 
 
 def damaged_session(session: Session, exc: Exception) -> IntegrityError:
-    """Name the session whose blobs do not hold what they should."""
+    """Build the error about a session whose blobs have the wrong content."""
     return IntegrityError(
         f"session {short_id(session.id)} is corrupt: {exc}",
         reason="session-damaged",
@@ -255,9 +255,9 @@ def _header_names(count: int) -> list[str]:
 
 
 def _restored(registry: Registry, session: Session, without: Set[str] = frozenset()) -> FiledState:
-    """Follow the patches to a session that has files, and come back, one session at a time.
+    """Follow the patches to a session with files, then restore back, one session at a time.
 
-    Files in `without` do not count: they are about to go.
+    Files in `without` do not count: they are about to be removed.
     """
     chain: list[tuple[Session, str | None]] = []
     seen, at, pack = {session.id}, session, registry.pack(session)

@@ -1,4 +1,4 @@
-"""A trained expert on its way into the registry: on the disk first, whatever happens after."""
+"""A trained expert on its way into the registry: saved first, so that nothing can lose it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _unusable(exc: InvalidDeltaError) -> ConduError:
 
 
 def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
-    """Write a trained expert to the registry's folder of those that wait to be committed."""
+    """Write a trained expert to the registry's folder of waiting experts."""
     arrays = {DELTA + name: values for name, values in trained.delta.items()}
     arrays = {name: _host(values) for name, values in arrays.items()}
     arrays |= {PROTOTYPES + n: values for n, values in trained.prototypes.to_arrays().items()}
@@ -80,7 +80,7 @@ def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
 
 
 def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
-    """Read a kept expert back.
+    """Read a kept expert.
 
     Raises:
         IntegrityError: it is corrupt, or was trained for another base model or registry.
@@ -113,10 +113,10 @@ def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
 
 
 def new_run() -> str:
-    """A mark for one training, by which its expert is recognised."""
+    """Return an id for one training, by which its expert is recognised."""
     return secrets.token_hex(8)
 
 
 def _host(values: Any) -> Any:
-    """Numpy arrays as they are, tensors of any device as numpy arrays."""
+    """Return numpy arrays unchanged, and tensors of any device as numpy arrays."""
     return values if hasattr(values, "__array_interface__") else values.detach().cpu().numpy()

@@ -1,11 +1,11 @@
-"""Verify a registry: every byte is what was written, and everything that is needed is there.
+"""Verify a registry: no byte has changed, and nothing that is needed is missing.
 
     quick   the database, the links between its rows, every session's id; of the blobs: that they
-            are there, their sizes, headers, shapes and counts of bits
-    full    also the hash of every blob, that every patch gives its session back, bit for bit, and
-            that the numbers in the manifests are those of the blobs
+            exist, their sizes, headers, shapes and bit counts
+    full    also the hash of every blob, that every patch restores its session bit for bit, and
+            that the numbers in the manifests agree with the blobs
 
-Nothing is repaired. A problem names its object, the sessions that it concerns and what to do.
+Nothing is repaired. A problem names its object, the affected sessions and what to do.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 TOLERANCE = 1e-6
-"""Relative; norms are sums whose last bits may depend on the machine that added them up."""
+"""Relative; norms are sums whose last bits may depend on the machine."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: what, why and which sessions need it.
+    """A fault: what is wrong, why, and which sessions need it.
 
-    `failure` names the kind and `facts` what it is about, as an error's reason and facts do.
+    `failure` and `facts` describe it, like an error's reason and facts.
     """
 
     object: str
@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what is wrong. Leftovers are not a problem: `gc` removes them."""
+    """What was checked, and what is wrong. Leftovers are not a problem: `gc` removes them."""
 
     quick: bool
     sessions: int
@@ -66,18 +66,18 @@ class Verification:
 def verify(
     registry: Registry, *, quick: bool = False, on_progress: ProgressCallback = silent
 ) -> Verification:
-    """Check a registry; a writer at work beside it makes no false alarm."""
+    """Check a registry; concurrent writers cause no false alarms."""
     problems = [
         Problem("condu.sqlite", fault, (), failure="database-unsound")
         for fault in check_database(registry)
     ]
-    if problems:  # nothing that it says about blobs can be relied on
+    if problems:  # what the database says about blobs cannot be trusted
         return Verification(quick, 0, 0, 0, tuple(problems))
     for _ in range(ATTEMPTS):
         history = registry.history()
         found = _check_blobs(registry, history, quick=quick, on_progress=on_progress)
         if not found or _unchanged(registry, history):
-            break  # else a writer stored or removed something while it was being looked at
+            break  # else a writer stored or removed something during the check
     needed = history.needed_blobs()
     sizes = registry.blob_sizes()
     return Verification(
@@ -98,7 +98,7 @@ def _unchanged(registry: Registry, before: History) -> bool:
 def _check_blobs(
     registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
 ) -> list[Problem]:
-    """The faults of files first; a session is decoded only where its own files are sound."""
+    """Find the faults of files, then decode each session whose own files are intact."""
     faults = dict(_check_files(registry, history, quick=quick, on_progress=on_progress))
     harmed = _harmed(history, faults.keys())
     found = [
@@ -120,7 +120,7 @@ def _check_blobs(
 
 
 def _harmed(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
-    """Map each live session to the bad blobs that it comes from, along its patches too."""
+    """Map each live session to the bad blobs that it depends on, including through patches."""
     found: dict[str, frozenset[str]] = {}
     for session in history.live:
         chain = []
@@ -146,7 +146,7 @@ def _sessions_with(
 def _check_sessions(
     registry: Registry, history: History, sound: Set[str], on_progress: ProgressCallback
 ) -> list[Problem]:
-    """Give each of these sessions back once, and compare it with its manifest."""
+    """Restore each of these sessions once, and compare it with its manifest."""
     found: dict[str, Problem] = {}
     counted: dict[str, int] = {}  # the classes of each prototype blob
     for done, restored in enumerate(restored_states(registry, history, sound), 1):
@@ -158,10 +158,10 @@ def _check_sessions(
 
 
 def _check_waiting(registry: Registry) -> Iterator[Problem]:
-    """The experts that are trained and not committed yet."""
+    """Check the experts that are trained and not committed yet."""
     for path in registry.waiting.paths():
         problem = _fault_of_waiting(registry, path)
-        if problem is not None and path.exists():  # else it has been committed meanwhile
+        if problem is not None and path.exists():  # else it has been committed
             yield problem
 
 
@@ -198,7 +198,7 @@ def _check_files(
 def _fault_of_session(
     registry: Registry, restored: Restored, counted: dict[str, int]
 ) -> Problem | None:
-    """What its blobs say against its manifest; a packed session was given back for that."""
+    """Compare a session, restored if it was packed, with its manifest."""
     session = restored.session
     name = f"session {short_id(session.id)}"
     try:
@@ -217,14 +217,14 @@ def _fault_of_session(
 
 
 def _check_prototypes(registry: Registry, entry: TaskEntry, counted: dict[str, int]) -> None:
-    """Compare prototypes with the classes; `counted` has those that were opened already."""
+    """Compare prototypes with the classes; `counted` caches those already opened."""
     sha256 = entry.expert.prototypes
     if sha256 not in counted:
         counted[sha256] = len(Prototypes.from_arrays(registry.blobs.open(sha256)).counts)
     if counted[sha256] != len(entry.expert.classes):
         raise IntegrityError(
-            f"the prototypes of task '{entry.name}' are of {counted[sha256]} classes, "
-            f"not of {len(entry.expert.classes)}",
+            f"the prototypes of task '{entry.name}' have {counted[sha256]} classes, "
+            f"not {len(entry.expert.classes)}",
             reason="prototypes-differ",
             task=entry.name,
         )

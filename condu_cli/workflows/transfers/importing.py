@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import; what is left out comes from condu's own note in the file, if it has one.
+    """What to import; omitted values come from condu's note in the file, if it has one.
 
     `weights`: a checkpoint's file, or the folder of a PEFT adapter.
     """
@@ -73,10 +73,10 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """Everything that is settled before anything is written.
+    """Everything that is decided before anything is written.
 
     `folders` are the names of the classes' folders, in the order of `classes`; `data` is None
-    where prototypes come from text alone.
+    if prototypes come from text alone.
     """
 
     request: ImportRequest
@@ -109,7 +109,7 @@ class ImportSummary(CommitSeconds):
 
 
 class Importer:
-    """One expert to import: `plan` settles and checks everything, and gives what can be run."""
+    """One expert to import: `plan` checks everything and returns what can be run."""
 
     def __init__(self, registry_path: Path, request: ImportRequest) -> None:
         validate_task_name(request.task)
@@ -120,11 +120,11 @@ class Importer:
         refuse_known_task(self._parent, request.task)
 
     def plan(self) -> PlannedImport:
-        """Read the checkpoint, find its delta, and settle classes and prompts.
+        """Read the checkpoint, compute its delta, and decide classes and prompts.
 
         Raises:
             UsageError: class names are missing, options contradict the file or the registry, or
-                a checkpoint goes with LoRA experts, or an adapter with fully fine-tuned ones.
+                a checkpoint meets LoRA experts, or an adapter fully fine-tuned ones.
             DataError: the file is not a checkpoint, or classes and pictures do not fit.
             BaseModelError: it was not fine-tuned from the registry's base model.
 
@@ -158,7 +158,7 @@ class Importer:
         return PlannedImport(plan, base, config, self._path, self._registry, self._parent)
 
     def _base_id(self, note: ExportNote | None) -> str | None:
-        """The base model that was asked for, or that the file names where there is no registry."""
+        """Return the requested base model, or the file's if there is no registry yet."""
         base = self._request.base
         refuse_other_base(self._registry, base)
         if base is None and self._registry is None:
@@ -168,10 +168,10 @@ class Importer:
 
 @dataclass(frozen=True)
 class PlannedImport:
-    """An import that is settled and checked, and that can be run; `Importer.plan` makes it.
+    """An import that is planned and checked, made by `Importer.plan`.
 
-    `base`: the base model, loaded; `registry` at `path`, None where one of `config` is to be
-    created; `parent`: its HEAD.
+    `base`: the loaded base model; `registry`: the one at `path`, None if one with `config` will
+    be created; `parent`: its HEAD.
     """
 
     plan: ImportPlan
@@ -182,11 +182,11 @@ class PlannedImport:
     parent: Session | None
 
     def run(self, on_progress: ProgressCallback = silent) -> ImportSummary:
-        """Build prototypes, unify and commit; until the commit nothing is written.
+        """Build prototypes, unify and commit; nothing is written before the commit.
 
         Raises:
             DataError: pictures that cannot be read.
-            HeadMovedError: HEAD moved meanwhile.
+            HeadMovedError: HEAD has moved since the plan.
             LockedError: another process is committing.
 
         """
@@ -229,7 +229,7 @@ class PlannedImport:
         plan, data = self.plan, self.plan.data
         if data is None:
             return text_prototypes(self.base, plan.classes, plan.templates)
-        # Nothing is trained on them: no picture is kept in memory.
+        # Not used for training, so not kept in memory.
         rules = ReadingRules(class_names=plan.classes, keep=False)
         return build_task_prototypes(
             self.base,
@@ -248,12 +248,12 @@ def _checked(config: RegistryConfig, expert: ForeignExpert, path: Path) -> Check
 
 
 def _refuse_other_method(path: Path, method: str) -> None:
-    """Tell apart what cannot be unified, before anything is read."""
+    """Refuse experts of another fine-tuning method, before anything is read."""
     if not path.exists():
         raise DataError(f"{path}: no such file", reason="no-such-file", path=path)
     if is_archive(path):
         raise UsageError(
-            f"{path}: holds no single model but a registry", reason="not-a-model", path=path
+            f"{path}: holds a whole registry, not a model", reason="not-a-model", path=path
         )
     if method == LORA and not is_adapter(path):
         raise UsageError(
@@ -281,7 +281,7 @@ def _delta(base: DualEncoder, found: Checkpoint | Adapter) -> ForeignExpert:
 def text_prototypes(
     base: DualEncoder, classes: Sequence[str], templates: Sequence[str]
 ) -> Prototypes:
-    """Prototypes without a single picture: the text part alone, image parts zero, counts 0."""
+    """Return prototypes without pictures: only the text part; image parts and counts are 0."""
     size = base.preprocessing.image_size
     pooled = image_features(base, torch.zeros(1, 3, size, size)).pooled
     text = text_features(base, classes, templates).cpu().numpy()
@@ -293,10 +293,10 @@ def _noted_templates(note: ExportNote | None) -> tuple[str, ...]:
 
 
 def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
-    """The base model of a registry that does not exist yet.
+    """Return the base model for a registry that does not exist yet.
 
-    A file may only name one that open_clip knows by a tag; anything else, a repository above
-    all, is for the user to name: an import must not download what a stranger's file asks for.
+    A file may only name one that open_clip knows by a tag. The user must name anything else,
+    above all a repository: an untrusted file must not cause downloads.
     """
     if note is None:
         return DEFAULT_BASE
@@ -313,7 +313,7 @@ def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
 
 
 def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictures | None:
-    """The pictures, labelled by the file's own classes if no class names were given."""
+    """Return the pictures, labelled by the file's classes if no class names were given."""
     if request.data is None:
         return None
     data = read_source(request.data, request.class_names)
@@ -325,7 +325,7 @@ def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictu
 def _labelled_as_noted(
     request: ImportRequest, note: ExportNote, data: LabelledPictures
 ) -> LabelledPictures:
-    """Match the folders with the noted classes, by name or by folder; some may lack pictures."""
+    """Match folders with the noted classes, by name or by folder; some may lack pictures."""
     index = places_among((note.classes, note.folders), (data.class_names, data.folders))
     if index is None:
         unknown = unknown_among(note.classes, data.class_names)
@@ -354,7 +354,7 @@ def _labelled_as_noted(
 def _classes(
     request: ImportRequest, note: ExportNote | None, data: LabelledPictures | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Folders and names of the task's classes, in one order."""
+    """Return folders and names of the task's classes, in the same order."""
     if data is not None:
         return data.folders, data.class_names
     if request.class_names is not None:
@@ -362,7 +362,7 @@ def _classes(
     if note is not None and note.classes:
         return note.folders or note.classes, note.classes
     raise UsageError(
-        f"{request.weights}: holds no class names, and classes are told apart by their names",
+        f"{request.weights}: holds no class names, which condu needs",
         reason="classes-unknown",
         path=request.weights,
     )
@@ -373,7 +373,7 @@ def _settle_image_size(request: ImportRequest, note: ExportNote | None, base: Du
     size = request.image_size or (prep.image_size if note is None else note.image_size)
     if prep.fixed_size and size != prep.image_size:
         raise UsageError(
-            f"{base.info.id} takes pictures of {prep.image_size} pixels only, not {size}",
+            f"{base.info.id} only accepts pictures of {prep.image_size} pixels, not {size}",
             reason="image-size-fixed",
             parameter="image_size",
             value=size,
@@ -386,8 +386,8 @@ def _routing_warnings(task: str, data: LabelledPictures | None) -> tuple[str, ..
     if data is not None:
         return ()
     return (
-        f"task {task} has no images: beside tasks that have some, only its name or the router "
-        "'paper' reaches it",
+        f"task {task} has no pictures: next to tasks that have some, only its name or the router "
+        "'paper' selects it",
     )
 
 
@@ -397,7 +397,7 @@ def _root(plan: ImportPlan) -> Path:
 
 
 def _record(plan: ImportPlan) -> dict[str, Any]:
-    """How the expert came here; no path, since the record travels with the registry."""
+    """Return how the expert was imported; without paths, since it travels with the registry."""
     data = plan.data
     record: dict[str, Any] = {
         "run": new_run(),

@@ -143,7 +143,7 @@ def test_a_round_trip_answers_the_same(condu, exported, tmp_path, picture):
     assert "Imported moved from warm.safetensors in session" in ran.out
     assert "prototypes from text alone" in ran.out
     assert f"condu rollback --registry {other} undoes it" in ran.err
-    assert "warning: task moved has no images" in ran.err
+    assert "warning: task moved has no pictures" in ran.err
     answers = [
         json.loads(condu("predict", picture, "--task", task, "--registry", path, "--json").out)
         for task, path in (("warm", tmp_path / "registry"), ("moved", other))

@@ -76,7 +76,7 @@ def test_shots_reduce_the_training_pictures_only(path, warm, planned):
 
 def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):
     assert planned(path, warm, image_size=32).recipe.image_size == 32
-    with pytest.raises(UsageError, match="takes pictures of 32 pixels only"):
+    with pytest.raises(UsageError, match="only accepts pictures of 32 pixels"):
         planned(path, warm, image_size=64)
 
 
