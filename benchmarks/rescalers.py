@@ -3,8 +3,8 @@
     python benchmarks/rescalers.py --data DIR --work DIR [--tasks ...] [--base mini]
 
 DIR of --data holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). Each task
-is learned once, by `condu learn`, in a registry of its own under --work; a single expert comes
-back exactly from its registry, so those registries are the baseline (individual fine-tuning)
+is learned once, by `condu learn`, in a separate registry under --work; a registry reproduces a
+single expert exactly, so those registries are the baseline (individual fine-tuning)
 and the source of the deltas. The deltas are then unified one after another into a registry for
 each choice, made by `condu init`, and every task is measured by `condu evaluate` at the end: the
 field's Last. Registries of earlier runs in --work are reused.

@@ -14,11 +14,11 @@ QUICK, THOROUGH = 50, 300
 def register() -> None:
     """Name the profiles, and choose `quick` unless pytest's command line chooses another.
 
-    `quick` tries the same examples every time: whoever ran it after a change to one room should
-    not meet a chance find in another. To find is the task of `thorough`. It draws at random,
-    tries first what failed before on this machine (`.hypothesis`, Hypothesis' own database), and
-    prints the line with which a find is repeated elsewhere. No profile has a deadline, and
-    neither minds slow examples: a slow machine must not fail a test.
+    `quick` tries the same examples every time: a test run after a change to one room should not
+    fail by chance in another. Finding new failures is the task of `thorough`: it draws at random,
+    first tries what failed before on this machine (`.hypothesis`, Hypothesis' database), and
+    prints the line that reproduces a failure elsewhere. No profile has a deadline or minds slow
+    examples: a slow machine must not fail a test.
     """
     for name, examples in (("quick", QUICK), ("thorough", THOROUGH)):
         settings.register_profile(
@@ -34,10 +34,10 @@ def register() -> None:
 
 
 def one_in(share: int) -> settings:
-    """So many times fewer examples than the profile has.
+    """Return settings with the profile's number of examples divided by `share`.
 
     For a test that runs once for each of many parameters, or whose every example writes to the
-    disk. A number of its own would stay what it is in every profile.
+    disk. A fixed number would not scale with the profile.
     """
     return settings(max_examples=settings.default.max_examples // share)
 

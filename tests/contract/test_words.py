@@ -36,9 +36,25 @@ RETIRED = {
     r"\btaken off\b": "stripped, removed",
     r"\bis it that\b|\bhinders\b": "plain word order",
     r"\b[Bb]ad numbers\b": "NaN or infinity",
+    r"\b[Ee]verybody\b": "every process, shared",
+    r"\b(that|which) (is|are) none\b": "is not one, is invalid",
+    r"\b(go|goes|going) round in a circle\b": "form a cycle",
+    r"\b(those|ones|codecs|names) that there are\b|\bthat there (is|are) not\b": "known, unknown",
+    r"\bwhere there (is|are) (none|no)\b": "if there is none, without",
+    r"\b(comes|came|gives?|gave|had) back\b": "is restored, returns",
+    r"\bthat is said\b|\bis said\b(?! to\b)": "is reported",
+    r"\banswers? with (?!its? own\b)": "returns",
+    r"\bkeeps no state\b": "is stateless",
+    r"\btaken? along\b|\bwhat it is of\b|\bwhat is not there\b": "copied too, its kind, missing",
+    r"\bmade on the spot\b|\bwins? over\b": "created when needed, takes precedence over",
 }
-SEARCHED = ("condu_cli/**/*.py", "condu_cli/**/*.json", "migrations/**/*.py", "docs/*", "*.md")
-FILES = sorted({path for glob in SEARCHED for path in ROOT.glob(glob) if path.is_file()})
+SEARCHED = (
+    *("condu_cli/**/*.py", "condu_cli/**/*.json", "migrations/**/*.py", "benchmarks/*.py"),
+    *("tests/**/*.py", "docs/*", "*.md"),
+)
+FILES = sorted(
+    {path for glob in SEARCHED for path in ROOT.glob(glob) if path.is_file()} - {Path(__file__)}
+)
 
 _AROUND = re.compile(r'^\s*(#\s*|f?"(?!"))?|\s*"?\s*$')
 """What surrounds the words of a line: indentation, a comment sign, quotes."""

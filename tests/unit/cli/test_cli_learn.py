@@ -328,7 +328,7 @@ def test_one_process_needs_no_launcher(asked, launched):
     assert launched == []
 
 
-# What is said at the end
+# The report at the end
 
 SUMMARY = LearnSummary(
     session="0123456789abcdef" * 4,

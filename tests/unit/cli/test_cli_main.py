@@ -450,7 +450,7 @@ def test_an_empty_registry_says_what_comes_first(condu):
         assert "condu learn --task NAME" in ran.err
 
 
-# Damage
+# Corruption
 
 
 @pytest.mark.usefixtures("learned")

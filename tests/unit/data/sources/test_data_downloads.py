@@ -176,7 +176,7 @@ def test_torchvision_can_download_what_the_catalogue_says_it_can():
     for task in known_tasks().values():
         if task.public is not None and task.public.torchvision is not None:
             assert hasattr(datasets, task.public.torchvision)
-    with pytest.raises(ValueError, match="cannot be downloaded anymore"):
+    with pytest.raises(ValueError, match="cannot be downloaded"):
         datasets.StanfordCars.download(None)
 
 

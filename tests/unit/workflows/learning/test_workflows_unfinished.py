@@ -62,7 +62,7 @@ def stopped(stopped_once, path):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, warm, learn):
-    """A registry with the same training, which nobody stopped; no test changes it."""
+    """A registry with the same training, uninterrupted; no test changes it."""
     path = tmp_path_factory.mktemp("straight") / "registry"
     learn(path, "warm", warm, iterations=10)
     return Registry.open(path)
@@ -307,7 +307,7 @@ def locked(monkeypatch):
     """Make commits fail, so that trained experts wait."""
 
     def refused(*_, **__):
-        raise LockedError("somebody else writes", reason="registry-locked")
+        raise LockedError("another process holds the lock", reason="registry-locked")
 
     @contextmanager
     def entered():

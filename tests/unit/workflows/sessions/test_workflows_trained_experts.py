@@ -1,4 +1,4 @@
-"""A trained expert on the disk: what is written down is what is read back, or is refused."""
+"""A saved expert is read back unchanged, or refused."""
 
 from dataclasses import replace
 

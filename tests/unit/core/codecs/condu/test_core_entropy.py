@@ -1,4 +1,4 @@
-"""Entropy coding: bytes come back, streams are bounded, broken ones are refused by name."""
+"""Entropy coding: bytes survive, streams are bounded, corrupt ones are refused by name."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def skewed(size, seed=1):
     return np.random.default_rng(seed).normal(scale=4, size=size).astype(np.int8).view(np.uint8)
 
 
-# Bytes come back
+# Round trips
 
 
 @given(st.binary(max_size=300))

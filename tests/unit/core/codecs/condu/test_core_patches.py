@@ -71,7 +71,7 @@ def nbytes(*mappings):
     return sum(array.nbytes for arrays in mappings for array in arrays.values())
 
 
-# Every state comes back from every other one
+# Every state is restored from every other one
 
 
 @given(st.data(), methods)
