@@ -351,7 +351,7 @@ def test_a_file_cannot_make_condu_load_what_it_likes(path, exported, tmp_path, b
 
 def test_a_fixed_size_tower_takes_no_other_image_size(path, exported):
     assert plan_of(path, exported, image_size=32).image_size == 32
-    with pytest.raises(UsageError, match="32 pixels only, not 64"):
+    with pytest.raises(UsageError, match="32 pixels, not 64"):
         plan_of(path, exported, image_size=64)
 
 
