@@ -130,7 +130,7 @@ def test_a_measurement_holds_pictures_out(plan):
         (("--lr", 0), "--lr must be above 0, not 0"),
         (("--label-smoothing", 1), "--label-smoothing must be from 0 to below 1, not 1"),
         (("--validation-share", 1), "--validation-share must be from 0 to below 1, not 1"),
-        (("--image-size", 64), "pictures of 32 pixels only"),
+        (("--image-size", 64), "pictures of 32 pixels"),
         (("--limit", 1), "--limit must be at least the 2 classes, not 1"),
         (("--template", "no place"), "must contain {} once"),
         (("--iterations", 0), "--iterations"),
