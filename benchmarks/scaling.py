@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from made_registries import learn, made_anew
+from made_registries import learn, made_fresh
 from many_tasks import add_sessions, registry_of_tasks
 
 from condu_cli.registry.repository import Registry
@@ -72,7 +72,7 @@ def once(registry: Registry, work: Callable[[Registry], object]) -> float:
 
 
 def of_sessions(folder: Path, count: int) -> Registry:
-    registry = made_anew(folder / "sessions", *"abc")
+    registry = made_fresh(folder / "sessions", *"abc")
     add_sessions(registry, count - 3)
     return registry
 

@@ -49,10 +49,10 @@ def commit(registry, task, seed):
 
 def made_registry(path, *tasks, **values):
     """A registry with an expert for each of the tasks; `values` as for `lora_config`."""
-    return copy_of(path, _made_anew, *tasks, **values)
+    return copy_of(path, _made_fresh, *tasks, **values)
 
 
-def _made_anew(path, *tasks, **values):
+def _made_fresh(path, *tasks, **values):
     registry = Registry.create(path, lora_config(**values))
     for seed, task in enumerate(tasks):
         commit(registry, task, seed)

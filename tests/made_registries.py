@@ -46,10 +46,10 @@ def made_config(
 
 def made_registry(path: Path, *tasks: str, **values: str) -> Registry:
     """A registry with an expert for each of the tasks; `values` as for `made_config`."""
-    return copy_of(path, made_anew, *tasks, **values)
+    return copy_of(path, made_fresh, *tasks, **values)
 
 
-def made_anew(path: Path, *tasks: str, **values: str) -> Registry:
+def made_fresh(path: Path, *tasks: str, **values: str) -> Registry:
     """Create a registry and commit an expert for each of the tasks."""
     registry = Registry.create(path, made_config(**values))
     for task in tasks:

@@ -31,7 +31,7 @@ def _sqlite_faults(registry: Registry) -> Iterator[str]:
 
 def _history_faults(registry: Registry) -> Iterator[str]:
     try:
-        history = registry.history(anew=True)
+        history = registry.history(fresh=True)
     except ConduError as error:
         yield error.message
         return

@@ -63,8 +63,8 @@ def remove_leftover(registry: Registry, leftover: Leftover) -> None:
 
 
 @contextmanager
-def taken_back_on_failure(registry: Registry) -> Iterator[None]:
-    """Remove the blobs that the block wrote if it fails: a full disk needs the space.
+def removed_on_failure(registry: Registry) -> Iterator[None]:
+    """If the block fails, remove the blobs that it wrote: a full disk needs the space.
 
     The caller holds the lock. Blobs that the database refers to are kept.
     """

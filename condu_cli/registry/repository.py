@@ -152,13 +152,13 @@ class Registry:
         ids = rows.ids_starting(transaction, revision.start.lower())
         return match_start(revision.start, ids, marks.tags(transaction))
 
-    def history(self, *, anew: bool = False) -> History:
+    def history(self, *, fresh: bool = False) -> History:
         """Return every session and how it is stored, read in one transaction.
 
-        Manifests read before come from a cache. `anew` reads everything again, to detect changes
+        Manifests read before come from a cache. `fresh` reads everything again, to detect changes
         by other programs.
         """
-        if anew:
+        if fresh:
             self._sessions.forget()
         with self._read() as transaction:
             return History(

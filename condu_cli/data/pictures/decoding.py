@@ -190,7 +190,7 @@ def _ahead(
 ) -> Generator[Answer, None, None]:
     def submit(task: Task) -> tuple[Task, Future[Answer] | None]:
         try:
-            with _interrupts_kept_from_children():
+            with _interrupts_hidden_from_children():
                 return task, executor.submit(function, task)
         except BrokenProcessPool:
             return task, None
@@ -216,7 +216,7 @@ def _ahead(
 
 
 @contextmanager
-def _interrupts_kept_from_children() -> Iterator[None]:
+def _interrupts_hidden_from_children() -> Iterator[None]:
     """Keep Ctrl-C from processes started inside; this process gets it, and ends them.
 
     The signal is blocked, not ignored, so that one sent right now is delayed, not lost. Windows has

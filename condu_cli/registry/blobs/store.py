@@ -54,7 +54,7 @@ class BlobReader(Mapping[str, np.ndarray]):
         except OSError as error:
             raise _unreadable(sha256, error) from error
         except TensorFileError as error:
-            raise _damaged(sha256, str(error)) from error
+            raise _corrupt(sha256, str(error)) from error
         self._names = dict.fromkeys(self._file.names)
         self._views: dict[str, np.ndarray] = {}
 
@@ -65,7 +65,7 @@ class BlobReader(Mapping[str, np.ndarray]):
             try:
                 self._views[name] = self._file.view(name)
             except TensorFileError as error:
-                raise _damaged(self._sha256, str(error)) from error
+                raise _corrupt(self._sha256, str(error)) from error
         return self._views[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -95,7 +95,7 @@ class BlobReader(Mapping[str, np.ndarray]):
         They stay readable even if the file is removed.
         """
         if hashlib.sha256(self._file.mapped).hexdigest() != self._sha256:
-            raise _damaged(self._sha256, "its sha256 does not match")
+            raise _corrupt(self._sha256, "its sha256 does not match")
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -106,9 +106,9 @@ class BlobReader(Mapping[str, np.ndarray]):
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise _damaged(self._sha256, f"its metadata is not JSON ({error})") from error
+            raise _corrupt(self._sha256, f"its metadata is not JSON ({error})") from error
         if not isinstance(record, dict):
-            raise _damaged(self._sha256, "its metadata is not a JSON object")
+            raise _corrupt(self._sha256, "its metadata is not a JSON object")
         return record
 
 
@@ -157,7 +157,7 @@ class BlobStore:
                         file.write(piece)
                 flush_file(draft)
                 if file_sha256(draft) != sha256:
-                    raise _damaged(sha256, "it cannot be restored from its patch")
+                    raise _corrupt(sha256, "it cannot be restored from its patch")
                 self._move_into_place([draft], [BlobRef(sha256, draft.stat().st_size)])
         finally:
             with suppress(OSError):
@@ -214,7 +214,7 @@ class BlobStore:
         except OSError as error:
             raise _unreadable(sha256, error) from error
         if actual != sha256:
-            raise _damaged(sha256, "its sha256 does not match")
+            raise _corrupt(sha256, "its sha256 does not match")
 
     def all(self) -> Iterator[BlobRef]:
         """Yield every blob on disk, referenced or not, ordered by name."""
@@ -315,14 +315,14 @@ def check_blob(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) ->
     for piece in _pieces(sha256, header, tensors):
         digest.update(piece)
     if digest.hexdigest() != sha256:
-        raise _damaged(sha256, "it cannot be restored from its patch")
+        raise _corrupt(sha256, "it cannot be restored from its patch")
 
 
 def _pieces(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
     try:
         return file_pieces(header, tensors)
     except TensorFileError as error:
-        raise _damaged(sha256, f"it cannot be restored from its patch: {error}") from error
+        raise _corrupt(sha256, f"it cannot be restored from its patch: {error}") from error
 
 
 def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
@@ -352,7 +352,7 @@ def _is_linked(path: Path) -> bool:
 
 def _refuse_link(sha256: str, path: Path) -> None:
     if _is_linked(path):
-        raise _damaged(sha256, "it is a symbolic link, or is inside one")
+        raise _corrupt(sha256, "it is a symbolic link, or is inside one")
 
 
 def _require_folder(folder: Path) -> None:
@@ -390,5 +390,5 @@ def _unreadable(sha256: str, error: OSError) -> ConduError:
     )
 
 
-def _damaged(sha256: str, reason: str) -> IntegrityError:
+def _corrupt(sha256: str, reason: str) -> IntegrityError:
     return IntegrityError(f"blob {sha256} is corrupt: {reason}", reason="blob-corrupt", blob=sha256)

@@ -18,7 +18,7 @@ from typing import TypeVar
 from condu_cli.disk import flush_folder
 from condu_cli.errors import ConduError, IntegrityError, exhausted
 from condu_cli.registry.creation import draft_folders
-from condu_cli.registry.database.copying import copy_standing_alone
+from condu_cli.registry.database.copying import copy_standalone
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import ensure_current
 from condu_cli.registry.files.drafts import draft_name
@@ -69,7 +69,7 @@ def copy_database(source: RegistryPaths, place: DraftPaths) -> Registry:
     """Copy the current database into a draft, and return the registry that it describes."""
     with described_errors(source.database):
         try:
-            copy_standing_alone(source.database, place.draft)
+            copy_standalone(source.database, place.draft)
         except sqlite3.OperationalError as error:
             raise ConduError(
                 f"cannot copy {source.database} to {place.draft.parent}: {error}",

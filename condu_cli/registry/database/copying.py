@@ -7,7 +7,7 @@ from pathlib import Path
 from condu_cli.registry.database.engine import connect
 
 
-def copy_standing_alone(source: Path, target: Path) -> None:
+def copy_standalone(source: Path, target: Path) -> None:
     """Copy a database in one read transaction, which no writer waits for; may raise sqlite3.Error.
 
     The copy is one file: no log beside it, and none is created when it is read.

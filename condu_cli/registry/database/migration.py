@@ -18,7 +18,7 @@ from condu_cli._version import __version__
 from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
 from condu_cli.registry.clock import utc_now
-from condu_cli.registry.database.copying import copy_standing_alone, remove_database
+from condu_cli.registry.database.copying import copy_standalone, remove_database
 from condu_cli.registry.database.engine import (
     connect,
     described_errors,
@@ -95,7 +95,7 @@ def back_up(paths: RegistryPaths, label: str) -> Path:
     try:
         for folder in (paths.backups, paths.tmp):
             folder.mkdir(exist_ok=True)  # git, for one, does not keep empty folders
-        copy_standing_alone(paths.database, draft)
+        copy_standalone(paths.database, draft)
         flush_file(draft)
         draft.replace(target)
         flush_folder(paths.backups)

@@ -89,12 +89,12 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
             row.method_options,
         )
         require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
-        sound = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
+        valid = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
         # An empty list would have the fingerprint of an empty record.
-        sound = sound and isinstance(row.method_options, dict)
+        valid = valid and isinstance(row.method_options, dict)
     except NONSENSE as error:
         raise _altered_config() from error
-    if not sound:
+    if not valid:
         raise _altered_config()
     return config, row.created_at
 

@@ -110,10 +110,10 @@ def _session(row: Any, tasks: Iterable[Any], experts: _Experts) -> Session:
             note=row.note,
             codec=None if row.codec is None else CodecChoice(**row.codec),
         )
-        sound = session.computed_id() == session.id and rows.is_ordinal(row.ordinal)
+        valid = session.computed_id() == session.id and rows.is_ordinal(row.ordinal)
     except (*rows.NONSENSE, LookupError) as error:
         raise _altered(row.id) from error
-    if not sound:
+    if not valid:
         raise _altered(row.id)
     return session
 

@@ -26,7 +26,7 @@ from condu_cli.workflows.answering.predictor import (
     DEFAULT_ROUTER,
     PredictOptions,
     Predictor,
-    looked_at,
+    decoded_windows,
 )
 from condu_cli.workflows.progress import ProgressCallback, silent
 
@@ -144,7 +144,7 @@ def _ask(
     view = view_of(base, base.preprocessing.image_size)
     asked = _Asked()
     classifier = encode_candidates(base, own_candidates(entry)) if zero_shot else None
-    for window in looked_at([s.picture for s in samples], predictor.geometries, on_progress):
+    for window in decoded_windows([s.picture for s in samples], predictor.geometries, on_progress):
         asked.unreadable += window.unreadable.values()
         if not len(window):
             continue

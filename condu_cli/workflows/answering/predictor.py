@@ -87,7 +87,7 @@ class Predictor:
         found: dict[int, Prediction | Unreadable] = {}
         if not pictures:
             return []
-        for window in looked_at(pictures, self.geometries, on_progress):
+        for window in decoded_windows(pictures, self.geometries, on_progress):
             found.update(window.unreadable)
             answers = self.answer(window, on_progress)
             found.update(zip(window.places, answers, strict=True))
@@ -124,7 +124,7 @@ class Predictor:
         return routes
 
 
-def looked_at(
+def decoded_windows(
     pictures: Sequence[Picture],
     geometries: Collection[EvaluationGeometry],
     on_progress: ProgressCallback = silent,

@@ -32,7 +32,7 @@ from condu_cli.workflows.opening.paradigms import (
 from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.current import require_tasks
-from condu_cli.workflows.sessions.states import damaged_session
+from condu_cli.workflows.sessions.states import corrupt_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +99,7 @@ class Workspace:
         try:
             decode_into(codec, shared, weights_of(self.base), [blob(entry.part)], [weights])
         except InvalidStateError as exc:
-            raise damaged_session(session, exc) from exc
+            raise corrupt_session(session, exc) from exc
         put_weights(self._scratch, weights)
 
     def _pin(self, session: Session) -> PinnedSession:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.files.listing import bytes_below
-from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, taken_back_on_failure
+from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, removed_on_failure
 from condu_cli.registry.reachability import broken_references
 from condu_cli.workflows.sessions.history_packing import pack_history, release_files, repack
 
@@ -67,7 +67,7 @@ def collect(
         IntegrityError: a session that must be kept is corrupt; no session was removed.
 
     """
-    with registry.lock(command), taken_back_on_failure(registry):
+    with registry.lock(command), removed_on_failure(registry):
         before = bytes_below(registry.path)
         plan = plan_collection(registry, keep, undo=undo)
         gone = [s for s in plan.sessions if approved is None or s.id in approved]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.operations import drifts
 from condu_cli.errors import ConduError, InterruptedByUserError
-from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.leftovers import removed_on_failure
 from condu_cli.registry.manifest import Expert, Session, TaskEntry
 from condu_cli.registry.repository import require_head
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import choice_of, codec_for
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.history_packing import interrupted_after_commit, pack_parent
-from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
+from condu_cli.workflows.sessions.states import check_state, corrupt_session, open_state
 from condu_cli.workflows.sessions.trained_experts import keep_expert, load_expert
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _commit_waiting(
     kept_seconds: float,
     on_progress: ProgressCallback,
 ) -> ExpertCommit:
-    with _lock(registry, command, on_progress), taken_back_on_failure(registry):
+    with _lock(registry, command, on_progress), removed_on_failure(registry):
         head = registry.head()
         codec = codec_for(registry.config, head)
         require_head(None if head is None else head.id, parent, command)
@@ -212,7 +212,7 @@ def _unify(
         return codec.encode(before, delta)
     except InvalidStateError as exc:
         assert head is not None  # noqa: S101 - the empty state is always valid
-        raise damaged_session(head, exc) from exc
+        raise corrupt_session(head, exc) from exc
 
 
 def session_of_state(

@@ -9,7 +9,7 @@ from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.core.codecs.operations import drifts, overlaps
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.states import damaged_session, open_state, partners
+from condu_cli.workflows.sessions.states import corrupt_session, open_state, partners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,7 +157,7 @@ def _moved(
         shares: Sequence[float | None] | None = overlaps(one_codec, one, other_codec, other)
         distances = drifts(one_codec, one, other_codec, other)
     except InvalidStateError as exc:
-        raise damaged_session(after, exc) from exc
+        raise corrupt_session(after, exc) from exc
     return {
         place: (overlap, drift)
         for (_, place), overlap, drift in zip(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.errors import UsageError
-from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.leftovers import removed_on_failure
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.names import validate_task_name
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import Commit, moved_entries, session_of_state
 from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
-from condu_cli.workflows.sessions.states import check_state, damaged_session, open_state
+from condu_cli.workflows.sessions.states import check_state, corrupt_session, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def forget(registry: Registry, task: str, command: str) -> Commit:
         IntegrityError: the current session is corrupt.
 
     """
-    with registry.lock(command), taken_back_on_failure(registry):
+    with registry.lock(command), removed_on_failure(registry):
         head = require_head(registry)
         codec = codec_for(registry.config, head)
         index = head.entries.index(head.entry(task))
@@ -45,7 +45,7 @@ def forget(registry: Registry, task: str, command: str) -> Commit:
             left = EncodedState(before.shared, parts)
             entries = moved_entries(codec, _without(head.entries, index), left, state)
         except InvalidStateError as exc:
-            raise damaged_session(head, exc) from exc
+            raise corrupt_session(head, exc) from exc
         session = session_of_state(
             registry, codec, state, entries, head.id, kind="forget", task=task
         )

@@ -14,18 +14,18 @@ from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.interface import Patching
 from condu_cli.core.codecs.operations import same_code
 from condu_cli.errors import ConduError, IntegrityError, InterruptedByUserError
-from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.leftovers import removed_on_failure
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.patch_walk import restored_states
 from condu_cli.workflows.sessions.states import (
     check_state,
-    comes_back,
     has_files,
-    mend_files,
+    is_restorable,
     open_state,
     patch_of,
     patched_state,
+    repair_files,
     write_files,
 )
 
@@ -90,8 +90,8 @@ def pack_parent(registry: Registry, session: Session, parent: Session | None) ->
     if parent is None or not parent.entries:
         return Packed()
     try:
-        with taken_back_on_failure(registry):
-            packed = _pack_anew(registry, parent, session)
+        with removed_on_failure(registry):
+            packed = _pack_again(registry, parent, session)
             if packed.sessions == 0 or packed.warnings:
                 return packed
             needless = set(parent.state_blobs()) - registry.needed_among(parent.state_blobs())
@@ -131,7 +131,7 @@ def pack_history(
         if newer is None or stored or not session.entries:
             continue
         on_session(session)
-        done = _pack_anew(registry, session, history.session(newer))
+        done = _pack_again(registry, session, history.session(newer))
         packed += [session] * done.sessions
         patch_bytes += done.patch_bytes
         warnings += done.warnings
@@ -139,7 +139,7 @@ def pack_history(
     return Packed(len(packed), removed, patch_bytes, tuple(warnings))
 
 
-def _pack_anew(registry: Registry, session: Session, newer: Session) -> Packed:
+def _pack_again(registry: Registry, session: Session, newer: Session) -> Packed:
     """Pack one session, even if it is already packed; a failure becomes a warning.
 
     The patch is made again because its reference may have become corrupt while the session had
@@ -190,7 +190,7 @@ def release_session(registry: Registry, session: Session | None) -> int:
     spare = set(filter(registry.blobs.exists, set(state) - registry.needed_among(state)))
     if not spare:
         return 0
-    if not comes_back(registry, session, without=spare):
+    if not is_restorable(registry, session, without=spare):
         if has_files(registry, session):
             registry.record_files(session)
         return 0
@@ -211,7 +211,7 @@ def repack(registry: Registry, history: History, broken: Set[str], kept: Set[str
     for restored in restored_states(registry, history, packed):
         write_files(registry, restored.session, restored.state())
     for session_id in broken - packed:
-        mend_files(registry, history.session(session_id))
+        repair_files(registry, history.session(session_id))
     successors = history.successors(kept)
     # Newest first, so that the reference of an older session is already stored again.
     for session in history.live:

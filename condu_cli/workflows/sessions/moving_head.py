@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import ConduError, InterruptedByUserError
-from condu_cli.registry.leftovers import taken_back_on_failure
+from condu_cli.registry.leftovers import removed_on_failure
 from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.history_packing import release_session
 from condu_cli.workflows.sessions.states import check_state, restore_files
@@ -25,7 +25,7 @@ def roll_back(registry: Registry, aim: Aim, command: str) -> Operation:
         IntegrityError: the session's files cannot be restored, or are corrupt.
 
     """
-    with registry.lock(command), taken_back_on_failure(registry):
+    with registry.lock(command), removed_on_failure(registry):
         left, target = registry.head(), registry.target(aim)
         _make_ready(registry, target)
         operation = registry.rollback(target, command, aim.kind)

@@ -98,14 +98,14 @@ def restore_files(registry: Registry, session: Session) -> None:
         write_files(registry, session, _restored(registry, session))
 
 
-def mend_files(registry: Registry, session: Session) -> None:
+def repair_files(registry: Registry, session: Session) -> None:
     """Rewrite corrupt files from the session's patch; the caller holds the lock.
 
     Raises:
         IntegrityError: the patch does not restore them.
 
     """
-    if not is_sound(registry, session.state_blobs()):
+    if not is_intact(registry, session.state_blobs()):
         write_files(registry, session, _restored(registry, session))
 
 
@@ -113,11 +113,11 @@ def write_files(registry: Registry, session: Session, found: FiledState) -> None
     """Write those files of a session that are missing or corrupt; the caller holds the lock."""
     blobs = zip(session.state_blobs(), found.headers, tensors_of(found.state), strict=True)
     for sha256, header, tensors in blobs:
-        if not is_sound(registry, [sha256]):
+        if not is_intact(registry, [sha256]):
             registry.blobs.put_again(sha256, header, tensors)
 
 
-def is_sound(registry: Registry, blobs: Iterable[str]) -> bool:
+def is_intact(registry: Registry, blobs: Iterable[str]) -> bool:
     """Whether all these blobs exist as files with the committed content; hashes them."""
     try:
         for sha256 in blobs:
@@ -127,7 +127,7 @@ def is_sound(registry: Registry, blobs: Iterable[str]) -> bool:
     return True
 
 
-def comes_back(registry: Registry, session: Session, without: Set[str]) -> bool:
+def is_restorable(registry: Registry, session: Session, without: Set[str]) -> bool:
     """Whether a packed session's patch restores it without the files `without`."""
     try:
         _restored(registry, session, without)
@@ -241,7 +241,7 @@ def partners(session: Session, other: Session) -> list[int | None]:
     return [places.get((e.learned_in, e.expert.prototypes)) for e in session.entries]
 
 
-def damaged_session(session: Session, exc: Exception) -> IntegrityError:
+def corrupt_session(session: Session, exc: Exception) -> IntegrityError:
     """Build the error about a session whose blobs have the wrong content."""
     return IntegrityError(
         f"session {short_id(session.id)} is corrupt: {exc}",

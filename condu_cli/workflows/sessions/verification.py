@@ -100,26 +100,26 @@ def _check_blobs(
 ) -> list[Problem]:
     """Find the faults of files, then decode each session whose own files are intact."""
     faults = dict(_check_files(registry, history, quick=quick, on_progress=on_progress))
-    harmed = _harmed(history, faults.keys())
+    affected = _affected(history, faults.keys())
     found = [
         Problem(
             f"blob {sha256}",
             reason,
-            _sessions_with(history, harmed, sha256),
+            _sessions_with(history, affected, sha256),
             failure="needed-file-damaged",
         )
         for sha256, reason in faults.items()
     ]
-    sound = {
+    intact = {
         session.id
         for session in history.live
-        if not harmed[session.id] and (history.has_files(session) or not quick)
+        if not affected[session.id] and (history.has_files(session) or not quick)
     }
-    found += _check_sessions(registry, history, sound, on_progress)
+    found += _check_sessions(registry, history, intact, on_progress)
     return [*found, *_check_waiting(registry)]
 
 
-def _harmed(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
+def _affected(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
     """Map each live session to the bad blobs that it depends on, including through patches."""
     found: dict[str, frozenset[str]] = {}
     for session in history.live:
@@ -138,22 +138,22 @@ def _harmed(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
 
 
 def _sessions_with(
-    history: History, harmed: Mapping[str, frozenset[str]], sha256: str
+    history: History, affected: Mapping[str, frozenset[str]], sha256: str
 ) -> tuple[str, ...]:
-    return tuple(s.id for s in history.live if sha256 in harmed[s.id])
+    return tuple(s.id for s in history.live if sha256 in affected[s.id])
 
 
 def _check_sessions(
-    registry: Registry, history: History, sound: Set[str], on_progress: ProgressCallback
+    registry: Registry, history: History, intact: Set[str], on_progress: ProgressCallback
 ) -> list[Problem]:
     """Restore each of these sessions once, and compare it with its manifest."""
     found: dict[str, Problem] = {}
     counted: dict[str, int] = {}  # the classes of each prototype blob
-    for done, restored in enumerate(restored_states(registry, history, sound), 1):
+    for done, restored in enumerate(restored_states(registry, history, intact), 1):
         problem = _fault_of_session(registry, restored, counted)
         if problem is not None:
             found[restored.session.id] = problem
-        on_progress(Progress("sessions", done, len(sound)))
+        on_progress(Progress("sessions", done, len(intact)))
     return [found[session.id] for session in history.live if session.id in found]
 
 

@@ -17,7 +17,7 @@ from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
 from condu_cli.workflows.sessions.coding import codec_for
-from condu_cli.workflows.sessions.states import damaged_session, has_files, open_state
+from condu_cli.workflows.sessions.states import corrupt_session, has_files, open_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +213,7 @@ def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEnc
     try:
         decode_into(codec, state.shared, weights_of(workspace.base), [part], [weights])
     except InvalidStateError as exc:
-        raise damaged_session(session, exc) from exc
+        raise corrupt_session(session, exc) from exc
     put_weights(expert, weights)
     return expert
 

@@ -133,7 +133,7 @@ def test_an_expert_is_stored_once_however_many_sessions_carry_it(
         assert connection.execute("SELECT count(*) FROM session_tasks").fetchone() == (6,)
 
 
-def test_learning_a_task_anew_replaces_its_expert(registry: Registry, learn: Learn) -> None:
+def test_learning_a_task_again_replaces_its_expert(registry: Registry, learn: Learn) -> None:
     first = learn("a")
     second = learn("a")
     assert [entry.learned_in for entry in second.entries] == [second.id]

@@ -227,7 +227,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, new_format):
     assert not sprung.exists()
 
 
-def _damaged(kind, path, state):
+def _corrupt(kind, path, state):
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     elif kind == "text":
@@ -244,7 +244,7 @@ def test_what_is_no_checkpoint_is_one_clear_line(expert, tmp_path, suffix, kind)
     path = tmp_path / f"expert{suffix}"
     state = expert.clip.state_dict()
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    _damaged(kind, path, state)
+    _corrupt(kind, path, state)
     with pytest.raises(DataError) as caught:
         read_checkpoint(path)
     assert caught.value.exit_code == 15

@@ -145,7 +145,7 @@ def test_a_training_writes_itself_down_while_it_runs(path, warm, learn):
     assert Registry.open(path).runs.paths() == []
 
 
-def test_a_task_with_an_unfinished_training_is_not_begun_anew_by_mistake(stopped, warm, learner):
+def test_a_task_with_an_unfinished_training_is_not_restarted_by_mistake(stopped, warm, learner):
     with pytest.raises(UsageError, match="was interrupted and can be resumed") as caught:
         learner(stopped.path, "warm", warm)
     assert "--resume" in hint_of(caught.value)
@@ -153,7 +153,7 @@ def test_a_task_with_an_unfinished_training_is_not_begun_anew_by_mistake(stopped
     learner(stopped.path, "other", warm)
 
 
-def test_it_is_begun_anew_on_purpose(stopped, warm, learn):
+def test_it_is_restarted_on_purpose(stopped, warm, learn):
     learn(stopped.path, "warm", warm, iterations=2, retrain=True)
     assert stopped.head().entry("warm").expert.training["recipe"]["iterations"] == 2
     assert stopped.runs.paths() == []

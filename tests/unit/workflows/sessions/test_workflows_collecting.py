@@ -254,7 +254,7 @@ def test_collected_sessions_are_in_the_journal_and_in_the_log(registry):
 # Failures
 
 
-def test_a_session_that_cannot_be_stored_anew_stops_everything_before_anything_goes(registry):
+def test_a_session_that_cannot_be_stored_again_stops_everything_before_anything_goes(registry):
     tagged = registry.sessions()[3]
     registry.tag("good", tagged, "tag")
     flip(registry.blobs.path(registry.packs()[tagged.id].patch), -1)

@@ -1,7 +1,7 @@
 """Packing: which session becomes a patch on which, and that nothing is removed too early."""
 
 import pytest
-from made_registries import blob_bytes, decoded, flip, learn, made_anew, made_registry
+from made_registries import blob_bytes, decoded, flip, learn, made_fresh, made_registry
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
@@ -25,7 +25,7 @@ def unpacked(tmp_path, monkeypatch) -> Registry:
     """Three sessions that all have their files."""
     with monkeypatch.context() as patch:
         patch.setattr(committing, "pack_parent", lambda *_: Packed())
-        return made_anew(tmp_path / "unpacked", "birds", "cars", "digits")
+        return made_fresh(tmp_path / "unpacked", "birds", "cars", "digits")
 
 
 def references(registry) -> dict[str, str]:

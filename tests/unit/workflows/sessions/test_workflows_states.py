@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_registries import blob_bytes, decoded, flip, learn, made_anew
+from made_registries import blob_bytes, decoded, flip, learn, made_fresh
 from registry_templates import copy_of
 
 from condu_cli.cli.hints.making import hint_of
@@ -49,7 +49,7 @@ NOTED = {}
 
 def make_packed(path, dtype, rescaler) -> None:
     """Build a registry, record each session's content while it has files, and pack it."""
-    registry = made_anew(path, dtype=dtype, rescaler=rescaler)
+    registry = made_fresh(path, dtype=dtype, rescaler=rescaler)
     with pytest.MonkeyPatch.context() as patch:
         no_packing(patch)
         grow(registry)
