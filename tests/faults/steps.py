@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY  # how filelock probes a folder; leaves nothing
+# How filelock probes a folder; it leaves nothing. Only Linux has such files.
+NAMELESS = getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0)
 PATHS = {  # audit events that change files, and how many of their arguments are paths
     "os.rename": 2,
     "os.remove": 1,
