@@ -1,10 +1,11 @@
 """A tiny registry made of numpy arrays: no model, no network, milliseconds."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from made_sessions import session_of
+from made_sessions import add_task
 
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.registry.manifest import CodecChoice, ParameterShape, RegistryConfig, Session
@@ -13,7 +14,7 @@ from condu_cli.registry.repository import Registry
 Learn = Callable[..., Session]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> RegistryConfig:
     return RegistryConfig(
         base=BaseIdentity(
@@ -39,13 +40,4 @@ def registry(tmp_path: Path, config: RegistryConfig) -> Registry:
 def learn(registry: Registry) -> Learn:
     """Commit a session that adds a task, as a workflow would."""
 
-    def commit(task: str) -> Session:
-        parent = registry.head()
-        session = session_of(registry, task, parent, seed=len(registry.sessions()))
-        with registry.lock("learn"):
-            return registry.commit(
-                session,
-                command=f"condu learn --task {task}",
-            )
-
-    return commit
+    return partial(add_task, registry)

@@ -36,3 +36,10 @@ def session_of(
     above = None if parent is None else parent.id
     entries = (*again, new)
     return Session.on(above, "learn", task, blob("shared"), entries, note={"by": "a test"})
+
+
+def add_task(registry: Registry, task: str) -> Session:
+    """Commit a session that adds a task on HEAD."""
+    session = session_of(registry, task, registry.head(), seed=len(registry.sessions()))
+    with registry.lock("learn"):
+        return registry.commit(session, command=f"condu learn --task {task}")

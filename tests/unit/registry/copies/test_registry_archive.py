@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_sessions import session_of
+from made_sessions import add_task, session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
@@ -42,6 +42,20 @@ def exported(registry: Registry, learn: Learn, tmp_path: Path) -> Path:
     learn("pets")
     registry.tag("good", learn("cars"), "tag good")
     return export(registry, tmp_path / "registry.condu")
+
+
+@pytest.fixture(scope="module")
+def sound_once(tmp_path_factory: pytest.TempPathFactory, config: RegistryConfig) -> Path:
+    registry = Registry.create(tmp_path_factory.mktemp("sound") / "registry", config)
+    add_task(registry, "pets")
+    registry.tag("good", add_task(registry, "cars"), "tag good")
+    return export(registry, registry.path.with_name("registry.condu"))
+
+
+@pytest.fixture
+def sound(sound_once: Path, tmp_path: Path) -> Path:
+    """What `exported` is, without the registry that it was made from."""
+    return shutil.copy(sound_once, tmp_path / sound_once.name)
 
 
 def members_of(path: Path) -> Members:
@@ -108,11 +122,9 @@ def test_the_members_and_their_order(registry: Registry, exported: Path) -> None
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar")
-def test_other_programs_read_it(exported: Path) -> None:
-    listing = subprocess.run(
-        ["tar", "tf", str(exported)], capture_output=True, text=True, check=True
-    )
-    assert listing.stdout.splitlines() == list(members_of(exported))
+def test_other_programs_read_it(sound: Path) -> None:
+    listing = subprocess.run(["tar", "tf", str(sound)], capture_output=True, text=True, check=True)
+    assert listing.stdout.splitlines() == list(members_of(sound))
 
 
 def test_the_same_registry_gives_the_same_bytes(
@@ -512,21 +524,21 @@ def assert_refused(path: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", MEMBERS)
-def test_members_that_are_wrong(exported: Path, place: Path, fault: str) -> None:
-    write_members(exported, MEMBERS[fault](members_of(exported)))
-    assert_refused(exported, place)
+def test_members_that_are_wrong(sound: Path, place: Path, fault: str) -> None:
+    write_members(sound, MEMBERS[fault](members_of(sound)))
+    assert_refused(sound, place)
 
 
 @pytest.mark.parametrize("fault", STATEMENTS)
-def test_databases_that_are_wrong(exported: Path, place: Path, fault: str) -> None:
-    write_members(exported, with_sql(members_of(exported), *STATEMENTS[fault]))
-    assert_refused(exported, place)
+def test_databases_that_are_wrong(sound: Path, place: Path, fault: str) -> None:
+    write_members(sound, with_sql(members_of(sound), *STATEMENTS[fault]))
+    assert_refused(sound, place)
 
 
 @pytest.mark.parametrize("fault", RAW)
-def test_files_that_are_wrong(exported: Path, place: Path, fault: str) -> None:
-    exported.write_bytes(RAW[fault](exported.read_bytes()))
-    assert_refused(exported, place)
+def test_files_that_are_wrong(sound: Path, place: Path, fault: str) -> None:
+    sound.write_bytes(RAW[fault](sound.read_bytes()))
+    assert_refused(sound, place)
 
 
 def test_a_base_in_a_folder_is_not_taken_over(
@@ -543,14 +555,14 @@ def test_a_base_in_a_folder_is_not_taken_over(
     assert_refused(exported, place)
 
 
-def test_every_flipped_bit_is_found(exported: Path, place: Path) -> None:
+def test_every_flipped_bit_is_found(sound: Path, place: Path) -> None:
     """Flip 25 bits spread over the file; those in unused header fields may pass."""
-    whole = exported.read_bytes()
+    whole = sound.read_bytes()
     used = len(whole.rstrip(b"\0"))
     for position in range(0, used, used // 25):
-        exported.write_bytes(flipped(whole, position))
+        sound.write_bytes(flipped(whole, position))
         try:
-            read_archive(exported, place)
+            read_archive(sound, place)
         except ConduError:
             assert not place.exists()
         else:
@@ -559,9 +571,9 @@ def test_every_flipped_bit_is_found(exported: Path, place: Path) -> None:
             shutil.rmtree(place)
 
 
-def test_an_archive_is_known_by_its_content(exported: Path, place: Path) -> None:
+def test_an_archive_is_known_by_its_content(sound: Path, place: Path) -> None:
     """Whatever its name, it is not a checkpoint."""
-    named = exported.rename(exported.with_suffix(".safetensors"))
+    named = sound.rename(sound.with_suffix(".safetensors"))
     assert is_archive(named)
     read_archive(named, place)
     named.write_bytes(named.read_bytes()[:600])
@@ -581,12 +593,12 @@ def test_in_any_order_and_with_other_times(registry: Registry, exported: Path, p
     assert Registry.open(place).history() == registry.history()
 
 
-def test_a_newer_archive(exported: Path, place: Path) -> None:
-    members = members_of(exported)
+def test_a_newer_archive(sound: Path, place: Path) -> None:
+    members = members_of(sound)
     for values in ({"format": 2}, {"schema": "9999"}, {"format": 2, "more": 1}):
-        write_members(exported, with_manifest(members, condu="9.9", **values))
+        write_members(sound, with_manifest(members, condu="9.9", **values))
         with pytest.raises(RegistryTooNewError, match=r"9\.9") as refused:
-            read_archive(exported, place)
+            read_archive(sound, place)
         assert "pip install" in hint_of(refused.value)
         assert not place.parent.parent.exists()
 
@@ -621,14 +633,14 @@ def test_files_that_are_no_archive(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_not_the_archives_fault(
-    exported: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    sound: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConduError, match="No space left") as refused:
-        read_archive(exported, place)
+        read_archive(sound, place)
     assert type(refused.value) is ConduError
     assert not place.parent.parent.exists()
 
