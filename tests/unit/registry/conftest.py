@@ -38,6 +38,6 @@ def registry(tmp_path: Path, config: RegistryConfig) -> Registry:
 
 @pytest.fixture
 def learn(registry: Registry) -> Learn:
-    """Commit a session that adds a task, as a workflow would."""
+    """Add a task to the registry, as a workflow would."""
 
     return partial(add_task, registry)
