@@ -322,7 +322,7 @@ def _note_plan(out: Output, plan: "LearnPlan") -> None:
             f"Ignored {plural(data.ignored, 'file')} that are not pictures of a class: {names}"
         )
     if data.empty_classes:
-        out.warning(f"classes without pictures are left out: {', '.join(data.empty_classes)}")
+        out.warning(f"skipped classes without pictures: {', '.join(data.empty_classes)}")
 
 
 def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:

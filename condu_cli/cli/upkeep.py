@@ -178,10 +178,10 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
             out.text(f"  needed by: {needed}")
         out.text(f"  what to do: {hint}")
     if not found.problems:
-        how = "looked at" if found.quick else "read and compared"
+        how = "checked" if found.quick else "read and compared"
         out.text(
-            f"Sound: {plural(found.sessions, 'session')}, {plural(found.blobs, 'blob')} of "
-            f"{size(found.bytes)} {how}"
+            f"No problems found: {plural(found.sessions, 'session')}, "
+            f"{plural(found.blobs, 'blob')} of {size(found.bytes)} {how}"
         )
     if found.leftovers:
         total = sum(item.size for item in found.leftovers)

@@ -17,14 +17,14 @@ HINTS: dict[str, Hint] = {
     "task-named-twice": "Name every task once",
     "option-of-one-task": "Put each task's pictures in a folder of its name below --data-root",
     "data-of-one-task": "Name it: condu evaluate --task NAME --data DIR{here}",
-    "resume-with-options": "Leave the others out",
-    "dry-run-downloads-nothing": "Leave --download out; condu tasks NAME says which files go where",
+    "resume-with-options": "Omit the others",
+    "dry-run-downloads-nothing": "Omit --download; condu tasks NAME says which files go where",
     "not-a-known-task": "Known by name: {known}; any other takes --data DIR",
     # predict
     "inputs-failed": "The others were answered",
     "too-few-labels": "For instance --labels 'cat,dog'",
     # init, history, export and import
-    "compat-contradicted": "Leave one of the two out",
+    "compat-contradicted": "Omit one of the two",
     "no-tag-named": "condu tag{here} lists them",
     "empty-state-not-tagged": "Name a session: condu tag NAME SESSION{here}",
     "no-such-task-or-session": "condu ls{here} lists the tasks, condu log{here} the sessions",

@@ -92,7 +92,7 @@ HINTS: dict[str, Hint] = {
     "share-below-0": "Give a share such as 0.1",
     # Pictures
     "too-many-unreadable": "Remove or replace them, or skip them: --max-unreadable {unreadable}",
-    "class-unreadable": "Replace them, or leave the class out",
+    "class-unreadable": "Replace them, or omit the class",
     "picture-too-large": "Scale the picture down",
     "picture-unreadable": "The file may be corrupt",
     "no-such-file": "Check the path",

@@ -3,7 +3,7 @@
 from condu_cli.cli.hints.table import Facts, Hint
 
 RESUME = "condu learn --task {task!q} --resume{here}"
-WITHOUT_MEASURING = "leave --keep, --patience and --validate-every out"
+WITHOUT_MEASURING = "omit --keep, --patience and --validate-every"
 TEACH = "Teach it one: condu learn --task NAME --data DIR{here}"
 
 
@@ -16,27 +16,26 @@ def _resume(facts: Facts) -> str:
 HINTS: dict[str, Hint] = {
     # What is asked for
     "two-lengths": "Pass either --epochs or --iterations",
-    "learning-rate-not-positive": "Leave it out to use the preset's",
+    "learning-rate-not-positive": "Omit it to use the preset's",
     "epochs-out-of-range": "Try --epochs 1",
-    "label-smoothing-out-of-range": "Leave it out to use the paper's 0.2",
-    "warmup-too-long": "Leave it out to use the preset's share",
-    "validation-share-out-of-range": "Leave it out to use {usual}",
-    "nothing-to-measure-on": f"Leave it out to use {{usual}}, or {WITHOUT_MEASURING}",
-    "none-to-hold-out": "Leave --keep, --patience and --validate-every out, or train on more "
-    "pictures",
+    "label-smoothing-out-of-range": "Omit it to use the paper's 0.2",
+    "warmup-too-long": "Omit it to use the preset's share",
+    "validation-share-out-of-range": "Omit it to use {usual}",
+    "nothing-to-measure-on": f"Omit it to use {{usual}}, or {WITHOUT_MEASURING}",
+    "none-to-hold-out": "Omit --keep, --patience and --validate-every, or train on more pictures",
     "none-held-out-readable": f"Replace them, or measure nothing: {WITHOUT_MEASURING}",
     "none-readable": "Replace the broken pictures",
-    "image-size-fixed": "Leave --image-size out",
+    "image-size-fixed": "Omit --image-size",
     "too-few-prototype-images": "Try 100",
     "no-prototype-pictures": "Check --data",
-    "lora-options-without-lora": "Add --method lora, or leave {options} out",
-    "lora-option-out-of-range": "Leave the option out to use the base model's default",
+    "lora-options-without-lora": "Add --method lora, or omit {options}",
+    "lora-option-out-of-range": "Omit the option to use the base model's default",
     # The registry that it goes to
-    "registry-of-other-kind": "Leave {options} out, or name another --registry",
+    "registry-of-other-kind": "Omit {options}, or name another --registry",
     "created-meanwhile": "Name another folder with --registry",
     "registry-path-not-writable": "Name another folder with --registry",
-    "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could go), or name "
-    "another --registry",
+    "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could be removed), or "
+    "name another --registry",
     "task-known": "Choose another name, or forget it first: condu forget {task!q}{here}",
     "base-differs": "Use the base model that the registry was made with (is CONDU_BASE set?), or "
     "another --registry",
@@ -59,7 +58,7 @@ HINTS: dict[str, Hint] = {
     "expert-file-damaged": "Remove it, and train again",
     # Evaluating and predicting
     "no-tasks": TEACH,
-    "own-rule-cannot-vote": "Leave --rule out, or choose --rule vote",
+    "own-rule-cannot-vote": "Omit --rule, or choose --rule vote",
     "class-not-learned": "Name the classes as they were learned: --class-names FILE, or "
     "classes.json in DIR",
     "no-pictures-in-split": "Try --split train",

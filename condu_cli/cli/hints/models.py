@@ -40,8 +40,8 @@ HINTS: dict[str, Hint] = {
     # Devices
     "no-such-device": "Use --device auto or --device cpu",
     "too-few-devices": "Use fewer, or --device cpu",
-    "one-device-only": "Leave --devices out",
-    "precision-not-here": "Leave --precision out",
+    "one-device-only": "Omit --devices",
+    "precision-not-here": "Omit --precision",
     # Files to write
     "no-parent-folder": "mkdir -p {parent!q}",
     "output-is-file": "Name another: -o DIR",

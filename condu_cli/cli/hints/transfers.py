@@ -3,7 +3,7 @@
 from condu_cli.cli.hints.table import Hint
 
 HINTS: dict[str, Hint] = {
-    "experts-not-lora": "Leave --format out for an ordinary checkpoint, or start a registry with "
+    "experts-not-lora": "Omit --format for an ordinary checkpoint, or start a registry with "
     "condu init --method lora --registry PATH",
     "archive-is-checkpoint": "condu import --task NAME --weights {path!q}{here}",
     "not-a-model": "If it is a whole registry: condu import {path!q} --registry NEW_FOLDER",

@@ -86,7 +86,7 @@ def _check_library(module: str) -> Check:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        slow = f"{installed} takes over {IMPORT_SECONDS} s to import"
+        slow = f"{installed} takes more than {IMPORT_SECONDS} s to import"
         return Check(module, False, slow, failure="library-slow")
     if done.returncode == 0:
         return Check(module, True, installed)

@@ -78,7 +78,7 @@ def require_space(path: Path, config: RegistryConfig) -> None:
     needed, free = 2 * FLOAT_BYTES * config.parameter_count, free_bytes(path)
     if free < needed:
         raise ConduError(
-            f"{path} has {free / 1e6:,.0f} MB left; to keep and commit an expert takes "
+            f"{path} has {free / 1e6:,.0f} MB left; saving and committing an expert takes "
             f"{needed / 1e6:,.0f} MB",
             reason="disk-too-full",
             path=path,

@@ -168,7 +168,7 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
         )
     if metadata.get("kind") not in (EXPERT, BASE):
         raise UsageError(
-            f"{path}: does not hold a single model but a {metadata.get('kind')}",
+            f"{path}: holds a {metadata.get('kind')}, not a single model",
             reason="not-a-model",
             path=path,
         )

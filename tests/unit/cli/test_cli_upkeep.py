@@ -141,12 +141,12 @@ def test_keep_is_at_least_one(condu, registry):
 
 
 @pytest.mark.parametrize(
-    ("options", "how"), [([], "read and compared"), (["--quick"], "looked at")]
+    ("options", "how"), [([], "read and compared"), (["--quick"], "checked")]
 )
 def test_a_sound_registry_is_said_to_be_sound(condu, registry, options, how):
     ran = condu("verify", *options)
     assert ran.code == 0
-    assert ran.out.startswith("Sound: 3 sessions, ")
+    assert ran.out.startswith("No problems found: 3 sessions, ")
     assert how in ran.out
     assert document(condu("verify", *options, "--json"))["sound"] is True
 

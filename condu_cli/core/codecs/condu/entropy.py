@@ -82,7 +82,7 @@ def _pieces(stream: Bits, name: str, count: int) -> list[memoryview]:
     first = SIZE.itemsize + count * LENGTH.itemsize
     table = stream[SIZE.itemsize : first].tobytes()
     if len(table) != count * LENGTH.itemsize:
-        raise InvalidStateError(name, "is cut off")
+        raise InvalidStateError(name, "is truncated")
     ends = first + np.frombuffer(table, LENGTH).astype(np.int64).cumsum()
     if (int(ends[-1]) if count else first) != stream.size:
         raise InvalidStateError(name, "is not as long as its pieces")

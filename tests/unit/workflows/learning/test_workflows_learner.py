@@ -178,7 +178,9 @@ def test_what_there_is_no_room_to_keep_is_not_trained(path, warm, learn, monkeyp
     if room:
         assert learn(path, "warm", warm, iterations=1).tasks == 1
         return
-    with pytest.raises(ConduError, match=r"MB left; to keep and commit an expert takes") as caught:
+    with pytest.raises(
+        ConduError, match=r"MB left; saving and committing an expert takes"
+    ) as caught:
         learn(path, "warm", warm, events.append, iterations=1)
     assert "condu gc" in hint_of(caught.value)
     assert events == []

@@ -202,7 +202,7 @@ def test_a_newer_note_asks_for_an_upgrade(note, target):
 
 
 def test_a_whole_registry_is_no_model(note, target):
-    with pytest.raises(UsageError, match="does not hold a single model but a registry") as caught:
+    with pytest.raises(UsageError, match="holds a registry, not a single model") as caught:
         read_note(target, {**note, "kind": "registry"})
     assert f"condu import {target}" in hint_of(caught.value)
 
