@@ -140,10 +140,8 @@ def test_keep_is_at_least_one(condu, registry):
 # verify
 
 
-@pytest.mark.parametrize(
-    ("options", "how"), [([], "read and compared"), (["--quick"], "checked")]
-)
-def test_a_sound_registry_is_said_to_be_sound(condu, registry, options, how):
+@pytest.mark.parametrize(("options", "how"), [([], "read and compared"), (["--quick"], "checked")])
+def test_an_intact_registry_has_no_problems(condu, registry, options, how):
     ran = condu("verify", *options)
     assert ran.code == 0
     assert ran.out.startswith("No problems found: 3 sessions, ")
