@@ -6,6 +6,7 @@ that they work both before and after the subcommand.
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from condu_cli.cli.writing.output import Mode, Output
+from condu_cli.errors import ConduError, IntegrityError, PartialError, UsageError
 
 if TYPE_CHECKING:
-    from condu_cli.errors import UsageError
     from condu_cli.registry.repository import Registry
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -123,7 +124,12 @@ def command(
             settings = _merge(ctx.obj, given)
             if writes and settings.dry_run:
                 raise _no_dry_run(name or function.__name__)
-            return function(new_run(settings), **values)
+            run = new_run(settings)
+            try:
+                return function(run, **values)
+            except ConduError as exc:
+                _explain_corruption(run, exc)
+                raise
 
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
@@ -137,9 +143,18 @@ def command(
     return register
 
 
-def _no_dry_run(name: str) -> "UsageError":
-    from condu_cli.errors import UsageError
+def _explain_corruption(run: Run, exc: ConduError) -> None:
+    """Let an error about a corrupt file say who needs it; the library does not look that far."""
+    if not isinstance(exc, (IntegrityError, PartialError)):
+        return
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.sessions.corruption import explain
 
+    with suppress(ConduError):  # what went wrong first is what is told
+        explain(Registry.open(run.registry_path), exc)
+
+
+def _no_dry_run(name: str) -> UsageError:
     return UsageError(f"{name} does not support --dry-run", reason="no-dry-run", command=name)
 
 

@@ -226,7 +226,7 @@ def import_(
     if archive is not None:
         if any(value is not None for value in others):
             raise UsageError(
-                f"{archive} is a whole registry; the other options belong to one task",
+                f"{archive} is read as a whole registry; the other options belong to one task",
                 reason="archive-with-options",
                 path=archive,
             )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from condu_cli.workflows.sessions.verification import Verification
 
 
+UNKNOWN_SHOWN = 5
+
+
 def register(app: typer.Typer) -> None:
     """Add this noun's commands to the application."""
     command(app, changes=True)(gc)
@@ -141,7 +144,8 @@ def verify(
     if found.problems:
         first = found.problems[0]
         raise IntegrityError(
-            f"{plural(len(found.problems), 'problem')}; the first: {first.object} {first.reason}",
+            f"{plural(len(found.problems), 'problem')}; the first: "
+            f"{first.path or first.object} {first.reason}",
             reason=first.failure,
             **first.facts,
         )
@@ -159,12 +163,14 @@ def _verification_record(found: "Verification", advice: "Sequence[str]") -> dict
                 "object": p.object,
                 "failure": p.failure,
                 "reason": p.reason,
+                "path": None if p.path is None else str(p.path),
                 "sessions": p.sessions,
                 "advice": hint,
             }
             for p, hint in zip(found.problems, advice, strict=True)
         ],
         "leftovers": [str(item.path) for item in found.leftovers],
+        "unknown": [str(path) for path in found.unknown],
     }
 
 
@@ -174,6 +180,8 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
     for problem, hint in zip(found.problems, advice, strict=True):
         needed = ", ".join(short_id(session) for session in problem.sessions)
         out.text(f"{problem.object} {problem.reason}")
+        if problem.path is not None:
+            out.text(f"  file: {problem.path}")
         if needed:
             out.text(f"  needed by: {needed}")
         out.text(f"  what to do: {hint}")
@@ -183,12 +191,23 @@ def _print_verification(out: Output, found: "Verification", advice: "Sequence[st
             f"No problems found: {plural(found.sessions, 'session')}, "
             f"{plural(found.blobs, 'blob')} of {size(found.bytes)} {how}"
         )
+    _print_unknown(out, found)
     if found.leftovers:
         total = sum(item.size for item in found.leftovers)
         out.hint(
             "no longer needed: {files} ({size}); condu gc{here} removes them",
             files=plural(len(found.leftovers), "file"),
             size=size(total),
+        )
+
+
+def _print_unknown(out: Output, found: "Verification") -> None:
+    if found.unknown:
+        names = ", ".join(map(str, found.unknown[:UNKNOWN_SHOWN]))
+        more = len(found.unknown) - UNKNOWN_SHOWN
+        out.warning(
+            f"{plural(len(found.unknown), 'file')} that condu did not write, and will not remove: "
+            f"{names}" + (f" and {more} more" if more > 0 else "")
         )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from condu_cli.errors import ConduError
 from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.database.engine import connect, described_errors
-from condu_cli.registry.files.drafts import is_abandoned
-from condu_cli.registry.files.listing import bytes_below
+from condu_cli.registry.files.drafts import is_abandoned, is_draft
+from condu_cli.registry.files.listing import bytes_below, files_below
 from condu_cli.registry.repository import Registry
 
 BLOB, DRAFT = "blob", "draft"
@@ -42,6 +42,19 @@ def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
                 yield Leftover(path, DRAFT, size)
     for folder in draft_folders(registry.path):
         yield Leftover(folder, DRAFT, bytes_below(folder))
+
+
+def unknown_files(registry: Registry) -> Iterator[Path]:
+    """Yield what is in the registry's folders and was not written by condu: it is left alone."""
+    known = {ref.sha256 for ref in registry.blobs.all()}
+    for path, _ in sorted(files_below(registry.paths.blobs)):
+        if path.name not in known or path != registry.blobs.path(path.name):
+            yield path
+    yield from registry.waiting.unknown()
+    yield from registry.runs.unknown()
+    for path in sorted(registry.paths.tmp.glob("*")):
+        if path.is_symlink() or not is_draft(path):
+            yield path
 
 
 def remove_leftover(registry: Registry, leftover: Leftover) -> None:

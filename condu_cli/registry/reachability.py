@@ -92,6 +92,41 @@ class History:
         packed = (s for s in self.live if not self.has_files(s))
         return {sha256 for s in packed for sha256 in s.state_blobs()} - self._needed.keys()
 
+    def blobs_behind(self, session: Session) -> set[str]:
+        """Return the blobs that a session comes from: its own, and those along its patches.
+
+        There must be no circle, see `circular_packs`.
+        """
+        found = set(self.blobs(session))
+        while not self.has_files(session):
+            session = self.session(self.packs[session.id].reference)
+            found |= self._read_for(session)
+        return found
+
+    def affected_by(self, bad: AbstractSet[str]) -> dict[str, frozenset[str]]:
+        """Map each live session to those of the bad blobs that it comes from."""
+        state: dict[str, frozenset[str]] = {}  # of its experts alone
+        for session in self.live:
+            chain = []
+            at = session
+            while at.id not in state:
+                chain.append(at)
+                if self.has_files(at):
+                    break
+                at = self.session(self.packs[at.id].reference)
+            inherited = state.get(at.id, frozenset())
+            for step in reversed(chain):
+                inherited |= bad & self._read_for(step) if bad else frozenset()
+                state[step.id] = inherited
+        return {s.id: state[s.id] | (bad & self.blobs(s).keys()) for s in self.live}
+
+    def _read_for(self, session: Session) -> set[str]:
+        """Return the blobs of one session that older ones are restored from: no prototypes."""
+        if self.has_files(session):
+            return set(session.state_blobs())
+        patch = self.packs[session.id].patch
+        return set() if patch is None else {patch}
+
     def kept(self, keep: int | None, *, undo: bool = True) -> set[str]:
         """Return the ids of the sessions that gc must keep.
 

@@ -76,7 +76,14 @@ COLLECTION = {
     "packed": int,
     "undoable": int,
 }
-PROBLEM = {"object": str, "failure": str, "reason": str, "sessions": [str], "advice": str}
+PROBLEM = {
+    "object": str,
+    "failure": str,
+    "reason": str,
+    "path": TEXT_OR_NULL,
+    "sessions": [str],
+    "advice": str,
+}
 VERIFICATION = {
     "sound": bool,
     "quick": bool,
@@ -85,6 +92,7 @@ VERIFICATION = {
     "bytes": int,
     "problems": [PROBLEM],
     "leftovers": [str],
+    "unknown": [str],
 }
 METHOD = {
     "method": str,

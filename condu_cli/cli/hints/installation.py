@@ -10,6 +10,4 @@ HINTS: dict[str, Hint] = {
     "torch torchvision",
     "disk-full": "Free some space on the disk of {path}",
     "database-unsound": "Restore condu.sqlite from a backup",
-    "needed-file-damaged": "Restore it from a backup, or go back to a session without it: condu "
-    "rollback{here}",
 }

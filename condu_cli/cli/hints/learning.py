@@ -55,7 +55,6 @@ HINTS: dict[str, Hint] = {
     "nothing-to-resume": "Train one: condu learn --task NAME --data DIR{here}",
     "interrupted-while-committing": "condu log{here} shows where HEAD is",
     "expert-of-other-registry": "Move it to the folder trained/ of that registry",
-    "expert-file-damaged": "Remove it, and train again",
     # Evaluating and predicting
     "no-tasks": TEACH,
     "own-rule-cannot-vote": "Omit --rule, or choose --rule vote",

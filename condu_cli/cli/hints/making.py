@@ -5,13 +5,23 @@ Imported only when there is an error or a failed check to explain.
 
 from pathlib import Path
 
-from condu_cli.cli.hints import commands, data, installation, learning, models, registry, transfers
+from condu_cli.cli.hints import (
+    commands,
+    corrupt_files,
+    data,
+    installation,
+    learning,
+    models,
+    registry,
+    transfers,
+)
 from condu_cli.cli.hints.table import Facts, Hint
 from condu_cli.cli.hints.templates import filled
 from condu_cli.errors import ConduError
 
 HINTS: dict[str, Hint] = {
     **registry.HINTS,
+    **corrupt_files.HINTS,
     **data.HINTS,
     **models.HINTS,
     **learning.HINTS,

@@ -8,7 +8,6 @@ SESSIONS = "condu log{here} lists the sessions"
 WAIT = "Wait for that command to finish, then run this one again"
 NEW_FOLDER = "Name a folder that does not exist yet with --registry"
 NAME_RULE = "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
-RESTORE_DATABASE = "Restore condu.sqlite from a backup or from backups/"
 
 
 def _writing(facts: Facts) -> str:
@@ -21,10 +20,9 @@ def _upgrade(facts: Facts) -> str:
     return "Upgrade: pip install --upgrade condu"
 
 
-def _kept_file(facts: Facts) -> str:
-    if facts.get("in_backups"):
-        return "Restore the file from a backup, or remove it and train again"
-    return "Remove it and train again"
+def _database(facts: Facts) -> str:
+    copies = "; copies from before migrations are in backups/: {copies}"
+    return "Restore condu.sqlite from a backup" + (copies if facts.get("copies") else "")
 
 
 def _task(facts: Facts) -> str:
@@ -57,17 +55,9 @@ HINTS: dict[str, Hint] = {
     "lock-is-link": "Remove it; it holds nothing but the lock",
     "registry-locked": f"{WAIT}; the lock ends with the process",
     "symbolic-link": "Put the real file or folder there; the registry's own folder may be a link",
-    "blob-missing": f"{FAULTS}; restore the file from a backup, or go back to a session that does "
-    "not need it with condu rollback{here}",
-    "blob-unreadable": f"{FAULTS}; correct the permissions or restore the file from a backup, or "
-    "go back to a session that does not need it with condu rollback{here}",
-    "blob-corrupt": f"{FAULTS}; restore the file from a backup, or go back to a session that does "
-    "not need it with condu rollback{here}",
     "blob-changed": FAULTS,
     "blob-missing-for-head": "HEAD was not moved; condu verify{here} says what else is wrong",
     "not-a-blob-name": "A blob is named by the 64 hex digits of its sha256",
-    "kept-file-unknown": "Remove it",
-    "kept-file-corrupt": _kept_file,
     "out-of-files": "No file is corrupt; allow more open files (ulimit -n 4096), or close other "
     "programs, then run the command again",
     "out-of-memory": "No file is corrupt; close other programs, then run the command again",
@@ -84,21 +74,17 @@ HINTS: dict[str, Hint] = {
     "{here}",
     "registry-too-new": _upgrade,
     # The database
-    "database-corrupt": "Restore condu.sqlite from a backup; backups/ holds those made before "
-    "migrations",
+    "database-corrupt": _database,
     "database-unusable": "Check that the disk has space and that you may write to the registry's "
     "folder",
     "schema-unknown": "Its creation was interrupted, or another program wrote it; move the folder "
     "away and run condu init{here}",
     "migration-leaves-orphans": "Nothing was changed; please report this",
     "cannot-migrate": "Nothing was changed; restore condu.sqlite from a backup",
-    "record-altered": RESTORE_DATABASE,
-    "session-altered": "Restore condu.sqlite from a backup, or go back past it: condu rollback"
-    "{here}",
+    "record-altered": "Restore condu.sqlite from a backup",
+    "session-altered": "Restore condu.sqlite from a backup",
     "session-missing": "Restore condu.sqlite from a backup",
-    "session-damaged": f"{FAULTS}; condu rollback{{here}} goes to an older session",
     "patches-in-a-circle": "Restore condu.sqlite from a backup",
-    "patch-damaged": f"{FAULTS}; restore the blob from a backup",
     "blob-size-differs": FAULTS,
     "prototypes-differ": FAULTS,
     "figures-differ": FAULTS,
@@ -127,10 +113,6 @@ HINTS: dict[str, Hint] = {
     "no-such-tag": _tag,
     "tag-reads-like-session": "For instance condu tag before-cleanup{here}",
     # Backups and archives
-    "needed-file-missing": f"{FAULTS}; restore the file, or do without it: condu rollback{{here}}, "
-    "then condu gc{here}",
-    "copied-file-corrupt": f"{FAULTS}; restore the file from an earlier backup, then run the "
-    "command again",
     "backup-nested": "Name a folder outside the registry, ideally on another disk: condu backup "
     "DIR{here}",
     "not-a-backup": "Name a folder that does not exist yet, or an earlier backup: condu backup "

@@ -96,6 +96,12 @@ class TaskFiles:
                 raise
             return None
 
+    def unknown(self) -> Iterator[Path]:
+        """Yield what else is in the folder: files of other names, folders, links."""
+        for path in sorted(self._folder.glob("*")):
+            if _named(path) is None or path.is_symlink() or not path.is_file():
+                yield path
+
     def remove(self, path: Path) -> None:
         """Remove a file that HEAD, or a newer file, has made unnecessary."""
         path.unlink(missing_ok=True)
@@ -110,7 +116,7 @@ class TaskFiles:
         try:
             return KeptFile(path, match["task"], match["sha256"])
         except IntegrityError as error:
-            raise self.unusable(path, error.message) from error
+            raise self.unusable(path, _without_blob(error)) from error
 
     def verified_record(self, file: KeptFile) -> dict[str, Any]:
         """Hash a file's bytes and return its record; raise IntegrityError if it is corrupt."""
@@ -118,16 +124,22 @@ class TaskFiles:
             file.verify()
             return file.metadata
         except IntegrityError as error:
-            raise self.unusable(file.path, error.message) from error
+            raise self.unusable(file.path, _without_blob(error)) from error
 
     def unusable(self, path: Path, reason: str) -> IntegrityError:
-        """Build the error about a file that cannot be used."""
+        """Build the error about a file; `reason` continues its name, such as "is corrupt"."""
         return IntegrityError(
-            f"the {self._what} {path} cannot be used: {reason}",
+            f"the {self._what} {path} {reason}",
             reason="kept-file-corrupt",
             path=path,
+            task=self.task_of(path),
             in_backups=self._in_backups,
         )
+
+
+def _without_blob(error: IntegrityError) -> str:
+    """What a reader says of a file, which is named as a blob is and is none."""
+    return error.message.removeprefix(f"blob {error.facts.get('blob')} ")
 
 
 def _named(path: Path) -> re.Match[str] | None:

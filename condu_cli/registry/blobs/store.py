@@ -157,7 +157,7 @@ class BlobStore:
                         file.write(piece)
                 flush_file(draft)
                 if file_sha256(draft) != sha256:
-                    raise _corrupt(sha256, "it cannot be restored from its patch")
+                    raise _not_restored(sha256)
                 self._move_into_place([draft], [BlobRef(sha256, draft.stat().st_size)])
         finally:
             with suppress(OSError):
@@ -315,14 +315,14 @@ def check_blob(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) ->
     for piece in _pieces(sha256, header, tensors):
         digest.update(piece)
     if digest.hexdigest() != sha256:
-        raise _corrupt(sha256, "it cannot be restored from its patch")
+        raise _not_restored(sha256)
 
 
 def _pieces(sha256: str, header: bytes, tensors: Mapping[str, np.ndarray]) -> list[memoryview]:
     try:
         return file_pieces(header, tensors)
     except TensorFileError as error:
-        raise _corrupt(sha256, f"it cannot be restored from its patch: {error}") from error
+        raise _not_restored(sha256, f": {error}") from error
 
 
 def _wait_for_a_thread(futures: Sequence[Future[BlobRef]]) -> None:
@@ -392,3 +392,12 @@ def _unreadable(sha256: str, error: OSError) -> ConduError:
 
 def _corrupt(sha256: str, reason: str) -> IntegrityError:
     return IntegrityError(f"blob {sha256} is corrupt: {reason}", reason="blob-corrupt", blob=sha256)
+
+
+def _not_restored(sha256: str, why: str = "") -> IntegrityError:
+    """Name a blob without a file that was restored wrongly: what it was made from is corrupt."""
+    return IntegrityError(
+        f"blob {sha256} cannot be restored from its patch{why}",
+        reason="blob-not-restored",
+        blob=sha256,
+    )

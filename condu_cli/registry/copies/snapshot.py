@@ -61,6 +61,7 @@ def consistently(registry: Registry, command: str, attempt: Callable[[], _Result
             raise IntegrityError(
                 f"{error} is missing, and the registry at {registry.path} needs it",
                 reason="needed-file-missing",
+                path=str(error),
                 registry=registry.path,
             ) from error
 

@@ -132,4 +132,5 @@ def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:
         f"{database} is not an intact registry database: {text}",
         reason="database-corrupt",
         path=database,
+        copies=sorted(path.name for path in (database.parent / "backups").glob("*.sqlite")),
     )

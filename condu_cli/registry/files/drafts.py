@@ -24,10 +24,17 @@ def draft_name() -> str:
     return f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
 
 
+def is_draft(path: Path) -> bool:
+    """Say whether a file or folder is named as a draft is."""
+    return _OWNER.search(path.name) is not None
+
+
 def is_abandoned(draft: Path) -> bool:
-    """Return whether the process that wrote a draft is gone."""
+    """Return whether this is a draft whose writer is gone."""
     match = _OWNER.search(draft.name)
-    if match is not None and match["host"] == _host() and os.name != "nt":
+    if match is None:  # whoever put it there, it was not condu
+        return False
+    if match["host"] == _host() and os.name != "nt":
         return not is_running(int(match["pid"]))
     try:
         return time.time() - draft.lstat().st_mtime > STALE_SECONDS

@@ -101,7 +101,7 @@ def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
     """
     record = registry.runs.verified_record(file)
     if record.get("fingerprint") != registry.config.fingerprint():
-        raise registry.runs.unusable(file.path, "it belongs to a registry of another base model")
+        raise registry.runs.unusable(file.path, "belongs to a registry of another base model")
     try:
         return Unfinished(
             task=file.task,
@@ -114,7 +114,7 @@ def load_unfinished(registry: Registry, file: KeptFile) -> Unfinished:
             root=Path(record["root"]) if record.get("root") else None,
         )
     except (InvalidStateError, KeyError, TypeError) as exc:
-        raise registry.runs.unusable(file.path, f"it does not hold a training: {exc}") from exc
+        raise registry.runs.unusable(file.path, f"does not hold a training: {exc}") from exc
 
 
 def data_fingerprint(

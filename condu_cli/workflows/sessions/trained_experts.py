@@ -109,6 +109,7 @@ def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
             f"{waiting.path} does not hold a trained expert: {exc}",
             reason="expert-file-damaged",
             path=waiting.path,
+            task=waiting.task,
         ) from exc
 
 

@@ -10,24 +10,26 @@ Nothing is repaired. A problem names its object, the affected sessions and what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.errors import IntegrityError
 from condu_cli.registry.integrity import check_database
-from condu_cli.registry.leftovers import Leftover, leftovers
+from condu_cli.registry.leftovers import Leftover, leftovers, unknown_files
 from condu_cli.registry.manifest import plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.corruption import consequences
 from condu_cli.workflows.sessions.patch_walk import Restored, restored_states
 from condu_cli.workflows.sessions.trained_experts import load_expert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Set
+    from collections.abc import Callable, Iterator, Mapping, Sequence, Set
     from pathlib import Path
 
+    from condu_cli.registry.blobs.kept_files import KeptFile, TaskFiles
     from condu_cli.registry.manifest import TaskEntry
     from condu_cli.registry.reachability import History
     from condu_cli.registry.repository import Registry
@@ -41,7 +43,8 @@ TOLERANCE = 1e-6
 class Problem:
     """A fault: what is wrong, why, and which sessions need it.
 
-    `failure` and `facts` describe it, like an error's reason and facts.
+    `failure` and `facts` describe it, like an error's reason and facts. `path`: the file that is
+    corrupt or missing, if it is a single one.
     """
 
     object: str
@@ -49,11 +52,16 @@ class Problem:
     sessions: tuple[str, ...]
     failure: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, and what is wrong. Leftovers are not a problem: `gc` removes them."""
+    """What was checked, and what is wrong.
+
+    Leftovers are not a problem: `gc` removes them. Neither are `unknown` files, which condu did
+    not write and never removes.
+    """
 
     quick: bool
     sessions: int
@@ -61,6 +69,7 @@ class Verification:
     bytes: int
     problems: tuple[Problem, ...]
     leftovers: tuple[Leftover, ...] = field(default=())
+    unknown: tuple[Path, ...] = field(default=())
 
 
 def verify(
@@ -68,7 +77,7 @@ def verify(
 ) -> Verification:
     """Check a registry; concurrent writers cause no false alarms."""
     problems = [
-        Problem("condu.sqlite", fault, (), failure="database-unsound")
+        Problem("condu.sqlite", fault, (), failure="database-unsound", path=registry.paths.database)
         for fault in check_database(registry)
     ]
     if problems:  # what the database says about blobs cannot be trusted
@@ -87,6 +96,7 @@ def verify(
         sum(sizes.get(sha256, 0) for sha256 in needed),
         tuple(found),
         tuple(leftovers(registry, set(needed))),
+        tuple(unknown_files(registry)),
     )
 
 
@@ -100,13 +110,14 @@ def _check_blobs(
 ) -> list[Problem]:
     """Find the faults of files, then decode each session whose own files are intact."""
     faults = dict(_check_files(registry, history, quick=quick, on_progress=on_progress))
-    affected = _affected(history, faults.keys())
+    affected = history.affected_by(faults.keys())
     found = [
         Problem(
             f"blob {sha256}",
             reason,
             _sessions_with(history, affected, sha256),
             failure="needed-file-damaged",
+            path=registry.blobs.path(sha256),
         )
         for sha256, reason in faults.items()
     ]
@@ -116,25 +127,13 @@ def _check_blobs(
         if not affected[session.id] and (history.has_files(session) or not quick)
     }
     found += _check_sessions(registry, history, intact, on_progress)
-    return [*found, *_check_waiting(registry)]
+    return [*_with_consequences(history, found), *_check_kept(registry, quick=quick)]
 
 
-def _affected(history: History, bad: Set[str]) -> dict[str, frozenset[str]]:
-    """Map each live session to the bad blobs that it depends on, including through patches."""
-    found: dict[str, frozenset[str]] = {}
-    for session in history.live:
-        chain = []
-        at = session
-        while at.id not in found:
-            chain.append(at)
-            if history.has_files(at):
-                break
-            at = history.session(history.packs[at.id].reference)
-        inherited = found.get(at.id, frozenset())
-        for step in reversed(chain):
-            inherited |= bad & history.blobs(step).keys() if bad else frozenset()
-            found[step.id] = inherited
-    return found
+def _with_consequences(history: History, problems: Sequence[Problem]) -> Iterator[Problem]:
+    unsound = {session_id for problem in problems for session_id in problem.sessions}
+    for problem in problems:
+        yield replace(problem, facts=consequences(history, set(problem.sessions), unsound))
 
 
 def _sessions_with(
@@ -157,20 +156,31 @@ def _check_sessions(
     return [found[session.id] for session in history.live if session.id in found]
 
 
-def _check_waiting(registry: Registry) -> Iterator[Problem]:
-    """Check the experts that are trained and not committed yet."""
-    for path in registry.waiting.paths():
-        problem = _fault_of_waiting(registry, path)
-        if problem is not None and path.exists():  # else it has been committed
-            yield problem
+def _check_kept(registry: Registry, *, quick: bool) -> Iterator[Problem]:
+    """Check the experts that are trained and not committed yet, and the unfinished trainings."""
+
+    def read_run(file: KeptFile) -> None:
+        if not quick:
+            registry.runs.verified_record(file)
+
+    kinds: list[tuple[TaskFiles, Callable[[KeptFile], object]]] = [
+        (registry.waiting, lambda file: load_expert(registry, file)),
+        (registry.runs, read_run),
+    ]
+    for files, read in kinds:
+        for path in files.paths():
+            yield from _fault_of_kept(files, path, read)
 
 
-def _fault_of_waiting(registry: Registry, path: Path) -> Problem | None:
+def _fault_of_kept(
+    files: TaskFiles, path: Path, read: Callable[[KeptFile], object]
+) -> Iterator[Problem]:
     try:
-        load_expert(registry, registry.waiting.open(path))
-    except ConduError as exc:
-        return Problem(f"trained/{path.name}", exc.message, (), failure=exc.reason, facts=exc.facts)
-    return None
+        read(files.open(path))
+    except IntegrityError as exc:
+        if path.exists():  # else it has been committed, or saved again, meanwhile
+            name, why = f"{path.parent.name}/{path.name}", exc.message.partition(f"{path} ")[2]
+            yield Problem(name, why, (), failure=exc.reason, facts=exc.facts, path=path)
 
 
 def _check_files(

@@ -470,4 +470,4 @@ def test_a_corrupt_session_answers_nothing_and_ends_with_14(
         ran = condu(command, *space, *options)
         assert (ran.code, ran.out) == (14, "")
         assert f"{path.name} is corrupt" in ran.err
-        assert "condu verify" in ran.err
+        assert f"needs {path}; restore it from a backup; " in ran.err

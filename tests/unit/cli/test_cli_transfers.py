@@ -217,8 +217,8 @@ def test_an_imported_registry_as_json_with_its_base_model(condu, archive, tmp_pa
         ((), "--weights FILE is missing"),
         (("--task", "x"), "--weights FILE is missing"),
         (("--weights", "x.pt"), "--task NAME is missing"),
-        (("all.condu", "--task", "x"), "all.condu is a whole registry"),
-        (("all.condu", "--image-size", "32"), "all.condu is a whole registry"),
+        (("all.condu", "--task", "x"), "all.condu is read as a whole registry"),
+        (("all.condu", "--image-size", "32"), "all.condu is read as a whole registry"),
         (("all.condu", "-n"), "--dry-run applies to a single task"),
     ],
 )

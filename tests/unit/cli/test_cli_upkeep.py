@@ -157,7 +157,9 @@ def test_corruption_ends_with_14_and_names_the_blob_its_sessions_and_what_to_do(
     assert f"blob {head.shared}" in ran.out
     assert head.id[:12] in ran.out
     assert "what to do:" in ran.out
-    assert ran.err.splitlines()[-2].startswith("error: 1 problem; the first: blob ")
+    path = registry.blobs.path(head.shared)
+    assert f"  file: {path}\n" in ran.out
+    assert ran.err.splitlines()[-2].startswith(f"error: 1 problem; the first: {path} is corrupt")
     assert condu("verify", "--quick").code == 0
 
 
@@ -168,8 +170,23 @@ def test_corruption_in_json_is_the_report_and_then_the_error(condu, registry):
     assert record["sound"] is False
     (problem,) = record["problems"]
     assert problem["object"] == f"blob {registry.head().shared}"
+    assert problem["path"] == str(registry.blobs.path(registry.head().shared))
     assert set(problem["sessions"]) == {s.id for s in registry.sessions()}
     assert json.loads(ran.err)["error"]["code"] == 14
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, "notes00"), (7, "notes04 and 2 more")])
+def test_files_of_others_are_a_warning_and_no_problem(condu, registry, count, end):
+    for number in range(count):
+        (registry.paths.tmp / f"notes{number:02}").write_text("mine")
+    ran = condu("verify")
+    assert ran.code == 0
+    assert f"{count} file" in ran.err
+    assert "condu did not write" in ran.err
+    assert ran.err.endswith(f"{end}\n")
+    assert document(condu("verify", "--json"))["unknown"] == [
+        str(registry.paths.tmp / f"notes{number:02}") for number in range(count)
+    ]
 
 
 def test_leftovers_are_a_hint_and_no_problem(condu, registry):

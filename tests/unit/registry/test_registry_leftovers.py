@@ -8,7 +8,14 @@ import pytest
 from condu_cli.errors import ConduError
 from condu_cli.registry import leftovers as leftovers_module
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.leftovers import BLOB, DRAFT, Leftover, leftovers, remove_leftover
+from condu_cli.registry.leftovers import (
+    BLOB,
+    DRAFT,
+    Leftover,
+    leftovers,
+    remove_leftover,
+    unknown_files,
+)
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
 
@@ -70,6 +77,27 @@ def test_what_condu_does_not_write_is_none(registry: Registry, tmp_path: Path) -
     target = registry.paths.tmp / "elsewhere-1-0000000000000000.safetensors"
     (registry.paths.tmp / "elsewhere-2-0000000000000000.safetensors").symlink_to(target)
     assert [found.path for found in leftovers(registry, set())] == [target]
+
+
+@pytest.mark.usefixtures("abandoned")
+def test_what_condu_does_not_write_is_unknown(registry: Registry, learn: Learn) -> None:
+    learn("a")
+    registry.blobs.put({"x": np.zeros(9, np.float32)})
+    (registry.paths.tmp / f"{draft_name()}.safetensors").write_bytes(b"half of it")
+    assert list(unknown_files(registry)) == []
+    paths = registry.paths
+    mine = [
+        *(paths.blobs / "aa" / f"bb{'0' * 62}", paths.blobs / "notes.txt"),
+        *(paths.trained / "x.safetensors", paths.runs / "y.pt", paths.tmp / "z"),
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))  # age makes it no leftover
+    assert list(unknown_files(registry)) == mine
+    for leftover in leftovers(registry, needed(registry)):
+        remove_leftover(registry, leftover)
+    assert all(path.exists() for path in mine)
 
 
 def test_what_lies_behind_a_link_is_none(registry: Registry, tmp_path: Path) -> None:

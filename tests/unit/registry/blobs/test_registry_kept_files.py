@@ -147,10 +147,30 @@ def test_a_corrupt_one_is_noticed_when_it_is_verified(waiting: TaskFiles) -> Non
 def test_one_that_is_cut_short_is_an_integrity_error(waiting: TaskFiles, kept: int) -> None:
     path = waiting.save("pets", ARRAYS, RECORD).path
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(IntegrityError, match=r"cannot be used: .*corrupt") as caught:
+    with pytest.raises(IntegrityError, match="is corrupt") as caught:
         waiting.all()
-    assert f"the trained expert {path} cannot be used" in caught.value.message
+    assert caught.value.message.startswith(f"the trained expert {path} is corrupt: ")
+    assert "blob" not in caught.value.message
+    assert caught.value.facts["task"] == "pets"
     assert waiting.paths("pets") == [path]  # which opens nothing
+
+
+def test_one_that_is_gone_is_missing_and_no_blob(waiting: TaskFiles) -> None:
+    saved = waiting.save("pets", ARRAYS, RECORD)
+    saved.path.unlink()
+    with pytest.raises(IntegrityError) as caught:
+        waiting.open(saved.path)
+    assert caught.value.message == f"the trained expert {saved.path} is missing"
+
+
+def test_what_is_none_of_its_files_is_unknown(waiting: TaskFiles, paths: RegistryPaths) -> None:
+    assert list(waiting.unknown()) == []
+    saved = waiting.save("pets", ARRAYS, RECORD).path
+    (paths.trained / "notes.txt").write_text("mine")
+    (paths.trained / "folder").mkdir()
+    link = paths.trained / saved.name.replace("pets", "cars")
+    link.symlink_to(saved)
+    assert list(waiting.unknown()) == [link, paths.trained / "folder", paths.trained / "notes.txt"]
 
 
 def test_a_link_is_not_followed(waiting: TaskFiles, tmp_path: Path) -> None:

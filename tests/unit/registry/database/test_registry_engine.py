@@ -165,7 +165,13 @@ def test_a_file_that_is_no_database_is_an_integrity_error(database: Path, conten
     ):
         count(session)
     assert str(database) in corrupt.value.message
-    assert hint_of(corrupt.value)
+    assert hint_of(corrupt.value) == "Restore condu.sqlite from a backup"  # there are no others
+    copy = database.parent / "backups" / "condu-2026-0001.sqlite"
+    copy.parent.mkdir()
+    copy.write_bytes(b"")
+    with pytest.raises(IntegrityError) as again, described_errors(database):
+        raise sqlite3.DatabaseError("file is not a database")
+    assert hint_of(again.value).endswith(f"are in backups/: {copy.name}")
 
 
 def test_a_truncated_database_is_an_integrity_error(database: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from condu_cli.registry.files import drafts
-from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name, is_abandoned
+from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name, is_abandoned, is_draft
 
 
 @pytest.fixture
@@ -46,10 +46,16 @@ def test_a_draft_of_a_process_that_is_gone_is_abandoned_at_once(tmp_path: Path, 
     assert is_abandoned(draft(tmp_path, f"{drafts._host()}-{dead}", prefix=".registry-"))
 
 
-@pytest.mark.parametrize("owner", ["elsewhere-1", "x", f"{drafts._host()}-1x"])
-def test_a_draft_of_another_machine_is_left_for_a_day(tmp_path: Path, owner: str) -> None:
-    assert not is_abandoned(draft(tmp_path, owner, age=STALE_SECONDS - 60))
-    assert is_abandoned(draft(tmp_path, owner, age=STALE_SECONDS + 60))
+@pytest.mark.parametrize("owner", ["x", "notes", f"{drafts._host()}-1x"])
+def test_what_is_not_named_as_a_draft_is_nobodys_however_old(tmp_path: Path, owner: str) -> None:
+    path = draft(tmp_path, owner, age=2 * STALE_SECONDS)
+    assert not is_abandoned(path)
+    assert not is_draft(path)
+
+
+def test_a_draft_of_another_machine_is_left_for_a_day(tmp_path: Path) -> None:
+    assert not is_abandoned(draft(tmp_path, "elsewhere-1", age=STALE_SECONDS - 60))
+    assert is_abandoned(draft(tmp_path, "elsewhere-1", age=STALE_SECONDS + 60))
 
 
 def test_a_draft_that_is_gone_has_no_owner(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_where_none_can_be_committed_the_first_error_is_raised(several):
     for seconds, path in enumerate(paths):
         flip(path, -1)
         os.utime(path, (seconds, seconds))  # they are listed by time
-    with pytest.raises(IntegrityError, match=f"trained expert {paths[0]} cannot be used"):
+    with pytest.raises(IntegrityError, match=f"trained expert {paths[0]} is corrupt"):
         resume(several, None)
     assert several.waiting.paths() == paths
 

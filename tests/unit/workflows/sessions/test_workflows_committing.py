@@ -263,7 +263,7 @@ def test_a_name_taken_meanwhile_is_refused_until_it_is_free(registry, waiting):
 
 def test_a_corrupt_kept_expert_is_an_error_and_stays(registry, waiting):
     flip(waiting.path, -1)
-    with pytest.raises(IntegrityError, match=f"trained expert {waiting.path} cannot be used: "):
+    with pytest.raises(IntegrityError, match=f"the trained expert {waiting.path} is corrupt: "):
         resume_expert(registry, registry.waiting.open(waiting.path), command="resume")
     assert waiting.path.exists()
     assert [p.object for p in verify(registry).problems] == [f"trained/{waiting.path.name}"]

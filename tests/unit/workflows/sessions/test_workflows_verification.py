@@ -1,5 +1,6 @@
 """Verifying: every changed byte of a registry is found and named."""
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from made_registries import flip, learn, made_expert, made_registry
 
-from condu_cli.cli.hints.making import hint_for
+from condu_cli.cli.hints.making import hint_for, hint_of
+from condu_cli.errors import IntegrityError
 from condu_cli.registry.repository import Registry
+from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import verification
 from condu_cli.workflows.sessions.forgetting import forget, rename
+from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.trained_experts import keep_expert
 from condu_cli.workflows.sessions.verification import verify
 
@@ -51,7 +55,8 @@ def assert_found(registry, path, offset) -> None:
     problem = found.problems[objects(found).index(f"blob {path.name}")]
     assert problem.sessions
     assert problem.reason
-    assert "rollback" in hint_for(problem.failure, problem.facts)
+    assert problem.path == path
+    assert re.search("condu (rollback|gc) ", hint_for(problem.failure, problem.facts))
 
 
 # Intact
@@ -118,6 +123,10 @@ def test_the_sessions_that_need_a_blob_are_named(registry):
     flip(registry.blobs.path(third.shared), -1)
     (problem,) = verify(registry).problems
     assert set(problem.sessions) == {third.id, second.id, first.id}
+    flip(registry.blobs.path(third.shared), -1)
+    flip(registry.blobs.path(third.entry("digits").expert.prototypes), -1)
+    (problem,) = verify(registry).problems
+    assert problem.sessions == (third.id,)  # the others come from its state alone
 
 
 def test_several_problems_are_all_named(registry):
@@ -202,6 +211,61 @@ def test_a_corrupt_expert_that_waits_is_found(registry, offset):
     flip(waiting.path, offset)
     (problem,) = verify(registry).problems
     assert problem.object == f"trained/{waiting.path.name}"
+    assert problem.reason.startswith("is corrupt: ")
+    assert "condu learn --task flags " in hint_for(problem.failure, problem.facts)
+
+
+# Trainings that are not finished
+
+
+@pytest.fixture
+def run(registry):
+    """The file of a training; what a sound one holds is not of interest here."""
+    return registry.runs.save("flags", {"state/x": np.arange(999.0)}, {"at": "2026"}).path
+
+
+@pytest.mark.parametrize("offset", [0, 9, -1])
+def test_a_damaged_training_is_found_and_a_sound_one_is_none(registry, run, offset):
+    assert verify(registry).problems == ()
+    flip(run, offset)
+    (problem,) = verify(registry).problems
+    assert (problem.object, problem.path) == (f"runs/{run.name}", run)
+    assert problem.reason.startswith("is corrupt: ")
+    hint = hint_for(problem.failure, problem.facts)
+    assert "condu learn --task flags --data DIR --retrain" in hint
+    assert f"rm {run}" in hint
+    assert "backup" not in hint
+
+
+def test_quick_does_not_hash_trainings(registry, run):
+    flip(run, -1)
+    assert verify(registry, quick=True).problems == ()
+    flip(run, 0)
+    assert objects(verify(registry, quick=True)) == [f"runs/{run.name}"]
+
+
+def test_a_training_that_is_saved_anew_meanwhile_is_no_false_alarm(registry, run, monkeypatch):
+    real = type(registry.runs).open
+
+    def opened(files, path):
+        path.unlink(missing_ok=True)
+        return real(files, path)
+
+    monkeypatch.setattr(type(registry.runs), "open", opened)
+    assert verify(registry).problems == ()
+
+
+# What is not condu's
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_file_that_condu_did_not_write_is_told_and_no_problem(registry, quick):
+    registry.paths.trained.mkdir(exist_ok=True)
+    (registry.paths.trained / "thesis.txt").write_text("mine")
+    found = verify(registry, quick=quick)
+    assert found.problems == ()
+    assert found.leftovers == ()
+    assert found.unknown == (registry.paths.trained / "thesis.txt",)
 
 
 # The database
@@ -245,6 +309,14 @@ def test_an_altered_row_does_not_match_its_sessions_id(registry, statement, quic
     found = verify(Registry.open(registry.path), quick=quick)
     assert set(objects(found)) == {"condu.sqlite"}
     assert "backup" in hint_for(found.problems[0].failure, found.problems[0].facts)
+
+
+def test_no_rollback_is_offered_from_a_session_whose_record_was_altered(registry):
+    """None would work: it begins by reading HEAD."""
+    execute(registry, "UPDATE sessions SET task = 'other' WHERE id IN (SELECT session FROM head)")
+    with pytest.raises(IntegrityError) as caught:
+        roll_back(Registry.open(registry.path), Aim(), "rollback")
+    assert hint_of(caught.value) == "Restore condu.sqlite from a backup"
 
 
 def test_a_patch_on_a_session_that_is_not_there_is_found(registry):
