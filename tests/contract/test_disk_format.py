@@ -250,7 +250,7 @@ def test_the_manifest_and_the_id_of_a_session() -> None:
     assert session.computed_id() == MANIFEST_ID
 
 
-def test_a_codec_of_its_own_stands_in_the_manifest_and_in_the_database(registry: Registry) -> None:
+def test_a_sessions_own_codec_is_in_the_manifest_and_in_the_database(registry: Registry) -> None:
     """If a session or an entry has one; otherwise the key is absent, as in the sessions above."""
     first = registry.head()
     assert first is not None

@@ -59,7 +59,7 @@ def registry(path, codec):
 # Sessions
 
 
-def test_the_first_expert_comes_back_within_its_precision(path, codec):
+def test_the_first_expert_is_restored_within_its_precision(path, codec):
     registry = made_registry(path, **codec)
     expert = made_expert("birds")
     commit_expert(registry, expert, parent=None, command="learn")
@@ -153,7 +153,7 @@ def test_sessions_are_compared(registry):
 # Files
 
 
-def test_a_collection_keeps_what_it_must_and_the_rest_goes(registry):
+def test_a_collection_keeps_what_it_must_and_removes_the_rest(registry):
     first, second, third = oldest_first(registry)
     registry.tag("first", first, "tag")
     before = {s.id: decoded(registry, s) for s in (first, third)}

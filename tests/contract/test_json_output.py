@@ -324,7 +324,7 @@ def test_a_dry_forget_and_rename_print_what_they_would_do(made):
     assert run("rename", "cars", "x", "-n") == {"dry_run": True, "task": "cars", "to": "x"}
 
 
-def test_gc_prints_what_goes_or_went(made):
+def test_gc_prints_what_it_removes_or_removed(made):
     registry, run = made
     gone = [session.id for session in registry.sessions()[1:]]
     plan = run("gc", "--keep", "1", "-n")

@@ -58,7 +58,7 @@ def test_its_second_session_is_head_and_its_first_a_patch(condu):
 
 
 @pytest.mark.slow
-def test_it_knows_digits_from_shapes_and_what_they_are(condu, tmp_path):
+def test_it_distinguishes_digits_from_shapes_and_classifies_them(condu, tmp_path):
     for name in ("digits", "shapes"):
         write_embedded(name, tmp_path / name)
     digits, shapes = (tmp_path / name / "test" for name in ("digits", "shapes"))

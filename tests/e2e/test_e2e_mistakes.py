@@ -199,7 +199,7 @@ def test_a_second_writer_is_told_who_holds_the_lock(learned: Condu) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["bases"], ["bases", "--json"], ["--help"]])
-def test_results_that_cannot_be_written_are_no_fault_of_condu(arguments):
+def test_results_that_cannot_be_written_are_not_condus_fault(arguments):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "condu_cli", *arguments],
@@ -227,7 +227,7 @@ def test_help_may_be_read_by_a_program_that_stops_reading():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_closed_output_is_no_crash():
+def test_a_closed_output_is_not_a_crash():
     command = f"exec {sys.executable} -m condu_cli bases >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0

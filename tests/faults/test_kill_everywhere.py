@@ -4,7 +4,7 @@ The work is done by `kill_harness.py` in a process of its own, which has no thre
 
 Every operation is killed at all of its steps, except those that share the path of `LEARN`: they are
 killed where they differ from it, and half way. That nothing else differs is what
-`test_what_commits_an_expert_goes_the_way_that_is_swept` checks: it compares all their steps.
+`test_all_commits_of_experts_take_the_tested_path` checks: it compares all their steps.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(
         assert found["random"] == RANDOM_KILLS
 
 
-def test_what_commits_an_expert_goes_the_way_that_is_swept(kinds: Mapping[str, Kinds]) -> None:
+def test_all_commits_of_experts_take_the_tested_path(kinds: Mapping[str, Kinds]) -> None:
     """If one has a new difference, it is killed there; check that this is enough."""
     swept = kinds[LEARN.name]
     assert {o.name: difference(kinds[o.name], swept) for o in LIKE_LEARN} == DIFFERENCES

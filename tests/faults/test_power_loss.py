@@ -121,7 +121,7 @@ def test_a_patch_is_on_the_disk_before_it_is_recorded(
         ("undo", "UPDATE head"),
     ],
 )
-def test_no_blob_goes_before_the_database_can_do_without_it(
+def test_no_blob_is_removed_before_the_database_can_do_without_it(
     name: str, words: str, recorded: Mapping[str, Steps]
 ) -> None:
     steps = recorded[name]

@@ -124,7 +124,7 @@ def holder(registry: Registry) -> Iterator[Started]:
         yield process.wait_until_ready()
 
 
-def test_who_waits_too_long_is_told_who_writes(registry: Registry, holder: Started) -> None:
+def test_a_lock_timeout_names_the_holder(registry: Registry, holder: Started) -> None:
     with pytest.raises(LockedError) as caught, registry.lock("forget birds", timeout=0.1):
         pass
     assert re.search(

@@ -188,7 +188,7 @@ def test_no_session_has_another_id_or_codec_by_now(name: str, registry: Registry
     ]
 
 
-def test_an_option_that_there_was_not_is_what_the_codec_did_then(
+def test_an_option_added_later_means_what_the_codec_did_before(
     name: str, registry: Registry
 ) -> None:
     """And never the current default for new registries."""
@@ -268,7 +268,7 @@ def test_verify_finds_nothing_wrong(registry: Registry, quick: bool) -> None:
     assert found.sessions == 3
 
 
-def test_one_can_go_on_learning_and_back_and_nothing_older_changes(
+def test_learning_on_and_rolling_back_changes_nothing_older(
     name: str, registry: Registry, expected: Deltas
 ) -> None:
     head = registry.head()
@@ -332,7 +332,7 @@ def test_a_collection_that_keeps_one_session_keeps_that_one_whole(
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("x")])
 @pytest.mark.parametrize("step", ["create_table", "create_index", "add_column", "get_bind"])
-def test_a_migration_that_fails_in_the_middle_leaves_everything_as_it_was(
+def test_a_migration_that_fails_in_the_middle_leaves_everything_unchanged(
     name: str, path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
     from alembic import op

@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_shape_is_named(tmp_path, checkpoint):
     assert str(other) in caught.value.message
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_text("this is not a checkpoint")
     with pytest.raises(BaseModelError, match="does not load as condu-tiny"):

@@ -29,7 +29,7 @@ def test_the_two_towers_make_up_the_whole(tiny):
     assert "logit_scale" not in whole
 
 
-def test_there_is_no_third_tower(tiny):
+def test_a_third_tower_is_refused(tiny):
     with pytest.raises(UsageError, match="unknown part of a model: 'audio'") as caught:
         tiny.tower_parameters("audio")
     assert "whole, image, text" in hint_of(caught.value)
@@ -42,7 +42,7 @@ def test_only_the_named_parameters_are_trainable_in_the_order_given(tiny):
     assert list(weights_of(restricted)) == names
 
 
-def test_the_base_model_itself_stays_as_it_was(tiny):
+def test_the_base_model_itself_stays_unchanged(tiny):
     before = list(tiny.trainable_parameters())
     tiny.restricted_to(before[:1]).expert_copy()
     assert list(tiny.trainable_parameters()) == before

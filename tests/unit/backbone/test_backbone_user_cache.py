@@ -36,7 +36,7 @@ def test_a_corrupt_file_counts_as_absent(cache, corruption):
     assert cache.load(["a"]) is None
 
 
-def test_a_folder_that_cannot_be_written_to_is_no_error(cache, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_not_an_error(cache, tmp_path):
     (tmp_path / "condu").write_text("in the way")
     cache.save(["a"], {"x": np.ones(1)})
     assert cache.load(["a"]) is None
@@ -66,7 +66,7 @@ def test_nothing_but_the_files_is_left(cache):
     assert len(list(cache.folder.iterdir())) == 1
 
 
-def test_what_a_killed_process_left_goes_once_it_is_old(cache):
+def test_leftovers_of_a_killed_process_are_removed_once_old(cache):
     import os
 
     cache.save(["a"], {"x": np.ones(1)})

@@ -148,7 +148,7 @@ def test_a_value_that_makes_no_sense_is_refused(condu, colours, tmp_path, option
 # The pictures and the machine
 
 
-def test_what_is_said_of_the_pictures_reaches_the_request(asked, tmp_path):
+def test_options_about_pictures_reach_the_request(asked, tmp_path):
     ((request, _, _, retrain),) = asked(
         "--task", "new", "--data", tmp_path, "--class-names", "names.txt", "--download",
         "--data-root", "sets", "--prototype-images", 5, "--max-unreadable", 0, "--workers", 0,
@@ -159,7 +159,7 @@ def test_what_is_said_of_the_pictures_reaches_the_request(asked, tmp_path):
     assert retrain is False
 
 
-def test_what_is_said_of_the_machine_reaches_it(asked):
+def test_options_about_the_machine_reach_it(asked):
     ((_, _, machine, retrain),) = asked(
         "--task", "new", "--device", "cpu", "--save-every", 3, "--retrain"
     )
@@ -223,7 +223,7 @@ BESIDE_RESUME = [
 
 
 @pytest.mark.parametrize("option", BESIDE_RESUME, ids=lambda option: option[0])
-def test_nothing_that_was_settled_can_be_said_again(condu, option):
+def test_options_fixed_at_the_start_cannot_be_given_again(condu, option):
     assert_refused(
         condu("learn", "--resume", *option), "--resume continues with the original options"
     )
@@ -235,7 +235,7 @@ def test_where_nothing_was_interrupted_that_is_reported(condu, learned, options)
     assert_refused(ran, "no training was interrupted", code=4)
 
 
-def test_a_dry_run_lists_what_would_go_on(condu, learned):
+def test_a_dry_run_lists_what_would_resume(condu, learned):
     ran = condu("learn", "--resume", "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == {"dry_run": True, "waiting": [], "unfinished": []}
@@ -267,7 +267,7 @@ def test_what_a_registry_is_belongs_to_init(condu, colours, tmp_path, option):
     assert not (tmp_path / "registry").exists()
 
 
-def test_an_option_of_other_commands_is_said_to_be_theirs(condu, colours):
+def test_an_option_of_other_commands_is_reported_as_theirs(condu, colours):
     ran = condu(*NEW, "--data", colours, "--labels", "cat,dog")
     assert_refused(ran, "--labels belongs to condu predict; see condu learn --help")
 

@@ -107,7 +107,7 @@ def test_the_registry_is_named_before_or_after_the_command(condu, tmp_path, befo
     assert_one_error(ran, 10, str(tmp_path / "elsewhere"))
 
 
-def test_an_option_after_the_command_wins(condu, tmp_path):
+def test_an_option_after_the_command_takes_precedence(condu, tmp_path):
     ran = condu("--registry", tmp_path / "first", "log", "--registry", tmp_path / "second")
     assert_one_error(ran, 10, str(tmp_path / "second"))
 
@@ -335,7 +335,7 @@ def test_debugging_shows_the_traceback(run_condu):
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_leaves_is_no_error(options):
+def test_a_reader_that_leaves_is_not_an_error(options):
     read, write = os.pipe()
     os.close(read)
     try:
@@ -351,7 +351,7 @@ def test_a_reader_that_leaves_is_no_error(options):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_file_name_that_is_no_text_is_printed_escaped(run_condu, tmp_path):
+def test_a_file_name_that_is_not_text_is_printed_escaped(run_condu, tmp_path):
     done = run_condu("ls", "--registry", f"{tmp_path}/bad\udcff")
     assert done.returncode == 10
     assert "bad\\udcff" in done.stderr
@@ -387,7 +387,7 @@ def test_learning_says_what_changed_and_how_to_undo_it(learned):
 
 
 @pytest.mark.usefixtures("learned")
-def test_a_rollback_says_where_head_is_and_how_to_come_back(condu):
+def test_a_rollback_says_where_head_is_and_how_to_return(condu):
     ran = condu("rollback")
     assert ran.code == 0
     assert ran.out.endswith("to the empty registry\n")
@@ -423,7 +423,7 @@ def test_csv_has_a_header_and_a_row_per_picture(condu, colours):
 
 
 @pytest.mark.usefixtures("learned")
-def test_a_file_name_is_no_formula_in_csv(condu, colours, monkeypatch):
+def test_a_file_name_is_not_a_formula_in_csv(condu, colours, monkeypatch):
     monkeypatch.chdir(colours / "red")
     Path("00.png").rename("=cmd.png")
     assert "\n'=cmd.png," in condu("predict", "=cmd.png", "--csv").out

@@ -45,7 +45,7 @@ def test_without_a_data_root_nothing_is_there_but_what_is_embedded(condu):
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_what_lies_below_the_data_root_is_there(condu, tmp_path, monkeypatch, way):
+def test_what_is_below_the_data_root_is_found(condu, tmp_path, monkeypatch, way):
     root = tmp_path / "sets"
     made_sets.food101(root)
     made_sets.mnist(root)

@@ -252,7 +252,7 @@ def test_an_archive_in_the_place_of_a_checkpoint_says_how_it_is_imported(condu, 
 @pytest.mark.parametrize(
     "options", [("--task", "warm"), ("--base",), (), ("--task", "warm", "--force")]
 )
-def test_no_output_makes_the_folder_that_it_goes_to(condu, learned, tmp_path, options):
+def test_no_output_creates_its_parent_folder(condu, learned, tmp_path, options):
     file = tmp_path / "no where" / "x.safetensors"
     ran = condu("export", *options, "-o", file)
     assert ran.code == 2

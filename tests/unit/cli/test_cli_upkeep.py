@@ -95,7 +95,7 @@ def test_yes_answers_the_question_before_it_is_asked(condu, registry):
 
 
 @pytest.mark.parametrize("option", ["-n", "--dry-run"])
-def test_a_dry_run_lists_what_would_go_and_removes_nothing(condu, registry, option):
+def test_a_dry_run_lists_what_would_be_removed_and_removes_nothing(condu, registry, option):
     before = files_of(registry.path)
     ran = condu("gc", "--keep", "1", option)
     assert ran.code == 0

@@ -59,7 +59,7 @@ def test_a_corrupt_index_is_an_error(tmp_path, change):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"bits": "?", "count": 1, "sha256": ""}'])
-def test_something_else_is_no_index(tmp_path, text):
+def test_something_else_is_not_an_index(tmp_path, text):
     file = tmp_path / "index.json"
     file.write_text(text)
     with pytest.raises(DataError, match="not the index file"):

@@ -63,7 +63,7 @@ def test_a_second_registry_in_the_same_place_is_refused(
     assert "condu learn" in hint_of(refused.value)
 
 
-def test_a_file_is_no_place_for_a_registry(tmp_path: Path, config: RegistryConfig) -> None:
+def test_a_file_cannot_hold_a_registry(tmp_path: Path, config: RegistryConfig) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(UsageError, match="is a file"):
@@ -146,7 +146,7 @@ def draft_folder(root: Path, owner: str, age: float) -> Path:
     return folder
 
 
-def test_what_a_killed_creation_has_left_goes_with_the_next(
+def test_leftovers_of_a_killed_creation_are_removed_by_the_next(
     tmp_path: Path, config: RegistryConfig
 ) -> None:
     root = tmp_path / "r"

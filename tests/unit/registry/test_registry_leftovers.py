@@ -59,7 +59,7 @@ def test_an_abandoned_draft_is_one(registry: Registry, abandoned: Path) -> None:
     remove_leftover(registry, found)  # another process has already removed it
 
 
-def test_a_draft_that_is_being_written_is_none(registry: Registry) -> None:
+def test_a_draft_that_is_being_written_is_not_a_leftover(registry: Registry) -> None:
     path = registry.paths.tmp / f"{draft_name()}.safetensors"
     path.write_bytes(b"half of it")
     os.utime(path, (0, 0))
@@ -100,7 +100,7 @@ def test_what_condu_does_not_write_is_unknown(registry: Registry, learn: Learn) 
     assert all(path.exists() for path in mine)
 
 
-def test_what_lies_behind_a_link_is_none(registry: Registry, tmp_path: Path) -> None:
+def test_what_is_behind_a_link_is_not_one(registry: Registry, tmp_path: Path) -> None:
     ref = registry.blobs.put({"x": np.zeros(9, np.float32)})
     folder = registry.blobs.path(ref.sha256).parent
     folder.rename(tmp_path / "others")

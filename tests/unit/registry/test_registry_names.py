@@ -10,7 +10,7 @@ from condu_cli.registry.names import is_sha256, shown_id, validate_sha256, valid
 @pytest.mark.parametrize(
     "name", ["a", "DTD", "oxford_pets", "v1.2-final", "0", "x" * 64, "tiny_imagenet_32"]
 )
-def test_a_plain_name_is_returned_as_it_is(name: str) -> None:
+def test_a_plain_name_is_returned_unchanged(name: str) -> None:
     assert validate_task_name(name) == name
 
 
@@ -43,14 +43,14 @@ def test_a_sha256_is_64_lower_case_hex_digits() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "../" + "a" * 61])
-def test_anything_else_is_no_sha256(text: str) -> None:
+def test_anything_else_is_not_a_sha256(text: str) -> None:
     assert not is_sha256(text)
     with pytest.raises(IntegrityError, match="not the name of a blob"):
         validate_sha256(text)
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "é", "A" * 64, b"\xff", None, "x" * 999])
-def test_what_is_no_id_is_shown_so_that_it_does_nothing_to_a_terminal(text: object) -> None:
+def test_an_invalid_id_is_shown_without_affecting_the_terminal(text: object) -> None:
     assert shown_id(text).isprintable()
     assert shown_id(text).isascii()
     assert len(shown_id(text)) <= 80

@@ -120,7 +120,7 @@ def test_what_is_needed_is_the_blobs_of_all_that_is_not_collected() -> None:
     assert [s.id for s in needed.live] == ["c", "b"]
 
 
-def test_what_is_spare_comes_back_from_a_patch_and_is_not_needed_elsewhere() -> None:
+def test_a_spare_blob_is_restorable_from_a_patch_and_not_needed_elsewhere() -> None:
     assert history(packs=PACKED).spare_blobs() == {
         *THREE[1].state_blobs(),
         *THREE[2].state_blobs(),
@@ -155,7 +155,7 @@ def test_what_an_undo_can_bring_back_is_kept_unless_it_is_given_up() -> None:
     assert found.kept(1, undo=False) == {"c"}
 
 
-def test_before_the_first_session_nothing_is_kept_but_what_is_asked_for() -> None:
+def test_before_the_first_session_only_what_is_requested_is_kept() -> None:
     assert history(head=None).kept(None) == set()
     assert history(head=None, tags={"best": "b"}).kept(None) == {"b"}
 
@@ -228,7 +228,7 @@ def test_what_is_kept_is_the_beginning_of_each_line(found: History, keep: int | 
 
 
 @given(histories(), st.none() | st.integers(1, 4), st.booleans())
-def test_whatever_is_kept_comes_back_once_broken_references_are_stored_again(
+def test_all_kept_sessions_are_restorable_once_broken_references_are_stored_again(
     before: History, keep: int | None, undo: bool
 ) -> None:
     kept = before.kept(keep, undo=undo)

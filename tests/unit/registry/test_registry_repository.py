@@ -39,7 +39,7 @@ def execute(registry: Registry, statement: str, *values: object) -> None:
 
 
 @pytest.mark.parametrize("place", ["missing", "folder"])
-def test_where_there_is_no_registry_the_hint_is_to_create_one(tmp_path: Path, place: str) -> None:
+def test_without_a_registry_the_hint_is_to_create_one(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(NoRegistryError) as missing:
         Registry.open(tmp_path / place)

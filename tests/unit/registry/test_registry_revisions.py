@@ -31,7 +31,7 @@ def test_a_text_is_a_start_and_the_steps_before_it(text: str, start: str, steps:
 @pytest.mark.parametrize(
     "text", ["", "~", "~1", "@~", "@~-1", "@~x", "@~1 ", "@~1~1", "@~" + "9" * 10]
 )
-def test_anything_else_is_no_revision_and_is_told_what_is(text: str) -> None:
+def test_anything_else_is_not_a_revision_and_the_error_says_what_is(text: str) -> None:
     with pytest.raises(NotFoundError, match="does not name a session") as refused:
         parse_revision(text)
     assert "@~N" in hint_of(refused.value)
@@ -86,7 +86,7 @@ def test_a_text_that_cannot_be_an_id_says_what_can(text: str) -> None:
     assert "at least 4 digits" in hint_of(raised.value)
 
 
-def test_who_mistypes_a_tag_is_told_the_tags_there_are() -> None:
+def test_a_mistyped_tag_lists_the_existing_tags() -> None:
     with pytest.raises(NotFoundError) as raised:
         match_start("bset", ["a" * 64], {"worst": "a" * 64, "best": "a" * 64})
     assert "a tag (best, worst)" in hint_of(raised.value)

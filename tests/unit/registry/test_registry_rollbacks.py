@@ -56,5 +56,5 @@ def test_a_rollback_goes_no_further_than_to_the_empty_state(steps: int, said: st
         steps_back(steps, ["c", "b", "a"])
 
 
-def test_an_aim_is_called_what_the_journal_calls_it() -> None:
+def test_an_aim_has_the_name_that_the_journal_uses() -> None:
     assert (Aim().kind, Aim("pets").kind, Aim(undo=True).kind) == (ROLLBACK, ROLLBACK, UNDO)

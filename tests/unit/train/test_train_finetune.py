@@ -157,13 +157,13 @@ def test_without_a_best_it_is_an_error(pictures, diverging, values):
         train(pictures, replace(BEST, **values), validation=pictures)
 
 
-def test_a_best_no_better_than_guessing_is_none(pictures, diverging, monkeypatch):
+def test_a_best_no_better_than_guessing_does_not_count(pictures, diverging, monkeypatch):
     monkeypatch.setattr(Objective, "count_right", lambda *_: len(pictures) // 2)
     with pytest.raises(DivergedError):
         train(pictures, BEST, validation=pictures)
 
 
-def test_weights_that_are_no_numbers_are_never_the_best(pictures):
+def test_nan_weights_are_never_the_best(pictures):
     recipe = replace(BEST, learning_rate=float("inf"), warmup_iterations=0, validate_every=1)
     with pytest.raises(DivergedError):
         train(pictures, recipe, validation=pictures)
@@ -255,7 +255,7 @@ def interrupted(pictures, recipe, after, validation=None) -> RunState:
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_what_goes_on_ends_with_the_same_weights_bit_for_bit(pictures, after, keep):
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(pictures, after, keep):
     recipe = replace(
         RECIPE, iterations=10, accumulation=2, clip_norm=1.0, validate_every=3, keep=keep
     )

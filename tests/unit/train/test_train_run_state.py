@@ -78,7 +78,7 @@ def test_a_state_names_weights_moments_and_the_best_weights(state):
     assert {array.dtype for array in state.arrays.values()} == {np.dtype(np.float32)}
 
 
-def test_what_is_put_back_is_what_was_taken_bit_for_bit(state):
+def test_the_state_is_restored_bit_for_bit(state):
     named, best = parameters(seed=9), {}
     optimizer = adamw(named)
     found = restore(state, named, optimizer, best)

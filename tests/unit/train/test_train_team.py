@@ -117,7 +117,7 @@ def start(folder, rank, port, tests):
     )
 
 
-def test_every_process_knows_their_place(members):
+def test_every_process_knows_its_rank(members):
     assert [(m["rank"], m["size"]) for m in members] == [(0, PROCESSES), (1, PROCESSES)]
     assert {torch.device(member["device"]).type for member in members} == {"cpu"}
 
@@ -178,7 +178,7 @@ def test_without_a_launcher_the_process_is_alone(monkeypatch):
     assert (team.sum(torch.tensor(2.0)).item(), team.share("x")) == (2.0, "x")
 
 
-def test_summed_gradients_lie_in_memory_as_their_parameters_do():
+def test_summed_gradients_have_their_parameters_memory_layout():
     # Fused optimizers pair numbers by their memory address.
     class Echo:
         size = 2

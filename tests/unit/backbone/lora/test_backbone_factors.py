@@ -64,7 +64,7 @@ def rebuilt(model, delta):
 # The record
 
 
-def test_a_spec_comes_back_from_its_record():
+def test_a_spec_is_restored_from_its_record():
     spec = LoraSpec(8, 16.0, (FC, TEXT_FC), freeze_a=True, seed=7)
     assert LoraSpec.from_record(spec.to_record()) == spec
     assert spec.scale == 2.0
@@ -125,7 +125,7 @@ def test_a_pattern_without_a_layer_is_refused_and_layers_are_named(tiny):
     assert FC in hint_of(caught.value)
 
 
-def test_attentions_output_projection_is_no_layer_for_factors(tiny):
+def test_attentions_output_projection_cannot_have_factors(tiny):
     """torch reads its weight without calling it: factors beside it would train nothing."""
     assert not [name for name in adaptable_layers(tiny.clip) if "out_proj" in name]
 

@@ -137,7 +137,7 @@ def test_one_flipped_value_changes_the_hash(tiny):
     assert weights_sha256(copy) != tiny.info.weights_sha256
 
 
-def test_the_hash_knows_names_types_and_shapes():
+def test_the_hash_covers_names_types_and_shapes():
     def module(name: str, tensor: torch.Tensor) -> nn.Module:
         holder = nn.Module()
         holder.register_buffer(name, tensor)
@@ -201,7 +201,7 @@ def test_the_weights_are_the_parameters_themselves_in_the_registrys_order(tiny):
     assert (model.clip.visual.proj == 3.0).all()
 
 
-def test_weights_that_lie_channels_last_are_shared_too(tiny):
+def test_weights_in_channels_last_layout_are_shared_too(tiny):
     model = tiny.expert_copy()
     model.clip.visual.to(memory_format=torch.channels_last)
     weights = weights_of(model)["visual.conv1.weight"]
@@ -210,7 +210,7 @@ def test_weights_that_lie_channels_last_are_shared_too(tiny):
     assert (model.clip.visual.conv1.weight == 3.0).all()
 
 
-def test_an_expert_comes_back_from_its_delta(tiny, expert, pixels):
+def test_an_expert_is_restored_from_its_delta(tiny, expert, pixels):
     rebuilt = tiny.expert_copy()
     base, target = weights_of(tiny), weights_of(rebuilt)
     for name, delta in delta_of(tiny, expert).items():
@@ -258,7 +258,7 @@ def test_cpu_is_always_there():
     assert resolve_device("cpu") == "cpu"
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+def test_auto_takes_a_gpu_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == "cpu"

@@ -201,7 +201,7 @@ def test_a_safetensors_file_from_elsewhere_has_no_note(expert, path):
     assert found.metadata == {}
 
 
-def test_what_is_no_tensor_is_left_out(expert, tmp_path):
+def test_entries_that_are_not_tensors_are_ignored(expert, tmp_path):
     path = tmp_path / "expert.pt"
     state = {**expert.clip.state_dict(), "epoch": 3}
     torch.save({"model": {"state_dict": state}, "optimizer": {"lr": 1.0}}, path)
@@ -240,7 +240,7 @@ def _corrupt(kind, path, state):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("kind", ["cut", "text", "empty", "header"])
-def test_what_is_no_checkpoint_is_one_clear_line(expert, tmp_path, suffix, kind):
+def test_an_invalid_checkpoint_is_one_clear_line(expert, tmp_path, suffix, kind):
     path = tmp_path / f"expert{suffix}"
     state = expert.clip.state_dict()
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)

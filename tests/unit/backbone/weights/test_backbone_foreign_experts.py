@@ -186,7 +186,7 @@ def test_unexpected_parameters_are_listed(tiny):
         expert_delta(tiny, Checkpoint(PATH, state))
 
 
-def test_sizes_and_masks_of_other_versions_are_no_parameters(tiny):
+def test_sizes_and_masks_of_other_versions_are_not_parameters(tiny):
     extra = {"input_resolution": torch.tensor(32), "attn_mask": torch.zeros(24, 24)}
     found = expert_delta(tiny, Checkpoint(PATH, {**state_of(tiny, 0.005), **extra}))
     assert not any("own values" in line for line in found.warnings)
@@ -232,7 +232,7 @@ def test_another_logit_scale_is_named_and_not_kept(tiny):
     assert any("own values are kept for 1 tensors: logit_scale" in line for line in told)
 
 
-def test_a_missing_logit_scale_is_no_matter(tiny):
+def test_a_missing_logit_scale_is_harmless(tiny):
     state = state_of(tiny, 0.005)
     del state["logit_scale"]
     assert not any("own" in w for w in expert_delta(tiny, Checkpoint(PATH, state)).warnings)

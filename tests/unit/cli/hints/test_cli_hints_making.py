@@ -48,7 +48,7 @@ def test_a_function_chooses_by_the_facts() -> None:
     assert hint_for("chosen", {}) == "Take none"
 
 
-def test_what_was_kept_is_said_after_the_hint_and_alone_where_there_is_none() -> None:
+def test_what_was_kept_is_said_after_the_hint_or_alone() -> None:
     error = UsageError("wrong", reason="plain")
     error.add(kept="the expert")
     assert hint_of(error) == "Do this; the expert is kept"
@@ -58,7 +58,7 @@ def test_what_was_kept_is_said_after_the_hint_and_alone_where_there_is_none() ->
 @pytest.mark.parametrize(
     ("parameter", "option"), [("learning_rate", "--lr"), ("prototype_images", "--prototype-images")]
 )
-def test_the_parameter_at_fault_stands_in_front_as_an_option(parameter: str, option: str) -> None:
+def test_the_message_begins_with_the_option_at_fault(parameter: str, option: str) -> None:
     error = UsageError("must be above 0", reason="plain", parameter=parameter)
     assert error.message == "must be above 0"
     assert message_of(error) == f"{option}: must be above 0"

@@ -235,7 +235,7 @@ def test_every_parameter_at_fault_is_an_option() -> None:
     assert set(OPTIONS.values()) <= EVERY_OPTION
 
 
-def test_what_is_kept_is_said_by_facts_that_are_added() -> None:
+def test_added_facts_say_what_is_kept() -> None:
     added = {
         keyword.arg
         for path in FILES

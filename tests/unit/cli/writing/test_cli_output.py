@@ -145,7 +145,7 @@ def test_an_error_in_json_is_the_contracts_object(capsys):
 # Progress
 
 
-def test_progress_in_json_is_silent_where_the_result_is_no_stream(capsys, clock):
+def test_progress_in_json_is_silent_unless_the_result_is_a_stream(capsys, clock):
     with Output(Mode.JSON).progress() as show:
         show(training(100))
     with Output(Mode.JSON, quiet=True).progress(json_events=True) as show:
@@ -189,7 +189,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_with_the_time_left(capsy
     )
 
 
-def test_off_a_terminal_a_stage_that_is_over_at_once_stays_unmentioned(capsys, clock):
+def test_off_a_terminal_instant_stages_are_not_mentioned(capsys, clock):
     with Output(Mode.HUMAN).progress() as show:
         for done in (1, 2, 3):
             clock.now += 3.0

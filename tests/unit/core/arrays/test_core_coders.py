@@ -180,7 +180,7 @@ def test_storing_what_was_read_back_changes_nothing_for_any_mantissa(dtype):
     assert dtype != "int8" or same_bits(same_scales, scales)
 
 
-def test_float32_is_stored_as_it_is():
+def test_float32_is_stored_unchanged():
     rows = spread(1, 100).reshape(4, 25)
     stored, _, values = encoded("float32", rows)
     assert same_bits(stored, rows)
@@ -477,7 +477,7 @@ def test_values_stored_with_their_own_scales_are_stored_the_same(data, dtype, ma
     assert same_bits(found.view(stored.codes(0).dtype), stored.codes(0))
 
 
-def test_scales_that_are_none_leave_signs_only():
+def test_invalid_scales_leave_signs_only():
     stored = StoredDelta.empty(LAYOUT, STORAGES["int8"])
     stored.arrays["scale/a"][...] = vector(0, -1, np.nan, np.inf, 1e-45)
     values = np.tile(vector(3e38, -3e38, 0, 1), 17)[:65]

@@ -27,7 +27,7 @@ def numbers_of(generator, size, width):
 
 @each_width
 @given(seed=seeds, sizes=st.lists(st.integers(0, 40), max_size=8), batch=st.sampled_from([8, 50]))
-def test_numbers_come_back_in_other_portions(width, seed, sizes, batch):
+def test_numbers_can_be_read_in_other_portions(width, seed, sizes, batch):
     generator = np.random.default_rng(seed)
     parts = [numbers_of(generator, size, width) for size in sizes]
     packer = Packer(width)

@@ -126,7 +126,7 @@ def test_bits_survive_loading_and_storing(layout, by_row, block_size, seed):
 
 
 @given(some_layouts, st.booleans(), block_sizes, st.integers(0, 2**32 - 1))
-def test_a_loaded_bit_stands_where_its_element_does(layout, by_row, block_size, seed):
+def test_a_loaded_bit_is_where_its_element_is(layout, by_row, block_size, seed):
     mask = random_mask(layout, seed)
     values = named(layout, flat_mask(layout, mask).astype(np.float32))
     for chunk in all_chunks(layout, by_row, block_size):
@@ -168,7 +168,7 @@ def test_bits_of_a_sparse_mask_are_loaded_alike(by_row):
 
 
 @pytest.mark.parametrize("block_size", [0, -64, 1, 63, 100, SEGMENT + 1])
-def test_a_block_size_that_is_no_positive_multiple_of_64_is_refused(block_size):
+def test_a_block_size_that_is_not_a_positive_multiple_of_64_is_refused(block_size):
     with pytest.raises(ValueError, match="positive multiple of 64"):
         all_chunks(LONG, False, block_size)
 

@@ -392,7 +392,7 @@ def test_tensors_beside_a_delta_in_memory_are_refused_by_name(device):
         unify(Method(SMALL), tensors(state.unified, device), state.triggers, delta)
 
 
-def test_a_block_size_that_is_no_multiple_of_64_is_refused(device):
+def test_a_block_size_that_is_not_a_multiple_of_64_is_refused(device):
     delta = tensors(named(SMALL, usual(0, SMALL.count)), device)
     for block_size in (0, -64, 100):
         with pytest.raises(ValueError, match="block size"):

@@ -158,7 +158,7 @@ def test_weights_are_base_plus_delta_for_several_targets_at_once(
 @each_kernel
 @each_dtype
 @each_granularity
-def test_weights_may_lie_in_memory_in_any_order(granularity, dtype, kernels):
+def test_weights_may_have_any_memory_layout(granularity, dtype, kernels):
     method = Method(LAYOUT, granularity, dtype)
     state = sessions(method)
     values = named(LAYOUT, usual(7, LAYOUT.count))

@@ -97,7 +97,7 @@ def test_without_numba_compiled_loops_cannot_be_chosen_by_name(monkeypatch):
 
 
 @pytest.mark.usefixtures("without_numba")
-def test_a_numba_that_cannot_be_imported_is_no_numba(monkeypatch):
+def test_a_numba_that_cannot_be_imported_counts_as_missing(monkeypatch):
     def broken(name):
         raise ImportError("Numba needs NumPy 2.4 or less")
 

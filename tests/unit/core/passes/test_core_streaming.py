@@ -228,7 +228,7 @@ def test_few_chunks_wait_at_a_time():
         assert taken <= position + 1 + 2 * WAITING
 
 
-def test_each_thread_has_a_room_of_its_own_for_the_whole_pass():
+def test_each_thread_has_its_own_room_for_the_whole_pass():
     rooms = Rooms(NUMPY, 64, 3)
     barrier = threading.Barrier(3)
     found = {}

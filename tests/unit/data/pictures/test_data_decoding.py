@@ -152,7 +152,7 @@ def test_if_a_worker_dies_the_work_is_done_here():
     assert list(in_workers(die_elsewhere, tasks, 2)) == list(range(8))
 
 
-def test_tasks_are_taken_a_few_ahead_and_no_more():
+def test_tasks_are_drawn_only_a_few_ahead():
     taken = []
 
     def endless():

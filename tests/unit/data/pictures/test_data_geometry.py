@@ -63,7 +63,7 @@ def test_a_training_crop_is_torchvisions_for_the_same_box(width, height, size, s
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), SEEDS)
-def test_a_crop_lies_within_the_picture_and_repeats(width, height, seed):
+def test_a_crop_is_within_the_picture_and_reproducible(width, height, seed):
     left, upper, right, lower = box = random_box((width, height), seed)
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height

@@ -42,7 +42,7 @@ def two(mode: str, left, right) -> Image.Image:
     return image
 
 
-def test_rgb_stays_as_it_is(tmp_path):
+def test_rgb_stays_unchanged(tmp_path):
     assert pixels(saved(tmp_path, two("RGB", RED, GREEN))) == [RED, GREEN]
 
 
@@ -121,7 +121,7 @@ def test_a_truncated_picture_is_an_error_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture at all\n", b"\xff\xd8\xff"])
-def test_a_file_that_is_no_picture_is_an_error_that_names_it(tmp_path, content):
+def test_a_file_that_is_not_a_picture_is_an_error_that_names_it(tmp_path, content):
     path = tmp_path / "text.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"text\.jpg: not a picture"):
@@ -133,7 +133,7 @@ def test_a_missing_file_is_an_error(tmp_path):
         open_picture(tmp_path / "nowhere.png")
 
 
-def test_a_folder_is_no_picture(tmp_path):
+def test_a_folder_is_not_a_picture(tmp_path):
     with pytest.raises(DataError, match="is a folder, not a picture"):
         open_picture(tmp_path)
 

@@ -116,5 +116,5 @@ def test_a_picture_larger_than_a_window_is_a_window(noise, monkeypatch):
     assert [len(w) for w in windows.windows(noise[:3], (SMALL,))] == [1, 1, 1]
 
 
-def test_no_pictures_are_no_window():
+def test_no_pictures_make_no_window():
     assert list(windows.windows([], (SMALL,))) == []

@@ -82,7 +82,7 @@ def test_the_archive_is_not_kept_beside_what_it_held(root):
 
 
 @pytest.mark.usefixtures("server")
-def test_an_empty_folder_in_its_place_is_no_obstacle(root):
+def test_an_empty_folder_in_its_place_is_not_an_obstacle(root):
     (root / "dtd").mkdir(parents=True)
     download_set("dtd", root)
     assert where("dtd", root).state is State.THERE

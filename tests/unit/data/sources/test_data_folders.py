@@ -39,7 +39,7 @@ def plain(tmp_path):
 # Layouts
 
 
-def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
+def test_train_and_test_folders_are_used_as_they_are(tmp_path):
     touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png")
     data = read_folder(tmp_path)
     assert data.split == "folders"
@@ -122,13 +122,13 @@ def test_hidden_files_and_folders_do_not_count(plain):
     assert len(read_folder(plain).train) == 16
 
 
-def test_folders_without_pictures_are_no_classes(plain):
+def test_folders_without_pictures_are_not_classes(plain):
     touch(plain, "notes/readme.txt")
     (plain / "empty").mkdir()
     assert read_folder(plain).folders == ("big_dog", "cat")
 
 
-def test_pictures_of_a_class_may_lie_deeper(tmp_path):
+def test_pictures_of_a_class_may_be_in_subfolders(tmp_path):
     many(tmp_path, "a/day1", 5)
     many(tmp_path, "b/day1/morning", 5)
     assert len(read_folder(tmp_path).train) == 8
@@ -142,7 +142,7 @@ def test_a_missing_folder_is_an_error(tmp_path):
         read_folder(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_data_set(tmp_path):
+def test_a_file_is_not_a_data_set(tmp_path):
     with pytest.raises(DataError, match="is a file, not a folder"):
         read_folder(touch(tmp_path, "a.png") / "a.png")
 
@@ -262,7 +262,7 @@ def test_a_picture_added_later_moves_hardly_any_other_to_the_other_side(tmp_path
     assert len(before - after) <= 1
 
 
-def test_a_class_of_trains_is_no_split(tmp_path, make_pictures):
+def test_a_class_of_trains_is_not_a_split(tmp_path, make_pictures):
     root = make_pictures(tmp_path / "vehicles", ("car", "train"), 5, 16)
     assert read_folder(root).class_names == ("car", "train")
 
@@ -270,7 +270,7 @@ def test_a_class_of_trains_is_no_split(tmp_path, make_pictures):
 # What is reported
 
 
-def test_files_that_are_no_pictures_are_counted_and_named(plain):
+def test_files_that_are_not_pictures_are_counted_and_named(plain):
     touch(plain, "cat/notes.txt", "cat/deep/Thumbs.db", "stray.png", "readme.md", ".hidden.png")
     data = read_folder(plain)
     assert data.ignored == 3

@@ -81,7 +81,7 @@ def saved(tmp_path, monkeypatch):
     hugging_face._undecoded.cache_clear()
 
 
-def test_a_plain_folder_is_none(tmp_path):
+def test_a_plain_folder_is_not_one(tmp_path):
     assert not is_hugging_face(tmp_path)
     (tmp_path / "dataset_info.json").touch()
     assert not is_hugging_face(tmp_path)
@@ -109,13 +109,13 @@ def test_a_renamed_folder_is_split_as_before(saved):
     assert [s.picture.name for s in after.test] == [s.picture.name for s in before.test]
 
 
-def test_splits_are_taken_as_saved(saved):
+def test_splits_are_used_as_saved(saved):
     data = read_source(saved({"train": dataset([0, 1, 1]), "validation": dataset([1])}))
     assert (data.split, len(data.train), len(data.test)) == ("as saved", 3, 1)
     assert data.test[0].picture.name == "validation[0]"
 
 
-def test_a_test_split_without_labels_is_no_test_split(saved):
+def test_a_test_split_without_labels_is_not_a_test_split(saved):
     splits = {"train": dataset([0, 1] * 5), "test": dataset([-1, None])}
     data = read_source(saved(splits))
     assert data.split == "random 80/20, seed 42"

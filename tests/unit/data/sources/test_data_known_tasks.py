@@ -77,7 +77,7 @@ def test_no_other_set_has_a_recipe_of_the_paper():
     assert known_tasks()["tiny_imagenet"].public.paper_recipe is None
 
 
-def test_two_sets_never_lie_in_one_folder():
+def test_two_sets_never_share_a_folder():
     folders = [known_tasks()[task].public.folder.lower() for task in PUBLIC]
     assert len(set(folders)) == len(folders)
 

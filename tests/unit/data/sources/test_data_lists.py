@@ -190,7 +190,7 @@ def test_a_split_column_decides(tmp_path, test):
     assert data.test[0].label == 1
 
 
-def test_of_two_test_splits_one_is_taken_and_the_other_counted(tmp_path):
+def test_of_two_test_splits_one_is_used_and_the_other_counted(tmp_path):
     rows = ["a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val", "d.jpg,dog,test"]
     data = read_source(table(tmp_path, rows, "path,label,split"))
     assert [sample.picture.name for sample in data.test] == ["d.jpg"]
@@ -224,7 +224,7 @@ def test_a_split_is_read_to_measure_on(tmp_path):
     assert len(read_source_split(path, "train")[2]) == 2
 
 
-def test_all_is_read_to_measure_on_where_there_are_no_splits(tmp_path):
+def test_without_splits_all_pictures_are_read_to_measure_on(tmp_path):
     assert len(read_source_split(table(tmp_path, ["a.jpg,cat", "b.jpg,dog"]), "test")[2]) == 2
 
 

@@ -143,7 +143,7 @@ def test_a_public_set_is_read_as_such_and_its_folder_is_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["caltech101", "eurosat", "food101", "sun397"])
-def test_pictures_lie_below_the_place_also_where_it_is_relative(tmp_path, monkeypatch, task):
+def test_pictures_are_below_the_place_even_if_it_is_relative(tmp_path, monkeypatch, task):
     made_sets.WRITERS[task](tmp_path)
     counts = {"caltech101": 202, "eurosat": 20, "sun397": 5}
     if task in counts:

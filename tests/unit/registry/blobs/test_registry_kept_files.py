@@ -80,7 +80,7 @@ def test_the_folder_stays_when_the_last_has_gone(waiting: TaskFiles, paths: Regi
     assert list(paths.trained.iterdir()) == []
 
 
-def test_the_last_may_go_while_another_is_written(
+def test_the_last_may_be_removed_while_another_is_written(
     waiting: TaskFiles, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process commits the last file after this one has looked for the folder."""
@@ -95,7 +95,7 @@ def test_the_last_may_go_while_another_is_written(
     assert [expert.task for expert in waiting.all()] == ["b"]
 
 
-def test_one_that_goes_while_they_are_listed_or_opened_is_left_out(
+def test_one_removed_while_they_are_listed_or_opened_is_skipped(
     waiting: TaskFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, stays = (waiting.save(task, ARRAYS, RECORD).path for task in "ab")
@@ -123,7 +123,7 @@ def test_a_name_that_no_task_has_is_written_nowhere(
     ["notes.txt", "pets.safetensors", f"pets.{'A' * 64}.safetensors", f"{'a' * 64}.safetensors"]
     + [f"{task}.{'a' * 64}.safetensors" for task in ("-x", "a b", "\x1b[2J", "ä")],
 )
-def test_a_file_of_another_name_is_no_expert(
+def test_a_file_of_another_name_is_not_an_expert(
     waiting: TaskFiles, paths: RegistryPaths, name: str
 ) -> None:
     paths.trained.mkdir()

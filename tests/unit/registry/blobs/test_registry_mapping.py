@@ -58,7 +58,7 @@ def test_an_array_keeps_it_alive(file: Path) -> None:
 
 
 @needs_proc
-def test_it_needs_no_descriptor_and_goes_with_the_last_view(file: Path) -> None:
+def test_it_needs_no_descriptor_and_is_unmapped_with_the_last_view(file: Path) -> None:
     before = descriptors()
     array = np.frombuffer(map_file(file), np.uint8)[5:]
     assert descriptors() == before

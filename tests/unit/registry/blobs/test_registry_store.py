@@ -101,7 +101,7 @@ def test_bfloat16_keeps_its_type_and_its_two_bytes(store: BlobStore, array: np.n
     assert b'"dtype":"BF16"' in store.path(ref.sha256).read_bytes()
 
 
-def test_a_contiguous_array_is_written_from_where_it_lies(
+def test_a_contiguous_array_is_written_in_place(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors.numpy import save_file
@@ -517,7 +517,9 @@ def test_no_flipped_bit_escapes_verify(store: BlobStore, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]"])
-def test_foreign_metadata_is_no_record(store: BlobStore, paths: RegistryPaths, text: str) -> None:
+def test_foreign_metadata_is_not_a_record(
+    store: BlobStore, paths: RegistryPaths, text: str
+) -> None:
     from safetensors.numpy import save
 
     content = save(TENSORS, {"condu": text})
@@ -567,7 +569,7 @@ def test_tensors_of_one_number_or_none_have_their_shape(
         assert not tensor.flags.writeable
 
 
-def test_a_tensor_that_lies_at_an_odd_place_is_read(store: BlobStore) -> None:
+def test_a_tensor_at_an_odd_offset_is_read(store: BlobStore) -> None:
     header = {
         "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
         "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
@@ -614,7 +616,7 @@ def test_a_mapping_ends_with_its_last_tensor_and_keeps_no_file_open(store: BlobS
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64])
-def test_a_name_that_is_no_hash_never_becomes_a_path(store: BlobStore, name: str) -> None:
+def test_a_name_that_is_not_a_hash_never_becomes_a_path(store: BlobStore, name: str) -> None:
     with pytest.raises(IntegrityError):
         store.path(name)
 
@@ -650,7 +652,7 @@ def test_a_blob_is_restored_bit_for_bit_from_its_header_and_its_tensors(
     assert files_in(paths.tmp) == []
 
 
-def test_a_blob_that_comes_back_otherwise_is_refused_and_leaves_nothing(
+def test_a_blob_restored_differently_is_refused_and_leaves_nothing(
     store: BlobStore, paths: RegistryPaths
 ) -> None:
     ref = store.put(TENSORS)
@@ -670,7 +672,7 @@ def test_a_sound_blob_is_not_written_again(store: BlobStore) -> None:
     assert store.path(ref.sha256).stat().st_ino == before.st_ino
 
 
-def test_a_full_disk_leaves_nothing_of_a_blob_that_comes_back(
+def test_a_full_disk_leaves_nothing_of_a_restored_blob(
     store: BlobStore, paths: RegistryPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = store.put(TENSORS)
@@ -734,7 +736,7 @@ def test_a_reader_notices_a_corrupt_file(store: BlobStore) -> None:
         store.open(ref.sha256).verify()
 
 
-def test_metadata_that_is_too_deep_is_no_record(store: BlobStore) -> None:
+def test_metadata_that_is_too_deep_is_not_a_record(store: BlobStore) -> None:
     from safetensors.numpy import save
 
     content = save(TENSORS, {"condu": "[" * 100_000})

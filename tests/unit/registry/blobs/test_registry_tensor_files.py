@@ -147,7 +147,7 @@ def test_a_header_shorter_than_its_length_is_refused() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_whatever_a_header_holds_is_taken_or_refused(noise: bytes) -> None:
+def test_any_header_is_accepted_or_refused(noise: bytes) -> None:
     try:
         pieces = file_pieces(headed(noise), {})
     except TensorFileError:

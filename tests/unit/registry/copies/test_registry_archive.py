@@ -614,7 +614,7 @@ def test_places_for_a_new_registry(registry: Registry, exported: Path, tmp_path:
     assert Registry.open(tmp_path / "empty").history() == registry.history()
 
 
-def test_files_that_are_no_archive(tmp_path: Path) -> None:
+def test_files_that_are_not_archives(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         read_archive(tmp_path / "nowhere", tmp_path / "new")
     with pytest.raises(UsageError):

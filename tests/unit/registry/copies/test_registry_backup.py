@@ -337,7 +337,7 @@ def test_links_are_not_followed(registry: Registry, learn: Learn, tmp_path: Path
         back_up(registry, tmp_path / "b")
 
 
-def test_places_that_are_no_backup(
+def test_places_that_are_not_backups(
     registry: Registry, learn: Learn, tmp_path: Path, config: RegistryConfig
 ) -> None:
     learn("pets")
@@ -543,7 +543,7 @@ def test_a_kill_at_any_step_leaves_a_backup_that_opens(
     assert_same(target, registry)
 
 
-def test_a_full_disk_is_said_in_words(
+def test_a_full_disk_is_reported_in_words(
     registry: Registry, learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn("pets")

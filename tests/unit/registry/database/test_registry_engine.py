@@ -156,7 +156,9 @@ def test_opening_never_creates_a_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is not a database" * 100, b"\0" * 4096])
-def test_a_file_that_is_no_database_is_an_integrity_error(database: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_an_integrity_error(
+    database: Path, content: bytes
+) -> None:
     database.write_bytes(content)
     with (
         pytest.raises(IntegrityError) as corrupt,

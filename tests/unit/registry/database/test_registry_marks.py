@@ -185,7 +185,7 @@ def test_history_knows_what_an_undo_can_bring_back(registry: Registry, learn: Le
 # --- folders of pictures, runs ---------------------------------------------------------------
 
 
-def test_the_folder_of_an_expert_is_known_here_and_is_no_part_of_it(registry: Registry) -> None:
+def test_the_folder_of_an_expert_is_known_here_but_not_part_of_it(registry: Registry) -> None:
     session = session_of(registry, "pets", None, seed=1)
     with registry.lock("learn"):
         registry.commit(session, command="learn", folder="/data/pets")
@@ -237,7 +237,7 @@ def test_who_waits_for_the_lock_hears_who_has_it(registry: Registry, learn: Lear
     assert "gc" in heard[0]
 
 
-def test_who_comes_too_late_is_told_where_head_is(registry: Registry, learn: Learn) -> None:
+def test_a_late_commit_is_told_where_head_is(registry: Registry, learn: Learn) -> None:
     session = session_of(registry, "late", None, seed=9)
     now = learn("quick")
     with (

@@ -182,7 +182,7 @@ def test_a_registry_is_migrated_once(registry: Registry) -> None:
     assert len(list(registry.paths.backups.iterdir())) == 1
 
 
-def test_a_failing_migration_leaves_the_database_as_it_was(registry: Registry, later: Path) -> None:
+def test_a_failing_migration_leaves_the_database_unchanged(registry: Registry, later: Path) -> None:
     later.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')  # noqa: S608
     with pytest.raises(IntegrityError, match="no such table: nowhere"):
         Registry.open(registry.path)

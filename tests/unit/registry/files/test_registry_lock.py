@@ -97,7 +97,7 @@ def test_another_process_is_kept_out_and_told_who_holds_it(
     assert locked.value.exit_code == 11
 
 
-def test_it_is_taken_as_soon_as_the_other_process_lets_go(
+def test_it_is_taken_as_soon_as_the_other_process_releases_it(
     path: Path, other_process: "subprocess.Popen[str]"
 ) -> None:
     assert other_process.stdin is not None
@@ -124,7 +124,7 @@ def test_it_dies_with_its_process_and_the_note_left_behind_blocks_no_one(
 @pytest.mark.parametrize(
     "note", ["", "not json", "[]", "{}", '{"pid": "x", "host": 1}', '"text"', "\xff"]
 )
-def test_an_unreadable_note_is_no_note(path: Path, note: str) -> None:
+def test_an_unreadable_note_counts_as_missing(path: Path, note: str) -> None:
     path.with_name("lock.holder").write_text(note, encoding="latin-1")
     lock = RegistryLock(path)
     assert lock.holder() is None

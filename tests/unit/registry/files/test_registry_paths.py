@@ -40,7 +40,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert resolve_registry_path(None) == tmp_path / "e"
 
 
-def test_everything_lies_under_the_root() -> None:
+def test_everything_is_under_the_root() -> None:
     paths = RegistryPaths(Path("root"))
     layout = {
         paths.database: "condu.sqlite",

@@ -46,7 +46,7 @@ def test_a_zero_shot_measurement_encodes_the_names_twice(workspace, encoded, mon
     assert len(encoded) == 2
 
 
-def test_what_was_not_asked_for_the_longest_goes_first(workspace, encoded):
+def test_the_least_recently_used_is_dropped_first(workspace, encoded):
     base = workspace.base
     size = ClassFeatures().of(None, base, CANDIDATES).nbytes
     encoded.clear()

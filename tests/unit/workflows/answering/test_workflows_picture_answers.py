@@ -32,7 +32,7 @@ def test_pictures_are_answered_in_the_order_given(workspace, blue, red):
     assert errors == []
 
 
-def test_a_folder_stands_for_all_its_pictures_sorted(workspace, warm):
+def test_a_folder_means_all_its_pictures_sorted(workspace, warm):
     answered, errors = answer(workspace, warm, task="warm")
     assert [item.path for item in answered] == [str(p) for p in sorted(warm.rglob("*.png"))]
     assert errors == []
@@ -75,13 +75,13 @@ def test_a_dash_takes_a_list_of_paths_from_standard_input(workspace, blue, red):
     assert labels(answered) == [(str(red), "red"), (str(blue), "blue")]
 
 
-def test_a_dash_stands_between_other_paths(workspace, blue, red):
+def test_a_dash_may_be_between_other_paths(workspace, blue, red):
     answered, _ = answer(workspace, blue, "-", blue, stdin=red.read_bytes())
     assert labels(answered) == [(str(blue), "blue"), ("-", "red"), (str(blue), "blue")]
 
 
 @pytest.mark.parametrize("stdin", [b"", b"\xff\xfe\x00not a picture"])
-def test_standard_input_that_is_no_picture_is_an_error(workspace, stdin):
+def test_standard_input_that_is_not_a_picture_is_an_error(workspace, stdin):
     answered, errors = answer(workspace, "-", stdin=stdin)
     assert answered == []
     assert errors[0].message == "standard input: not a picture"

@@ -140,7 +140,7 @@ def test_the_rule_that_is_asked_for_decides(asked, rule):
 
 
 @pytest.mark.parametrize("situation", [{"labels": ("sea", "fire")}, {"experts": 2}])
-def test_own_classes_are_no_rule_for_what_needs_a_vote(situation):
+def test_own_classes_are_not_a_rule_for_what_needs_a_vote(situation):
     with pytest.raises(UsageError, match="the rule 'own' asks one expert"):
         rule_for("own", **{**SITUATION, **situation})
 

@@ -48,7 +48,7 @@ def test_one_process_of_a_team_takes_its_share_of_a_batch(planned, monkeypatch):
     assert seen == [8, 4]
 
 
-def test_pictures_that_cannot_be_read_are_said(planned, tmp_path, make_pictures):
+def test_unreadable_pictures_are_reported(planned, tmp_path, make_pictures):
     data = make_pictures(tmp_path / "data", ("blue", "red"), 4, 16)
     for picture in data.glob("*/*"):
         picture.write_bytes(b"broken")

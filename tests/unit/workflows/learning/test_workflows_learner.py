@@ -170,7 +170,7 @@ def test_the_folder_of_the_pictures_is_kept_beside_the_sessions(first, warm):
 
 
 @pytest.mark.parametrize("room", [True, False])
-def test_what_there_is_no_room_to_keep_is_not_trained(path, warm, learn, monkeypatch, room):
+def test_an_expert_without_room_to_keep_it_is_not_trained(path, warm, learn, monkeypatch, room):
     needed = 2 * 4 * new_config(load_base("tiny")).parameter_count
     free = needed if room else needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
@@ -198,7 +198,7 @@ def test_an_interruption_leaves_no_registry(path, warm, learn, stage):
     assert not path.parent.exists()
 
 
-def test_an_interruption_leaves_an_existing_registry_as_it_was(registry_path, warm, learn):
+def test_an_interruption_leaves_an_existing_registry_unchanged(registry_path, warm, learn):
     def interrupt(event):
         if event.stage == "training":
             raise KeyboardInterrupt
@@ -257,7 +257,7 @@ def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, mon
     assert not path.parent.exists()
 
 
-def test_every_value_of_a_delta_is_looked_at_once(path, warm, plants, learn, monkeypatch):
+def test_every_value_of_a_delta_is_checked_once(path, warm, plants, learn, monkeypatch):
     """For NaN, infinity and divergence; the unified delta of earlier tasks is another array."""
     looked_at = []
     real = layout.pattern_fault

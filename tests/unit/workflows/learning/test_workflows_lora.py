@@ -148,7 +148,7 @@ def test_the_answering_weights_are_merged_from_the_factors(workspace, tmp_path):
     assert torch.allclose(expert.clip.get_parameter(f"{layer}.weight"), merged, atol=1e-6)
 
 
-def test_every_task_comes_back_after_others_were_asked(tmp_path, pixels):
+def test_every_task_still_answers_after_others(tmp_path, pixels):
     workspace = Workspace(made_registry(tmp_path / "lora", "one", "two", "three"))
     with torch.inference_mode():
         first = expert_of(workspace, "one").encode_images(pixels)
@@ -289,7 +289,7 @@ def test_a_full_registry_has_no_adapters(tmp_path):
 
 
 @pytest.mark.parametrize("freeze_a", [False, True])
-def test_an_exported_adapter_comes_back_with_the_same_bits(tmp_path, freeze_a):
+def test_an_exported_adapter_is_restored_with_the_same_bits(tmp_path, freeze_a):
     one = Workspace(made_registry(tmp_path / "one", "warm", freeze_a=freeze_a))
     export_adapter(one, one.head(), "warm", tmp_path / "adapter")
     Registry.create(tmp_path / "two", lora_config(freeze_a=freeze_a))

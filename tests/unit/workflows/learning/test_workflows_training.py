@@ -13,7 +13,7 @@ def test_files_of_test_pictures_are_looked_at_before_training(path, warm, learn,
     assert "training" not in {event.stage for event in told}
 
 
-def test_little_space_is_said_before_training(path, warm, learn, monkeypatch):
+def test_little_space_is_reported_before_training(path, warm, learn, monkeypatch):
     told = []
     monkeypatch.setattr(training, "free_bytes", lambda _: 1000)
     learn(path, "warm", warm, told.append, iterations=3)

@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(stopped_once):
     assert load_unfinished(registry, file).iteration == 4
 
 
-def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, straight):
+def test_a_resumed_training_is_committed_as_if_it_had_never_stopped(stopped, straight):
     (done,) = resume(stopped, "warm")
     assert stopped.head() == done.session
     assert stopped.runs.paths() == []
@@ -103,7 +103,7 @@ def test_what_goes_on_is_committed_as_if_it_had_never_stopped(stopped, straight)
     assert trainings[0]["recipe"] == trainings[1]["recipe"]
 
 
-def test_it_goes_on_with_the_templates_that_it_began_with(stopped, monkeypatch):
+def test_it_resumes_with_its_original_templates(stopped, monkeypatch):
     before = load_unfinished(stopped, stopped.runs.all()[0]).request.templates
     assert before
     monkeypatch.setattr("condu_cli.data.sources.task_data.DEFAULT_TEMPLATES", ("another {}.",))
@@ -246,7 +246,7 @@ def test_training_that_diverges_after_a_measurement_commits_the_best(path, warm,
     assert Registry.open(path).head().entry("warm").expert.training["kept_iteration"] < 30
 
 
-def test_few_shots_and_a_validation_go_on_with_the_same_pictures(path, warm, learn, tmp_path):
+def test_few_shots_and_validation_resume_with_the_same_pictures(path, warm, learn, tmp_path):
     values = {"iterations": 10, "shots": 4, "keep": "best", "validation_share": 0.25, "seed": 3}
     learn(tmp_path / "straight", "warm", warm, **values)
     with pytest.raises(InterruptedByUserError):
@@ -259,7 +259,7 @@ def test_few_shots_and_a_validation_go_on_with_the_same_pictures(path, warm, lea
     assert done.summary.validation_accuracy is not None
 
 
-def test_the_request_is_read_back_as_it_was(stopped):
+def test_the_request_is_read_back_unchanged(stopped):
     (file,) = stopped.runs.all()
     unfinished = load_unfinished(stopped, file)
     again = replace(unfinished.request)
@@ -294,7 +294,7 @@ def test_a_retraining_that_fails_leaves_what_it_would_have_replaced(stopped, war
     assert len(stopped.runs.paths()) == 2
 
 
-def test_the_latest_training_of_a_task_is_the_one_that_goes_on(stopped, warm, learn):
+def test_the_latest_training_of_a_task_is_the_one_that_resumes(stopped, warm, learn):
     with pytest.raises(InterruptedByUserError):
         learn(stopped.path, "warm", warm, ctrl_c_after(3), retrain=True, iterations=6)
     (done,) = resume(stopped, "warm")
@@ -438,7 +438,7 @@ def test_a_full_disk_does_not_end_a_training_that_can_go_on(path, warm, learn, m
     assert summary.warnings == ("the training could not be saved: no space left on device",)
 
 
-def test_a_training_that_cannot_be_written_down_says_so_at_once(path, warm, learn, monkeypatch):
+def test_a_training_that_cannot_be_saved_says_so_at_once(path, warm, learn, monkeypatch):
     told = []
     monkeypatch.setattr(destination, "save_unfinished", no_room)
     summary = learn(path, "warm", warm, told.append, iterations=6, machine=Machine(save_every=2))
@@ -474,7 +474,7 @@ def test_ctrl_c_after_the_last_iteration_waits_until_the_expert_is_kept(
     assert [done.task for done in resume(Registry.open(path), None)] == ["warm"]
 
 
-def test_pictures_held_out_that_cannot_be_read_are_said_before_training(
+def test_unreadable_held_out_pictures_are_reported_before_training(
     path, learn, tmp_path, make_pictures
 ):
     data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)

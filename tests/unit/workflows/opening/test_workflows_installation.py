@@ -128,7 +128,7 @@ def test_a_registry_is_described(registry_path):
     assert "2 tasks, base tiny" in check.detail
 
 
-def test_a_registry_that_is_none_fails_with_its_hint(tmp_path):
+def test_an_invalid_registry_fails_with_its_hint(tmp_path):
     (tmp_path / "notes.txt").touch()
     check = _check_registry(tmp_path)
     assert not check.ok

@@ -119,7 +119,7 @@ def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, of
             assert pinned.blob(other).sha256 == other
 
 
-def test_a_blob_that_is_no_part_of_the_session_is_not_handed_out(registry):
+def test_a_blob_that_is_not_part_of_the_session_is_not_handed_out(registry):
     with pytest.raises(KeyError):
         pin_head(registry).blob("0" * 64)
 

@@ -81,7 +81,7 @@ def test_a_registry_may_train_one_tower_only(train, prefix):
 
 
 @pytest.mark.parametrize("train", ["image", "text"])
-def test_a_registry_of_one_tower_learns_and_leaves_the_other_as_it_is(path, warm, learn, train):
+def test_a_registry_of_one_tower_learns_and_leaves_the_other_unchanged(path, warm, learn, train):
     base = load_base("tiny")
     registry = Registry.create(path, new_config(base, train=train))
     learn(path, "warm", warm, iterations=3)

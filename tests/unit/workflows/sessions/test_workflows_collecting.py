@@ -69,7 +69,7 @@ def test_the_newest_sessions_of_the_line_are_kept(registry, keep):
     assert verify(registry).problems == ()
 
 
-def test_what_was_rolled_back_and_can_not_be_undone_goes(registry):
+def test_sessions_rolled_back_for_good_are_removed(registry):
     back(registry)
     learn(registry, "textures")
     gone = registry.sessions()[1]
@@ -129,7 +129,7 @@ def test_a_tagged_session_stays_for_ever(registry):
     registry.remove_tag("good", "tag --delete")
 
 
-def test_a_tag_beside_the_line_gets_files_where_it_has_no_successor(registry):
+def test_a_tag_on_another_branch_gets_files_if_it_has_no_successor(registry):
     before, third = noted(registry), registry.sessions()[2]
     registry.tag("good", third, "tag")
     back(registry, 4)
@@ -140,7 +140,7 @@ def test_a_tag_beside_the_line_gets_files_where_it_has_no_successor(registry):
     assert verify(registry).problems == ()
 
 
-def test_head_keeps_its_files_when_what_it_was_a_patch_on_goes(registry):
+def test_head_keeps_its_files_when_its_patchs_reference_is_removed(registry):
     before = noted(registry)
     back(registry, 3)
     collect(registry, 1, undo=False)
@@ -151,13 +151,13 @@ def test_head_keeps_its_files_when_what_it_was_a_patch_on_goes(registry):
     assert verify(registry).problems == ()
 
 
-def test_an_expert_that_waits_is_no_garbage(registry):
+def test_an_expert_that_waits_is_not_garbage(registry):
     waiting = keep_expert(registry, made_expert("textures"))
     collect(registry, 1, undo=False)
     assert waiting.path.exists()
 
 
-def test_somebody_elses_files_are_no_garbage(registry):
+def test_other_peoples_files_are_not_garbage(registry):
     notes = [registry.path / "notes.txt", registry.path / "blobs" / "notes.txt"]
     for path in notes:
         path.write_text("mine")
@@ -254,7 +254,9 @@ def test_collected_sessions_are_in_the_journal_and_in_the_log(registry):
 # Failures
 
 
-def test_a_session_that_cannot_be_stored_again_stops_everything_before_anything_goes(registry):
+def test_a_session_that_cannot_be_stored_again_stops_everything_before_anything_is_removed(
+    registry,
+):
     tagged = registry.sessions()[3]
     registry.tag("good", tagged, "tag")
     flip(registry.blobs.path(registry.packs()[tagged.id].patch), -1)
@@ -266,7 +268,7 @@ def test_a_session_that_cannot_be_stored_again_stops_everything_before_anything_
     assert registry.history().collected == {}
 
 
-def test_a_kept_session_that_is_corrupt_and_unpacked_is_left_as_it_is(registry, monkeypatch):
+def test_a_kept_session_that_is_corrupt_and_unpacked_is_left_unchanged(registry, monkeypatch):
     """It stays: `condu verify` names it, and a backup may repair it."""
     with monkeypatch.context() as patch:
         patch.setattr(history_packing, "pack_session", lambda *_: None)
@@ -380,7 +382,7 @@ def test_a_training_beside_it_may_write_and_remove_files(registry, monkeypatch):
     assert not draft.exists()
 
 
-def test_a_corrupt_file_of_head_is_written_again_from_the_patch_that_goes(registry):
+def test_a_corrupt_file_of_head_is_repaired_from_the_patch_before_it_is_removed(registry):
     third, second, *_ = registry.sessions()
     wanted = decoded(registry, second)
     back(registry)

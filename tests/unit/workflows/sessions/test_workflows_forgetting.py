@@ -129,7 +129,7 @@ def test_a_name_in_use_is_refused(registry):
         rename(registry, "cars", "digits", "rename")
 
 
-def test_the_same_name_is_no_new_name(registry):
+def test_the_same_name_is_not_a_new_name(registry):
     head = registry.head()
     with pytest.raises(UsageError):
         rename(registry, "cars", "cars", "rename")

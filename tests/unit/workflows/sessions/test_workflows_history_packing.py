@@ -70,7 +70,7 @@ def test_a_renamed_task_needs_no_patch_at_all(registry):
     assert len(blob_bytes(registry, head)) == 4  # the new session shares them
 
 
-def test_a_forgotten_task_comes_back_from_the_patch(registry):
+def test_a_forgotten_task_is_restored_from_the_patch(registry):
     head = registry.head()
     before = decoded(registry, head)
     forget(registry, "cars", "forget")
@@ -88,7 +88,7 @@ def test_the_last_task_can_be_forgotten_and_its_session_is_still_there(tmp_path)
 
 
 @pytest.mark.parametrize("error", [ConduError("no space left", reason="cannot-write"), None])
-def test_a_commit_stands_although_packing_fails(registry, monkeypatch, error):
+def test_a_commit_persists_although_packing_fails(registry, monkeypatch, error):
     head = registry.head()
     files = blob_bytes(registry, head)
 
@@ -209,7 +209,7 @@ def test_a_sessions_successor_is_its_child_on_the_way_to_head(forked):
     assert successor(history, flags) is None
 
 
-def test_beside_the_way_to_head_it_is_the_next_on_the_newest_line(forked):
+def test_off_the_line_to_head_it_is_the_next_on_the_newest_line(forked):
     roll_back(forked, Aim(forked.sessions()[-1].id), "rollback")  # to birds
     flags, _, cars, birds = forked.sessions()
     history = forked.history()
@@ -331,7 +331,7 @@ def test_warnings_name_the_session(unpacked, monkeypatch):
     ]
 
 
-def test_a_commit_stands_where_there_is_no_memory_to_pack_its_parent(tmp_path, monkeypatch):
+def test_a_commit_persists_without_memory_to_pack_its_parent(tmp_path, monkeypatch):
     def exhausted(*_):
         raise MemoryError
 

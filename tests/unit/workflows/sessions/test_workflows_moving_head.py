@@ -74,7 +74,7 @@ def test_what_head_leaves_keeps_its_files_if_its_patch_fails_by_now(registry):
     assert decoded(registry, second) == wanted
 
 
-def test_the_files_of_the_session_that_head_leaves_go_if_it_is_packed(registry):
+def test_the_files_of_the_session_that_head_leaves_are_removed_if_it_is_packed(registry):
     back(registry)
     second = registry.head()
     back(registry)
@@ -118,7 +118,7 @@ def test_a_corrupt_file_of_the_target_is_found_before_head_moves(registry):
     assert registry.head().id != old
 
 
-def test_a_collected_session_is_no_target(registry):
+def test_a_collected_session_is_not_a_target(registry):
     first = registry.sessions()[-1]
     collect(registry, 1)
     with pytest.raises(NotFoundError, match="removed by garbage collection"):
@@ -157,7 +157,7 @@ def test_ctrl_c_after_the_move_says_where_head_is(registry, monkeypatch):
     assert verify(registry).problems == ()
 
 
-def test_files_that_are_about_to_go_do_not_prove_a_patch_right(tmp_path):
+def test_files_about_to_be_removed_do_not_validate_a_patch(tmp_path):
     """A renamed task's session shares its files with the one before it."""
     registry = made_registry(tmp_path / "made", "birds", "cars")
     rename(registry, "cars", "autos", "rename")

@@ -102,7 +102,7 @@ def test_sessions_in_a_circle_are_named_and_the_others_come(registry):
     assert not any(isinstance(found[s.id], IntegrityError) for s in (c, d, e, f))
 
 
-def test_the_files_of_a_packed_session_are_not_what_it_comes_back_from(registry):
+def test_a_packed_session_is_not_restored_from_its_own_files(registry):
     """They may be corrupt: the patch must be able to restore the session."""
     _, e, *_ = registry.sessions()
     before = bits(next(walk(registry, {e.id})).state().state)

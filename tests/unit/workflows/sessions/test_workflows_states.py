@@ -85,7 +85,7 @@ def test_every_session_of_a_history_decodes_to_the_same_bits_from_patches(made, 
 
 
 @pytest.mark.parametrize(("dtype", "rescaler"), CODECS)
-def test_files_come_back_byte_for_byte(made, dtype, rescaler):
+def test_files_are_restored_byte_for_byte(made, dtype, rescaler):
     registry, noted = made(dtype, rescaler)
     for session in packed(registry):
         with registry.lock("test"):
@@ -94,7 +94,7 @@ def test_files_come_back_byte_for_byte(made, dtype, rescaler):
         check_state(registry, session)
 
 
-def test_the_oldest_session_comes_back_over_all_patches_in_between(made):
+def test_the_oldest_session_is_restored_over_all_patches_in_between(made):
     registry, noted = made()
     history = registry.history()
     oldest = history.sessions[-1]

@@ -50,7 +50,7 @@ def test_a_kept_expert_is_read_back_bit_for_bit(registry):
     assert same == expert
 
 
-def test_a_loss_that_is_no_number_does_not_lose_the_expert(registry):
+def test_a_nan_loss_does_not_lose_the_expert(registry):
     expert = made_expert("cars")
     expert = replace(expert, training={**expert.training, "final_loss": float("nan")})
     assert load_expert(registry, keep_expert(registry, expert)).training["final_loss"] is None
@@ -87,5 +87,5 @@ def test_a_file_that_holds_something_else_is_refused(registry):
         load_expert(registry, kept)
 
 
-def test_every_run_has_a_mark_of_its_own():
+def test_every_run_has_its_own_id():
     assert len({new_run() for _ in range(100)}) == 100

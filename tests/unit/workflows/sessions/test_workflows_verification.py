@@ -354,7 +354,7 @@ def test_a_figure_that_was_wrong_from_the_beginning_is_found(registry, monkeypat
 # A concurrent writer
 
 
-def test_a_session_that_is_packed_while_it_is_looked_at_is_no_false_alarm(registry, monkeypatch):
+def test_a_session_packed_during_the_check_causes_no_false_alarm(registry, monkeypatch):
     other, done = Registry.open(registry.path), []
     real = verification._check_files
 

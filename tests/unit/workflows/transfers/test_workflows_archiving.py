@@ -9,7 +9,7 @@ from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
 
-def test_experts_come_back_and_can_be_used(registry_path, tmp_path):
+def test_experts_are_restored_and_usable(registry_path, tmp_path):
     registry = Registry.open(registry_path)
     written = export_registry(registry, tmp_path / "shared.condu", overwrite=False)
     assert written.tasks == ("warm", "plants")
@@ -41,7 +41,7 @@ def test_another_place_for_the_base_model(registry_path, tmp_path):
     assert base.weights_sha256 == registry.config.base.weights_sha256
 
 
-def test_a_base_model_that_is_none(registry_path, tmp_path):
+def test_an_unknown_base_model(registry_path, tmp_path):
     export_registry(Registry.open(registry_path), tmp_path / "a", overwrite=False)
     with pytest.raises(UsageError, match="is not the name of a base model"):
         import_registry(tmp_path / "a", tmp_path / "copy", base="nothing")

@@ -94,7 +94,7 @@ def test_the_note_says_what_an_import_needs(workspace, target):
     }
 
 
-def test_the_base_model_is_exported_as_it_is(workspace, target):
+def test_the_base_model_is_exported_unchanged(workspace, target):
     summary = export_base(workspace, target)
     assert same(load_file(target), workspace.base.clip.state_dict())
     assert (summary.kind, summary.task, summary.session) == ("base", None, None)
@@ -201,7 +201,7 @@ def test_a_newer_note_asks_for_an_upgrade(note, target):
         read_note(target, {**note, "format": 2})
 
 
-def test_a_whole_registry_is_no_model(note, target):
+def test_a_whole_registry_is_not_a_model(note, target):
     with pytest.raises(UsageError, match="holds a registry, not a single model") as caught:
         read_note(target, {**note, "kind": "registry"})
     assert f"condu import {target}" in hint_of(caught.value)

@@ -340,7 +340,7 @@ def test_a_registry_of_another_base_model_is_not_asked_for(registry_path, export
         ("hf-hub:stranger/model", "--base hf-hub:stranger/model"),
     ],
 )
-def test_a_file_cannot_make_condu_load_what_it_likes(path, exported, tmp_path, base, hint):
+def test_a_file_cannot_choose_what_condu_loads(path, exported, tmp_path, base, hint):
     note = json.dumps({**note_in(exported), "base": base})
     file = tmp_path / "claims.safetensors"
     save_file(load_file(exported), file, {"condu": note})

@@ -62,7 +62,7 @@ def plain(codec, *seeds):
 
 
 @given(problems(max_tasks=1))
-def test_the_only_expert_comes_back_exactly(problem):
+def test_the_only_expert_is_restored_exactly(problem):
     layout, (delta,) = problem
     codec = ConduCodec(layout, {"rescaler": "row"})
     state = codec.encode(EMPTY, named(layout, delta))
@@ -73,7 +73,7 @@ def test_the_only_expert_comes_back_exactly(problem):
 
 
 @each_option
-def test_every_expert_comes_back_as_unify_and_decouple_have_it(options):
+def test_every_expert_is_restored_as_unify_and_decouple_compute_it(options):
     codec = ConduCodec(LAYOUT, options)
     state, wanted = encoded(1, 2, 3, codec=codec), plain(codec, 1, 2, 3)
     for found, expert in zip(decoded(codec, state), experts(method_of(codec), wanted), strict=True):
@@ -165,7 +165,7 @@ def test_an_expert_of_nothing_has_rescaler_one_and_norm_zero(options):
 
 
 @each_option
-def test_encode_leaves_the_old_state_as_it_is(options):
+def test_encode_leaves_the_old_state_unchanged(options):
     codec = ConduCodec(LAYOUT, options)
     state = encoded(1, codec=codec)
     before = [array.copy() for array in (*state.shared.values(), *state.parts[0].values())]
@@ -485,7 +485,7 @@ def test_an_option_that_a_record_lacks_means_what_it_meant_then(recorded):
     assert codec_by_name("condu", LAYOUT, recorded).options == wanted
 
 
-def test_no_expert_has_options_of_its_own():
+def test_no_expert_has_its_own_options():
     with pytest.raises(UnknownCodecError, match="the same options for all experts"):
         CODEC.encode(EMPTY, named(LAYOUT, usual(1, LAYOUT.count)), {"dtype": "int8"})
 
@@ -509,7 +509,7 @@ def test_a_part_of_many_rescalers_needs_its_covered_norm():
 
 
 @pytest.mark.parametrize("value", [0.1, 1e300])
-def test_a_first_rescaler_that_is_no_float32_value_is_refused(value):
+def test_a_first_rescaler_that_is_not_a_float32_value_is_refused(value):
     part = {**first_written(encoded(1)).parts[0], "rescaler": np.array([value])}
     with pytest.raises(InvalidStateError, match="rescaler' does not hold float32 values"):
         described(encoded(1).shared, part)

@@ -25,7 +25,7 @@ def skewed(size, seed=1):
 
 
 @given(st.binary(max_size=300))
-def test_bytes_come_back(content):
+def test_bytes_survive(content):
     data = np.frombuffer(content, dtype=np.uint8)
     back = decompress(compress(data), "a", data.size)
     assert back.dtype == np.uint8
@@ -34,7 +34,7 @@ def test_bytes_come_back(content):
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 5])
 @pytest.mark.parametrize("kind", [noise, skewed, lambda size: np.zeros(size, np.uint8)])
-def test_pieces_come_back(kind, size):
+def test_pieces_survive(kind, size):
     data = kind(size)
     stream = compress(data)
     assert size_of(stream, "a") == size
@@ -91,7 +91,7 @@ def test_a_stream_of_another_size_is_refused():
         np.zeros(8, np.float32),
     ],
 )
-def test_what_is_no_stream_is_refused(array):
+def test_an_invalid_stream_is_refused(array):
     with pytest.raises(InvalidStateError, match="not a stream of bytes"):
         decompress(array, "a", 0)
 
@@ -126,7 +126,7 @@ def test_lengths_do_not_overflow():
         decompress(claiming(2 * PIECE, [2**32 - 1] * 2, bytes(5000)), "a", 2 * PIECE)
 
 
-def test_no_memory_is_taken_for_what_cannot_be_there(monkeypatch):
+def test_no_memory_is_allocated_for_impossible_sizes(monkeypatch):
     made = []
     monkeypatch.setattr(entropy.np, "empty", lambda *a, **_: made.append(a))
     for size in (2**40, 2**63, 2**64 - 1):

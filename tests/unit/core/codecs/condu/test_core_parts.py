@@ -31,7 +31,7 @@ def test_a_rescaler_first_written_as_float64_is_the_same_float32():
 
 
 @pytest.mark.parametrize("value", [0.1, 1e300, np.nan])
-def test_float64_that_is_no_float32_is_named(value):
+def test_float64_that_is_not_a_float32_is_named(value):
     rescaler = np.full(10, value)
     with pytest.raises(InvalidStateError, match="does not hold float32 values") as caught:
         trigger_of(METHOD, PART | {"rescaler": rescaler}, "tasks[3].")
@@ -46,7 +46,7 @@ def test_a_missing_array_is_named(name):
     assert caught.value.tensor == f"x.{name}"
 
 
-def test_only_where_there_is_one_rescaler_the_norm_of_what_is_covered_may_lack():
+def test_only_a_single_rescaler_may_lack_the_covered_norm():
     part = {name: array for name, array in PART.items() if name != "covered_norm"}
     assert trigger_of(Method(LAYOUT, "global"), part).mask is PART["mask"]
 

@@ -75,7 +75,7 @@ def nbytes(*mappings):
 
 
 @given(st.data(), methods)
-def test_every_session_comes_back_from_the_next(data, method):
+def test_every_session_is_restored_from_the_next(data, method):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
     codec, state = codec_of(method), None
     for delta in deltas:
@@ -86,7 +86,7 @@ def test_every_session_comes_back_from_the_next(data, method):
 
 
 @given(st.data(), methods)
-def test_a_forgotten_expert_comes_back(data, method):
+def test_a_forgotten_expert_is_restored(data, method):
     _, deltas = data.draw(problems(of=st.just(method.layout)))
     codec = codec_of(method)
     state = encoded(codec, deltas)
@@ -97,7 +97,7 @@ def test_a_forgotten_expert_comes_back(data, method):
 
 
 @given(st.data(), methods)
-def test_a_state_comes_back_from_an_unrelated_one(data, method):
+def test_a_state_is_restored_from_an_unrelated_one(data, method):
     codec = codec_of(method)
     older, newer = (
         encoded(codec, data.draw(problems(of=st.just(method.layout)))[1]) for _ in range(2)
@@ -123,7 +123,7 @@ def test_several_sessions_are_undone_at_once_or_one_by_one(options):
 
 
 @each_option
-def test_a_state_comes_back_from_itself_and_from_nothing(options):
+def test_a_state_is_restored_from_itself_and_from_nothing(options):
     codec = ConduCodec(LAYOUT, options)
     state = usual_state(codec, 1, 2, 3)
     for pairs in ([0, 1, 2], [2, 0, 1], [None, 1, None], [None] * 3):
@@ -135,7 +135,7 @@ def test_a_state_comes_back_from_itself_and_from_nothing(options):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.sampled_from(GRANULARITIES))
-def test_any_bit_patterns_come_back(seed, dtype, granularity):
+def test_any_bit_patterns_survive(seed, dtype, granularity):
     codec = ConduCodec(LAYOUT, {"dtype": dtype, "rescaler": granularity})
     generator = np.random.default_rng(seed)
     newer, older = usual_state(codec, 1, 2, 3), usual_state(codec, 1, 2)
@@ -150,7 +150,7 @@ def test_any_bit_patterns_come_back(seed, dtype, granularity):
 
 
 @pytest.mark.parametrize("value", [-0.0, 2.0**-149, -(2.0**-149), np.nan, np.inf, 3e38])
-def test_odd_values_come_back(value):
+def test_odd_values_survive(value):
     codec = ConduCodec(LAYOUT, {"rescaler": "row"})
     newer, older = usual_state(codec, 1, 2, 3), usual_state(codec, 1, 2)
     for state in (older, newer):
@@ -174,7 +174,7 @@ def first_format(part):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_parts_of_the_first_format_come_back_as_they_were(dtype):
+def test_parts_of_the_first_format_are_restored_unchanged(dtype):
     codec = ConduCodec(LAYOUT, {"dtype": dtype, "rescaler": "global"})
     state = usual_state(codec, 1, 2)
     older = EncodedState(state.shared, [first_format(state.parts[0]), state.parts[1]])
@@ -188,7 +188,7 @@ def test_parts_of_the_first_format_come_back_as_they_were(dtype):
 SPARSE = ParameterLayout(("embedding", "w"), ((400, 64), (5,)))
 
 
-def test_masks_come_back_in_the_form_in_which_they_were_stored():
+def test_masks_are_restored_in_the_form_in_which_they_were_stored():
     codec = ConduCodec(SPARSE, {"rescaler": "row"})
     delta = usual(1, SPARSE.count)
     delta[64 * 20 :] = 0
@@ -358,7 +358,7 @@ def refused(**changes):
     return caught.value
 
 
-def test_the_patch_as_it_is_is_fine():
+def test_the_unmodified_patch_is_fine():
     assert_same(CODEC.restore(NEWER, PATCH), OLDER)
 
 
@@ -446,7 +446,7 @@ def test_symbols_beyond_the_last_one_are_named():
 
 
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, 1e-40])
-def test_a_rescaler_that_is_none_is_named(value):
+def test_an_invalid_rescaler_is_named(value):
     groups = method_of(CODEC).groups.count
     for dtype in (np.float32, np.float64):
         numbers = np.full(groups, value, dtype)

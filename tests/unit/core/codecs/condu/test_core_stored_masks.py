@@ -100,7 +100,7 @@ def test_all_slices_of_a_small_sparse_mask_are_right(kind):
 
 
 @given(packed_masks)
-def test_a_sparse_mask_looks_like_the_array_that_it_stands_for(case):
+def test_a_sparse_mask_looks_like_the_array_that_it_represents(case):
     layout, packed = case
     mask = decode_mask(sparse_form(packed), layout)
     assert isinstance(mask, SparseMask)
@@ -202,7 +202,7 @@ def test_a_sparse_mask_is_read_by_plain_slices_only():
 @pytest.mark.parametrize(
     "packed", [np.zeros(7, np.uint8), np.zeros(8, np.int8), np.zeros((2, 8), np.uint8)]
 )
-def test_what_is_no_packed_mask_is_not_encoded(packed):
+def test_an_invalid_packed_mask_is_not_encoded(packed):
     with pytest.raises(ValueError, match="a packed mask is uint8"):
         encode_mask(packed)
 
