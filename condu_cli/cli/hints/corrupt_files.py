@@ -31,7 +31,7 @@ def _without(facts: Facts) -> str:
         if facts.get("sound_session"):
             return "or condu rollback {sound_session}{here}, which does not need it"
         return (
-            "else the tasks must be learned again, as no session before HEAD does without it: "
+            "else learn the tasks again, as any earlier session is made from it too: "
             "condu rollback -n {sessions_back}{here} goes back to before the first"
         )
     if not facts.get("spare"):
