@@ -16,7 +16,7 @@ from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.verification import verify
 
-FEW, MANY = 10, 50
+FEW, MANY = 10, 100
 
 
 @pytest.fixture(scope="module")
