@@ -144,13 +144,13 @@ def command(
 
 
 def _explain_corruption(run: Run, exc: ConduError) -> None:
-    """Let an error about a corrupt file say who needs it; the library does not look that far."""
+    """Add to an error about a corrupt file which sessions need it, which the library does not."""
     if not isinstance(exc, (IntegrityError, PartialError)):
         return
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.sessions.corruption import explain
 
-    with suppress(ConduError):  # what went wrong first is what is told
+    with suppress(ConduError):  # report the original error
         explain(Registry.open(run.registry_path), exc)
 
 

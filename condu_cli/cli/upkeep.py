@@ -206,7 +206,7 @@ def _print_unknown(out: Output, found: "Verification") -> None:
         names = ", ".join(map(str, found.unknown[:UNKNOWN_SHOWN]))
         more = len(found.unknown) - UNKNOWN_SHOWN
         out.warning(
-            f"{plural(len(found.unknown), 'file')} that condu did not write, and will not remove: "
+            f"{plural(len(found.unknown), 'file')} that condu did not write and will not remove: "
             f"{names}" + (f" and {more} more" if more > 0 else "")
         )
 

@@ -45,7 +45,7 @@ def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
 
 
 def unknown_files(registry: Registry) -> Iterator[Path]:
-    """Yield what is in the registry's folders and was not written by condu: it is left alone."""
+    """Yield files in the registry's folders that condu did not write and leaves alone."""
     known = {ref.sha256 for ref in registry.blobs.all()}
     for path, _ in sorted(files_below(registry.paths.blobs)):
         if path.name not in known or path != registry.blobs.path(path.name):

@@ -93,9 +93,9 @@ class History:
         return {sha256 for s in packed for sha256 in s.state_blobs()} - self._needed.keys()
 
     def blobs_behind(self, session: Session) -> set[str]:
-        """Return the blobs that a session comes from: its own, and those along its patches.
+        """Return the blobs that a session depends on: its own, and those along its patches.
 
-        There must be no circle, see `circular_packs`.
+        Patches must not form a cycle, see `circular_packs`.
         """
         found = set(self.blobs(session))
         while not self.has_files(session):
@@ -104,7 +104,7 @@ class History:
         return found
 
     def affected_by(self, bad: AbstractSet[str]) -> dict[str, frozenset[str]]:
-        """Map each live session to those of the bad blobs that it comes from."""
+        """Map each live session to the bad blobs that it depends on."""
         state: dict[str, frozenset[str]] = {}  # of its experts alone
         for session in self.live:
             chain = []
@@ -121,7 +121,7 @@ class History:
         return {s.id: state[s.id] | (bad & self.blobs(s).keys()) for s in self.live}
 
     def _read_for(self, session: Session) -> set[str]:
-        """Return the blobs of one session that older ones are restored from: no prototypes."""
+        """Return the blobs of a session from which older ones are restored, without prototypes."""
         if self.has_files(session):
             return set(session.state_blobs())
         patch = self.packs[session.id].patch

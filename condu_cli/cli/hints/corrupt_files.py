@@ -1,17 +1,17 @@
-"""What to do about corrupt and missing files: only what helps, by who needs them."""
+"""Hints about corrupt and missing files: only what helps, depending on who needs them."""
 
 from condu_cli.cli.hints.table import Facts, Hint
 
 SHOWN = 4
-"""Of a file that a long history needs, the newest sessions say enough."""
+"""The most sessions to name; the newest are enough if a long history needs the file."""
 RETRAIN = "condu learn --task {task!q} --data DIR --retrain{here}"
 
 
 def _needed_file(facts: Facts) -> str:
     needed = facts.get("needed_by")
-    if not isinstance(needed, list):  # nothing more is known than that something is corrupt
+    if not isinstance(needed, list):  # only known: something is corrupt
         return "condu verify{here} lists every corrupt file"
-    if not facts.get("at_fault"):  # the file has been named beside this
+    if not facts.get("at_fault"):  # the message names the file
         return f"Restore it from a backup; {_without(facts)}"
     return f"{_who(needed)}; restore it from a backup; {_without(facts)}"
 
@@ -26,26 +26,29 @@ def _who(needed: list[str]) -> str:
 
 
 def _without(facts: Facts) -> str:
-    """Say what does without the file; never a rollback to a session that needs it too."""
+    """Suggest how to manage without the file; never a rollback to a session that needs it."""
     if facts.get("head_needs"):
         if facts.get("sound_session"):
-            return "or condu rollback {sound_session}{here}, which does not need it"
+            return (
+                "or go back to a session that does not need it: "
+                "condu rollback {sound_session}{here}"
+            )
         return (
-            "else learn the tasks again, as any earlier session is made from it too: "
+            "otherwise learn the tasks again, since all earlier sessions depend on it too: "
             "condu rollback -n {sessions_back}{here} goes back to before the first"
         )
     if not facts.get("spare"):
-        return "HEAD does without it"
+        return "HEAD does not need it"
     if facts.get("keep") is None:
-        return "HEAD does without it, and condu gc --no-undo{here} gives up those that do not"
+        return "HEAD does not need it, and condu gc --no-undo{here} removes the sessions that do"
     return (
-        "HEAD does without it, and condu gc --keep {keep} --no-undo{here} gives up those that do "
-        "not"
+        "HEAD does not need it, and condu gc --keep {keep} --no-undo{here} removes the sessions "
+        "that do"
     )
 
 
 def _unreadable(facts: Facts) -> str:
-    return "Correct the permissions; else " + _needed_file(facts)
+    return "Correct the permissions; otherwise " + _needed_file(facts)
 
 
 def _kept_file(facts: Facts) -> str:

@@ -97,7 +97,7 @@ class TaskFiles:
             return None
 
     def unknown(self) -> Iterator[Path]:
-        """Yield what else is in the folder: files of other names, folders, links."""
+        """Yield everything else in the folder: other files, folders, links."""
         for path in sorted(self._folder.glob("*")):
             if _named(path) is None or path.is_symlink() or not path.is_file():
                 yield path
@@ -127,7 +127,7 @@ class TaskFiles:
             raise self.unusable(file.path, _without_blob(error)) from error
 
     def unusable(self, path: Path, reason: str) -> IntegrityError:
-        """Build the error about a file; `reason` continues its name, such as "is corrupt"."""
+        """Build the error about a file; `reason` follows its name, such as "is corrupt"."""
         return IntegrityError(
             f"the {self._what} {path} {reason}",
             reason="kept-file-corrupt",
@@ -138,7 +138,7 @@ class TaskFiles:
 
 
 def _without_blob(error: IntegrityError) -> str:
-    """What a reader says of a file, which is named as a blob is and is none."""
+    """Return a reader's message without the blob's name: the file is not a blob."""
     return error.message.removeprefix(f"blob {error.facts.get('blob')} ")
 
 

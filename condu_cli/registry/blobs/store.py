@@ -395,7 +395,7 @@ def _corrupt(sha256: str, reason: str) -> IntegrityError:
 
 
 def _not_restored(sha256: str, why: str = "") -> IntegrityError:
-    """Name a blob without a file that was restored wrongly: what it was made from is corrupt."""
+    """Build the error about a blob that was restored wrongly, from something corrupt."""
     return IntegrityError(
         f"blob {sha256} cannot be restored from its patch{why}",
         reason="blob-not-restored",

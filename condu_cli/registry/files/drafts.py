@@ -25,14 +25,14 @@ def draft_name() -> str:
 
 
 def is_draft(path: Path) -> bool:
-    """Say whether a file or folder is named as a draft is."""
+    """Whether a file or folder has the name of a draft."""
     return _OWNER.search(path.name) is not None
 
 
 def is_abandoned(draft: Path) -> bool:
     """Return whether this is a draft whose writer is gone."""
     match = _OWNER.search(draft.name)
-    if match is None:  # whoever put it there, it was not condu
+    if match is None:  # not written by condu
         return False
     if match["host"] == _host() and os.name != "nt":
         return not is_running(int(match["pid"]))

@@ -1,4 +1,4 @@
-"""What a corrupt or missing file means: which sessions need it, and what does without it."""
+"""The consequences of a corrupt or missing file: which sessions need it, and which do not."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NAMED = frozenset(
 )
 """Reasons of errors that name the file at fault."""
 DERIVED = frozenset({"blob-not-restored", "patch-damaged", "session-damaged"})
-"""Reasons of errors about what was made from files, one of which is corrupt."""
+"""Reasons of errors about content restored from several files, one of which is corrupt."""
 
 
 def explain(registry: Registry, error: ConduError) -> None:
-    """Add to an error which files are at fault, who needs them and what does without them.
+    """Add to an error which files are at fault, which sessions need them and which do not.
 
-    Where the error names no file on the disk, those that its session comes from are hashed.
+    If the error names no file on disk, all files that its session depends on are hashed.
     """
     if error.reason not in NAMED | DERIVED:
         return
@@ -48,14 +48,14 @@ def explain(registry: Registry, error: ConduError) -> None:
 
 
 def consequences(history: History, needing: Set[str], unsound: Set[str]) -> dict[str, Any]:
-    """Say what remains where the sessions `needing` a file are lost, as facts of an error.
+    """Return, as facts of an error, what remains if the sessions `needing` a file are lost.
 
     needed_by      their short ids, newest first
     head_needs     whether HEAD is one of them
     sound_session  the newest before HEAD that is not `unsound`, None if there is none
-    sessions_back  how many sessions a rollback to the empty state takes back
-    spare          whether a collector may give up all that need the file, HEAD not being one
-    keep           how many sessions of HEAD's line are left then, None if all of them
+    sessions_back  how many sessions a rollback to the empty state undoes
+    spare          whether `gc` may remove all sessions that need the file; HEAD is not one of them
+    keep           how many sessions of HEAD's line remain then, None if all of them
     """
     line = history.line(history.head)
     sound = (i for i in line[1:] if i not in unsound and i not in history.collected)

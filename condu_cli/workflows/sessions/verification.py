@@ -178,7 +178,7 @@ def _fault_of_kept(
     try:
         read(files.open(path))
     except IntegrityError as exc:
-        if path.exists():  # else it has been committed, or saved again, meanwhile
+        if path.exists():  # else it has been committed or saved again
             name, why = f"{path.parent.name}/{path.name}", exc.message.partition(f"{path} ")[2]
             yield Problem(name, why, (), failure=exc.reason, facts=exc.facts, path=path)
 

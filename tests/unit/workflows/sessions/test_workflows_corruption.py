@@ -75,7 +75,7 @@ def test_a_rollback_is_offered_to_the_session_that_does_not_need_the_file(regist
     flip(path, -1)
     error = explained(registry, back_up)
     assert error.facts["needed_by"] == [short_id(third.id)]
-    assert f"condu rollback {short_id(second.id)}, which does not need it" in hint_of(error)
+    assert f"condu rollback {short_id(second.id)}" in hint_of(error)
     roll_back(registry, Aim(short_id(second.id)), "rollback")
     collect(registry, None, undo=False)
     assert verify(registry).problems == ()
@@ -102,18 +102,18 @@ def test_older_sessions_that_are_lost_may_be_given_up_where_head_is_sound(regist
     flip(patch_of(registry, first), -1)
     error = explained(registry, go_back, 2)
     assert error.facts["needed_by"] == [short_id(first.id)]
-    assert "HEAD does without it, and condu gc --keep 2 --no-undo gives up" in hint_of(error)
+    assert "HEAD does not need it, and condu gc --keep 2 --no-undo removes" in hint_of(error)
     collect(registry, 2, undo=False)
     assert verify(registry).problems == ()
     assert [s.id for s in registry.history().live] == [third.id, second.id]
 
 
-def test_sessions_beside_heads_line_are_given_up_without_shortening_it(registry):
+def test_sessions_off_heads_line_are_removed_without_shortening_it(registry):
     third = registry.head()
     go_back(registry)
     flip(registry.blobs.path(third.entry("digits").expert.prototypes), -1)
     error = explained(registry, back_up)
-    assert "condu gc --no-undo gives up" in hint_of(error)
+    assert "condu gc --no-undo removes" in hint_of(error)
     collect(registry, None, undo=False)
     assert verify(registry).problems == ()
 
@@ -123,7 +123,7 @@ def test_a_tagged_session_is_not_said_to_go(registry):
     registry.tag("kept", first, "tag")
     flip(patch_of(registry, first), -1)
     hint = hint_of(explained(registry, go_back, 2))
-    assert hint.endswith("restore it from a backup; HEAD does without it")
+    assert hint.endswith("restore it from a backup; HEAD does not need it")
 
 
 def test_a_missing_file_is_named_too(registry):
