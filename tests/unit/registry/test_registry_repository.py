@@ -286,7 +286,7 @@ def test_an_altered_row_is_noticed_when_its_session_is_read(
     for use in (registry.head, registry.sessions, lambda: registry.session(session.id)):
         with pytest.raises(IntegrityError, match=session.id) as altered:
             use()
-        assert "condu rollback" in hint_of(altered.value)
+        assert hint_of(altered.value) == "Restore condu.sqlite from a backup"
 
 
 @pytest.mark.parametrize("column", ["parameters", "codec_options", "method_options"])
