@@ -104,7 +104,10 @@ class History:
         return found
 
     def affected_by(self, bad: AbstractSet[str]) -> dict[str, frozenset[str]]:
-        """Map each live session to the bad blobs that it depends on."""
+        """Map each live session to the bad blobs that it depends on.
+
+        HEAD may still have the patch from before it was HEAD; it has files, so it needs no patch.
+        """
         state: dict[str, frozenset[str]] = {}  # of its experts alone
         for session in self.live:
             chain = []
@@ -118,7 +121,13 @@ class History:
             for step in reversed(chain):
                 inherited |= bad & self._read_for(step) if bad else frozenset()
                 state[step.id] = inherited
-        return {s.id: state[s.id] | (bad & self.blobs(s).keys()) for s in self.live}
+        return {s.id: state[s.id] | (bad & self._own(s)) for s in self.live}
+
+    def _own(self, session: Session) -> set[str]:
+        """Return the blobs that a session cannot do without, beside those that restore it."""
+        kinds = self.blobs(session)
+        stale = self.has_files(session)
+        return {sha256 for sha256, kind in kinds.items() if not (stale and kind == PATCH)}
 
     def _read_for(self, session: Session) -> set[str]:
         """Return the blobs of a session from which older ones are restored, without prototypes."""

@@ -116,7 +116,7 @@ class TaskFiles:
         try:
             return KeptFile(path, match["task"], match["sha256"])
         except IntegrityError as error:
-            raise self.unusable(path, _without_blob(error)) from error
+            raise self.unusable(path, error) from error
 
     def verified_record(self, file: KeptFile) -> dict[str, Any]:
         """Hash a file's bytes and return its record; raise IntegrityError if it is corrupt."""
@@ -124,12 +124,15 @@ class TaskFiles:
             file.verify()
             return file.metadata
         except IntegrityError as error:
-            raise self.unusable(file.path, _without_blob(error)) from error
+            raise self.unusable(file.path, error) from error
 
-    def unusable(self, path: Path, reason: str) -> IntegrityError:
-        """Build the error about a file; `reason` follows its name, such as "is corrupt"."""
+    def unusable(self, path: Path, why: str | IntegrityError) -> IntegrityError:
+        """Build the error about a file; `why` follows its name, or is its reader's error."""
+        unreadable = isinstance(why, IntegrityError) and why.reason == "blob-unreadable"
+        reason = _without_blob(why) if isinstance(why, IntegrityError) else why
         return IntegrityError(
             f"the {self._what} {path} {reason}",
+            unreadable=unreadable,
             reason="kept-file-corrupt",
             path=path,
             task=self.task_of(path),

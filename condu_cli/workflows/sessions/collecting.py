@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, removed_on_failure
 from condu_cli.registry.reachability import broken_references
-from condu_cli.workflows.sessions.history_packing import pack_history, release_files, repack
+from condu_cli.workflows.sessions.history_packing import (
+    drop_corrupt_patch,
+    pack_history,
+    release_files,
+    repack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +80,7 @@ def collect(
         kept = {session.id for session in history.live} - {session.id for session in gone}
         broken = {pack.session for pack in broken_references(history.packs.values(), kept)}
         release_files(registry)
+        drop_corrupt_patch(registry)
         removed = _remove_leftovers(registry)  # first: a full disk may need the space
         repack(registry, history, broken, kept)
         removed += _remove_leftovers(registry)

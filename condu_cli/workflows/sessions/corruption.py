@@ -9,7 +9,7 @@ from condu_cli.registry.manifest import short_id
 from condu_cli.workflows.sessions.states import is_intact
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Sequence, Set
 
     from condu_cli.errors import ConduError
     from condu_cli.registry.reachability import History
@@ -44,32 +44,63 @@ def explain(registry: Registry, error: ConduError) -> None:
         affected = history.affected_by(bad)
         unsound = {session_id for session_id, blobs in affected.items() if blobs}
         paths = [registry.blobs.path(sha256) for sha256 in sorted(bad)]
-        error.add(at_fault=paths, **consequences(history, unsound, unsound))
+        error.add(at_fault=paths, not_restored=error.reason in DERIVED)
+        error.add(**consequences(history, bad, unsound, unsound))
 
 
-def consequences(history: History, needing: Set[str], unsound: Set[str]) -> dict[str, Any]:
-    """Return, as facts of an error, what remains if the sessions `needing` a file are lost.
+def consequences(
+    history: History, bad: Set[str], needing: Set[str], unsound: Set[str]
+) -> dict[str, Any]:
+    """Return, as facts of an error, what remains without the `bad` files.
 
-    needed_by      their short ids, newest first
+    `needing`: the ids of the sessions that need them; `unsound`: those that need any bad file.
+
+    needed_by      short ids of `needing`, newest first
     head_needs     whether HEAD is one of them
+    only_task      the task of HEAD whose prototypes they are, if HEAD needs no others of them
     sound_session  the newest before HEAD that is not `unsound`, None if there is none
     sessions_back  how many sessions a rollback to the empty state undoes
-    spare          whether `gc` may remove all sessions that need the file; HEAD is not one of them
-    keep           how many sessions of HEAD's line remain then, None if all of them
+    removable      whether `gc` can remove all sessions that need them; then `keep` and `undo` are
+                   its options, and `intact` is how many sound sessions go too
     """
     line = history.line(history.head)
     sound = (i for i in line[1:] if i not in unsound and i not in history.collected)
-    first = next((place for place, i in enumerate(line) if i in needing), None)
-    head_needs = first == 0
     found = next(sound, None)
+    head_needs = history.head in needing
     return {
         "needed_by": [short_id(session.id) for session in history.live if session.id in needing],
         "head_needs": head_needs,
+        "only_task": _task_known_by(history, bad) if head_needs else None,
         "sound_session": None if found is None else short_id(found),
         "sessions_back": len(line),
-        "spare": not head_needs and needing.isdisjoint(history.kept(first, undo=False)),
-        "keep": first,
+        **_removal(history, line, needing, unsound),
     }
+
+
+def _task_known_by(history: History, bad: Set[str]) -> str | None:
+    """Return HEAD's task whose prototypes alone are bad, None if it is not just one of several."""
+    entries = history.session(str(history.head)).entries
+    tasks = [entry.name for entry in entries if entry.expert.prototypes in bad]
+    prototypes = {entry.expert.prototypes for entry in entries}
+    return tasks[0] if bad <= prototypes and len(tasks) == 1 < len(entries) else None
+
+
+def _removal(
+    history: History, line: Sequence[str], needing: Set[str], unsound: Set[str]
+) -> dict[str, Any]:
+    """Find the options of `gc` that remove all these sessions and the fewest sound ones."""
+    first = next((place for place, i in enumerate(line) if i in needing), None)
+    live = {session.id for session in history.live}
+    found: list[tuple[int, int | None, bool]] = []
+    for keep in dict.fromkeys((None, first)):
+        for undo in (True, False):
+            kept = history.kept(keep, undo=undo)
+            if keep != 0 and needing.isdisjoint(kept):
+                found.append((len(live - kept - unsound), keep, undo))
+    if not found:
+        return {"removable": False}
+    intact, keep, undo = min(found, key=lambda options: options[0])
+    return {"removable": True, "keep": keep, "undo": undo, "intact": intact}
 
 
 def _at_fault(registry: Registry, history: History, error: ConduError) -> set[str]:

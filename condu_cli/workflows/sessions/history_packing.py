@@ -21,6 +21,7 @@ from condu_cli.workflows.sessions.patch_walk import restored_states
 from condu_cli.workflows.sessions.states import (
     check_state,
     has_files,
+    is_intact,
     is_restorable,
     open_state,
     patch_of,
@@ -180,6 +181,19 @@ def release_files(registry: Registry, tried: Set[str] = frozenset()) -> int:
             if has_files(registry, restored.session):
                 registry.record_files(restored.session)
     return sum(map(registry.blobs.remove, spare - kept))
+
+
+def drop_corrupt_patch(registry: Registry) -> None:
+    """Forget the patch that HEAD has from before it was HEAD, if it is corrupt and HEAD is not.
+
+    HEAD has files; packed again, it gets a new patch. The caller holds the lock.
+    """
+    head = registry.head()
+    pack = None if head is None else registry.pack(head)
+    if head is None or pack is None or pack.patch is None or is_intact(registry, [pack.patch]):
+        return
+    if is_intact(registry, head.state_blobs()):
+        registry.record_files(head)
 
 
 def release_session(registry: Registry, session: Session | None) -> int:

@@ -104,6 +104,8 @@ def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
             training=dict(record["training"], run=str(record["training"]["run"])),
             folder=record["folder"],
         )
+    except IntegrityError as exc:
+        raise registry.waiting.unusable(waiting.path, exc) from exc
     except (InvalidDeltaError, InvalidStateError, KeyError, TypeError) as exc:
         raise IntegrityError(
             f"{waiting.path} does not hold a trained expert: {exc}",

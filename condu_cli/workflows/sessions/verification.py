@@ -109,17 +109,19 @@ def _check_blobs(
     registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
 ) -> list[Problem]:
     """Find the faults of files, then decode each session whose own files are intact."""
-    faults = dict(_check_files(registry, history, quick=quick, on_progress=on_progress))
+    checked = _check_files(registry, history, quick=quick, on_progress=on_progress)
+    faults = {str(exc.facts["blob"]): exc for exc in checked}
     affected = history.affected_by(faults.keys())
     found = [
         Problem(
             f"blob {sha256}",
-            reason,
+            exc.message.removeprefix(f"blob {sha256} "),
             _sessions_with(history, affected, sha256),
             failure="needed-file-damaged",
+            facts={"blob": sha256, "unreadable": exc.reason == "blob-unreadable"},
             path=registry.blobs.path(sha256),
         )
-        for sha256, reason in faults.items()
+        for sha256, exc in faults.items()
     ]
     intact = {
         session.id
@@ -133,7 +135,9 @@ def _check_blobs(
 def _with_consequences(history: History, problems: Sequence[Problem]) -> Iterator[Problem]:
     unsound = {session_id for problem in problems for session_id in problem.sessions}
     for problem in problems:
-        yield replace(problem, facts=consequences(history, set(problem.sessions), unsound))
+        bad = {str(problem.facts["blob"])} if "blob" in problem.facts else set()
+        more = consequences(history, bad, set(problem.sessions), unsound)
+        yield replace(problem, facts={**problem.facts, **more})
 
 
 def _sessions_with(
@@ -179,14 +183,15 @@ def _fault_of_kept(
         read(files.open(path))
     except IntegrityError as exc:
         if path.exists():  # else it has been committed or saved again
-            name, why = f"{path.parent.name}/{path.name}", exc.message.partition(f"{path} ")[2]
+            name = f"{path.parent.name}/{path.name}"
+            why = exc.message.partition(f"{path} ")[2] or exc.message
             yield Problem(name, why, (), failure=exc.reason, facts=exc.facts, path=path)
 
 
 def _check_files(
     registry: Registry, history: History, *, quick: bool, on_progress: ProgressCallback
-) -> Iterator[tuple[str, str]]:
-    """Yield each blob whose file is not what it should be, and why."""
+) -> Iterator[IntegrityError]:
+    """Yield an error for each blob whose file is not what it should be."""
     sizes = registry.blob_sizes()
     needed = sorted(history.needed_blobs())
     for done, sha256 in enumerate(needed, 1):
@@ -201,7 +206,7 @@ def _check_files(
             if not quick:
                 registry.blobs.verify(sha256)
         except IntegrityError as exc:
-            yield sha256, exc.message.removeprefix(f"blob {sha256} ")
+            yield exc
         on_progress(Progress("blobs", done, len(needed)))
 
 
@@ -220,9 +225,9 @@ def _fault_of_session(
             for entry, found in zip(session.entries, codec.describe(state), strict=True):
                 _check_figures(entry, found)
     except InvalidStateError as exc:
-        return Problem(name, str(exc), (session.id,), failure="needed-file-damaged")
+        return Problem(name, str(exc), (session.id,), failure="session-differs")
     except IntegrityError as exc:
-        return Problem(name, exc.message, (session.id,), failure="needed-file-damaged")
+        return Problem(name, exc.message, (session.id,), failure="session-differs")
     return None
 
 

@@ -3,7 +3,7 @@
 import pytest
 from made_registries import files_of, flip, learn, made_expert, made_registry
 
-from condu_cli.cli.hints.making import hint_of
+from condu_cli.cli.hints.making import hint_for, hint_of
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.copies.backup import back_up_registry
 from condu_cli.registry.manifest import short_id
@@ -11,7 +11,8 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import commit_expert
-from condu_cli.workflows.sessions.corruption import explain
+from condu_cli.workflows.sessions.corruption import consequences, explain
+from condu_cli.workflows.sessions.forgetting import forget
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.states import open_state
 from condu_cli.workflows.sessions.verification import verify
@@ -56,7 +57,8 @@ def test_where_all_sessions_need_a_file_no_rollback_to_one_is_offered(registry, 
     assert error.facts["needed_by"] == [short_id(s.id) for s in registry.sessions()]
     hint = hint_of(error)
     assert str(path) in hint
-    assert "condu rollback -n 3 goes back to before the first" in hint
+    assert "condu rollback -n 3 and learn the tasks again" in hint
+    assert ("try condu rollback" in hint) == (action is not go_back)  # which has just failed
 
 
 def test_the_advice_to_learn_again_works(registry):
@@ -69,17 +71,75 @@ def test_the_advice_to_learn_again_works(registry):
     assert verify(registry).problems == ()
 
 
-def test_a_rollback_is_offered_to_the_session_that_does_not_need_the_file(registry):
+def test_corrupt_prototypes_cost_one_task(registry):
     third, second, _ = registry.sessions()
-    path = registry.blobs.path(third.entry("digits").expert.prototypes)
-    flip(path, -1)
+    flip(registry.blobs.path(third.entry("cars").expert.prototypes), -1)
     error = explained(registry, back_up)
-    assert error.facts["needed_by"] == [short_id(third.id)]
-    assert f"condu rollback {short_id(second.id)}" in hint_of(error)
-    roll_back(registry, Aim(short_id(second.id)), "rollback")
-    collect(registry, None, undo=False)
+    assert error.facts["needed_by"] == [short_id(third.id), short_id(second.id)]
+    assert "or condu forget cars, then learn that task again" in hint_of(error)
+    forget(registry, "cars", "forget")
+    learn(registry, "cars")
+    assert [e.name for e in registry.head().entries] == ["birds", "digits", "cars"]
+    assert all("HEAD does not need it" in advice for advice in advice_of(registry))
+
+
+def test_a_rollback_is_offered_to_a_session_that_does_not_need_the_file(registry):
+    """As where sessions keep their files: codecs may have no patches."""
+    third, second, _ = registry.sessions()
+    facts = consequences(registry.history(), {third.shared}, {third.id}, {third.id})
+    hint = hint_for("needed-file-damaged", facts)
+    assert hint.endswith(f"does not need it: condu rollback {short_id(second.id)}")
+
+
+def advice_of(registry) -> list[str]:
+    return [hint_for(p.failure, p.facts) for p in verify(registry).problems]
+
+
+def test_a_stale_patch_of_head_costs_nothing(registry):
+    """HEAD has kept it from before the rollback."""
+    third, second, first = registry.sessions()
+    go_back(registry)
+    flip(patch_of(registry, second), -1)
+    (problem,) = verify(registry).problems
+    assert problem.sessions == ()
+    assert advice_of(registry) == ["No session needs it, and condu gc removes it"]
+    assert "condu gc removes it" in hint_of(explained(registry, back_up))
+    collect(registry, None)
     assert verify(registry).problems == ()
     back_up(registry)
+    assert [s.id for s in registry.history().live] == [third.id, second.id, first.id]
+
+
+def test_the_advice_costs_as_few_intact_sessions_as_possible(registry):
+    """After a rollback by two, one patch less is worth more than what an undo restores."""
+    third, second, first = registry.sessions()
+    go_back(registry, 1)
+    go_back(registry, 1)
+    roll_back(registry, Aim(undo=True), "undo")
+    flip(patch_of(registry, first), -1)
+    error = explained(registry, go_back)
+    assert "condu gc --keep 1 removes the sessions that do" in hint_of(error)
+    assert "intact" not in hint_of(error)
+    collect(registry, 1)
+    assert verify(registry).problems == ()
+    assert [s.id for s in registry.history().live] == [third.id, second.id]
+
+
+def test_what_else_would_go_is_said(registry):
+    third = registry.head()
+    forget(registry, "digits", "forget")
+    flip(registry.blobs.path(third.entry("digits").expert.prototypes), -1)
+    hint = hint_of(explained(registry, back_up))
+    assert hint.endswith(
+        "condu gc --keep 1 removes the sessions that do, and 2 intact sessions too"
+    )
+
+
+def test_an_unreadable_file_may_only_lack_permissions(registry):
+    shared = registry.head().shared
+    error = IntegrityError(f"blob {shared} is unreadable", reason="blob-unreadable", blob=shared)
+    explain(registry, error)
+    assert "correct its permissions, or restore it from a backup" in hint_of(error)
 
 
 def test_what_comes_back_wrong_names_the_file_that_it_is_made_from(registry):
@@ -102,8 +162,8 @@ def test_older_sessions_that_are_lost_may_be_given_up_where_head_is_sound(regist
     flip(patch_of(registry, first), -1)
     error = explained(registry, go_back, 2)
     assert error.facts["needed_by"] == [short_id(first.id)]
-    assert "HEAD does not need it, and condu gc --keep 2 --no-undo removes" in hint_of(error)
-    collect(registry, 2, undo=False)
+    assert "HEAD does not need it, and condu gc --keep 2 removes" in hint_of(error)
+    collect(registry, 2)
     assert verify(registry).problems == ()
     assert [s.id for s in registry.history().live] == [third.id, second.id]
 

@@ -1,7 +1,10 @@
 """Verifying: every changed byte of a registry is found and named."""
 
+import hashlib
+import json
 import re
 import sqlite3
+import struct
 from contextlib import closing
 
 import numpy as np
@@ -10,6 +13,7 @@ from made_registries import flip, learn, made_expert, made_registry
 
 from condu_cli.cli.hints.making import hint_for, hint_of
 from condu_cli.errors import IntegrityError
+from condu_cli.registry.manifest import short_id
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions import verification
@@ -56,7 +60,7 @@ def assert_found(registry, path, offset) -> None:
     assert problem.sessions
     assert problem.reason
     assert problem.path == path
-    assert re.search("condu (rollback|gc) ", hint_for(problem.failure, problem.facts))
+    assert re.search("condu (rollback|gc|forget) ", hint_for(problem.failure, problem.facts))
 
 
 # Intact
@@ -109,7 +113,7 @@ def test_every_byte_of_the_smallest_blob_is_guarded(made, monkeypatch):
             verification._check_files(made, history, quick=False, on_progress=lambda _: None)
         )
         flip(path, offset)
-        assert [sha256 for sha256, _ in found] == [path.name], offset
+        assert [exc.facts["blob"] for exc in found] == [path.name], offset
 
 
 def test_the_sessions_that_need_a_blob_are_named(registry):
@@ -381,3 +385,58 @@ def test_corruption_is_still_found_while_a_writer_is_at_work(registry, monkeypat
     monkeypatch.setattr(verification, "_check_files", checked)
     assert verify(registry).problems
     assert len(count) == verification.ATTEMPTS
+
+
+def test_a_kept_expert_with_a_tensor_that_cannot_be_read_says_why(made):
+    """Its hash is right: whoever wrote it, it was not condu."""
+    kept = keep_expert(made, made_expert("flags"))
+    content = kept.path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    name = next(name for name in header if name.startswith("delta/"))
+    begin, end = header[name]["data_offsets"]
+    header[name] |= {"dtype": "F8_E4M3", "shape": [end - begin]}
+    text = json.dumps(header).encode()
+    foreign = struct.pack("<Q", len(text)) + text + content[8 + length :]
+    kept.path.unlink()
+    named = f"flags.{hashlib.sha256(foreign).hexdigest()}.safetensors"
+    (made.paths.trained / named).write_bytes(foreign)
+    (problem,) = verify(made).problems
+    assert problem.failure == "kept-file-corrupt"
+    assert "dtype F8_E4M3" in problem.reason
+    assert "condu learn --task flags" in hint_for(problem.failure, problem.facts)
+    (made.paths.trained / named).unlink()
+
+
+def test_what_cannot_be_read_may_only_lack_permissions(made, monkeypatch):
+    shared = made.head().shared
+
+    def refused(_, sha256):
+        if sha256 == shared:
+            raise IntegrityError(
+                f"blob {sha256} is unreadable: Permission denied",
+                reason="blob-unreadable",
+                blob=sha256,
+            )
+
+    monkeypatch.setattr(type(made.blobs), "verify", refused)
+    (problem,) = verify(made).problems
+    assert hint_for(problem.failure, problem.facts).startswith(
+        "Correct its permissions, or restore"
+    )
+
+
+def test_a_session_that_differs_from_its_files_has_advice_of_its_own(made, monkeypatch):
+    head = made.head()
+
+    def differs(entry, _):
+        if entry.learned_in == head.id:
+            raise IntegrityError("the figure is 2, not 1", reason="figures-differ")
+
+    monkeypatch.setattr(verification, "_check_figures", differs)
+    (problem,) = verify(made).problems
+    assert (problem.object, problem.failure) == (f"session {short_id(head.id)}", "session-differs")
+    before = short_id(head.parent)
+    assert hint_for(problem.failure, problem.facts) == (
+        f"Restore the registry from a backup, or go back: condu rollback {before}"
+    )
