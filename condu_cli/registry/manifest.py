@@ -156,8 +156,9 @@ class TaskEntry:
     """One task in one session: its expert, and how that session's codec encodes it.
 
     `part` is the sha256 of the codec's per-task blob, `record` the codec's description, in JSON.
-    `learned_in` is the id of the session that introduced the expert, None in a draft with a new
-    expert. `codec_options` are those in which it differs from the rest of its session.
+    `learned_in` is the id of the session that introduced the expert; None only for a new expert,
+    until `Session.on` fills it in. `codec_options` are those in which it differs from the rest of
+    its session.
     """
 
     name: str

@@ -49,8 +49,10 @@ def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> Archive
     """Write the registry to one file, even while other processes write to the registry."""
     path = Path(os.path.abspath(path))
     _refuse_place(registry, path, overwrite=overwrite)
+    existing = os.path.lexists(path)
+    unchanged = "the existing file was not changed" if existing else "nothing was exported"
     with (
-        described_writing(f"write the archive {path}", "the existing file was not changed"),
+        described_writing(f"write the archive {path}", unchanged),
         built_beside(path) as folder,
     ):
         draft = folder / "archive"

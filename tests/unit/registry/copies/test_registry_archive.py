@@ -259,6 +259,24 @@ def test_a_full_disk(registry: Registry, tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in tmp_path.iterdir()] == ["registry"]
 
 
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failure_says_of_an_existing_file_only_that_it_is_unchanged(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a"
+    if existing:
+        path.write_text("before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConduError, match="No space left") as failed:
+        write_archive(registry, path, overwrite=True)
+    said = "the existing file was not changed" if existing else "nothing was exported"
+    assert failed.value.facts["consequence"] == said
+    assert path.exists() == existing
+
+
 def test_a_blob_that_goes_makes_it_start_over(
     registry: Registry, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
