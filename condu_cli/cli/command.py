@@ -147,11 +147,19 @@ def _explain_corruption(run: Run, exc: ConduError) -> None:
     """Add to an error about a corrupt file which sessions need it, which the library does not."""
     if not isinstance(exc, (IntegrityError, PartialError)):
         return
-    from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.sessions.corruption import explain
+    from condu_cli.cli.hints import corrupt_files
 
+    if exc.reason not in corrupt_files.HINTS:  # asked first: the next imports take a while
+        return
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.sessions.corruption import DERIVED, NAMED, explain
+
+    # Opening may migrate, which must not be tried again because of an error that it raised.
+    if exc.reason not in NAMED | DERIVED:
+        return
     with suppress(ConduError):  # report the original error
-        explain(Registry.open(run.registry_path), exc)
+        own = exc.facts.get("demo_registry")
+        explain(Registry.open(run.registry_path if own is None else Path(str(own))), exc)
 
 
 def _no_dry_run(name: str) -> UsageError:

@@ -1,6 +1,9 @@
 """`condu demo`: the main job from start to end on embedded data, in about two minutes."""
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +13,7 @@ from condu_cli.cli import history, learn, predict, registries, tasks
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.cli.writing.wording import percent
+from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 if TYPE_CHECKING:
     from condu_cli.workflows.answering.picture_answers import Answered
@@ -40,10 +44,49 @@ def demo(
 
     It uses embedded pictures and takes about two minutes. Your own registry is not touched.
     """
+    if keep is not None:
+        _refuse_occupied(keep)
     with tempfile.TemporaryDirectory(prefix="condu-demo-") as temporary:
-        tour = Tour(run, Path(keep) if keep is not None else Path(temporary, "registry"))
-        result = tour.take()
+        registry = Path(temporary, "registry") if keep is None else keep
+        with _named_in_errors(registry, kept=keep is not None):
+            result = Tour(run, registry).take()
     run.out.document(result, lambda out: _farewell(out, result, keep))
+
+
+def _refuse_occupied(keep: Path) -> None:
+    try:
+        free = not os.path.lexists(keep) or (keep.is_dir() and not any(keep.iterdir()))
+    except OSError:
+        return  # creating the registry fails in the same way and says why
+    if not free:
+        raise UsageError(
+            f"cannot keep the demo's registry at {keep}: it exists and is not an empty folder",
+            reason="demo-folder-not-free",
+            path=keep,
+        )
+
+
+@contextmanager
+def _named_in_errors(registry: Path, *, kept: bool) -> Iterator[None]:
+    """Add the demo's registry to errors: hints would otherwise name the user's."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _interrupted(registry, kept=kept) from None
+    except InterruptedByUserError as exc:
+        if not kept:  # what it says about going on is no longer possible
+            raise _interrupted(registry, kept=kept) from exc
+        exc.add(demo_registry=registry)
+        raise
+    except ConduError as exc:
+        exc.add(demo_registry=registry, demo_not_kept=not kept)
+        raise
+
+
+def _interrupted(registry: Path, *, kept: bool) -> InterruptedByUserError:
+    if kept:
+        return InterruptedByUserError("interrupted", reason="interrupted", demo_registry=registry)
+    return InterruptedByUserError("the demo was interrupted", reason="demo-interrupted")
 
 
 class Tour:

@@ -23,6 +23,9 @@ HINTS: dict[str, Hint] = {
     # predict
     "inputs-failed": "The others were answered",
     "too-few-labels": "For instance --labels 'cat,dog'",
+    # demo
+    "demo-folder-not-free": "Name a folder that does not exist yet with --keep",
+    "demo-interrupted": "Its registry is removed; condu demo --keep DIR keeps it",
     # init, history, export and import
     "compat-contradicted": "Omit one of the two",
     "no-tag-named": "condu tag{here} lists them",

@@ -1,6 +1,6 @@
 """Hints about learning, evaluating and predicting."""
 
-from condu_cli.cli.hints.table import Facts, Hint
+from condu_cli.cli.hints.table import Facts, Hint, registry_option
 
 RESUME = "condu learn --task {task!q} --resume{here}"
 WITHOUT_MEASURING = "omit --keep, --patience and --validate-every"
@@ -33,9 +33,13 @@ HINTS: dict[str, Hint] = {
     # The registry that it goes to
     "registry-of-other-kind": "Omit {options}, or name another --registry",
     "created-meanwhile": "Name another folder with --registry",
-    "registry-path-not-writable": "Name another folder with --registry",
-    "disk-too-full": "Free some space (condu gc --dry-run{here} shows what could be removed), or "
-    "name another --registry",
+    "registry-path-not-writable": lambda facts: (
+        f"Name another folder with {registry_option(facts)}"
+    ),
+    "disk-too-full": lambda facts: (
+        "Free some space (condu gc --dry-run{here} shows what could be removed), or name another "
+        + registry_option(facts)
+    ),
     "task-known": "Choose another name, or forget it first: condu forget {task!q}{here}",
     "base-differs": "Use the base model that the registry was made with (is CONDU_BASE set?), or "
     "another --registry",

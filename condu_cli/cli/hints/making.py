@@ -39,6 +39,7 @@ RIDERS: dict[str, Hint] = {
         + ("remove {in_its_way}, and " if facts.get("in_its_way") else "")
         + "condu learn --task {older_expert!q} --resume{here} commits it"
     ),
+    "demo_not_kept": "that registry was the demo's and is removed: condu demo --keep DIR keeps it",
 }
 """Endings of hints by fact, whatever the error's reason."""
 
@@ -61,8 +62,14 @@ def message_of(exc: ConduError) -> str:
 
 
 def hint_of(exc: ConduError, registry: Path | None = None) -> str:
-    """Return the hint for an error; `registry` is the value of --registry, if given."""
-    return hint_for(exc.reason, exc.facts, registry)
+    """Return the hint for an error; `registry` is the value of --registry, if given.
+
+    An error inside the demo is about the demo's registry, whatever --registry named.
+    """
+    own = exc.facts.get("demo_registry")
+    if exc.facts.get("demo_not_kept"):
+        own = "DIR"  # the folder that the rider suggests: the registry itself is gone
+    return hint_for(exc.reason, exc.facts, registry if own is None else Path(str(own)))
 
 
 def hint_for(reason: str, facts: Facts, registry: Path | None = None) -> str:

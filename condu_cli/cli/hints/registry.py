@@ -1,6 +1,6 @@
 """Hints about the registry, its files, copies and history."""
 
-from condu_cli.cli.hints.table import Facts, Hint
+from condu_cli.cli.hints.table import Facts, Hint, registry_option
 
 AGAIN = "Free some space or correct the permissions, then run the command again"
 FAULTS = "condu verify{here} lists every corrupt object"
@@ -43,6 +43,12 @@ def _session(facts: Facts) -> str:
     return f"{named}; {SESSIONS}"
 
 
+def _cannot_create(facts: Facts) -> str:
+    option = registry_option(facts)
+    other = " or CONDU_REGISTRY" if option == "--registry" else ""
+    return f"Name a folder that you may write to with {option}{other}"
+
+
 def _head_moved(facts: Facts) -> str:
     return "" if facts.get("kept_expert") else "Nothing was committed; run the command again"
 
@@ -68,8 +74,7 @@ HINTS: dict[str, Hint] = {
     "before-first-session": SESSIONS,
     "registry-path-is-file": "Name another folder with --registry",
     "folder-not-free": NEW_FOLDER,
-    "cannot-create-registry": "Name a folder that you may write to with --registry or "
-    "CONDU_REGISTRY",
+    "cannot-create-registry": _cannot_create,
     "registry-unfinished": "Its creation was interrupted; remove the folder and run condu init"
     "{here}",
     "registry-too-new": _upgrade,
@@ -123,6 +128,8 @@ HINTS: dict[str, Hint] = {
     "output-exists": "Name another, or overwrite it: --force",
     "archive-corrupt": "Nothing was imported; download or copy the file again",
     "archive-too-new": _upgrade,
-    "archive-unreadable": "Name a file that was exported with condu export -o FILE{here}",
+    # Not {here}: that is the registry to be created, from the archive of another one.
+    "archive-unreadable": "Name a file that was exported with condu export -o FILE "
+    "--registry OTHER",
     "archive-not-a-file": "Save it as a plain file first",
 }

@@ -9,3 +9,8 @@ Hint: TypeAlias = str | Callable[[Facts], str]
 
 `{task!q}` is quoted for a shell; `{here}` repeats --registry if the user gave it.
 """
+
+
+def registry_option(facts: Facts) -> str:
+    """Return the option that names the folder of the registry at fault."""
+    return "--keep" if facts.get("demo_registry") else "--registry"

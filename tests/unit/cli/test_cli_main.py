@@ -13,7 +13,9 @@ from made_registries import files_of, flip, made_registry
 from condu_cli import __version__
 from condu_cli.cli.command import Settings, new_run
 from condu_cli.cli.groups import GROUPS
+from condu_cli.errors import IntegrityError
 from condu_cli.main import app, main
+from condu_cli.registry.database import migration
 from condu_cli.registry.repository import Registry
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
@@ -471,3 +473,36 @@ def test_a_corrupt_session_answers_nothing_and_ends_with_14(
         assert (ran.code, ran.out) == (14, "")
         assert f"{path.name} is corrupt" in ran.err
         assert f"needs {path}; restore it from a backup; " in ran.err
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_migration_that_fails_is_not_tried_again_to_explain_it(condu, tmp_path, monkeypatch):
+    def fails(*_args):
+        raise ValueError("x")
+
+    monkeypatch.setattr(migration, "SCHEMA_REVISION", "9999")
+    monkeypatch.setattr(migration, "run_migrations", fails)
+    ran = condu("log")
+    assert ran.code == 14
+    assert "cannot be migrated" in ran.err
+    assert len(list((tmp_path / "registry" / "backups").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("learned")
+@pytest.mark.parametrize("reason", ["blob-size-differs", "kept-file-corrupt"])
+def test_only_an_error_that_can_be_explained_opens_the_registry(
+    condu, failing, monkeypatch, reason
+):
+    def opened(*_args, **_options):
+        raise AssertionError
+
+    failing(IntegrityError("corrupt", reason=reason))
+    monkeypatch.setattr(Registry, "open", opened)
+    assert condu("init", "--registry", "another").code == 14
+
+
+def test_every_error_that_is_explained_has_its_hint_in_the_table_that_is_asked_first():
+    from condu_cli.cli.hints import corrupt_files
+    from condu_cli.workflows.sessions.corruption import DERIVED, NAMED
+
+    assert set(corrupt_files.HINTS) >= NAMED | DERIVED

@@ -282,3 +282,11 @@ def test_a_trap_is_not_sprung(condu, tmp_path, names):
     assert ran.code == 15
     assert "never run" in ran.err
     assert not (tmp_path / "sprung").exists()
+
+
+def test_an_archive_that_is_not_there_was_exported_from_another_registry(condu, tmp_path):
+    """--registry names the one to be created: nothing can be exported from it."""
+    ran = condu("import", tmp_path / "gone.condu", "--registry", "new")
+    assert ran.code == 2
+    assert "condu export -o FILE --registry OTHER\n" in ran.err
+    assert "new" not in ran.err

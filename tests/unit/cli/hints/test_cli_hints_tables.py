@@ -199,6 +199,26 @@ def test_a_command_in_a_hint_names_the_registry_that_the_user_named() -> None:
     assert lacking == []
 
 
+CREATING = ("registry/copies/archive_import.py", "registry/creation.py")
+"""Modules whose errors are about a registry that is still to be created."""
+FIRST = {"init", "learn", "import"}
+"""Commands that create the registry where there is none."""
+
+
+def test_a_hint_does_not_ask_anything_of_a_registry_that_is_yet_to_be_created() -> None:
+    created = {
+        reason for path, call in RAISED if name_of(path) in CREATING for reason in reasons(call)
+    }
+    impossible = [
+        (reason, found[0])
+        for reason in sorted(created)
+        if isinstance(hint := HINTS[reason], str)
+        for found in COMMAND.finditer(hint)
+        if found[3] and found[1] not in FIRST
+    ]
+    assert impossible == []
+
+
 def test_a_command_to_run_next_is_written_by_way_of_a_hint() -> None:
     """Elsewhere in the command line nothing would repeat --registry."""
     hints = {(path, text) for path, text in HINT_TEXTS}
