@@ -45,8 +45,8 @@ def _without(facts: Facts) -> str:
     if facts.get("only_task"):
         return "or condu forget {only_task}{here}, then learn that task again"
     if facts.get("sound_session"):
-        return "or go back to a session that does not need it: condu rollback {sound_session}{here}"
-    last = "condu rollback -n {sessions_back}{here} and learn the tasks again"
+        return "or go to a session that does not need it: condu rollback {sound_session}{here}"
+    last = "run condu rollback -n {sessions_back}{here} and learn the tasks again"
     if facts.get("not_restored") or facts.get("sessions_back") == 1:
         return f"otherwise {last}"
     return (
@@ -76,7 +76,7 @@ def _unreadable(facts: Facts) -> str:
 def _session(facts: Facts) -> str:
     restore = "Restore the registry from a backup"
     if facts.get("head_needs") and facts.get("sound_session"):
-        return f"{restore}, or go back: condu rollback {{sound_session}}{{here}}"
+        return f"{restore}, or go to another session: condu rollback {{sound_session}}{{here}}"
     return restore
 
 

@@ -58,13 +58,14 @@ def consequences(
     needed_by      short ids of `needing`, newest first
     head_needs     whether HEAD is one of them
     only_task      the task of HEAD whose prototypes they are, if HEAD needs no others of them
-    sound_session  the newest before HEAD that is not `unsound`, None if there is none
+    sound_session  the newest before HEAD that is not `unsound`, else the newest of all others
     sessions_back  how many sessions a rollback to the empty state undoes
     removable      whether `gc` can remove all sessions that need them; then `keep` and `undo` are
                    its options, and `intact` is how many sound sessions go too
     """
     line = history.line(history.head)
-    sound = (i for i in line[1:] if i not in unsound and i not in history.collected)
+    others = (session.id for session in history.live if session.id != history.head)
+    sound = (i for i in (*line[1:], *others) if i not in unsound and i not in history.collected)
     found = next(sound, None)
     head_needs = history.head in needing
     return {

@@ -89,6 +89,14 @@ def test_a_rollback_is_offered_to_a_session_that_does_not_need_the_file(registry
     facts = consequences(registry.history(), {third.shared}, {third.id}, {third.id})
     hint = hint_for("needed-file-damaged", facts)
     assert hint.endswith(f"does not need it: condu rollback {short_id(second.id)}")
+    roll_back(registry, Aim(steps=2), "rollback")
+    first = registry.head()
+    flip(registry.blobs.path(first.shared), -1)
+    (advice,) = advice_of(registry)
+    assert advice.endswith(f"does not need it: condu rollback {short_id(third.id)}")
+    roll_back(registry, Aim(short_id(third.id)), "rollback")
+    collect(registry, None)
+    assert verify(registry).problems == ()
 
 
 def advice_of(registry) -> list[str]:

@@ -438,5 +438,5 @@ def test_a_session_that_differs_from_its_files_has_advice_of_its_own(made, monke
     assert (problem.object, problem.failure) == (f"session {short_id(head.id)}", "session-differs")
     before = short_id(head.parent)
     assert hint_for(problem.failure, problem.facts) == (
-        f"Restore the registry from a backup, or go back: condu rollback {before}"
+        f"Restore the registry from a backup, or go to another session: condu rollback {before}"
     )
