@@ -5,6 +5,7 @@ earlier backup first gets the blobs that it lacks, which nothing refers to yet; 
 replaces its database, and with it all of its content at once.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -72,9 +73,9 @@ def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) 
     """
     target = target.resolve()
     _refuse_nested(registry.path.resolve(), target)
-    with described_writing(
-        f"back the registry up to {target}", "an earlier backup there was not changed"
-    ):
+    there = os.path.lexists(RegistryPaths(target).database)
+    unchanged = "the earlier backup was not changed" if there else "no backup was made"
+    with described_writing(f"back the registry up to {target}", unchanged):
         if is_free(target):
             return _new_backup(registry, target, on_progress)
         earlier = _earlier_backup(registry, target)

@@ -202,7 +202,7 @@ def test_a_command_in_a_hint_names_the_registry_that_the_user_named() -> None:
 CREATING = ("registry/copies/archive_import.py", "registry/creation.py")
 """Modules whose errors are about a registry that is still to be created."""
 FIRST = {"init", "learn", "import"}
-"""Commands that create the registry where there is none."""
+"""Commands that create a missing registry."""
 
 
 def test_a_hint_does_not_ask_anything_of_a_registry_that_is_yet_to_be_created() -> None:

@@ -547,14 +547,21 @@ def test_a_full_disk_is_reported_in_words(
     registry: Registry, learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn("pets")
+    back_up(registry, tmp_path / "earlier")
+    learn("cars")
     monkeypatch.setattr(
         os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
-    with pytest.raises(ConduError, match="No space left") as full:
-        back_up(registry, tmp_path / "b")
-    assert type(full.value) is ConduError
-    assert "Free some space" in hint_of(full.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["registry"]
+    for name, consequence in (
+        ("b", "no backup was made"),
+        ("earlier", "the earlier backup was not changed"),
+    ):
+        with pytest.raises(ConduError, match="No space left") as full:
+            back_up(registry, tmp_path / name)
+        assert type(full.value) is ConduError
+        assert "Free some space" in hint_of(full.value)
+        assert full.value.facts["consequence"] == consequence
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "registry"]
 
 
 def test_a_disk_too_small_for_the_database(
