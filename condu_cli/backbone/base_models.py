@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
@@ -88,8 +89,6 @@ def canonical_base_id(base_id: str) -> str:
 
     A registry is used from other folders than the one it was created in.
     """
-    from condu_cli.backbone.models.open_clip_models import is_checkpoint
-
     architecture, _, pretrained = base_id.partition(":")
     if not is_checkpoint(pretrained) or base_id.startswith("hf-hub:"):
         return base_id

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from condu_cli.backbone.dual_encoder import DualEncoder, Preprocessing
 from condu_cli.backbone.lora.spec import LoraDefaults
+from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError, UsageError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 TINY_ARCHITECTURE = "condu-tiny"
 TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
 HUB_PREFIX = "hf-hub:"
-CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 REASON_LENGTH = 240
 """The most characters of a foreign error to show."""
 
@@ -127,11 +127,6 @@ class OpenClipModel(DualEncoder):
         """Return both towers under open_clip's names, without the logit scale and bias."""
         frozen = {"logit_scale", "logit_bias"}
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
-
-
-def is_checkpoint(pretrained: str) -> bool:
-    """Return whether the weights are a file, not a tag."""
-    return Path(pretrained).suffix in CHECKPOINT_SUFFIXES
 
 
 def resolve(architecture: str, pretrained: str) -> OpenClipSpec:

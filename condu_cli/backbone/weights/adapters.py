@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
+from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from condu_cli.backbone.weights.checkpoints import (
     METADATA_KEY,
     Checkpoint,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from condu_cli.backbone.lora.factors import Factors
     from condu_cli.backbone.lora.spec import LoraSpec
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """PEFT's prefix for the names of a wrapped model."""
 CONFIG_LIMIT = 1 << 20
@@ -74,11 +74,6 @@ class Adapter:
     config: Mapping[str, Any] = field(repr=False)
 
 
-def is_adapter(path: Path) -> bool:
-    """Return whether a path is the folder of a PEFT adapter, valid or not."""
-    return (path / CONFIG).is_file()
-
-
 def refuse_folder(folder: Path, *, overwrite: bool) -> None:
     """Check the target folder of an export, before anything slow happens.
 
@@ -94,7 +89,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
             path=folder,
         )
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there - {CONFIG, WEIGHTS}:
+    if there - {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
         raise UsageError(
             f"{folder}: holds other files than a PEFT adapter's",
             reason="output-holds-other-files",
@@ -127,10 +122,11 @@ def write_adapter(
         try:
             draft = work / "adapter"
             draft.mkdir()  # with the mode from the umask
-            (draft / CONFIG).write_text(config + "\n", encoding="utf-8")
-            save_file(tensors, draft / WEIGHTS, {METADATA_KEY: note})
-            (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)  # safetensors sets 0600
-            for name in (CONFIG, WEIGHTS):
+            (draft / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+            save_file(tensors, draft / ADAPTER_WEIGHTS, {METADATA_KEY: note})
+            # safetensors sets 0600
+            (draft / ADAPTER_WEIGHTS).chmod((draft / ADAPTER_CONFIG).stat().st_mode)
+            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
                 flush_file(draft / name)
             _move(draft, folder)
         finally:
@@ -148,7 +144,7 @@ def _move(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         os.replace(draft / name, folder / name)
 
 
@@ -183,27 +179,27 @@ def read_adapter(folder: Path) -> Adapter:
 
     """
     try:
-        with (folder / CONFIG).open("rb") as file:
+        with (folder / ADAPTER_CONFIG).open("rb") as file:
             content = file.read(CONFIG_LIMIT + 1)
         config = json.loads(content) if len(content) <= CONFIG_LIMIT else None
     except (OSError, ValueError, RecursionError) as exc:
         raise exhausted(exc) or DataError(
-            f"{folder / CONFIG}: cannot be read ({exc})",
+            f"{folder / ADAPTER_CONFIG}: cannot be read ({exc})",
             reason="adapter-unreadable",
-            path=folder / CONFIG,
+            path=folder / ADAPTER_CONFIG,
         ) from exc
     if not isinstance(config, dict):
         raise DataError(
-            f"{folder / CONFIG}: is not a PEFT configuration",
+            f"{folder / ADAPTER_CONFIG}: is not a PEFT configuration",
             reason="adapter-unreadable",
-            path=folder / CONFIG,
+            path=folder / ADAPTER_CONFIG,
         )
     _refuse_other_adapters(folder, config)
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise DataError(
-            f"{folder}: has no {WEIGHTS}", reason="adapter-without-weights", path=folder
+            f"{folder}: has no {ADAPTER_WEIGHTS}", reason="adapter-without-weights", path=folder
         )
-    return Adapter(folder, read_checkpoint(folder / WEIGHTS), config)
+    return Adapter(folder, read_checkpoint(folder / ADAPTER_WEIGHTS), config)
 
 
 def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:

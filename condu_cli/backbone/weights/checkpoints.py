@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from condu_cli.backbone.weight_files import CHECKPOINT_SUFFIXES, SAFE_SUFFIX
 from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, require_parent_folder
 from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "condu"
 """The only metadata entry of an exported file; several would be written in random order."""
-SAFE_SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs store a model's weights beside other records."""
 
@@ -117,12 +116,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DataError: the file is missing, not a checkpoint, truncated, or a pickle with code.
 
     """
-    if path.suffix.lower() not in (SAFE_SUFFIX, *PICKLE_SUFFIXES):
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise UsageError(
             f"{path}: does not have the suffix of a checkpoint",
             reason="not-a-checkpoint-name",
             path=path,
-            known=(SAFE_SUFFIX, *PICKLE_SUFFIXES),
+            known=CHECKPOINT_SUFFIXES,
         )
     if not path.is_file():
         what = "is a folder, not a checkpoint" if path.is_dir() else "no such file"

@@ -31,7 +31,6 @@ from condu_cli.registry.copies.archive_format import (
     ArchiveReader,
     ArchiveSummary,
     Member,
-    is_archive,
 )
 from condu_cli.registry.copies.snapshot import (
     built_beside,
@@ -51,8 +50,6 @@ from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry
 
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
-_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
-_ADAPTER = "adapter_config.json"
 _REVISION = re.compile(r"[0-9a-f]{4,12}")
 
 
@@ -63,7 +60,6 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     this machine; they must be the same weights.
     """
     place = Path(os.path.abspath(place))
-    _refuse_checkpoint(archive)
     if not is_free(place):
         raise UsageError(
             f"cannot create the registry: {place} is not an empty folder",
@@ -80,17 +76,6 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
         history, config = contents.check(manifest, base)
         move_folder(draft, place)
     return summarise(place, size, history, config)
-
-
-def _refuse_checkpoint(path: Path) -> None:
-    """Tell a model's weights from a corrupt archive: they are imported in another way."""
-    named = path.is_file() and path.suffix.lower() in _CHECKPOINTS and not is_archive(path)
-    if named or (path / _ADAPTER).is_file():
-        raise UsageError(
-            f"{path} holds the weights of one model, it is not the archive of a registry",
-            reason="archive-is-checkpoint",
-            path=path,
-        )
 
 
 @contextmanager

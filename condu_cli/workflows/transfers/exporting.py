@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
 from condu_cli.backbone.deltas import put_weights, weights_of
-from condu_cli.backbone.models.open_clip_models import is_checkpoint
+from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.backbone.weights.adapters import refuse_folder, write_adapter
 from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoint
 from condu_cli.core.arrays.layout import InvalidStateError

@@ -12,12 +12,11 @@ from condu_cli._version import __version__
 from condu_cli.backbone.base_models import DEFAULT_BASE
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
-from condu_cli.backbone.models.open_clip_models import HUB_PREFIX, is_checkpoint
+from condu_cli.backbone.models.open_clip_models import HUB_PREFIX
+from condu_cli.backbone.weight_files import ADAPTER_WEIGHTS, is_adapter, is_checkpoint
 from condu_cli.backbone.weights.adapters import (
-    WEIGHTS,
     Adapter,
     adapter_delta,
-    is_adapter,
     read_adapter,
 )
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
@@ -260,7 +259,7 @@ def _refuse_other_method(path: Path, method: str) -> None:
             f"{path}: is a checkpoint of whole weights, but the registry holds LoRA experts",
             reason="not-an-adapter",
             path=path,
-            weights=WEIGHTS,
+            weights=ADAPTER_WEIGHTS,
         )
     if method != LORA and is_adapter(path):
         raise UsageError(

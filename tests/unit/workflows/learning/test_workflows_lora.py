@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.deltas import delta_of, weights_of
-from condu_cli.backbone.weights.adapters import CONFIG, WEIGHTS
+from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.codecs.interface import EMPTY
 from condu_cli.errors import BaseModelError, DataError, IntegrityError, UsageError
@@ -248,7 +248,7 @@ def test_peft_loads_an_exported_adapter(tmp_path, pixels, train, freeze_a):
     workspace = Workspace(registry)
     summary = export_adapter(workspace, workspace.head(), "warm", tmp_path / "adapter")
     assert summary.bytes == sum(p.stat().st_size for p in (tmp_path / "adapter").iterdir())
-    assert {p.name for p in (tmp_path / "adapter").iterdir()} == {CONFIG, WEIGHTS}
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} == {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     library = load_base("tiny").expert_copy().clip
     loaded = peft.PeftModel.from_pretrained(library, tmp_path / "adapter")
     expert = expert_of(workspace)
@@ -333,7 +333,7 @@ def test_a_checkpoint_is_refused_by_a_lora_registry(workspace, tmp_path):
     with pytest.raises(UsageError, match="the registry holds LoRA experts") as caught:
         imported(tmp_path / "lora", tmp_path / "warm.safetensors")
     assert "\n" not in caught.value.message
-    assert CONFIG in hint_of(caught.value)
+    assert ADAPTER_CONFIG in hint_of(caught.value)
     with pytest.raises(DataError, match="no such file"):
         imported(tmp_path / "lora", tmp_path / "nothing.safetensors")
 
@@ -369,8 +369,8 @@ def test_an_adapter_of_another_shape_is_refused(workspace, tmp_path, values, mes
 
 
 def change_config(folder, **values):
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps({**config, **values}))
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    (folder / ADAPTER_CONFIG).write_text(json.dumps({**config, **values}))
 
 
 @pytest.mark.parametrize(
@@ -395,17 +395,17 @@ def test_an_adapter_that_means_something_else_is_refused(
 def test_a_corrupt_adapter_is_a_data_error(workspace, tmp_path):
     folder = tmp_path / "adapter"
     export_adapter(workspace, workspace.head(), "warm", folder)
-    sound = load_file(folder / WEIGHTS)
+    sound = load_file(folder / ADAPTER_WEIGHTS)
     name = next(iter(sound))
-    save_file({**sound, name: torch.full_like(sound[name], float("nan"))}, folder / WEIGHTS)
+    save_file({**sound, name: torch.full_like(sound[name], float("nan"))}, folder / ADAPTER_WEIGHTS)
     names = tmp_path / "names.txt"
     names.write_text("blue\nred\n")
     with pytest.raises(DataError, match="NaN"):
         imported(tmp_path / "lora", folder, class_names=names)
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(DataError, match=f"has no {WEIGHTS}"):
+    (folder / ADAPTER_WEIGHTS).unlink()
+    with pytest.raises(DataError, match=f"has no {ADAPTER_WEIGHTS}"):
         imported(tmp_path / "lora", folder)
-    (folder / CONFIG).write_text("{")
+    (folder / ADAPTER_CONFIG).write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         imported(tmp_path / "lora", folder)
 
@@ -413,9 +413,9 @@ def test_a_corrupt_adapter_is_a_data_error(workspace, tmp_path):
 def test_an_adapter_of_the_wrong_rank_in_its_tensors_is_refused(workspace, tmp_path):
     folder = tmp_path / "adapter"
     export_adapter(workspace, workspace.head(), "warm", folder)
-    sound = load_file(folder / WEIGHTS)
+    sound = load_file(folder / ADAPTER_WEIGHTS)
     name = next(name for name in sound if "lora_A" in name)
-    save_file({**sound, name: sound[name][:2].clone()}, folder / WEIGHTS)
+    save_file({**sound, name: sound[name][:2].clone()}, folder / ADAPTER_WEIGHTS)
     names = tmp_path / "names.txt"
     names.write_text("blue\nred\n")
     with pytest.raises(UsageError, match="has shape"):

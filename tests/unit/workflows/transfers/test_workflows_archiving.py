@@ -46,3 +46,14 @@ def test_an_unknown_base_model(registry_path, tmp_path):
     with pytest.raises(UsageError, match="is not the name of a base model"):
         import_registry(tmp_path / "a", tmp_path / "copy", base="nothing")
     assert not (tmp_path / "copy").exists()
+
+
+def test_weights_are_not_archives(tmp_path):
+    for name in ("a.safetensors", "a.pt", "a.PTH"):
+        (tmp_path / name).write_bytes(b"whatever a corrupt or sound checkpoint holds")
+        with pytest.raises(UsageError, match="one model"):
+            import_registry(tmp_path / name, tmp_path / "new")
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="one model"):
+        import_registry(tmp_path / "peft", tmp_path / "new")
