@@ -15,7 +15,7 @@ from condu_cli.errors import ConduError
 from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import is_abandoned, is_draft
-from condu_cli.registry.files.listing import bytes_below, files_below
+from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.repository import Registry
 
 BLOB, DRAFT = "blob", "draft"
@@ -46,10 +46,7 @@ def leftovers(registry: Registry, needed: Set[str]) -> Iterator[Leftover]:
 
 def unknown_files(registry: Registry) -> Iterator[Path]:
     """Yield files in the registry's folders that condu did not write and leaves alone."""
-    known = {ref.sha256 for ref in registry.blobs.all()}
-    for path, _ in sorted(files_below(registry.paths.blobs)):
-        if path.name not in known or path != registry.blobs.path(path.name):
-            yield path
+    yield from registry.blobs.unknown()
     yield from registry.waiting.unknown()
     yield from registry.runs.unknown()
     for path in sorted(registry.paths.tmp.glob("*")):

@@ -219,9 +219,18 @@ class BlobStore:
     def all(self) -> Iterator[BlobRef]:
         """Yield every blob on disk, referenced or not, ordered by name."""
         for path, size in sorted(files_below(self._paths.blobs)):
-            named = is_sha256(path.name) and path.parent.name == path.name[:2]
-            if named and path.parent.parent == self._paths.blobs and not path.is_symlink():
+            if self._is_blob(path):
                 yield BlobRef(path.name, size)
+
+    def unknown(self) -> Iterator[Path]:
+        """Yield the other files in the folder of blobs."""
+        for path, _ in sorted(files_below(self._paths.blobs)):
+            if not self._is_blob(path):
+                yield path
+
+    def _is_blob(self, path: Path) -> bool:
+        named = is_sha256(path.name) and path.parent.name == path.name[:2]
+        return named and path.parent.parent == self._paths.blobs and not path.is_symlink()
 
     def _put_each(
         self, mappings: Iterable[Mapping[str, np.ndarray]], metadata: Mapping[str, Any] | None
