@@ -6,7 +6,6 @@ that they work both before and after the subcommand.
 
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -149,17 +148,10 @@ def _explain_corruption(run: Run, exc: ConduError) -> None:
         return
     from condu_cli.cli.hints import corrupt_files
 
-    if exc.reason not in corrupt_files.HINTS:  # asked first: the next imports take a while
-        return
-    from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.sessions.corruption import DERIVED, NAMED, explain
+    if exc.reason in corrupt_files.HINTS:  # asked first: the next import takes a while
+        from condu_cli.workflows.sessions.corruption import explain_at
 
-    # Opening may migrate, which must not be tried again because of an error that it raised.
-    if exc.reason not in NAMED | DERIVED:
-        return
-    with suppress(ConduError):  # report the original error
-        own = exc.facts.get("demo_registry")
-        explain(Registry.open(run.registry_path if own is None else Path(str(own))), exc)
+        explain_at(Path(str(exc.facts.get("demo_registry", run.registry_path))), exc)
 
 
 def _no_dry_run(name: str) -> UsageError:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condu_cli.errors import ConduError
 from condu_cli.registry.manifest import short_id
+from condu_cli.registry.repository import Registry
 from condu_cli.workflows.sessions.states import is_intact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
 
-    from condu_cli.errors import ConduError
     from condu_cli.registry.reachability import History
-    from condu_cli.registry.repository import Registry
 
 NAMED = frozenset(
     {
@@ -29,13 +30,22 @@ DERIVED = frozenset({"blob-not-restored", "patch-damaged", "session-damaged"})
 """Reasons of errors about content restored from several files, one of which is corrupt."""
 
 
+def explain_at(path: Path, error: ConduError) -> None:
+    """Explain an error that a command ended with; the registry is at `path`.
+
+    For other errors it is not opened: that may migrate it, which must not be tried again because
+    of an error that it raised.
+    """
+    if error.reason in NAMED | DERIVED:
+        with suppress(ConduError):  # the original error is the one to report
+            explain(Registry.open(path), error)
+
+
 def explain(registry: Registry, error: ConduError) -> None:
     """Add to an error which files are at fault, which sessions need them and which do not.
 
     If the error names no file on disk, all files that its session depends on are hashed.
     """
-    if error.reason not in NAMED | DERIVED:
-        return
     history = registry.history()
     if history.circular_packs():
         return
