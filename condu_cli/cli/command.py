@@ -5,6 +5,7 @@ that they work both before and after the subcommand.
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,15 @@ class Run:
         from condu_cli.registry.files.paths import resolve_registry_path
 
         return resolve_registry_path(self.settings.registry)
+
+    @property
+    def registry_named_by(self) -> str:
+        """What named the registry's folder: the option, the environment variable, or nothing."""
+        from condu_cli.registry.files.paths import ENVIRONMENT_VARIABLE
+
+        if self.settings.registry is not None:
+            return "--registry"
+        return ENVIRONMENT_VARIABLE if os.environ.get(ENVIRONMENT_VARIABLE) else ""
 
     def open_registry(self) -> "Registry":
         """Open the registry; raises NoRegistryError if there is none."""

@@ -13,6 +13,18 @@ from condu_cli.cli.writing.wording import percent
 
 if TYPE_CHECKING:
     from condu_cli.workflows.answering.picture_answers import Answered
+    from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
+    from condu_cli.workflows.answering.zero_shot import ZeroShot
+
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Base model that answers --labels without a registry; otherwise the registry's. "
+        "Default: mini.",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,17 +55,17 @@ def predict(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print one CSV row per picture, with a header.")
     ] = False,
+    base: BaseOption = None,
     device: DeviceOption = "auto",
 ) -> "list[Answered]":
     """Classify pictures, with or without naming a task.
 
-    If no task is named, the router chooses the experts to ask.
+    If no task is named, the router chooses the experts to ask. With --labels, the base model
+    answers before anything has been learned, and without a registry.
     """
-    from condu_cli.backbone.devices import resolve_device
     from condu_cli.errors import DataError, PartialError, UsageError
     from condu_cli.workflows.answering.picture_answers import STANDARD_INPUT, answer_paths
     from condu_cli.workflows.answering.predictor import PredictOptions
-    from condu_cli.workflows.opening.workspace import Workspace
 
     if as_csv and run.settings.json:
         raise UsageError("use only one of --csv and --json", reason="options-exclude")
@@ -64,11 +76,10 @@ def predict(
     options = PredictOptions(
         task, _split_labels(labels), experts, router.value, None if rule is None else rule.value
     )
-    workspace = Workspace(run.open_registry(), resolve_device(device))
-    session = workspace.head()
+    predictor = _predictor(run, options, base, device)
     stdin = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""
     with run.out.progress() as on_progress:
-        answered, errors = answer_paths(workspace, session, options, paths, stdin, on_progress)
+        answered, errors = answer_paths(predictor, paths, stdin, on_progress)
     _print_answers(run.out, answered, top=top, as_csv=as_csv)
     if errors and not answered:
         first = errors[0]
@@ -84,6 +95,20 @@ def predict(
             total=total,
         )
     return answered
+
+
+def _predictor(
+    run: Run, options: "PredictOptions", base: str | None, device: str
+) -> "Predictor | ZeroShot":
+    """Return what answers; warn if it is the base model alone, as the path may be mistyped."""
+    from condu_cli.backbone.devices import resolve_device
+    from condu_cli.workflows.answering.zero_shot import ZeroShot, predictor_for
+
+    found = predictor_for(run.open_registry, options, base, resolve_device(device))
+    if isinstance(found, ZeroShot):
+        named_by = f" ({run.registry_named_by})" if run.registry_named_by else ""
+        run.out.warning(f"{found.why}{named_by}: base model {found.base_id} answers alone")
+    return found
 
 
 def _split_labels(text: str | None) -> tuple[str, ...]:
@@ -123,14 +148,18 @@ def _record(item: "Answered", top: int) -> dict[str, Any]:
 
 
 def _csv_row(item: "Answered") -> list[Any]:
-    best, expert = item.prediction.answers[0], item.prediction.experts[0]
-    similarity = "" if expert.similarity is None else f"{expert.similarity:.6f}"
+    best = item.prediction.answers[0]
+    expert, similarity = "", ""
+    if item.prediction.experts:
+        nearest = item.prediction.experts[0]
+        expert = nearest.task
+        similarity = "" if nearest.similarity is None else f"{nearest.similarity:.6f}"
     return [
         _harmless(item.path),
         best.label,
         f"{best.probability:.6f}",
         best.task or "",
-        expert.task,
+        expert,
         similarity,
     ]
 
@@ -147,4 +176,5 @@ def _print_one(out: Output, item: "Answered", top: int) -> None:
         e.task if e.similarity is None else f"{e.task} (similarity {e.similarity:.2f})"
         for e in item.prediction.experts
     )
-    out.text(f"{item.path}: {answers}  [expert: {voters}]")
+    who = f"expert: {voters}" if voters else "base model"
+    out.text(f"{item.path}: {answers}  [{who}]")

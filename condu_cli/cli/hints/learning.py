@@ -1,6 +1,6 @@
 """Hints about learning, evaluating and predicting."""
 
-from condu_cli.cli.hints.table import Facts, Hint, registry_option
+from condu_cli.cli.hints.table import Facts, Hint, registry_option, zero_shot_way
 
 RESUME = "condu learn --task {task!q} --resume{here}"
 WITHOUT_MEASURING = "omit --keep, --patience and --validate-every"
@@ -60,7 +60,7 @@ HINTS: dict[str, Hint] = {
     "interrupted-while-committing": "condu log{here} shows where HEAD is",
     "expert-of-other-registry": "Move it to the folder trained/ of that registry",
     # Evaluating and predicting
-    "no-tasks": TEACH,
+    "no-tasks": lambda facts: TEACH + zero_shot_way(facts),
     "own-rule-cannot-vote": "Omit --rule, or choose --rule vote",
     "class-not-learned": "Name the classes as they were learned: --class-names FILE, or "
     "classes.json in DIR",

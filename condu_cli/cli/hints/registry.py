@@ -1,6 +1,6 @@
 """Hints about the registry, its files, copies and history."""
 
-from condu_cli.cli.hints.table import Facts, Hint, registry_option
+from condu_cli.cli.hints.table import Facts, Hint, registry_option, zero_shot_way
 
 AGAIN = "Free some space or correct the permissions, then run the command again"
 FAULTS = "condu verify{here} lists every corrupt object"
@@ -49,6 +49,14 @@ def _cannot_create(facts: Facts) -> str:
     return f"Name a folder that you may write to with {option}{other}"
 
 
+def _no_registry(facts: Facts) -> str:
+    ways = (
+        "Create one with condu init{here}, or by learning a first task: condu learn --task NAME "
+        "--data DIR{here}; or name another with --registry"
+    )
+    return ways + zero_shot_way(facts)
+
+
 def _head_moved(facts: Facts) -> str:
     return "" if facts.get("kept_expert") else "Nothing was committed; run the command again"
 
@@ -68,8 +76,7 @@ HINTS: dict[str, Hint] = {
     "programs, then run the command again",
     "out-of-memory": "No file is corrupt; close other programs, then run the command again",
     # Creating and opening
-    "no-registry": "Create one with condu init{here}, or by learning a first task: condu learn "
-    "--task NAME --data DIR{here}; or name another with --registry",
+    "no-registry": _no_registry,
     "registry-exists": "Use it with condu learn{here}, or name another folder with --registry",
     "before-first-session": SESSIONS,
     "registry-path-is-file": "Name another folder with --registry",

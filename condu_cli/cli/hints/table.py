@@ -14,3 +14,10 @@ Hint: TypeAlias = str | Callable[[Facts], str]
 def registry_option(facts: Facts) -> str:
     """Return the option that names the folder of the registry at fault."""
     return "--keep" if facts.get("demo_registry") else "--registry"
+
+
+def zero_shot_way(facts: Facts) -> str:
+    """Return how to ask the base model alone, if the command at fault can."""
+    if not facts.get("zero_shot_needs"):
+        return ""
+    return "; or ask the base model alone: --labels 'cat,dog'"

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import softmax
+from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from condu_cli.registry.manifest import TaskEntry
@@ -55,6 +58,11 @@ class Prediction:
 def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:
     """Return the classes of one task as candidates."""
     return tuple(Candidate(c, entry.name, entry.expert.templates) for c in entry.expert.classes)
+
+
+def own_labels(labels: Sequence[str]) -> tuple[Candidate, ...]:
+    """Return the caller's own labels as candidates of no task."""
+    return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in labels)
 
 
 def prediction(

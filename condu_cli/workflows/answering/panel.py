@@ -9,8 +9,7 @@ import numpy as np
 from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.routing.routers import Query
 from condu_cli.data.pictures.transforms import evaluation_transform
-from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
-from condu_cli.workflows.answering.answers import Candidate, own_candidates
+from condu_cli.workflows.answering.answers import own_candidates, own_labels
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from condu_cli.data.pictures.transforms import Transform
     from condu_cli.data.pictures.windows import Window
     from condu_cli.registry.manifest import Session, TaskEntry
+    from condu_cli.workflows.answering.answers import Candidate
     from condu_cli.workflows.answering.class_features import ClassFeatures
     from condu_cli.workflows.opening.workspace import Workspace
 
@@ -57,7 +57,7 @@ class Panel:
     def all_candidates(self) -> tuple[Candidate, ...]:
         """Return the caller's labels, else the classes of all learned tasks."""
         if self._labels:
-            return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in self._labels)
+            return own_labels(self._labels)
         return tuple(c for entry in self._session.entries for c in own_candidates(entry))
 
     def queries(self) -> Iterator[Query]:

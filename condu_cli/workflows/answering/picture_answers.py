@@ -5,20 +5,18 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from condu_cli.data.pictures.decoding import Reading, Unreadable
 from condu_cli.data.pictures.picture_files import list_pictures
 from condu_cli.errors import DataError
-from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.registry.manifest import Session
+    from condu_cli.data.pictures.picture_files import Picture
     from condu_cli.workflows.answering.answers import Prediction
-    from condu_cli.workflows.opening.workspace import Workspace
 
 STANDARD_INPUT = "-"
 
@@ -31,10 +29,17 @@ class Answered:
     prediction: Prediction
 
 
+class PicturePredictor(Protocol):
+    """What can answer for pictures."""
+
+    def predict(
+        self, pictures: Sequence[Picture], on_progress: ProgressCallback = silent
+    ) -> list[Prediction | Unreadable]:
+        """Predict every readable picture, in order."""
+
+
 def answer_paths(
-    workspace: Workspace,
-    session: Session,
-    options: PredictOptions,
+    predictor: PicturePredictor,
     paths: Sequence[str],
     stdin: bytes = b"",
     on_progress: ProgressCallback = silent,
@@ -43,9 +48,6 @@ def answer_paths(
 
     `-` stands for standard input: one picture, or a list of paths, one per line.
     """
-    predictor = Predictor(
-        workspace, session, options
-    )  # fails for an unknown task before anything is read
     with tempfile.TemporaryDirectory(prefix="condu-") as folder:
         named, errors = _expand(paths, stdin, Path(folder))
         pictures = [path for _, path in named]

@@ -16,11 +16,11 @@ from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.class_features import ClassFeatures
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
-from condu_cli.workflows.answering.rules import Routes, rule_for
+from condu_cli.workflows.answering.rules import Routes, Rule, rule_for
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from condu_cli.core.routing.routers import Router
     from condu_cli.data.pictures.decoding import Unreadable
@@ -46,6 +46,16 @@ class PredictOptions:
     router: str | RouterFactory = DEFAULT_ROUTER
     rule: str | None = None
 
+    def decision(self) -> Rule:
+        """Return the rule that these options ask for; raise UsageError if they contradict it."""
+        return rule_for(
+            self.rule,
+            task=self.task,
+            labels=self.labels,
+            experts=self.experts,
+            router=self.router,
+        )
+
 
 class Predictor:
     """Answers for pictures from one session.
@@ -60,13 +70,7 @@ class Predictor:
         self._workspace = workspace
         self._session = session
         self._options = options
-        self._decide = rule_for(
-            options.rule,
-            task=options.task,
-            labels=options.labels,
-            experts=options.experts,
-            router=options.router,
-        )
+        self._decide = options.decision()
         if options.task is not None:
             session.entry(options.task)
         self._classes = ClassFeatures()
@@ -84,14 +88,9 @@ class Predictor:
         self, pictures: Sequence[Picture], on_progress: ProgressCallback = silent
     ) -> list[Prediction | Unreadable]:
         """Predict every readable picture, in order; each is decoded once."""
-        found: dict[int, Prediction | Unreadable] = {}
         if not pictures:
             return []
-        for window in decoded_windows(pictures, self.geometries, on_progress):
-            found.update(window.unreadable)
-            answers = self.answer(window, on_progress)
-            found.update(zip(window.places, answers, strict=True))
-        return [found[place] for place in range(len(pictures))]
+        return predict_windows(pictures, self.geometries, self.answer, on_progress)
 
     def answer(self, window: Window, on_progress: ProgressCallback = silent) -> list[Prediction]:
         """Predict the readable pictures of a window that holds at least `geometries`."""
@@ -122,6 +121,20 @@ class Predictor:
                 routes.append(tuple(RoutedExpert(names[i], float(row[i])) for i in best))
             panel.report("routing", len(routes), count)
         return routes
+
+
+def predict_windows(
+    pictures: Sequence[Picture],
+    geometries: Collection[EvaluationGeometry],
+    answer: Callable[[Window, ProgressCallback], list[Prediction]],
+    on_progress: ProgressCallback = silent,
+) -> list[Prediction | Unreadable]:
+    """Decode pictures window by window and collect what `answer` says about each, in order."""
+    found: dict[int, Prediction | Unreadable] = {}
+    for window in decoded_windows(pictures, geometries, on_progress):
+        found.update(window.unreadable)
+        found.update(zip(window.places, answer(window, on_progress), strict=True))
+    return [found[place] for place in range(len(pictures))]
 
 
 def decoded_windows(

@@ -7,7 +7,7 @@ import pytest
 from condu_cli.data.pictures import picture_files, windows
 from condu_cli.workflows.answering.evaluation import EvaluateRequest, evaluate
 from condu_cli.workflows.answering.picture_answers import answer_paths
-from condu_cli.workflows.answering.predictor import PredictOptions
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 
 NAMES = ("blue", "red")
 
@@ -65,8 +65,8 @@ def test_learning_decodes_what_it_trains_and_measures_on_once(
     ],
 )
 def test_predicting_decodes_every_picture_once(workspace, pictures, count, decodings, options):
-    session = workspace.head()
-    answered, errors = answer_paths(workspace, session, PredictOptions(**options), [str(pictures)])
+    predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
+    answered, errors = answer_paths(predictor, [str(pictures)])
     assert (len(answered), errors) == (count, [])
     assert decodings == once(pictures.rglob("*.png"))
 
@@ -91,8 +91,8 @@ def test_small_windows_decode_no_more_and_answer_the_same(
     workspace, pictures, count, decodings, monkeypatch, options
 ):
     def answers():
-        options_ = PredictOptions(**options)
-        found, _ = answer_paths(workspace, workspace.head(), options_, [str(pictures)])
+        predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
+        found, _ = answer_paths(predictor, [str(pictures)])
         return [a.prediction for a in found]
 
     whole = answers()

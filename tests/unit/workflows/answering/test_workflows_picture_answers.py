@@ -4,12 +4,12 @@ import pytest
 
 from condu_cli.errors import NotFoundError
 from condu_cli.workflows.answering.picture_answers import answer_paths
-from condu_cli.workflows.answering.predictor import PredictOptions
+from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 
 
 def answer(workspace, *paths, stdin=b"", **options):
-    session = workspace.head()
-    return answer_paths(workspace, session, PredictOptions(**options), list(map(str, paths)), stdin)
+    predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
+    return answer_paths(predictor, list(map(str, paths)), stdin)
 
 
 def labels(answered) -> list[tuple[str, str]]:

@@ -1,0 +1,124 @@
+"""`condu predict`: answers of the base model alone, and what is said about them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+SEA = ("--labels", "sea,fire", "--base", "tiny")
+
+
+@pytest.fixture
+def picture(colours) -> Path:
+    return colours / "red" / "00.png"
+
+
+def record(ran) -> dict:
+    (line,) = ran.out.splitlines()
+    return json.loads(line)
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if "cache" not in path.parts}
+
+
+# The base model alone
+
+
+def test_labels_are_answered_without_a_registry_and_nothing_is_created(condu, picture, tmp_path):
+    before = files_below(tmp_path)
+    ran = condu("predict", picture, *SEA)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{picture}: ")
+    assert ran.out.rstrip().endswith("[base model]")
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_mistyped_path_is_named_with_what_named_it(condu, picture, tmp_path, monkeypatch, quiet):
+    wrong = tmp_path / "registri"
+    by_option = condu("predict", picture, *SEA, "--registry", wrong, *quiet)
+    warning = f"there is no registry at {wrong} (--registry): base model tiny answers alone"
+    assert by_option.err.splitlines() == [f"warning: {warning}"]
+    monkeypatch.setenv("CONDU_REGISTRY", str(wrong))
+    by_environment = condu("predict", picture, *SEA, *quiet)
+    assert f"{wrong} (CONDU_REGISTRY): base model" in by_environment.err
+    assert by_environment.out == by_option.out
+
+
+def test_the_default_place_is_named_too(condu, picture, tmp_path, monkeypatch):
+    monkeypatch.delenv("CONDU_REGISTRY")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    ran = condu("predict", picture, *SEA)
+    assert ran.code == 0
+    assert f"there is no registry at {tmp_path / 'share'}" in ran.err
+    assert ran.err.count("\n") == 1
+    assert "(" not in ran.err
+
+
+def test_json_keeps_its_contract_and_the_warning_is_an_object(condu, picture, tmp_path):
+    ran = condu("predict", picture, *SEA, "--json")
+    found = record(ran)
+    assert (found["task"], found["experts"]) == (None, [])
+    assert {answer["label"] for answer in found["top"]} == {"sea", "fire"}
+    assert {answer["task"] for answer in found["top"]} == {None}
+    assert sum(answer["probability"] for answer in found["top"]) == pytest.approx(1)
+    assert "answers alone" in json.loads(ran.err)["warning"]
+
+
+def test_csv_leaves_task_and_expert_empty(condu, picture):
+    header, row = condu("predict", picture, *SEA, "--csv").out.splitlines()
+    assert header == "path,label,probability,task,expert,similarity"
+    assert row.split(",")[3:] == ["", "", ""]
+
+
+def test_an_empty_registrys_own_base_model_answers(condu, picture, tmp_path):
+    assert condu("init", "--base", "tiny").code == 0
+    before = files_below(tmp_path)
+    ran = condu("predict", picture, "--labels", "sea,fire")
+    assert ran.code == 0, ran.err
+    assert "holds no tasks yet (CONDU_REGISTRY): base model tiny answers alone" in ran.err
+    assert ran.out == condu("predict", picture, *SEA, "--registry", tmp_path / "none").out
+    assert files_below(tmp_path) == before
+
+
+def test_a_registry_of_another_base_model_is_refused(condu, picture):
+    assert condu("init", "--base", "tiny").code == 0
+    ran = condu("predict", picture, "--labels", "sea,fire", "--base", "mini")
+    assert ran.code == 2
+    assert "belongs to base model tiny, not mini" in ran.err
+    assert "Omit --base" in ran.err
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_registry_with_tasks_takes_its_own_base_model_only(condu, picture):
+    assert condu("predict", picture, *SEA).err == ""
+    assert condu("predict", picture, "--base", "mini").code == 2
+
+
+@pytest.mark.parametrize("args", [(), ("--base", "tiny"), ("--task", "warm", "--labels", "a,b")])
+def test_without_labels_the_error_stays_and_names_them(condu, picture, args):
+    ran = condu("predict", picture, *args)
+    assert ran.code == 10
+    assert "error: there is no registry at" in ran.err
+    assert "condu init" in ran.err
+    assert "--labels 'cat,dog'" in ran.err
+    assert condu("init", "--base", "tiny").code == 0
+    empty = condu("predict", picture, *args)
+    assert empty.code == 4
+    assert "holds no tasks yet" in empty.err
+    assert "--labels 'cat,dog'" in empty.err
+
+
+def test_other_commands_do_not_speak_of_labels(condu):
+    assert "--labels" not in condu("log").err
+
+
+def test_a_file_in_the_registrys_place_is_still_an_error(condu, picture):
+    ran = condu("predict", picture, *SEA, "--registry", picture)
+    assert ran.code == 10
+    assert "is a file, not a registry" in ran.err
+
+
+def test_a_rule_for_one_experts_own_classes_is_still_refused(condu, picture):
+    assert condu("predict", picture, *SEA, "--rule", "own").code == 2
