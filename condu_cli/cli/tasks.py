@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from condu_cli.workflows.sessions.committing import Commit
 
 
+MATRIX_COLUMNS = 12
+"""A wider matrix of tasks does not fit on a screen."""
+CONFUSIONS = 3
+"""How many confusions between tasks `evaluate` names."""
+
+
 class LabelSpace(str, Enum):
     """Which classes can be the answer."""
 
@@ -416,3 +422,21 @@ def _print_evaluations(out: Output, results: "list[Evaluation]") -> None:
         for r in results
     ]
     out.table([*columns, *(titles[name] for name in extra)], rows)
+    _print_routes({r.task: r.routed_to for r in results if r.routed_to is not None}, out)
+
+
+def _print_routes(routes: dict[str, dict[str, int]], out: Output) -> None:
+    """Print which task took whose pictures: a matrix for several tasks, and the main confusions."""
+    takers = sorted({taker for taken in routes.values() for taker in taken})
+    if len(routes) > 1 and len(takers) <= MATRIX_COLUMNS:
+        rows = [[task, *(str(taken.get(t, 0)) for t in takers)] for task, taken in routes.items()]
+        out.table(["routed to", *(f">{taker}" for taker in takers)], rows)
+    confused = [
+        (count, f"{task} to {taker} {count} of {sum(taken.values())}")
+        for task, taken in routes.items()
+        for taker, count in taken.items()
+        if taker != task
+    ]
+    if confused:
+        worst = sorted(confused, key=lambda one: -one[0])[:CONFUSIONS]
+        out.text("routed to another task: " + ", ".join(text for _, text in worst))

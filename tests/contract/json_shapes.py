@@ -140,7 +140,14 @@ STORAGE = {
     "individual_ft_bytes": int,
     "tasks": [STORED_TASK],
 }
-EVALUATION = {"task": str, "accuracy": float, "n": int, "label_space": str, "experts": int}
+EVALUATION = {
+    "task": str,
+    "accuracy": float,
+    "n": int,
+    "label_space": str,
+    "experts": int,
+    "routed_to": (dict, type(None)),
+}
 LEARNED = {
     "session": str,
     "task": str,

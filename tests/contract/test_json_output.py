@@ -241,6 +241,7 @@ def test_evaluate_is_one_object_per_task(condu_here):
         assert_fields(evaluation, EVALUATION)
         assert evaluation["label_space"] == "union"
         assert 0 <= evaluation["accuracy"] <= 1
+        assert sum(evaluation["routed_to"].values()) == evaluation["n"]
     assert [(e["task"], e["n"]) for e in found] == [("shapes", 100), ("colours", 2)]
 
 

@@ -9,6 +9,7 @@ There are two label spaces, always named with the figure:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +67,9 @@ class EvaluateRequest:
 class Evaluation:
     """Accuracies (0..1) over `n` pictures; `experts` is how many experts answer each picture.
 
-    `routed` is the share of pictures routed to this task, None in the `own` space. `unreadable`
-    has the reason for each picture that was skipped.
+    `routed` is the share of pictures routed to this task, and `routed_to` their number for every
+    task that took some, most first; both None in the `own` space. `unreadable` has the reason for
+    each picture that was skipped.
     """
 
     task: str
@@ -77,6 +79,7 @@ class Evaluation:
     experts: int
     zero_shot: float | None = None
     routed: float | None = None
+    routed_to: dict[str, int] | None = None
     unreadable: tuple[str, ...] = ()
 
 
@@ -106,6 +109,7 @@ def evaluate(
     labels = labels[asked.places]
     classes = entry.expert.classes
     predicted = np.array([_class_index(p, entry.name, classes) for p in asked.predictions])
+    routed_to = None if own else _routed_to(asked.predictions)
     return Evaluation(
         task=request.task,
         accuracy=accuracy(predicted, labels),
@@ -113,7 +117,8 @@ def evaluate(
         label_space=request.label_space,
         experts=len(asked.predictions[0].experts),
         zero_shot=accuracy(np.array(asked.zero_shot), labels) if request.zero_shot else None,
-        routed=None if own else _routed(asked.predictions, entry.name),
+        routed=None if routed_to is None else routed_to.get(entry.name, 0) / len(labels),
+        routed_to=routed_to,
         unreadable=tuple(broken.reason for broken in asked.unreadable),
     )
 
@@ -167,8 +172,10 @@ def _class_index(prediction: Prediction, task: str, classes: Sequence[str]) -> i
     return classes.index(best.label) if best.task == task else -1
 
 
-def _routed(predictions: Sequence[Prediction], task: str) -> float:
-    return float(np.mean([prediction.experts[0].task == task for prediction in predictions]))
+def _routed_to(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """Count the pictures by the task that the router found nearest, most first."""
+    nearest = Counter(prediction.experts[0].task for prediction in predictions)
+    return dict(nearest.most_common())
 
 
 def _samples(

@@ -31,7 +31,7 @@ def test_learned_tasks_are_answered_right_in_their_own_space(workspace, task):
 @pytest.mark.parametrize("task", ["warm", "plants"])
 def test_in_the_union_the_task_must_be_found_too(workspace, task):
     found = measured(workspace, task, label_space="union")
-    assert found == Evaluation(task, 1.0, 4, "union", 1, routed=1.0)
+    assert found == Evaluation(task, 1.0, 4, "union", 1, routed=1.0, routed_to={task: 4})
 
 
 def test_a_picture_that_another_task_takes_counts_as_wrong_in_the_union(
@@ -39,9 +39,10 @@ def test_a_picture_that_another_task_takes_counts_as_wrong_in_the_union(
 ):
     """Return pictures of plants under the class names of the other task."""
     data = make_pictures(tmp_path / "data", ("blue", "red"), 5, 16, first_colour=2)
-    assert measured(workspace, data=data, label_space="union").routed == 0.0
-    assert measured(workspace, data=data, label_space="union").accuracy == 0.0
-    assert measured(workspace, data=data, label_space="own").routed is None
+    taken = measured(workspace, data=data, label_space="union")
+    assert (taken.accuracy, taken.routed, taken.routed_to) == (0.0, 0.0, {"plants": taken.n})
+    named = measured(workspace, data=data, label_space="own")
+    assert (named.routed, named.routed_to) == (None, None)
 
 
 def test_the_training_pictures_can_be_measured_instead(workspace):
