@@ -63,8 +63,14 @@ def made_expert(
     kind: str = "learn",
     folder: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] = SHAPES,
+    *,
+    head: bool = False,
+    head_classes: int = 2,
 ) -> TrainedExpert:
-    """An expert that depends only on task and seed, except for its run."""
+    """An expert that depends only on task and seed, except for its run.
+
+    `head`: whether it has a head beside it.
+    """
     digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
@@ -96,6 +102,7 @@ def made_expert(
             "final_loss": 0.25,
         },
         folder=folder,
+        head={"weights": normal(head_classes, 12), "bias": normal(head_classes)} if head else None,
     )
 
 

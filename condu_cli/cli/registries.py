@@ -191,6 +191,7 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
             _row(words.shared, found.unified_bytes),
             _row(words.parts, found.mask_bytes),
             _row("prototypes", found.prototype_bytes),
+            *([_row("heads", found.head_bytes)] if found.head_bytes else []),
             _row("history (older sessions)", found.history_bytes),
             _row("trained, not committed", found.trained_bytes),
             _row("unfinished trainings", found.run_bytes),
@@ -202,11 +203,8 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
     out.hint("condu storage-report --json{here} lists every file with its size and category")
     if not found.tasks:
         return
-    out.table(
-        ["task", f">{words.parts.split()[0]}", ">prototypes"],
-        [[t.task, size(t.part_bytes), size(t.prototype_bytes)] for t in found.tasks],
-    )
-    state = found.unified_bytes + found.mask_bytes + found.prototype_bytes
+    _print_tasks(out, found, words)
+    state = found.unified_bytes + found.mask_bytes + found.prototype_bytes + found.head_bytes
     if not state:
         out.warning("the current session has no files: blobs/ is missing or empty")
         return
@@ -222,6 +220,16 @@ def _print_report(out: Output, found: "StorageReport", path: str, words: StateWo
         f"delta + {size(paper['masks'])} masks, against "
         f"{size(paper['individual fine-tuning'])} of checkpoints."
     )
+
+
+def _print_tasks(out: Output, found: "StorageReport", words: StateWords) -> None:
+    heads = [">head"] if found.head_bytes else []
+    rows = [
+        [t.task, size(t.part_bytes), size(t.prototype_bytes)]
+        + ([size(t.head_bytes) if t.head_bytes else "-"] if heads else [])
+        for t in found.tasks
+    ]
+    out.table(["task", f">{words.parts.split()[0]}", ">prototypes", *heads], rows)
 
 
 def _row(name: str, count: int) -> list[str]:

@@ -129,6 +129,7 @@ def _print_task(
         "drift": percent(entry.drift),
         f"{words.part} blob": entry.part,
         "prototype blob": entry.expert.prototypes,
+        **({} if entry.expert.head is None else {"head blob": entry.expert.head}),
     }
     for key, value in lines.items():
         out.text(f"{key:17} {value}")

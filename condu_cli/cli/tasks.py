@@ -236,7 +236,7 @@ def ls(run: Run) -> None:
             "session": entry.learned_in,
             **{key: entry.record.get(key) for key in keys},
             "drift": entry.drift,
-            "bytes": registry.blobs.size(entry.part) + registry.blobs.size(entry.expert.prototypes),
+            "bytes": sum(registry.blobs.size(b) for b in (entry.part, *entry.expert.blob_kinds())),
         }
         for entry in entries
     ]

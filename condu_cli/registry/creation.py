@@ -21,7 +21,7 @@ README = """\
 This folder is a condu registry: one base model's experts for many image tasks.
 
   condu.sqlite   sessions, tasks, HEAD and the journal of operations
-  blobs/         unified deltas, masks and prototypes; named by their sha256, never changed
+  blobs/         unified deltas, masks, prototypes and heads; named by their sha256, never changed
   backups/       the database as it was before each migration
   trained/       experts that are trained but not committed yet: `condu learn --resume`
   runs/          trainings that were interrupted: `condu learn --resume` continues them

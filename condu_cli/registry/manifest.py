@@ -129,26 +129,36 @@ class RegistryConfig:
 class Expert:
     """What is known about an expert once it is learned; it never changes.
 
-    `prototypes` is a blob's sha256; `training` is any JSON record of how it was trained.
+    `prototypes` and `head` are the sha256 of blobs; `head` is None for an expert without a head
+    beside it. `training` is any JSON record of how it was trained.
     """
 
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     prototypes: str
     training: Mapping[str, Any] = field(default_factory=dict)
+    head: str | None = None
 
     def __post_init__(self) -> None:
         _require_sha256("prototypes", self.prototypes)
+        if self.head is not None:
+            _require_sha256("head", self.head)
         _set(self, "training", plain_record(self.training))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the expert as written in the manifest."""
-        return {
+        """Return the expert as written in the manifest; an expert without a head lacks the key."""
+        expert: dict[str, Any] = {
             "classes": list(self.classes),
             "templates": list(self.templates),
             "prototypes": self.prototypes,
             "training": self.training,
         }
+        return expert if self.head is None else {**expert, "head": self.head}
+
+    def blob_kinds(self) -> dict[str, str]:
+        """Map the sha256 of each blob that it was learned with to its kind."""
+        kinds = {} if self.head is None else {self.head: "head"}
+        return {**kinds, self.prototypes: "prototypes"}
 
 
 @dataclass(frozen=True)
@@ -270,13 +280,22 @@ class Session:
         shared = () if self.shared is None else (self.shared,)
         return (*shared, *(entry.part for entry in self.entries))
 
+    def expert_blobs(self) -> dict[str, str]:
+        """Map the sha256 of each blob that its experts were learned with to its kind.
+
+        No patch restores these: a session that is stored as one still needs them as files.
+        """
+        kinds: dict[str, str] = {}
+        for entry in self.entries:
+            kinds |= entry.expert.blob_kinds()
+        return kinds
+
     def blob_kinds(self) -> dict[str, str]:
         """Map the sha256 of every blob that this session needs to its kind.
 
-        A blob of two kinds is counted as the first of shared, part, prototypes.
+        A blob of two kinds is counted as the first of shared, part, prototypes, head.
         """
-        kinds = {entry.expert.prototypes: "prototypes" for entry in self.entries}
-        kinds |= {entry.part: "part" for entry in self.entries}
+        kinds = self.expert_blobs() | {entry.part: "part" for entry in self.entries}
         return kinds if self.shared is None else kinds | {self.shared: "shared"}
 
     def manifest(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class History:
             pack = self.packs[session.id]
             state = set(session.state_blobs())
             kinds = {sha256: kind for sha256, kind in kinds.items() if sha256 not in state}
-            kinds |= {e.expert.prototypes: "prototypes" for e in session.entries}
+            kinds |= session.expert_blobs()
         if pack is not None and pack.patch is not None:
             kinds |= {pack.patch: PATCH}
         return kinds
@@ -130,7 +130,7 @@ class History:
         return {sha256 for sha256, kind in kinds.items() if not (stale and kind == PATCH)}
 
     def _read_for(self, session: Session) -> set[str]:
-        """Return the blobs of a session from which older ones are restored, without prototypes."""
+        """Return the blobs of a session's state, from which older ones are restored."""
         if self.has_files(session):
             return set(session.state_blobs())
         patch = self.packs[session.id].patch

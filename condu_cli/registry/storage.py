@@ -17,10 +17,13 @@ FLOAT_BYTES = 4
 UNIFIED = "unified"
 MASK = "mask"
 PROTOTYPE = "prototype"
+HEAD = "head"
 HISTORY = "history"
 METADATA = "metadata"
 TRAINED = "trained"
 RUN = "run"
+_CATEGORIES = {"shared": UNIFIED, "part": MASK, "prototypes": PROTOTYPE, "head": HEAD}
+"""By the kind of a blob that HEAD needs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class TaskSizes:
     task: str
     part_bytes: int
     prototype_bytes: int
+    head_bytes: int
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class FileSize:
 class StorageReport:
     """All figures in bytes; every file under the registry is counted in exactly one category.
 
-    unified, mask and prototype are what HEAD needs; history is what only other sessions need, or
-    nothing does (including patches and drafts of blobs); trained are experts that are not committed
-    yet, run are unfinished trainings; metadata is everything else.
+    unified, mask, prototype and head are what HEAD needs; history is what only other sessions need,
+    or nothing does (including patches and drafts of blobs); trained are experts that are not
+    committed yet, run are unfinished trainings; metadata is everything else.
     `base_bytes` is what full fine-tuning of the registry's towers would change of the base model,
     in float32, even if it trains LoRA factors; `parameters` counts what it trains.
     The base model is not copied into the registry, so `total_bytes` does not include it.
@@ -62,6 +66,7 @@ class StorageReport:
     unified_bytes: int
     mask_bytes: int
     prototype_bytes: int
+    head_bytes: int
     history_bytes: int
     metadata_bytes: int
     trained_bytes: int
@@ -94,6 +99,7 @@ def measure(registry: Registry) -> StorageReport:
         unified_bytes=total(UNIFIED),
         mask_bytes=total(MASK),
         prototype_bytes=total(PROTOTYPE),
+        head_bytes=total(HEAD),
         history_bytes=total(HISTORY),
         metadata_bytes=total(METADATA),
         trained_bytes=total(TRAINED),
@@ -107,9 +113,7 @@ def measure(registry: Registry) -> StorageReport:
 
 def _needed(head: Session) -> dict[str, str]:
     """Map each blob that HEAD needs to its category; a blob of two kinds counts as the first."""
-    needed = {entry.expert.prototypes: PROTOTYPE for entry in head.entries}
-    needed |= {entry.part: MASK for entry in head.entries}
-    return needed if head.shared is None else needed | {head.shared: UNIFIED}
+    return {sha256: _CATEGORIES[kind] for sha256, kind in head.blob_kinds().items()}
 
 
 def _category(paths: RegistryPaths, path: Path, needed: Mapping[str, str]) -> str:
@@ -133,5 +137,11 @@ def _task_sizes(
 
     entries = () if head is None else head.entries
     return tuple(
-        TaskSizes(entry.name, size(entry.part), size(entry.expert.prototypes)) for entry in entries
+        TaskSizes(
+            entry.name,
+            size(entry.part),
+            size(entry.expert.prototypes),
+            0 if entry.expert.head is None else size(entry.expert.head),
+        )
+        for entry in entries
     )

@@ -126,13 +126,14 @@ SHOWN_TASK = {
     "history": [MOMENT],
 }
 TASK = {"task": str, "classes": int, "session": str, "rescaler": float, "mask_density": float}
-STORED_TASK = {"task": str, "part_bytes": int, "prototype_bytes": int}
+STORED_TASK = {"task": str, "part_bytes": int, "prototype_bytes": int, "head_bytes": int}
 STORAGE = {
     "total_bytes": int,
     "base_bytes": int,
     "unified_bytes": int,
     "mask_bytes": int,
     "prototype_bytes": int,
+    "head_bytes": int,
     "history_bytes": int,
     "metadata_bytes": int,
     "trained_bytes": int,

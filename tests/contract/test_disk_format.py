@@ -72,7 +72,7 @@ TABLES = {
         *("id", "ordinal", "parent", "kind", "task", "created_at", "shared", "note"),
         "codec",
     ],
-    "experts": ["id", "learned_in", "classes", "templates", "prototypes", "training"],
+    "experts": ["id", "learned_in", "classes", "templates", "prototypes", "head", "training"],
     "session_tasks": [
         "session",
         "position",
@@ -139,7 +139,7 @@ def test_the_tables_and_their_columns(registry: Registry) -> None:
         for table in tables
     }
     assert found == TABLES
-    assert query(registry, "SELECT version_num FROM alembic_version") == [("0004",)]
+    assert query(registry, "SELECT version_num FROM alembic_version") == [("0005",)]
     assert query(registry, "SELECT format FROM registry") == [(1,)]
 
 
@@ -248,6 +248,27 @@ def test_the_manifest_and_the_id_of_a_session() -> None:
     )
     assert canonical_json(session.manifest()) == MANIFEST
     assert session.computed_id() == MANIFEST_ID
+
+
+def test_a_head_is_in_the_manifest_and_in_the_database(registry: Registry) -> None:
+    """If an expert has one; otherwise the key is absent, as in the sessions above."""
+    first = registry.head()
+    assert first is not None
+    arrays = {"weights": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
+    head = registry.blobs.put(arrays)
+    old = first.entries[0]
+    new = replace(old, name="cats", expert=replace(old.expert, head=head.sha256), learned_in=None)
+    with registry.lock("learn"):
+        session = Session.on(first.id, "learn", "cats", first.shared, [old, new])
+        registry.commit(session, command="learn")
+    assert [entry["expert"].get("head") for entry in session.manifest()["entries"]] == [
+        None,
+        head.sha256,
+    ]
+    assert query(registry, "SELECT head FROM experts ORDER BY id") == [(None,), (head.sha256,)]
+    assert query(registry, f"SELECT kind FROM blobs WHERE sha256 = '{head.sha256}'") == [  # noqa: S608
+        ("head",)
+    ]
 
 
 def test_a_sessions_own_codec_is_in_the_manifest_and_in_the_database(registry: Registry) -> None:

@@ -183,7 +183,7 @@ def test_ls_is_a_list_of_tasks_in_the_order_of_learning(condu, log):
 def test_storage_report_is_one_object_whose_parts_add_up(condu, learned):
     (report,) = documents(condu("storage-report"))
     assert_fields(report, STORAGE)
-    parts = ("unified", "mask", "prototype", "history", "metadata", "trained")
+    parts = ("unified", "mask", "prototype", "head", "history", "metadata", "trained")
     assert sum(report[f"{part}_bytes"] for part in parts) == report["total_bytes"]
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
     assert [task["task"] for task in report["tasks"]] == ["shapes", "colours"]

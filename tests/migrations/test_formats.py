@@ -12,6 +12,7 @@ import pytest
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError
+from condu_cli.registry.copies.archive_import import read_archive
 from condu_cli.registry.database import migration
 from condu_cli.registry.manifest import Session
 from condu_cli.registry.repository import Registry
@@ -25,25 +26,35 @@ from condu_cli.workflows.sessions.trained_experts import TrainedExpert
 from condu_cli.workflows.sessions.verification import verify
 
 FORMATS = Path(__file__).parent / "formats"
-NAMES = ("0001-first", "0001-row", "0001-int8", "0002-history", "0003-bfloat16")
-HEADS = {"0001-first": 2, "0001-row": 2, "0001-int8": 1, "0002-history": 2, "0003-bfloat16": 2}
+NAMES = (
+    "0001-first",
+    "0001-row",
+    "0001-int8",
+    "0002-history",
+    "0003-bfloat16",
+    "0004-records",
+)
+HEADS = {name: 1 if name == "0001-int8" else 2 for name in NAMES}
 RESCALERS = {
     "0001-first": "global",
     "0001-row": "row",
     "0001-int8": "tensor",
     "0002-history": "row",
     "0003-bfloat16": "tensor",
+    "0004-records": "row",
 }
 STEPS = {
     "0001": ("create_table", "create_index", "add_column", "get_bind"),
     "0002": ("create_table", "create_index", "add_column", "get_bind"),
     "0003": ("create_table", "create_index", "add_column", "get_bind"),
+    "0004": ("create_table", "create_index", "get_bind"),
 }
 """What migrations do from a schema to the current one."""
 TIMES = {
-    "0001": {"create_table": 5, "create_index": 5, "add_column": 3, "get_bind": 3},
-    "0002": {"create_index": 2, "add_column": 2},
-    "0003": {"create_index": 2},
+    "0001": {"create_table": 6, "create_index": 8, "add_column": 3, "get_bind": 4},
+    "0002": {"create_table": 2, "create_index": 5, "add_column": 2, "get_bind": 2},
+    "0003": {"create_table": 2, "create_index": 5, "get_bind": 2},
+    "0004": {"create_index": 3},
 }
 """How often, if more than once: the last time is the one to fail."""
 TASKS = ("digits", "shapes", "birds")
@@ -174,10 +185,12 @@ def test_every_session_is_read_and_head_is_where_it_was(name: str, registry: Reg
 
 
 def test_no_session_has_another_id_or_codec_by_now(name: str, registry: Registry) -> None:
+    of_a_record = "json_extract(record, '$.{}')" if name >= "0004" else "{}"
+    columns = ", ".join(of_a_record.format(c) for c in ("rescaler", "mask_density", "l1_norm"))
     with closing(sqlite3.connect(FORMATS / name / "condu.sqlite")) as connection:
         before = connection.execute("SELECT id FROM sessions ORDER BY ordinal").fetchall()
         figures = connection.execute(
-            "SELECT rescaler, mask_density, l1_norm FROM session_tasks "
+            f"SELECT {columns} FROM session_tasks "  # noqa: S608 - ours
             "JOIN sessions ON sessions.id = session ORDER BY ordinal, position"
         ).fetchall()
     sessions = oldest_first(registry)
@@ -206,7 +219,7 @@ def test_it_is_fully_fine_tuned_and_its_fingerprint_stays_what_it_was(
     assert registry.config.fingerprint() == before
 
 
-@pytest.mark.parametrize("name", ["0002-history", "0003-bfloat16"])
+@pytest.mark.parametrize("name", ["0002-history", "0003-bfloat16", "0004-records"])
 def test_an_expert_that_waited_is_committed(registry: Registry, expected: Deltas) -> None:
     """It names the fingerprint of its registry, which must not have changed."""
     (waiting,) = registry.waiting.paths()
@@ -241,6 +254,20 @@ def test_a_corrupt_older_registry_is_an_integrity_error(
     else:  # later migrations do not read these columns; readers check the fingerprint
         with pytest.raises(IntegrityError, match="was altered"):
             _ = Registry.open(path).config
+
+
+def test_no_older_expert_has_a_head(registry: Registry) -> None:
+    assert {e.expert.head for s in registry.sessions() for e in s.entries} == {None}
+
+
+def test_an_archive_of_the_schema_before_is_imported(tmp_path: Path) -> None:
+    """It was exported from the folder of the same name, by the same version."""
+    summary = read_archive(FORMATS / "0004-records.tar", tmp_path / "registry")
+    registry = Registry.open(tmp_path / "registry")
+    with np.load(FORMATS / "0004-records.npz") as arrays:
+        assert_same(decoded(registry), dict(arrays))
+    assert summary.sessions == 3
+    assert verify(registry).problems == ()
 
 
 def test_the_expectations_are_of_every_expert_of_every_session(

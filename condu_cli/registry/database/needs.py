@@ -25,6 +25,8 @@ _NEEDED_BY_HEAD = text(
         WHERE session IN (SELECT session FROM head) AND +part IN :blobs
     UNION SELECT prototypes FROM session_tasks JOIN experts ON experts.id = expert
         WHERE session IN (SELECT session FROM head) AND +prototypes IN :blobs
+    UNION SELECT experts.head FROM session_tasks JOIN experts ON experts.id = expert
+        WHERE session IN (SELECT session FROM head) AND +experts.head IN :blobs
     """
 ).bindparams(bindparam("blobs", expanding=True))
 
@@ -34,6 +36,8 @@ _NEEDED = text(
     UNION SELECT part FROM session_tasks WHERE part IN :blobs AND {_filed("session")}
     UNION SELECT patch FROM packs WHERE patch IN :blobs AND session {_LIVE}
     UNION SELECT prototypes FROM experts WHERE prototypes IN :blobs AND EXISTS (
+        SELECT 1 FROM session_tasks WHERE expert = experts.id AND session {_LIVE})
+    UNION SELECT head FROM experts WHERE head IN :blobs AND EXISTS (
         SELECT 1 FROM session_tasks WHERE expert = experts.id AND session {_LIVE})
     """  # noqa: S608 - ours
 ).bindparams(bindparam("blobs", expanding=True))

@@ -284,6 +284,7 @@ def _expert_ids(transaction: Transaction, session: Session) -> list[int]:
             classes=list(entry.expert.classes),
             templates=list(entry.expert.templates),
             prototypes=entry.expert.prototypes,
+            head=entry.expert.head,
             training=dict(entry.expert.training),
         )
         for entry in session.entries
@@ -352,7 +353,9 @@ def is_ordinal(value: Any) -> bool:
 def read_expert(row: Any) -> Expert:
     """Convert a row of an expert; raise IntegrityError if it was altered."""
     try:
-        return Expert(tuple(row.classes), tuple(row.templates), row.prototypes, row.training)
+        return Expert(
+            tuple(row.classes), tuple(row.templates), row.prototypes, row.training, row.head
+        )
     except NONSENSE as error:
         raise altered_record("an expert") from error
 

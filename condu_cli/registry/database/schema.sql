@@ -45,19 +45,6 @@ CREATE TABLE sessions (
 );
 CREATE INDEX ix_sessions_parent ON sessions (parent);
 CREATE INDEX ix_sessions_shared ON sessions (shared);
-CREATE TABLE experts (
-	id INTEGER NOT NULL, 
-	learned_in TEXT NOT NULL, 
-	classes TEXT NOT NULL, 
-	templates TEXT NOT NULL, 
-	prototypes TEXT NOT NULL, 
-	training TEXT NOT NULL, 
-	CONSTRAINT pk_experts PRIMARY KEY (id), 
-	CONSTRAINT fk_experts_learned_in FOREIGN KEY(learned_in) REFERENCES sessions (id), 
-	CONSTRAINT fk_experts_prototypes FOREIGN KEY(prototypes) REFERENCES blobs (sha256)
-);
-CREATE INDEX ix_experts_learned_in ON experts (learned_in);
-CREATE INDEX ix_experts_prototypes ON experts (prototypes);
 CREATE TABLE head (
 	id INTEGER NOT NULL, 
 	session TEXT, 
@@ -125,3 +112,19 @@ CREATE TABLE session_tasks (
 );
 CREATE INDEX ix_session_tasks_expert ON session_tasks (expert);
 CREATE INDEX ix_session_tasks_part ON session_tasks (part);
+CREATE TABLE experts (
+	id INTEGER NOT NULL, 
+	learned_in TEXT NOT NULL, 
+	classes TEXT NOT NULL, 
+	templates TEXT NOT NULL, 
+	prototypes TEXT NOT NULL, 
+	head TEXT, 
+	training TEXT NOT NULL, 
+	CONSTRAINT pk_experts PRIMARY KEY (id), 
+	CONSTRAINT fk_experts_learned_in FOREIGN KEY(learned_in) REFERENCES sessions (id), 
+	CONSTRAINT fk_experts_prototypes FOREIGN KEY(prototypes) REFERENCES blobs (sha256), 
+	CONSTRAINT fk_experts_head FOREIGN KEY(head) REFERENCES blobs (sha256)
+);
+CREATE INDEX ix_experts_learned_in ON experts (learned_in);
+CREATE INDEX ix_experts_prototypes ON experts (prototypes);
+CREATE INDEX ix_experts_head ON experts (head);

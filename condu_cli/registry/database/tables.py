@@ -102,7 +102,7 @@ class RegistryRow(Base):
 
 
 class BlobRow(Base):
-    """A blob that some row refers to. `kind` is shared, part, prototypes or patch.
+    """A blob that some row refers to. `kind` is shared, part, prototypes, head or patch.
 
     Not every blob has a file: those of a packed session are restored from its patch, those of a
     collected one are gone.
@@ -147,13 +147,15 @@ class ExpertRow(Base):
     """What is recorded about an expert when it is learned."""
 
     __tablename__ = "experts"
-    __table_args__ = (Index(None, "learned_in"), Index(None, "prototypes"))
+    __table_args__ = (Index(None, "learned_in"), Index(None, "prototypes"), Index(None, "head"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
     learned_in: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
     classes: Mapped[list[Any]]
     templates: Mapped[list[Any]]
     prototypes: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    # NULL for an expert without a head beside it.
+    head: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     training: Mapped[dict[str, Any]]
 
 

@@ -30,10 +30,9 @@ class PinnedSession:
         self.session = session
         self._readers = {s: registry.blobs.open(s) for s in sorted(session.blobs())}
         kinds = session.blob_kinds()
-        # The order of use: prototypes route, then the shared part and one trigger answer.
-        order = sorted(
-            self._readers, key=lambda s: ("prototypes", "shared", "part").index(kinds[s])
-        )
+        # Prototypes route, then the shared part and one trigger answer, some with a head.
+        of_use = ("prototypes", "shared", "part", "head")
+        order = sorted(self._readers, key=lambda sha256: of_use.index(kinds[sha256]))
         self._hashes: dict[str, Future[None]] = {sha256: Future() for sha256 in order}
         work = [(self._readers[sha256], pending) for sha256, pending in self._hashes.items()]
         # A daemon thread: at exit, hashes that no one waits for are dropped.

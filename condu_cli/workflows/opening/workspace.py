@@ -12,6 +12,7 @@ from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.known import DEFAULT_CODEC, new_options
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.core.stored_heads import check_head
 from condu_cli.errors import BaseModelError, IntegrityError, UsageError
 from condu_cli.registry.manifest import (
     CodecChoice,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
+    from condu_cli.core.arrays.layout import Float32
     from condu_cli.registry.repository import Registry
 
 
@@ -119,6 +121,27 @@ class Workspace:
         except InvalidStateError as exc:
             raise IntegrityError(
                 f"the prototypes of task '{entry.name}' are corrupt: {exc}",
+                reason="session-damaged",
+                task=entry.name,
+            ) from exc
+
+    def head_beside(self, session: Session, entry: TaskEntry) -> dict[str, Float32] | None:
+        """Read the head stored beside a task's expert; return None if it has none.
+
+        `weights` is float32 (C, P) and `bias` float32 (C,), for the task's C classes in order.
+
+        Raises:
+            IntegrityError: the blob is missing or corrupt.
+
+        """
+        if entry.expert.head is None:
+            return None
+        try:
+            blob = self._pin(session).blob(entry.expert.head)
+            return check_head(blob, len(entry.expert.classes))
+        except InvalidStateError as exc:
+            raise IntegrityError(
+                f"the head of task '{entry.name}' is corrupt: {exc}",
                 reason="session-damaged",
                 task=entry.name,
             ) from exc

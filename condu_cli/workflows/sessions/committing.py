@@ -171,6 +171,7 @@ def _commit_waiting(
             templates=trained.templates,
             prototypes=registry.blobs.put(trained.prototypes.to_arrays()).sha256,
             training={**trained.training, "unify_seconds": round(unified - started, 3)},
+            head=None if trained.head is None else registry.blobs.put(trained.head).sha256,
         )
         kept = moved_entries(codec, () if head is None else head.entries, before, state)
         session = session_of_state(

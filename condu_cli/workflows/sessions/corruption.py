@@ -67,7 +67,8 @@ def consequences(
 
     needed_by      short ids of `needing`, newest first
     head_needs     whether HEAD is one of them
-    only_task      the task of HEAD whose prototypes they are, if HEAD needs no others of them
+    only_task      the task of HEAD whose prototypes or head they are, if HEAD needs no others of
+                   them
     sound_session  the newest before HEAD that is not `unsound`, else the newest of all others
     sessions_back  how many sessions a rollback to the empty state undoes
     removable      whether `gc` can remove all sessions that need them; then `keep` and `undo` are
@@ -89,11 +90,11 @@ def consequences(
 
 
 def _task_known_by(history: History, bad: Set[str]) -> str | None:
-    """Return HEAD's task whose prototypes alone are bad, None if it is not just one of several."""
-    entries = history.session(str(history.head)).entries
-    tasks = [entry.name for entry in entries if entry.expert.prototypes in bad]
-    prototypes = {entry.expert.prototypes for entry in entries}
-    return tasks[0] if bad <= prototypes and len(tasks) == 1 < len(entries) else None
+    """Return HEAD's one task whose prototypes or head are bad, if that is all and others remain."""
+    head = history.session(str(history.head))
+    tasks = [e.name for e in head.entries if bad & e.expert.blob_kinds().keys()]
+    alone = bad <= head.expert_blobs().keys()
+    return tasks[0] if alone and len(tasks) == 1 < len(head.entries) else None
 
 
 def _removal(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from condu_cli.core.arrays.layout import InvalidDeltaError, InvalidStateError
 from condu_cli.core.merging.checks import check_delta as check_values
 from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.core.stored_heads import check_head
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.clock import utc_now
 from condu_cli.registry.manifest import plain_record
@@ -17,12 +18,15 @@ from condu_cli.workflows.sessions.coding import layout_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from condu_cli.core.merging.checks import CheckedDelta
     from condu_cli.registry.blobs.kept_files import KeptFile
     from condu_cli.registry.manifest import RegistryConfig
     from condu_cli.registry.repository import Registry
 
-DELTA, PROTOTYPES = "delta/", "prototypes/"
+DELTA, PROTOTYPES, HEAD = "delta/", "prototypes/", "head/"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class TrainedExpert:
     `delta`: float32 of each trainable parameter's shape, from `check_delta`, the one place where
     its values are looked at. `training` is any JSON record of how it
     was made; it travels with the registry, so that no path of this machine belongs in it, but in
-    `folder`, where the pictures are. `run` names this very training.
+    `folder`, where the pictures are. `run` names this very training. `head`: the arrays of
+    `stored_heads`, None for an expert without a head beside it.
     """
 
     task: str
@@ -43,6 +48,7 @@ class TrainedExpert:
     templates: tuple[str, ...]
     training: Mapping[str, Any]
     folder: str | None = None
+    head: Mapping[str, NDArray[np.float32]] | None = None
 
 
 def check_delta(config: RegistryConfig, delta: Mapping[str, Any]) -> CheckedDelta:
@@ -67,6 +73,7 @@ def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
     arrays = {DELTA + name: values for name, values in trained.delta.items()}
     arrays = {name: _host(values) for name, values in arrays.items()}
     arrays |= {PROTOTYPES + n: values for n, values in trained.prototypes.to_arrays().items()}
+    arrays |= {HEAD + name: values for name, values in (trained.head or {}).items()}
     record = {
         "kind": trained.kind,
         "classes": list(trained.classes),
@@ -94,6 +101,7 @@ def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
             path=waiting.path,
         )
     try:
+        head = waiting.under(HEAD)
         return TrainedExpert(
             task=waiting.task,
             kind=record["kind"],
@@ -103,6 +111,7 @@ def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:
             templates=tuple(record["templates"]),
             training=dict(record["training"], run=str(record["training"]["run"])),
             folder=record["folder"],
+            head=check_head(head, len(record["classes"])) if head else None,
         )
     except IntegrityError as exc:
         raise registry.waiting.unusable(waiting.path, exc) from exc

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.routing.prototypes import Prototypes
+from condu_cli.core.stored_heads import check_head
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.leftovers import Leftover, leftovers, unknown_files
@@ -151,7 +152,7 @@ def _check_sessions(
 ) -> list[Problem]:
     """Restore each of these sessions once, and compare it with its manifest."""
     found: dict[str, Problem] = {}
-    counted: dict[str, int] = {}  # the classes of each prototype blob
+    counted: dict[str, int] = {}  # the classes of each blob of prototypes or of a head
     for done, restored in enumerate(restored_states(registry, history, intact), 1):
         problem = _fault_of_session(registry, restored, counted)
         if problem is not None:
@@ -219,6 +220,7 @@ def _fault_of_session(
     try:
         for entry in session.entries:
             _check_prototypes(registry, entry, counted)
+            _check_head(registry, entry, counted)
         if session.entries:
             state = restored.state().state
             codec = codec_for(registry.config, session)
@@ -243,6 +245,21 @@ def _check_prototypes(registry: Registry, entry: TaskEntry, counted: dict[str, i
             reason="prototypes-differ",
             task=entry.name,
         )
+
+
+def _check_head(registry: Registry, entry: TaskEntry, counted: dict[str, int]) -> None:
+    sha256, classes = entry.expert.head, len(entry.expert.classes)
+    if sha256 is None or counted.get(sha256) == classes:
+        return
+    try:
+        check_head(registry.blobs.open(sha256), classes)
+    except InvalidStateError as exc:
+        raise IntegrityError(
+            f"the head of task '{entry.name}' is corrupt: {exc}",
+            reason="head-differs",
+            task=entry.name,
+        ) from exc
+    counted[sha256] = classes
 
 
 def _check_figures(entry: TaskEntry, record: Mapping[str, Any]) -> None:

@@ -102,6 +102,23 @@ def test_a_storage_report_without_blobs_says_so(condu, registry):
     assert document(condu("storage-report", "--json"))["unified_bytes"] == 0
 
 
+def test_a_head_beside_an_expert_is_shown_and_counted(condu, registry):
+    words = {word for line in condu("storage-report").out.splitlines() for word in line.split()}
+    assert not words & {"head", "heads"}
+    assert "head blob" not in condu("show", "birds").out
+    learn(registry, "flags", head=True)
+    expert = registry.head().entry("flags").expert
+    report = condu("storage-report").out.splitlines()
+    assert ["heads", str(registry.blobs.size(expert.head))] in [line.split()[:2] for line in report]
+    (table,) = [line.split() for line in report if line.split()[:1] == ["task"]]
+    assert table[-1] == "head"
+    assert expert.head in condu("show", "flags").out
+    assert document(condu("show", "flags", "--json"))["expert"]["head"] == expert.head
+    sizes = {t["task"]: t["bytes"] for t in document(condu("ls", "--json"))}
+    own = (registry.head().entry("flags").part, expert.prototypes, expert.head)
+    assert sizes["flags"] == sum(registry.blobs.size(sha256) for sha256 in own)
+
+
 def test_log_leaves_out_removed_sessions_unless_all_is_asked_for(condu, registry):
     collect(registry, 1)
     assert len(document(condu("log", "--json"))) == 1

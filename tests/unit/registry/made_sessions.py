@@ -15,7 +15,7 @@ def session_of(
 ) -> Session:
     """Write the blobs of a session that adds `task` to `parent`, and return it.
 
-    `training`: extra fields for the new expert's record.
+    `training`: extra fields for the new expert's record. Every second expert has a head.
     """
     random = np.random.default_rng(seed)
 
@@ -29,6 +29,7 @@ def session_of(
         templates=("a photo of a {}.",),
         prototypes=blob("prototypes"),
         training={"seed": seed, "final_loss": 0.25, **training},
+        head=blob("head") if seed % 2 else None,
     )
     new = TaskEntry(task, expert, blob("part"), None, RECORD, None)
     old = () if parent is None else tuple(entry for entry in parent.entries if entry.name != task)

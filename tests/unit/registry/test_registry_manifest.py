@@ -103,6 +103,7 @@ def test_the_id_depends_on_every_field_of_a_session(change: dict[str, Any]) -> N
         {"expert": dataclasses.replace(EXPERT, classes=("dog", "cat"))},
         {"expert": dataclasses.replace(EXPERT, templates=())},
         {"expert": dataclasses.replace(EXPERT, prototypes="6" * 64)},
+        {"expert": dataclasses.replace(EXPERT, head="6" * 64)},
         {"expert": dataclasses.replace(EXPERT, training={"seed": 2})},
     ],
 )
@@ -206,6 +207,21 @@ def test_the_registrys_codec_is_not_named_by_a_session() -> None:
 def test_an_entry_with_an_impossible_name_is_refused() -> None:
     with pytest.raises(UsageError, match="a/b"):
         dataclasses.replace(ENTRY, name="a/b")
+
+
+def test_an_expert_without_a_head_does_not_mention_it() -> None:
+    assert "head" not in EXPERT.to_json()
+    assert "head" not in EXPERT.blob_kinds().values()
+    with_head = dataclasses.replace(EXPERT, head="7" * 64)
+    assert with_head.to_json() == {**EXPERT.to_json(), "head": "7" * 64}
+    assert with_head.blob_kinds() == {**EXPERT.blob_kinds(), "7" * 64: "head"}
+    session = dataclasses.replace(SESSION, entries=(dataclasses.replace(ENTRY, expert=with_head),))
+    assert session.blob_kinds()["7" * 64] == "head"
+
+
+def test_a_head_is_a_blob() -> None:
+    with pytest.raises(ValueError, match="head"):
+        dataclasses.replace(EXPERT, head="file.safetensors")
 
 
 def test_prototypes_are_a_blob() -> None:

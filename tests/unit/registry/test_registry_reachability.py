@@ -93,6 +93,14 @@ def test_a_packed_session_needs_its_patch_and_its_prototypes() -> None:
     }
 
 
+def test_a_packed_session_needs_the_heads_of_its_experts() -> None:
+    entry = THREE[2].entries[0]
+    headed = replace(entry, expert=replace(entry.expert, head=sha256("h")))
+    found = history([*THREE[:2], replace(THREE[2], entries=(headed,))], packs=PACKED)
+    assert found.needed_blobs()[sha256("h")] == "head"
+    assert found.affected_by({sha256("h")})["a"] == {sha256("h")}
+
+
 def test_a_packed_session_without_a_patch_needs_its_prototypes_only() -> None:
     assert history(packs=PACKED).blobs(THREE[1]) == {
         sha256("ox"): "prototypes",

@@ -35,6 +35,7 @@ def assert_every_byte_is_counted_once(registry: Registry) -> None:
         sizes.unified_bytes
         + sizes.mask_bytes
         + sizes.prototype_bytes
+        + sizes.head_bytes
         + sizes.history_bytes
         + sizes.metadata_bytes
         + sizes.trained_bytes

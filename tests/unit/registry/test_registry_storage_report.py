@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from made_registries import made_expert, made_registry
+from made_registries import learn, made_expert, made_registry
 
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.registry.storage import measure
@@ -13,7 +13,7 @@ from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.trained_experts import keep_expert
 
 HEADER = 1024  # bytes of a tensor file besides its tensors
-CATEGORIES = ("unified", "mask", "prototype", "history", "metadata", "trained")
+CATEGORIES = ("unified", "mask", "prototype", "head", "history", "metadata", "trained")
 
 
 @pytest.fixture
@@ -27,10 +27,20 @@ def bytes_on_disk(root: Path) -> int:
     )
 
 
-def test_the_six_categories_add_up_to_every_byte_on_disk(registry):
+def test_the_categories_add_up_to_every_byte_on_disk(registry):
     found = measure(registry)
     assert sum(getattr(found, f"{name}_bytes") for name in CATEGORIES) == found.total_bytes
     assert found.total_bytes == bytes_on_disk(registry.path)
+
+
+def test_a_head_is_counted_by_itself_and_for_its_task(registry):
+    assert measure(registry).head_bytes == 0
+    learn(registry, "dogs", head=True)
+    found = measure(registry)
+    size = registry.blobs.size(registry.head().entry("dogs").expert.head)
+    assert found.head_bytes == size
+    assert [task.head_bytes for task in found.tasks] == [0, 0, size]
+    assert sum(getattr(found, f"{name}_bytes") for name in CATEGORIES) == found.total_bytes
 
 
 def test_every_task_of_head_has_its_sizes(registry):

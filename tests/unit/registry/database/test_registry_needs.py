@@ -40,6 +40,7 @@ def test_what_is_needed_of_all_blobs_is_what_the_history_needs(forked: Registry)
     needed = forked.needed_among(known)
     assert needed == set(forked.history().needed_blobs())
     assert set() < needed < set(known)
+    assert set(forked.history().needed_blobs().values()) >= {"part", "prototypes", "head"}
 
 
 def test_only_what_was_asked_for_is_answered(forked: Registry) -> None:

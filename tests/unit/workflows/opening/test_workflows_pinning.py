@@ -22,7 +22,9 @@ from condu_cli.workflows.sessions.moving_head import roll_back
 
 @pytest.fixture
 def registry(tmp_path) -> Registry:
-    return made_registry(tmp_path / "made", "birds", "cars")
+    registry = made_registry(tmp_path / "made", "cars")
+    learn(registry, "birds", head=True)
+    return registry
 
 
 def decode(registry, pinned) -> list:
@@ -104,12 +106,12 @@ def test_a_missing_blob_is_an_error_at_once_where_head_has_not_moved(registry, m
     assert len(attempts) == 1
 
 
-@pytest.mark.parametrize("which", ["shared", "part", "prototypes"])
+@pytest.mark.parametrize("which", ["shared", "part", "prototypes", "head"])
 @pytest.mark.parametrize("offset", [-1, -40])
 def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, offset):
     head = registry.head()
     entry = head.entry("birds")
-    sha256 = {"shared": head.shared, "part": entry.part, "prototypes": entry.expert.prototypes}
+    sha256 = {"shared": head.shared, "part": entry.part, **kinds_of(entry.expert)}
     flip(registry.blobs.path(sha256[which]), offset)
     pinned = pin_head(registry)
     with pytest.raises(IntegrityError, match=f"{sha256[which]} is corrupt"):
@@ -117,6 +119,10 @@ def test_a_wrong_byte_is_found_before_the_blob_is_handed_out(registry, which, of
     for name, other in sha256.items():
         if name != which:
             assert pinned.blob(other).sha256 == other
+
+
+def kinds_of(expert) -> dict[str, str]:
+    return {kind: sha256 for sha256, kind in expert.blob_kinds().items()}
 
 
 def test_a_blob_that_is_not_part_of_the_session_is_not_handed_out(registry):

@@ -83,6 +83,21 @@ def test_corrupt_prototypes_cost_one_task(registry):
     assert all("HEAD does not need it" in advice for advice in advice_of(registry))
 
 
+def test_a_corrupt_head_beside_an_expert_costs_that_task_alone(registry):
+    learn(registry, "flags", head=True)
+    learn(registry, "trees", head=True)
+    fifth, fourth, *_ = registry.sessions()
+    expert = fifth.entry("flags").expert
+    for blob in (expert.head, expert.prototypes):  # both may be corrupt, of one task
+        flip(registry.blobs.path(blob), -1)
+        error = explained(registry, back_up)
+        assert error.facts["needed_by"] == [short_id(fifth.id), short_id(fourth.id)]
+        assert "or condu forget flags, then learn that task again" in hint_of(error)
+    forget(registry, "flags", "forget")
+    learn(registry, "flags", seed=1, head=True)
+    assert all("HEAD does not need it" in advice for advice in advice_of(registry))
+
+
 def test_a_rollback_is_offered_to_a_session_that_does_not_need_the_file(registry):
     """As where sessions keep their files: codecs may have no patches."""
     third, second, _ = registry.sessions()

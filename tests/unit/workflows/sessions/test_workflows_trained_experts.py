@@ -50,6 +50,21 @@ def test_a_kept_expert_is_read_back_bit_for_bit(registry):
     assert same == expert
 
 
+def test_a_head_is_kept_with_its_expert(registry):
+    expert = made_expert("cars", head=True)
+    found = load_expert(registry, keep_expert(registry, expert))
+    assert found.head.keys() == expert.head.keys()
+    assert all(np.array_equal(found.head[name], expert.head[name]) for name in expert.head)
+    assert load_expert(registry, keep_expert(registry, made_expert("birds"))).head is None
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_kept_head_for_other_classes_is_refused(registry, rows):
+    kept = keep_expert(registry, made_expert("cars", head=True, head_classes=rows))
+    with pytest.raises(IntegrityError, match=r"does not hold a trained expert.*'weights'"):
+        load_expert(registry, kept)
+
+
 def test_a_nan_loss_does_not_lose_the_expert(registry):
     expert = made_expert("cars")
     expert = replace(expert, training={**expert.training, "final_loss": float("nan")})

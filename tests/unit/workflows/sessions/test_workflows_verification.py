@@ -355,6 +355,26 @@ def test_a_figure_that_was_wrong_from_the_beginning_is_found(registry, monkeypat
     assert figure.replace("_", " ") in problem.reason
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_head_that_never_fitted_its_classes_is_found(registry, quick):
+    learn(registry, "flags", head=True)
+    assert verify(registry, quick=quick).problems == ()
+    session = learn(registry, "trees", head=True, head_classes=3)
+    (problem,) = verify(registry, quick=quick).problems
+    assert problem.sessions == (session.id,)
+    assert problem.reason.startswith("the head of task 'trees' is corrupt: stored tensor 'weights'")
+
+
+def test_a_corrupt_head_is_found_in_every_session_that_has_it(registry):
+    fourth = learn(registry, "flags", head=True)
+    fifth = learn(registry, "trees")
+    head = fifth.entry("flags").expert.head
+    flip(registry.blobs.path(head), -1)
+    (problem,) = verify(registry).problems
+    assert problem.object == f"blob {head}"
+    assert problem.sessions == (fifth.id, fourth.id)
+
+
 # A concurrent writer
 
 
