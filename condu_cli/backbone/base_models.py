@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from condu_cli.backbone.allocator import keep_freed_memory
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.errors import BaseModelError, UsageError
 
@@ -49,13 +50,16 @@ CATALOG = (
 def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     """Load a base model by name onto a device.
 
-    The last one is cached: a base model is never changed, experts are copies.
+    The last one is cached: a base model is never changed, experts are copies. For a CPU, this
+    process's malloc keeps freed memory from now on.
 
     Raises:
         UsageError: the name is not valid.
         BaseModelError: the weights cannot be loaded, or have the wrong hash.
 
     """
+    if device == "cpu":
+        keep_freed_memory()
     try:
         model = _load(base_id)
     except ImportError as exc:
