@@ -28,7 +28,7 @@ from condu_cli.backbone.prompts import encode_prompts
 from condu_cli.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from condu_cli.backbone.lora.spec import LoraDefaults, LoraSpec
     from condu_cli.base_identity import BaseIdentity
@@ -69,6 +69,9 @@ class DualEncoder(nn.Module, ABC):
     """Multiplies cosine similarities before softmax; frozen."""
     image_tower: str
     """Prefix of the image tower's parameter names; all others are the text tower's."""
+    added_parameters: frozenset[str] = frozenset()
+    """Parameters that condu adds to the library's model; zero in the base model, and no part of its
+    hash, so that registries which do not train them keep their base model."""
     _tokenizer: Any = None
     """What `tokenize` needs. It never changes, so all copies of a model share it."""
     _restriction: tuple[str, ...] | None = None
@@ -102,6 +105,14 @@ class DualEncoder(nn.Module, ABC):
         """Return how many token positions each text needs, (N,) int64; None: all of them.
 
         If not None, `encode_tokens` accepts tokens that are cut to these lengths.
+        """
+        return None
+
+    @property
+    def linear_end(self) -> str | None:
+        """The name of the parameter that maps pooled image features to the embedding.
+
+        None if the image tower does not end in a linear map.
         """
         return None
 
@@ -320,16 +331,19 @@ class DualEncoder(nn.Module, ABC):
         """Freeze what is not trainable; return the identity with the weights' hash."""
         self.train(False)
         self._freeze()
-        return replace(info, weights_sha256=weights_sha256(self))
+        return replace(info, weights_sha256=weights_sha256(self, without=self.added_parameters))
 
 
-def weights_sha256(module: nn.Module) -> str:
+def weights_sha256(module: nn.Module, without: Collection[str] = ()) -> str:
     """Hash the name, dtype, shape and bytes of every parameter and buffer of a module.
 
-    The same weights give the same hash, whichever file they came from.
+    The same weights give the same hash, whichever file they came from. `without`: names that do
+    not count.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if name in without:
+            continue
         value = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         # Hash in row-major order: the memory format must not matter.

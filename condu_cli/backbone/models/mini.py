@@ -39,6 +39,10 @@ BASE_TEMPERATURE, EXPERT_TEMPERATURE = 1.0, 3.0
 """Temperatures of the softmax over ImageNet classes. Zero-shot works best at 1, but a saturated
 softmax passes almost no gradient: experts are trained and used at 3 (see docs/base-models.md)."""
 MAX_TOKENS = 128
+POOLED, EMBEDDING = 1280, 384
+PROJECTION = "image_projection"
+"""A linear map from pooled features to the embedding, which condu adds: zero in the base model, so
+that a head can be folded into an expert."""
 LORA_DEFAULTS = LoraDefaults(
     rank=16,
     alpha=16.0,
@@ -57,15 +61,21 @@ where rank 64 would not be low."""
 
 
 class Mini(DualEncoder):
-    """EfficientNet-lite0 and MiniLM in one space of width E = 384; pooled width P = 1280."""
+    """EfficientNet-lite0 and MiniLM in one space of width E = 384; pooled width P = 1280.
 
-    image_tower = "image."
+    `image_projection` (E, P + 1) maps unit pooled features and a constant 1 to what is added to the
+    embedding before it is normalised.
+    """
+
+    image_tower = "image"
     recipe_family = "mini"
+    added_parameters = frozenset({PROJECTION})
     fast_in_bfloat16 = False
 
     def __init__(self) -> None:
         super().__init__()
         self.image = _load_image_tower()
+        self.image_projection = nn.Parameter(torch.zeros(EMBEDDING, POOLED + 1))
         self.text = _load_text_tower()
         self._tokenizer = _load_tokenizer()
         self.class_embeddings: Tensor
@@ -110,10 +120,23 @@ class Mini(DualEncoder):
         return features
 
     def project_images(self, pooled: Tensor) -> Tensor:
-        """Return softmax over ImageNet logits times class embeddings, (B, 384), unit length."""
+        """Return softmax over ImageNet logits times class embeddings, (B, 384), unit length.
+
+        The added projection's output is added before; the base model's is zero.
+        """
         logits = self.image.get_classifier()(pooled).float()
         distribution = (logits / self.temperature).softmax(dim=-1)
-        return functional.normalize(distribution @ self.class_embeddings, dim=-1)
+        added = functional.linear(
+            functional.normalize(pooled.float(), dim=-1),
+            self.image_projection[:, :-1],
+            self.image_projection[:, -1],
+        )
+        return functional.normalize(distribution @ self.class_embeddings + added, dim=-1)
+
+    @property
+    def linear_end(self) -> str:
+        """The added projection."""
+        return PROJECTION
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return WordPiece ids and attention masks (N, L), padded to the longest text."""

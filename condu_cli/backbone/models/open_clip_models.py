@@ -84,6 +84,11 @@ class OpenClipModel(DualEncoder):
         projected = pooled @ visual.proj if _has_separate_projection(visual) else pooled
         return functional.normalize(projected.float(), dim=-1)
 
+    @property
+    def linear_end(self) -> str | None:
+        """The projection of a vision transformer; other towers include theirs."""
+        return f"{self.image_tower}proj" if _has_separate_projection(self.clip.visual) else None
+
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return token ids (N, context length)."""
         return {"ids": self._tokenizer(list(texts))}

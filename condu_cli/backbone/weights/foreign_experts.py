@@ -113,7 +113,7 @@ def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
 def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     """Return the checkpoint's tensors under the base model's names, checked except for values."""
     check_note(base, checkpoint)
-    weights = with_known_names(base, checkpoint.weights)
+    weights = _with_added(base, with_known_names(base, checkpoint.weights))
     _check_names(base, weights, checkpoint)
     for name, parameter in base.tunable_parameters().items():
         if name in weights:
@@ -163,6 +163,13 @@ def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mappin
             return weights
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found if len(found) == len(weights) else weights
+
+
+def _with_added(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Add the base model's zeros for parameters that condu adds, if the checkpoint is older."""
+    own = base.model_parameters()
+    missing = [name for name in base.added_parameters if name not in weights]
+    return {**weights, **{name: own[name] for name in missing}}
 
 
 def _check_names(base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:

@@ -56,6 +56,11 @@ def test_pooled_features_are_those_before_the_projection(tiny, pixels):
 
 
 @torch.inference_mode()
+def test_the_linear_end_of_a_vision_transformer_is_its_projection(tiny):
+    assert tiny.linear_end == "visual.proj"
+    assert tiny.linear_end in tiny.trainable_parameters()
+
+
 def test_features_have_unit_length(tiny, pixels):
     assert norms(tiny.encode_images(pixels)) == pytest.approx([1, 1, 1], abs=1e-5)
     assert norms(tiny.encode_texts(["a", "b"])) == pytest.approx([1, 1], abs=1e-5)
