@@ -19,6 +19,7 @@ class RuleName(str, Enum):
 
     own = "own"
     vote = "vote"
+    labels = "labels"
 
 
 RouterOption = Annotated[
@@ -28,7 +29,9 @@ RuleOption = Annotated[
     RuleName | None,
     typer.Option(
         help="own: the nearest expert answers among its own classes. vote: the base model and the "
-        "nearest experts vote. Default: vote with --labels, --experts or --router paper, else own.",
+        "nearest experts vote. labels: the base model chooses among your labels, and where it "
+        "chooses a learned class, the nearest expert. Default: vote with --experts, --router "
+        "paper, or --task and --labels; labels with --labels; else own.",
         show_default=False,
     ),
 ]

@@ -79,6 +79,14 @@ def places_among(
     return None
 
 
+def comparable(name: str) -> str:
+    """Return the form in which a caller's label is compared with class names.
+
+    Case does not matter, and an underscore or any run of spaces is one space.
+    """
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
 def unknown_among(known: Sequence[str], found: Sequence[str]) -> list[str]:
     """Return the found names that are not known."""
     return [name for name in found if name not in known]

@@ -6,8 +6,8 @@ the mean pooled feature of the image tower before its projection. Further arrays
 beside them for routers that need more, such as a covariance.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,17 @@ class Prototypes:
     def paper(self) -> Float32:
         """The paper's prototype: text part plus image part, float32 (C, E), not unit."""
         return self.text + self.image
+
+    def only(self, classes: Sequence[int]) -> "Prototypes":
+        """Return the prototypes of some classes, by index; further arrays stay as they are."""
+        rows = list(classes)
+        return replace(
+            self,
+            text=self.text[rows],
+            image=self.image[rows],
+            pooled=self.pooled[rows],
+            counts=self.counts[rows],
+        )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return all arrays by name, as a blob stores them."""

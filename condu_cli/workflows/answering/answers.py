@@ -70,9 +70,12 @@ def prediction(
     candidates: tuple[Candidate, ...],
     route: tuple[RoutedExpert, ...],
 ) -> Prediction:
-    """Turn one picture's logits (L,) over the candidates into a prediction."""
+    """Turn one picture's logits (L,) over the candidates into a prediction.
+
+    A logit of -inf, of a candidate that cannot be the answer, gives probability 0.
+    """
     probabilities = softmax(logits[None])[0]
-    order = np.argsort(-probabilities, kind="stable")
+    order = np.argsort(-logits, kind="stable")  # equal probabilities may hide unequal logits
     answers = tuple(
         Answer(candidates[i].label, candidates[i].task, float(probabilities[i])) for i in order
     )

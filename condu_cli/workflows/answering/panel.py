@@ -10,6 +10,7 @@ from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.routing.routers import Query
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.workflows.answering.answers import own_candidates, own_labels
+from condu_cli.workflows.answering.learned_labels import LearnedLabels
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from condu_cli.workflows.opening.workspace import Workspace
 
 BATCH = 32
+NONE_LEARNED = LearnedLabels()
 
 
 class Panel:
     """Everything that a rule may ask about a window's pictures; experts are decoupled one by one.
 
-    `labels`: the caller's own, which then are the only candidates of a vote. `classes`: a cache of
-    text features, shared between windows.
+    `labels`: the caller's own, which then are the only candidates of a vote; `learned`: which of
+    them are classes of tasks. `classes`: a cache of text features, shared between windows.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class Panel:
         window: Window,
         classes: ClassFeatures,
         labels: Sequence[str] = (),
+        learned: LearnedLabels = NONE_LEARNED,
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._workspace, self._session = workspace, session
         self._window, self._classes, self._labels = window, classes, labels
+        self.learned = learned
         self._on_progress = on_progress
 
     def own_candidates(self, task: str) -> tuple[Candidate, ...]:

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from condu_cli.core.routing.routers import RouterFactory, rank, router_for
 from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.class_features import ClassFeatures
+from condu_cli.workflows.answering.learned_labels import LearnedLabels
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
-from condu_cli.workflows.answering.rules import Routes, Rule, rule_for
+from condu_cli.workflows.answering.routing import Routing
+from condu_cli.workflows.answering.rules import RULES, Routes, Rule, rule_for
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from condu_cli.core.routing.routers import Router
+    from condu_cli.core.routing.routers import RouterFactory
     from condu_cli.data.pictures.decoding import Unreadable
     from condu_cli.data.pictures.geometry import EvaluationGeometry
     from condu_cli.data.pictures.picture_files import Picture
@@ -96,31 +97,29 @@ class Predictor:
         """Predict the readable pictures of a window that holds at least `geometries`."""
         if not len(window):
             return []
-        labels = self._options.labels
-        panel = Panel(self._workspace, self._session, window, self._classes, labels, on_progress)
+        options, task = self._options, self._options.task
+        learned = LearnedLabels() if task is not None else self._routing.learned
+        panel = Panel(
+            self._workspace,
+            self._session,
+            window,
+            self._classes,
+            options.labels,
+            learned,
+            on_progress,
+        )
         routes: Routes
-        if self._options.task is not None:
-            routes = [(RoutedExpert(self._options.task, None),)] * len(window)
+        if task is not None:
+            routes = [(RoutedExpert(task, None),)] * len(window)
         else:
-            routes = self._route(panel, len(window))
+            routes = self._routing.routes(panel, options.experts, len(window))
         return self._decide(panel, routes)
 
     @cached_property
-    def _router(self) -> Router:
-        workspace, session = self._workspace, self._session
-        prototypes = [workspace.prototypes(session, entry) for entry in session.entries]
-        return router_for(self._options.router, prototypes)
-
-    def _route(self, panel: Panel, count: int) -> Routes:
-        """Return the nearest tasks of every picture."""
-        names = [entry.name for entry in self._session.entries]
-        routes: list[tuple[RoutedExpert, ...]] = []
-        for query in panel.queries():
-            scores = self._router.scores(query)
-            for row, best in zip(scores, rank(scores, self._options.experts), strict=True):
-                routes.append(tuple(RoutedExpert(names[i], float(row[i])) for i in best))
-            panel.report("routing", len(routes), count)
-        return routes
+    def _routing(self) -> Routing:
+        options = self._options
+        labels = options.labels if self._decide is RULES["labels"] else None
+        return Routing(self._workspace, self._session, options.router, labels)
 
 
 def predict_windows(

@@ -1,6 +1,8 @@
 """Known classes, matched by their names, or all by their folders."""
 
-from condu_cli.data.class_names import name_unknown, places_among, unknown_among
+import pytest
+
+from condu_cli.data.class_names import comparable, name_unknown, places_among, unknown_among
 
 KNOWN = (("blue sea", "red rose"), ("sea", "rose"))
 
@@ -22,3 +24,13 @@ def test_one_unknown_class_matches_none():
 def test_the_first_unknown_is_named_and_the_others_counted():
     assert name_unknown(unknown_among(("a",), ("b", "a"))) == "'b'"
     assert name_unknown(unknown_among(("a",), ("b", "a", "c", "d"))) == "'b' (and 2 more)"
+
+
+@pytest.mark.parametrize("label", ["golden retriever", "Golden_Retriever", " golden \t retriever "])
+def test_labels_are_compared_without_case_underscores_and_extra_spaces(label):
+    assert comparable(label) == "golden retriever"
+
+
+@pytest.mark.parametrize("label", ["golden-retriever", "goldenretriever", "retriever golden"])
+def test_other_spellings_are_other_labels(label):
+    assert comparable(label) != "golden retriever"

@@ -49,6 +49,14 @@ def test_batches_leave_no_trace(size):
     assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
+def test_some_classes_keep_their_rows_and_the_further_arrays():
+    whole = dataclasses.replace(PROTOTYPES, extra={"scatter": POOLED})
+    some = whole.only([2, 0])
+    for part in ("text", "image", "pooled", "counts"):
+        assert np.array_equal(getattr(some, part), getattr(whole, part)[[2, 0]])
+    assert some.extra == whole.extra
+
+
 def test_prototypes_survive_a_round_trip():
     arrays = PROTOTYPES.to_arrays()
     again = Prototypes.from_arrays(arrays).to_arrays()

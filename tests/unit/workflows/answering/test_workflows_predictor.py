@@ -18,6 +18,7 @@ from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
 from condu_cli.workflows.answering.class_features import encode_candidates
 from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
+from condu_cli.workflows.answering.zero_shot import ZeroShot
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.moving_head import roll_back
@@ -181,7 +182,7 @@ def test_a_vote_is_the_mean_of_the_base_models_and_the_experts_logits(workspace)
         for model in (workspace.base, workspace.expert(session, entry))
     )
     expected = dict(zip(labels, softmax((base + expert) / 2)[0], strict=True))
-    (prediction,) = predict(workspace, PICTURES[:1], labels=labels)
+    (prediction,) = predict(workspace, PICTURES[:1], labels=labels, rule="vote")
     assert routes([prediction]) == [["warm"]]
     found = {answer.label: answer.probability for answer in prediction.answers}
     assert found == pytest.approx(expected, abs=1e-5)
@@ -191,6 +192,54 @@ def test_a_named_task_with_labels_asks_that_tasks_expert(workspace, decoupled):
     (prediction,) = predict(workspace, PICTURES[:1], task="plants", labels=("sea", "fire"))
     assert prediction.experts == (RoutedExpert("plants", None),)
     assert decoupled == ["plants"]
+
+
+# Labels of one's own, learned or not
+
+
+def test_labels_that_are_all_learned_go_to_the_nearest_task_that_knows_them(workspace, decoupled):
+    labels = ("Wheat", "red", "grass")
+    answered = predict(workspace, labels=labels)
+    # No task has learned "blue" among these labels: it goes where a label is nearest.
+    assert best(answered[1:]) == ["red", "grass", "Wheat"]
+    assert routes(answered[1:]) == [["warm"], ["plants"], ["plants"]]
+    assert sorted(decoupled) == ["plants", "warm"]
+    for prediction in answered:
+        found = {answer.label: answer.probability for answer in prediction.answers}
+        assert set(found) == set(labels)
+        assert sum(found.values()) == pytest.approx(1)
+
+
+def test_a_label_that_another_task_knows_has_no_chance_once_a_task_is_found(workspace):
+    (prediction,) = predict(workspace, PICTURES[2:3], labels=("grass", "wheat", "red"))
+    assert [answer.task for answer in prediction.answers] == ["plants", "plants", None]
+    assert prediction.answers[-1].probability == 0
+
+
+def test_an_expert_chooses_as_when_its_task_is_named(workspace):
+    (named,) = predict(workspace, PICTURES[:1], task="warm")
+    (labelled,) = predict(workspace, PICTURES[:1], labels=("red", "blue"))
+    assert {(a.label, a.task): pytest.approx(a.probability) for a in named.answers} == {
+        (a.label, a.task): a.probability for a in labelled.answers
+    }
+
+
+def test_labels_that_no_task_has_learned_ask_the_base_model_alone(workspace, decoupled):
+    for prediction in predict(workspace, labels=("sea", "fire", "hay")):
+        assert prediction.experts == ()
+    assert decoupled == []
+
+
+def test_among_mixed_labels_the_base_model_decides_which_are_for_an_expert(workspace):
+    labels = ("fire", "red", "blue")
+    base_alone = ZeroShot(lambda: workspace.base, labels, "", "tiny").predict(PICTURES)
+    assert set(best(base_alone)) > {"fire"}  # else the test would see one kind only
+    for ours, zero_shot in zip(predict(workspace, labels=labels), base_alone, strict=True):
+        if zero_shot.answers[0].label == "fire":
+            assert ours == zero_shot
+        else:
+            assert [expert.task for expert in ours.experts] == ["warm"]
+            assert ours.answers[0].label in ("red", "blue")
 
 
 # Nothing is forgotten or changed

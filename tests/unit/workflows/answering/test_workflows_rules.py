@@ -13,7 +13,7 @@ from condu_cli.core.routing.routers import ROUTERS
 from condu_cli.errors import UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
-from condu_cli.workflows.answering.rules import RULES, own, rule_for, vote
+from condu_cli.workflows.answering.rules import RULES, among_labels, own, rule_for, vote
 from condu_cli.workflows.opening.workspace import Workspace
 from condu_cli.workflows.transfers.archiving import export_registry, import_registry
 
@@ -122,7 +122,10 @@ def test_the_command_line_offers_every_router_and_every_rule():
         ({"router": "gaussian"}, own),
         ({"router": "paper"}, vote),
         ({"experts": 2}, vote),
-        ({"labels": ("sea", "fire")}, vote),
+        ({"labels": ("sea", "fire")}, among_labels),
+        ({"labels": ("sea", "fire"), "router": Gaussian}, among_labels),
+        ({"labels": ("sea", "fire"), "router": "paper"}, vote),
+        ({"labels": ("sea", "fire"), "experts": 2}, vote),
         ({"task": "warm"}, own),
         ({"task": "warm", "experts": 3}, own),
         ({"task": "warm", "router": "paper"}, own),
@@ -145,6 +148,12 @@ def test_own_classes_are_not_a_rule_for_what_needs_a_vote(situation):
         rule_for("own", **{**SITUATION, **situation})
 
 
+@pytest.mark.parametrize("situation", [{}, {"task": "warm", "labels": ("sea", "fire")}])
+def test_the_rule_for_labels_needs_them_and_no_named_task(situation):
+    with pytest.raises(UsageError, match="the rule 'labels' chooses among your own labels"):
+        rule_for("labels", **{**SITUATION, **situation})
+
+
 def test_there_is_no_other_rule():
-    with pytest.raises(ValueError, match="unknown rule 'chance'; known: own, vote"):
+    with pytest.raises(ValueError, match="unknown rule 'chance'; known: labels, own, vote"):
         rule_for("chance", **SITUATION)
