@@ -128,7 +128,7 @@ def among_labels(panel: Panel, routes: Routes) -> list[Prediction]:
     """
     candidates, learned = panel.all_candidates(), panel.learned
     found: dict[int, Prediction] = {}
-    for_experts = range(len(routes))
+    for_experts = list(range(len(routes)))
     if len(learned.indices) < len(candidates):
         logits = panel.base_logits(candidates)
         found = {i: prediction(row, candidates, ()) for i, row in enumerate(logits)}

@@ -79,7 +79,7 @@ def predictor_for(
     base_id: str | None,
     device: str,
 ) -> Predictor | ZeroShot:
-    """Return what answers: the registry's tasks, else for labels of one's own the base model.
+    """Return what answers: the registry's tasks, else for the caller's labels the base model.
 
     `base_id`: the base model if there is no registry; nothing is created for it. No model is
     loaded yet.

@@ -1,4 +1,4 @@
-"""`condu predict`: answers of the base model alone, and what is said about them."""
+"""`condu predict`: answers of the base model alone, and what they are reported with."""
 
 import json
 from pathlib import Path

@@ -194,7 +194,7 @@ def test_a_named_task_with_labels_asks_that_tasks_expert(workspace, decoupled):
     assert decoupled == ["plants"]
 
 
-# Labels of one's own, learned or not
+# The caller's labels, learned or not
 
 
 def test_labels_that_are_all_learned_go_to_the_nearest_task_that_knows_them(workspace, decoupled):
