@@ -64,12 +64,13 @@ def made_expert(
     folder: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] = SHAPES,
     *,
+    quick: bool = False,
     head: bool = False,
     head_classes: int = 2,
 ) -> TrainedExpert:
     """An expert that depends only on task and seed, except for its run.
 
-    `head`: whether it has a head beside it.
+    `quick`: whether it is a beginning; `head`: whether it has a head beside it.
     """
     digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -100,6 +101,7 @@ def made_expert(
             "recipe": {"image_size": 32},
             "train_images": 10,
             "final_loss": 0.25,
+            **({"quick": True} if quick else {}),
         },
         folder=folder,
         head={"weights": normal(head_classes, 12), "bias": normal(head_classes)} if head else None,

@@ -16,6 +16,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.sessions.collecting import collect
 from condu_cli.workflows.sessions.committing import resume_expert
+from condu_cli.workflows.sessions.current import is_learned
 from condu_cli.workflows.sessions.forgetting import forget, rename
 from condu_cli.workflows.sessions.moving_head import roll_back
 from condu_cli.workflows.sessions.trained_experts import keep_expert
@@ -90,6 +91,25 @@ def _resuming() -> Operation:
     return replace(LEARN, name="resume", prepare=prepare, run=_resume_all)
 
 
+def _replacing() -> Operation:
+    """Learning goes on from a beginning; both experts have heads."""
+
+    def prepare(folder: Path) -> None:
+        registry = tiny.create(folder / "registry", 1)
+        tiny.learn(registry, NEW, quick=True, head=True)
+        tiny.learn(registry, "task1")
+
+    def run(folder: Path) -> None:
+        tiny.learn(_opened(folder), NEW, head=True)
+
+    def finish(folder: Path) -> None:
+        _resume_all(folder)
+        if not is_learned(_opened(folder).head(), NEW):
+            run(folder)
+
+    return replace(LEARN, name="learn, from a beginning", prepare=prepare, run=run, finish=finish)
+
+
 def _rolled_back(folder: Path) -> None:
     tiny.roll_back_to(tiny.create(folder / "registry", 4), "@~2")
 
@@ -148,6 +168,7 @@ LIKE_LEARN = (
     _learning("learn, fourth task", 3),
     _learning("import", 1, "import"),
     _resuming(),
+    _replacing(),
 )
 OPERATIONS = (
     LEARN,

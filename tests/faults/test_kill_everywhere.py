@@ -83,6 +83,7 @@ DIFFERENCES = {
     "learn, fourth task": Difference(own=(), lacks=()),
     "import": Difference(own=(), lacks=("INSERT INTO SOURCES",)),
     "resume": Difference(own=(), lacks=KEEPS),
+    "learn, from a beginning": Difference(own=(), lacks=()),
 }
 """Differences of operations from `LEARN`, where they are killed. No parent, no patch of it."""
 WRITE = """

@@ -54,9 +54,11 @@ def create(root: Path, tasks: int = 0, shapes: Shapes = SHAPES) -> Registry:
     return registry
 
 
-def expert(registry: Registry, task: str, kind: str = "learn") -> TrainedExpert:
-    """The expert that training a task always gives."""
-    random = np.random.default_rng(zlib.crc32(task.encode()))
+def expert(
+    registry: Registry, task: str, kind: str = "learn", *, quick: bool = False, head: bool = False
+) -> TrainedExpert:
+    """The expert that training a task always gives; `quick`: the beginning of one."""
+    random = np.random.default_rng(zlib.crc32(task.encode()) + quick)
 
     def normal(*shape: int) -> np.ndarray:
         return random.normal(scale=1e-2, size=shape).astype(np.float32)
@@ -68,18 +70,21 @@ def expert(registry: Registry, task: str, kind: str = "learn") -> TrainedExpert:
         prototypes=Prototypes(normal(2, 4), normal(2, 4), normal(2, 6), np.array([5, 5], np.int64)),
         classes=(f"{task} one", f"{task} two"),
         templates=("a photo of a {}.",),
-        training={"run": new_run(), "recipe": {"image_size": 8}},
+        training={"run": new_run(), "recipe": {"image_size": 8}, "quick": quick},
         folder=f"/pictures/{task}" if kind == "learn" else None,
+        head={"weights": normal(2, 6), "bias": normal(2)} if head else None,
     )
 
 
-def learn(registry: Registry, task: str, kind: str = "learn") -> Commit:
+def learn(
+    registry: Registry, task: str, kind: str = "learn", *, quick: bool = False, head: bool = False
+) -> Commit:
     """Commit a task's expert on the current HEAD."""
-    head = registry.head()
+    parent = registry.head()
     return commit_expert(
         registry,
-        expert(registry, task, kind),
-        parent=None if head is None else head.id,
+        expert(registry, task, kind, quick=quick, head=head),
+        parent=None if parent is None else parent.id,
         command=f"{kind} --task {task}",
     )
 

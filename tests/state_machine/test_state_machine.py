@@ -37,11 +37,15 @@ PLACES = st.integers(0, 99)
 
 @dataclass
 class Model:
-    """What the registry should hold. `undo` has the sessions that rollbacks left, latest last."""
+    """What the registry should hold. `undo` has the sessions that rollbacks left, latest last.
+
+    `beginnings`: the tasks of each session whose experts are beginnings.
+    """
 
     head: str | None = None
     parents: dict[str, str | None] = field(default_factory=dict)
     experts: dict[str | None, dict[str, str]] = field(default_factory=lambda: {None: {}})
+    beginnings: dict[str | None, set[str]] = field(default_factory=lambda: {None: set()})
     undo: list[str | None] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     collected: set[str] = field(default_factory=set)
@@ -50,6 +54,10 @@ class Model:
     @property
     def tasks(self) -> list[str]:
         return list(self.experts[self.head])
+
+    @property
+    def begun(self) -> list[str]:
+        return sorted(self.beginnings[self.head])
 
     @property
     def live(self) -> list[str]:
@@ -66,9 +74,10 @@ class Model:
         free = [task for task in TASKS if task not in self.tasks]
         return free[place % len(free)]
 
-    def commit(self, session: str, experts: dict[str, str]) -> None:
+    def commit(self, session: str, experts: dict[str, str], beginnings: set[str]) -> None:
         self.parents[session] = self.head
         self.experts[session] = experts
+        self.beginnings[session] = beginnings
         self.head = session
         self.undo.clear()
 
@@ -104,19 +113,48 @@ class RegistryMachine(RuleBasedStateMachine):
     # Sessions
 
     @precondition(lambda self: len(self.model.tasks) < len(TASKS))
-    @rule(place=PLACES, seed=SEEDS, kind=st.sampled_from(["learn", "import"]))
-    def learn(self, place: int, seed: int, kind: str) -> None:
+    @rule(place=PLACES, seed=SEEDS, kind=st.sampled_from(["learn", "import"]), head=st.booleans())
+    def learn(self, place: int, seed: int, kind: str, head: bool) -> None:
         task = self.model.free_task(place)
-        session = learn(self.registry, task, seed, kind=kind)
+        session = learn(self.registry, task, seed, kind=kind, head=head)
         assert session.kind == kind
-        self._committed(session, [*self.model.tasks, task])
+        self._committed(session, [*self.model.tasks, task], set(self.model.begun))
+
+    @precondition(lambda self: len(self.model.tasks) < len(TASKS))
+    @rule(place=PLACES, seed=SEEDS, head=st.booleans())
+    def begin(self, place: int, seed: int, head: bool) -> None:
+        task = self.model.free_task(place)
+        session = learn(self.registry, task, seed, quick=True, head=head)
+        self._committed(session, [*self.model.tasks, task], {*self.model.begun, task})
+
+    @precondition(lambda self: self.model.begun)
+    @rule(place=PLACES, seed=SEEDS, quick=st.booleans())
+    def go_on_from_a_beginning(self, place: int, seed: int, quick: bool) -> None:
+        task = self.model.begun[place % len(self.model.begun)]
+        session = learn(self.registry, task, seed, quick=quick)
+        self._replaced(session, task, quick=quick)
+
+    def _replaced(self, session, task: str, *, quick: bool = False) -> None:
+        others = [other for other in self.model.tasks if other != task]
+        begun = {*self.model.begun} - {task} | ({task} if quick else set())
+        self._committed(session, [*others, task], begun)
+
+    @precondition(lambda self: set(self.model.tasks) - set(self.model.begun))
+    @rule(place=PLACES, seed=SEEDS)
+    def learn_what_is_learned(self, place: int, seed: int) -> None:
+        learned = [task for task in self.model.tasks if task not in self.model.begun]
+        expert = made_expert(learned[place % len(learned)], seed)
+        with pytest.raises(UsageError, match="already been learned"):
+            commit_expert(self.registry, expert, parent=self.model.head, command="learn")
+        self.model.waiting.append(expert.task)
 
     @precondition(lambda self: self.model.tasks)
     @rule(place=PLACES)
     def forget(self, place: int) -> None:
         tasks = self.model.tasks
         gone = tasks.pop(place % len(tasks))
-        self._committed(forget(self.registry, gone, f"forget {gone}").session, tasks)
+        session = forget(self.registry, gone, f"forget {gone}").session
+        self._committed(session, tasks, {*self.model.begun} - {gone})
 
     @precondition(lambda self: 0 < len(self.model.tasks) < len(TASKS))
     @rule(place=PLACES, to=PLACES)
@@ -124,16 +162,17 @@ class RegistryMachine(RuleBasedStateMachine):
         tasks = self.model.tasks
         old, new = tasks[place % len(tasks)], self.model.free_task(to)
         before = self.model.experts[self.model.head]
+        begun = {new if task == old else task for task in self.model.begun}
         session = rename(self.registry, old, new, f"rename {old} {new}").session
-        self._committed(session, [new if task == old else task for task in tasks])
+        self._committed(session, [new if task == old else task for task in tasks], begun)
         renamed = {new if task == old else task: bits for task, bits in before.items()}
         assert self.model.experts[session.id] == renamed
 
-    def _committed(self, session, tasks: list[str]) -> None:
+    def _committed(self, session, tasks: list[str], beginnings: set[str]) -> None:
         experts = decoded(self.registry, session)
         assert list(experts) == tasks
         assert session.parent == self.model.head
-        self.model.commit(session.id, experts)
+        self.model.commit(session.id, experts, beginnings)
 
     # HEAD has moved while an expert was trained
 
@@ -153,13 +192,14 @@ class RegistryMachine(RuleBasedStateMachine):
     def resume(self, place: int) -> None:
         waiting = self.registry.waiting.all()
         expert = waiting[place % len(waiting)]
-        if expert.task in self.model.tasks:
+        begun = expert.task in self.model.begun
+        if expert.task in self.model.tasks and not begun:
             with pytest.raises(UsageError, match="already been learned"):
                 resume_expert(self.registry, expert, command="learn --resume")
             return
         commit = resume_expert(self.registry, expert, command="learn --resume")
         assert isinstance(commit, Commit)
-        self._committed(commit.session, [*self.model.tasks, expert.task])
+        self._replaced(commit.session, expert.task)
         self.model.waiting.remove(expert.task)
 
     # HEAD

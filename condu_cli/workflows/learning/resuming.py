@@ -12,6 +12,7 @@ from condu_cli.workflows.learning.training import Machine
 from condu_cli.workflows.learning.unfinished import load_unfinished
 from condu_cli.workflows.progress import ProgressCallback, silent
 from condu_cli.workflows.sessions.committing import ExpertCommit, resume_expert
+from condu_cli.workflows.sessions.current import is_learned
 from condu_cli.workflows.sessions.trained_experts import load_expert
 
 if TYPE_CHECKING:
@@ -182,9 +183,11 @@ def _point_to_older(registry: Registry, task: str, older: Sequence[Path], exc: C
     `older`: the experts kept before. Does nothing if the retraining is finished and only its commit
     failed, or if the task has been learned.
     """
-    head = registry.head()
-    known = head is not None and task in {entry.name for entry in head.entries}
-    if not older or known or registry.waiting.paths(task) != list(older):
+    if (
+        not older
+        or is_learned(registry.head(), task)
+        or registry.waiting.paths(task) != list(older)
+    ):
         return
     runs = registry.runs.paths(task)
     later = [run for run in runs if _written_at(run) >= _written_at(older[-1])]

@@ -1,4 +1,8 @@
-"""Commit an expert: save it, unify it with all earlier ones, make the result HEAD."""
+"""Commit an expert: save it, unify it with all earlier ones, make the result HEAD.
+
+If HEAD holds a beginning of the task, the expert replaces it: the others are unified as after
+forgetting the beginning and then learning the task, in one session.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ from condu_cli.registry.manifest import Expert, Session, TaskEntry
 from condu_cli.registry.repository import require_head
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import choice_of, codec_for
-from condu_cli.workflows.sessions.current import refuse_known_task
+from condu_cli.workflows.sessions.current import beginning_of, refuse_known_task
 from condu_cli.workflows.sessions.history_packing import interrupted_after_commit, pack_parent
+from condu_cli.workflows.sessions.remaining import Remaining, all_but, all_of
 from condu_cli.workflows.sessions.states import check_state, corrupt_session, open_state
 from condu_cli.workflows.sessions.trained_experts import keep_expert, load_expert
 
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from condu_cli.core.codecs.interface import Codec, EncodedState
-    from condu_cli.core.merging.checks import CheckedDelta
     from condu_cli.registry.blobs.kept_files import KeptFile
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.sessions.trained_experts import TrainedExpert
@@ -160,11 +164,10 @@ def _commit_waiting(
         head = registry.head()
         codec = codec_for(registry.config, head)
         require_head(None if head is None else head.id, parent, command)
-        refuse_known_task(head, trained.task)
+        refuse_known_task(head, trained.task, trained.kind)
         check_state(registry, head)
         started = time.perf_counter()
-        before = open_state(registry, head)
-        state = _unify(codec, head, before, trained.delta)
+        rest, state = _unify(registry, codec, head, trained)
         unified = time.perf_counter()
         expert = Expert(
             classes=trained.classes,
@@ -173,7 +176,7 @@ def _commit_waiting(
             training={**trained.training, "unify_seconds": round(unified - started, 3)},
             head=None if trained.head is None else registry.blobs.put(trained.head).sha256,
         )
-        kept = moved_entries(codec, () if head is None else head.entries, before, state)
+        kept = moved_entries(codec, rest, state)
         session = session_of_state(
             registry, codec, state, kept, parent, kind=trained.kind, task=trained.task, new=expert
         )
@@ -204,13 +207,18 @@ def _lock(
 
 
 def _unify(
-    codec: Codec,
-    head: Session | None,
-    before: EncodedState,
-    delta: CheckedDelta,
-) -> EncodedState:
+    registry: Registry, codec: Codec, head: Session | None, trained: TrainedExpert
+) -> tuple[Remaining, EncodedState]:
+    """Return the experts that stay, and the state that the new one joins them in."""
+    entries = () if head is None else head.entries
+    before = open_state(registry, head)
+    replaced = beginning_of(head, trained.task)
     try:
-        return codec.encode(before, delta)
+        if replaced is None:
+            rest = all_of(entries, before)
+        else:
+            rest = all_but(codec, entries, before, entries.index(replaced))
+        return rest, codec.encode(rest.after, trained.delta)
     except InvalidStateError as exc:
         assert head is not None  # noqa: S101 - the empty state is always valid
         raise corrupt_session(head, exc) from exc
@@ -258,12 +266,10 @@ def session_of_state(
     )
 
 
-def moved_entries(
-    codec: Codec, entries: Sequence[TaskEntry], before: EncodedState, after: EncodedState
-) -> list[TaskEntry]:
-    """Return the entries of the experts in `before`, with how far each moved to `after`.
+def moved_entries(codec: Codec, rest: Remaining, after: EncodedState) -> list[TaskEntry]:
+    """Return the entries of the experts that stay, with how far each moved to `after`.
 
     Source of the drift: ConDU (arXiv 2503.10705), Theorem 1.
     """
-    moved = drifts(codec, before, codec, after)
-    return [replace(entry, drift=drift) for entry, drift in zip(entries, moved, strict=True)]
+    moved = drifts(codec, rest.before, codec, after)
+    return [replace(entry, drift=drift) for entry, drift in zip(rest.entries, moved, strict=True)]

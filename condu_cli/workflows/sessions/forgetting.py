@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.errors import UsageError
 from condu_cli.registry.leftovers import removed_on_failure
 from condu_cli.registry.manifest import Session
@@ -15,14 +14,11 @@ from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import Commit, moved_entries, session_of_state
 from condu_cli.workflows.sessions.current import require_head
 from condu_cli.workflows.sessions.history_packing import pack_parent
+from condu_cli.workflows.sessions.remaining import all_but
 from condu_cli.workflows.sessions.states import check_state, corrupt_session, open_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from condu_cli.registry.repository import Registry
-
-T = TypeVar("T")
 
 
 def forget(registry: Registry, task: str, command: str) -> Commit:
@@ -40,14 +36,12 @@ def forget(registry: Registry, task: str, command: str) -> Commit:
         check_state(registry, head)
         before = open_state(registry, head)
         try:
-            state = codec.remove(before, index)
-            parts = _without(before.parts, index)
-            left = EncodedState(before.shared, parts)
-            entries = moved_entries(codec, _without(head.entries, index), left, state)
+            rest = all_but(codec, head.entries, before, index)
+            entries = moved_entries(codec, rest, rest.after)
         except InvalidStateError as exc:
             raise corrupt_session(head, exc) from exc
         session = session_of_state(
-            registry, codec, state, entries, head.id, kind="forget", task=task
+            registry, codec, rest.after, entries, head.id, kind="forget", task=task
         )
         return _committed(registry, session, head, command)
 
@@ -89,7 +83,3 @@ def _committed(registry: Registry, session: Session, head: Session, command: str
     registry.commit(session, command=command)
     warnings = pack_parent(registry, session, head).warnings
     return Commit(session=session, parent=head, warnings=warnings)
-
-
-def _without(items: Sequence[T], index: int) -> list[T]:
-    return [item for place, item in enumerate(items) if place != index]

@@ -116,7 +116,7 @@ class Importer:
         self._request = request
         self._registry = open_if_there(registry_path)
         self._parent = None if self._registry is None else self._registry.head()
-        refuse_known_task(self._parent, request.task)
+        refuse_known_task(self._parent, request.task, "import")
 
     def plan(self) -> PlannedImport:
         """Read the checkpoint, compute its delta, and decide classes and prompts.

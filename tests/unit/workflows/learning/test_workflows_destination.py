@@ -14,8 +14,10 @@ from condu_cli.registry.repository import Registry
 from condu_cli.workflows.learning.learner import Learner
 from condu_cli.workflows.learning.planning import LearnRequest
 from condu_cli.workflows.learning.resuming import resume
+from condu_cli.workflows.learning.training import Training
 from condu_cli.workflows.opening.workspace import new_config
 from condu_cli.workflows.sessions import committing
+from condu_cli.workflows.transfers.importing import Importer, ImportRequest
 
 # HEAD moves while a task is trained
 
@@ -49,6 +51,51 @@ def test_the_same_task_committed_meanwhile_keeps_head_and_the_expert(path, warm,
     with pytest.raises(UsageError, match="already been learned"):
         resume(registry, "warm")
     assert [expert.task for expert in registry.waiting.all()] == ["warm"]
+
+
+# HEAD holds a beginning of the task
+
+
+@pytest.fixture
+def begun(path, warm, learn, monkeypatch) -> Registry:
+    """A registry whose only task is a beginning."""
+    real = Training.record
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "record", lambda *args: {**real(*args), "quick": True})
+        learn(path, "warm", warm, iterations=2)
+    return Registry.open(path)
+
+
+def test_a_beginning_is_learned_on_and_then_no_more(begun, warm, learn):
+    before = begun.head()
+    summary = learn(begun.path, "warm", warm, iterations=2)
+    head = begun.head()
+    assert (head.id, head.parent, summary.tasks) == (summary.session, before.id, 1)
+    assert "quick" not in head.entry("warm").expert.training
+    with pytest.raises(UsageError, match="'warm' has already been learned"):
+        learn(begun.path, "warm", warm, iterations=2)
+
+
+def test_of_two_that_go_on_from_a_beginning_the_first_to_commit_wins(begun, warm, overtaken):
+    error, theirs = overtaken(begun.path, "warm", warm, others="warm")
+    assert "condu learn --task warm --resume" in hint_of(error)
+    assert begun.head().id == theirs
+    with pytest.raises(UsageError, match="already been learned"):
+        resume(begun, "warm")
+
+
+def test_a_beginning_is_replaced_on_the_head_that_moved_meanwhile(begun, warm, overtaken):
+    _, theirs = overtaken(begun.path, "warm", warm, others="third")
+    (done,) = resume(begun, "warm")
+    assert done.session.parent == theirs
+    assert [entry.name for entry in done.session.entries] == ["third", "warm"]
+    assert "quick" not in done.session.entry("warm").expert.training
+
+
+def test_a_checkpoint_does_not_replace_a_beginning(begun, tmp_path):
+    request = ImportRequest(task="warm", weights=tmp_path / "any.safetensors")
+    with pytest.raises(UsageError, match="'warm' has already been learned"):
+        Importer(begun.path, request)
 
 
 # An expert waits
