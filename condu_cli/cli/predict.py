@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
     from condu_cli.workflows.answering.zero_shot import ZeroShot
 
+UNKNOWN = "unknown"
+"""Printed instead of the answers for a picture of no learned task."""
 BaseOption = Annotated[
     str | None,
     typer.Option(
@@ -51,6 +53,15 @@ def predict(
     experts: ExpertsOption = 1,
     router: RouterOption = RouterName.pooled,
     rule: RuleOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Call a picture unknown if at most the share X (such as 0.05) of its task's own "
+            "pictures are as unlike the task. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Print the N best answers.")] = 3,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print one CSV row per picture, with a header.")
@@ -61,7 +72,9 @@ def predict(
     """Classify pictures, with or without naming a task.
 
     If no task is named, the router chooses the experts to ask. With --labels, the base model
-    answers before anything has been learned, and without a registry.
+    answers before anything has been learned, and without a registry. With --threshold, a picture
+    that is like no learned task is printed as unknown; in JSON, its field "unknown" is then true,
+    and all other fields are as without --threshold.
     """
     from condu_cli.errors import DataError, PartialError, UsageError
     from condu_cli.workflows.answering.picture_answers import STANDARD_INPUT, answer_paths
@@ -74,7 +87,12 @@ def predict(
             "--task names one expert, --experts asks for more", reason="options-exclude"
         )
     options = PredictOptions(
-        task, _split_labels(labels), experts, router.value, None if rule is None else rule.value
+        task,
+        _split_labels(labels),
+        experts,
+        router.value,
+        None if rule is None else rule.value,
+        threshold,
     )
     predictor = _predictor(run, options, base, device)
     stdin = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""
@@ -108,6 +126,11 @@ def _predictor(
     if isinstance(found, ZeroShot):
         named_by = f" ({run.registry_named_by})" if run.registry_named_by else ""
         run.out.warning(f"{found.why}{named_by}: base model {found.base_id} answers alone")
+    elif found.unjudged:
+        run.out.warning(
+            f"no picture of {', '.join(found.unjudged)} will be called unknown: learned by an "
+            "older condu, from too few pictures for this threshold, or imported without pictures"
+        )
     return found
 
 
@@ -139,6 +162,7 @@ def _record(item: "Answered", top: int) -> dict[str, Any]:
         "label": best.label,
         "probability": best.probability,
         "task": best.task,
+        "unknown": item.prediction.unknown,
         "top": [
             {"label": a.label, "task": a.task, "probability": a.probability}
             for a in item.prediction.answers[:top]
@@ -154,11 +178,12 @@ def _csv_row(item: "Answered") -> list[Any]:
         nearest = item.prediction.experts[0]
         expert = nearest.task
         similarity = "" if nearest.similarity is None else f"{nearest.similarity:.6f}"
+    answer: list[Any] = [best.label, f"{best.probability:.6f}", best.task or ""]
+    if item.prediction.unknown:
+        answer = [UNKNOWN, "", ""]
     return [
         _harmless(item.path),
-        best.label,
-        f"{best.probability:.6f}",
-        best.task or "",
+        *answer,
         expert,
         similarity,
     ]
@@ -177,4 +202,6 @@ def _print_one(out: Output, item: "Answered", top: int) -> None:
         for e in item.prediction.experts
     )
     who = f"expert: {voters}" if voters else "base model"
+    if item.prediction.unknown:
+        answers, who = UNKNOWN, f"nearest: {voters}"
     out.text(f"{item.path}: {answers}  [{who}]")

@@ -23,6 +23,7 @@ PREDICTION = {
     "label": str,
     "probability": float,
     "task": TEXT_OR_NULL,
+    "unknown": bool,
     "top": [ANSWER],
     "experts": [EXPERT],
 }

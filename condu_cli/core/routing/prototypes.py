@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condu_cli.core.arrays.layout import Float32, Float64, InvalidStateError, Tensors
+from condu_cli.core.routing.own_images import OwnImages
 
 Ints = NDArray[np.int64]
 PARTS = ("text", "image", "pooled", "counts")
 """The arrays that all prototypes have."""
+OWN_SIMILARITIES = "own_similarities"
+"""A further array, ascending float32 (K,): how similar the task's own images are to its classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,14 @@ class Prototypes:
         """The paper's prototype: text part plus image part, float32 (C, E), not unit."""
         return self.text + self.image
 
+    @property
+    def own_similarities(self) -> Float32:
+        """How similar the task's own images are to its classes, ascending (K,); empty if unknown.
+
+        Prototypes made before these were measured have none, and so have those without images.
+        """
+        return self.extra.get(OWN_SIMILARITIES, np.empty(0, dtype=np.float32))
+
     def only(self, classes: Sequence[int]) -> "Prototypes":
         """Return the prototypes of some classes, by index; further arrays stay as they are."""
         rows = list(classes)
@@ -73,7 +84,7 @@ class Prototypes:
         """Build from stored arrays, each read once.
 
         Arrays with other names, perhaps a newer version's, are kept unchanged. Raises
-        InvalidStateError naming a part that is missing, misshapen, of another dtype, or not finite.
+        InvalidStateError naming one that is missing, misshapen, of another dtype, or not finite.
         """
         for name in PARTS:
             if name not in arrays:
@@ -81,6 +92,7 @@ class Prototypes:
         values = {name: arrays[name] for name in arrays}
         parts = {name: values.pop(name) for name in PARTS}
         _check_stored(parts)
+        _check_similarities(values.get(OWN_SIMILARITIES))
         return cls(**parts, extra=values)
 
 
@@ -99,6 +111,7 @@ class PrototypeBuilder:
         self._image = np.zeros((classes, embedding))
         self._pooled = np.zeros((classes, pooled_size))
         self._counts = np.zeros(classes, dtype=np.int64)
+        self._own = OwnImages()
 
     def add(self, image_features: NDArray[Any], pooled: NDArray[Any], labels: NDArray[Any]) -> None:
         """Add a batch: image features (B, E), pooled features (B, P), class indices (B,)."""
@@ -109,18 +122,22 @@ class PrototypeBuilder:
             sizes = f"{len(images)}, {len(pools)} and {len(indices)}"
             raise ValueError(f"image features, pooled features and labels differ: {sizes} rows")
         # Sequential additions, so that the result does not depend on the batches.
+        unit = unit_rows(pools)
         np.add.at(self._image, indices, unit_rows(images))
-        np.add.at(self._pooled, indices, unit_rows(pools))
+        np.add.at(self._pooled, indices, unit)
         np.add.at(self._counts, indices, 1)
+        self._own.add(unit, indices)
 
     def build(self) -> Prototypes:
-        """Return the prototypes of everything added so far."""
+        """Return the prototypes of everything added so far, and how similar its images are."""
         divisor = np.maximum(self._counts, 1)[:, None]
+        own = self._own.similarities(self._pooled, self._counts)
         return Prototypes(
             text=self._text.astype(np.float32),
             image=(self._image / divisor).astype(np.float32),
             pooled=(self._pooled / divisor).astype(np.float32),
             counts=self._counts.copy(),
+            extra={OWN_SIMILARITIES: own} if len(own) else {},
         )
 
     def _labels(self, labels: NDArray[Any]) -> NDArray[Any]:
@@ -163,3 +180,12 @@ def _check_stored(values: Mapping[str, NDArray[Any]]) -> None:
     counts = values["counts"]
     if counts.dtype != np.int64 or counts.shape != (classes,) or (counts < 0).any():
         raise InvalidStateError("counts", f"is not int64 ({classes},) of images per class")
+
+
+def _check_similarities(own: NDArray[Any] | None) -> None:
+    if own is None:
+        return
+    if own.dtype != np.float32 or own.ndim != 1:
+        raise InvalidStateError(OWN_SIMILARITIES, f"is {own.dtype} {own.shape}, not float32 (K,)")
+    if not (np.abs(own) <= 1).all() or (np.diff(own) < 0).any():
+        raise InvalidStateError(OWN_SIMILARITIES, "does not hold ascending cosines")

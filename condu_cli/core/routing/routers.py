@@ -52,7 +52,7 @@ class PaperRouter:
 
     def scores(self, query: Query) -> Float64:
         """See `Router.scores`."""
-        return _best_cosines(query.image_features, self._prototypes)
+        return best_cosines(query.image_features, self._prototypes)
 
 
 class PooledRouter:
@@ -63,14 +63,14 @@ class PooledRouter:
     """
 
     def __init__(self, tasks: Sequence[Prototypes]) -> None:
-        self._prototypes = [unit_rows(task.pooled[task.counts > 0]) for task in tasks]
+        self._prototypes = [class_directions(task) for task in tasks]
         self._fallback = PaperRouter(tasks)
 
     def scores(self, query: Query) -> Float64:
         """See `Router.scores`."""
         if not any(len(prototypes) for prototypes in self._prototypes):
             return self._fallback.scores(query)
-        return _best_cosines(query.pooled, self._prototypes)
+        return best_cosines(query.pooled, self._prototypes)
 
 
 ROUTERS: dict[str, RouterFactory] = {"paper": PaperRouter, "pooled": PooledRouter}
@@ -104,8 +104,16 @@ def _at_least_one(tasks: Sequence[Prototypes]) -> Sequence[Prototypes]:
     return tasks
 
 
-def _best_cosines(features: NDArray[Any], prototypes: Sequence[Float64]) -> Float64:
-    """Return the best cosine per task, (N, T), of features (N, F) with T arrays (C, F)."""
+def class_directions(task: Prototypes) -> Float64:
+    """Return the unit mean pooled features of a task's classes that have images, (C, P)."""
+    return unit_rows(task.pooled[task.counts > 0])
+
+
+def best_cosines(features: NDArray[Any], prototypes: Sequence[Float64]) -> Float64:
+    """Return the best cosine per task, (N, T), of features (N, F) with T arrays (C, F).
+
+    Raises ValueError if widths differ or features are not finite.
+    """
     if features.ndim != 2 or any(task.shape[1] != features.shape[1] for task in prototypes):
         widths = sorted({task.shape[1] for task in prototypes})
         raise ValueError(f"features of shape {features.shape} meet prototypes of width {widths}")

@@ -49,10 +49,15 @@ class RoutedExpert:
 
 @dataclass(frozen=True)
 class Prediction:
-    """All answers for one picture, best first, and the experts that answered."""
+    """All answers for one picture, best first, and the experts that answered.
+
+    `unknown`: by the requested threshold the picture belongs to no learned task; the answers are
+    what would have been said otherwise.
+    """
 
     answers: tuple[Answer, ...]
     experts: tuple[RoutedExpert, ...]
+    unknown: bool = False
 
 
 def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:

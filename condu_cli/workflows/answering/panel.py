@@ -52,6 +52,7 @@ class Panel:
         self._workspace, self._session = workspace, session
         self._window, self._classes, self._labels = window, classes, labels
         self.learned = learned
+        self._queries: list[Query] = []
         self._on_progress = on_progress
 
     def own_candidates(self, task: str) -> tuple[Candidate, ...]:
@@ -65,12 +66,18 @@ class Panel:
         return tuple(c for entry in self._session.entries for c in own_candidates(entry))
 
     def queries(self) -> Iterator[Query]:
-        """Yield the base model's features of the pictures, batch by batch, for a router."""
+        """Yield the base model's features of the pictures, batch by batch, computed only once."""
+        if self._queries:
+            yield from self._queries
+            return
         base = self._workspace.base
         transform = view_of(base, base.preprocessing.image_size)
+        found: list[Query] = []
         for pixels in _batches(self._window.views[transform.geometry], transform):
             features = image_features(base, pixels)
-            yield Query(features.image.numpy(), features.pooled.numpy())
+            found.append(Query(features.image.numpy(), features.pooled.numpy()))
+            yield found[-1]
+        self._queries = found
 
     def base_logits(self, candidates: tuple[Candidate, ...]) -> NDArray[np.float32]:
         """Return the base model's scaled cosines (N, L) between all pictures and the candidates."""

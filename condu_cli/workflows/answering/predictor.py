@@ -12,12 +12,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from condu_cli.data.pictures.windows import Window, windows
+from condu_cli.errors import UsageError
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.class_features import ClassFeatures
 from condu_cli.workflows.answering.learned_labels import LearnedLabels
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
 from condu_cli.workflows.answering.routing import Routing
 from condu_cli.workflows.answering.rules import RULES, Routes, Rule, rule_for
+from condu_cli.workflows.answering.unknown import UnknownPictures
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class PredictOptions:
 
     `task` names the expert to ask; otherwise `router` (a name or a factory) finds the nearest
     `experts`. `labels`: the caller's own candidates. `rule` None: the usual one, see `rules`.
+    `threshold`: the share (0..1) of learned tasks' own pictures that may be called unknown, None to
+    call none so.
     """
 
     task: str | None = None
@@ -46,15 +50,38 @@ class PredictOptions:
     experts: int = 1
     router: str | RouterFactory = DEFAULT_ROUTER
     rule: str | None = None
+    threshold: float | None = None
 
     def decision(self) -> Rule:
-        """Return the rule that these options ask for; raise UsageError if they contradict it."""
+        """Return the rule that these options ask for.
+
+        Raises:
+            UsageError: the options contradict each other, or the threshold is out of range.
+
+        """
+        if self.threshold is not None:
+            _check_threshold(self.threshold, self.labels)
         return rule_for(
             self.rule,
             task=self.task,
             labels=self.labels,
             experts=self.experts,
             router=self.router,
+        )
+
+
+def _check_threshold(threshold: float, labels: Sequence[str]) -> None:
+    if not 0 < threshold < 1:
+        raise UsageError(
+            f"the threshold is a share between 0 and 1, not {threshold:g}",
+            reason="threshold-out-of-range",
+            parameter="threshold",
+        )
+    if labels:
+        raise UsageError(
+            "the threshold is about the learned tasks' own classes, not your own labels",
+            reason="threshold-with-labels",
+            parameter="threshold",
         )
 
 
@@ -113,7 +140,27 @@ class Predictor:
             routes = [(RoutedExpert(task, None),)] * len(window)
         else:
             routes = self._routing.routes(panel, options.experts, len(window))
-        return self._decide(panel, routes)
+        predictions = self._decide(panel, routes)
+        return self._unknown.mark(panel, routes, predictions) if self._unknown else predictions
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """The tasks of which no picture can be called unknown, though a threshold asks for it.
+
+        They were learned before their own pictures were measured, or from too few for the
+        threshold, or imported without pictures.
+        """
+        return self._unknown.unjudged if self._unknown else ()
+
+    @cached_property
+    def _unknown(self) -> UnknownPictures | None:
+        options, session = self._options, self._session
+        if options.threshold is None:
+            return None
+        tasks = (
+            [entry.name for entry in session.entries] if options.task is None else [options.task]
+        )
+        return UnknownPictures(self._workspace, session, tasks, options.threshold)
 
     @cached_property
     def _routing(self) -> Routing:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SEA = ("--labels", "sea,fire", "--base", "tiny")
 
@@ -122,3 +124,49 @@ def test_a_file_in_the_registrys_place_is_still_an_error(condu, picture):
 
 def test_a_rule_for_one_experts_own_classes_is_still_refused(condu, picture):
     assert condu("predict", picture, *SEA, "--rule", "own").code == 2
+
+
+# Pictures of no learned task
+
+
+@pytest.fixture
+def noise(tmp_path) -> Path:
+    values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "noise.png")
+    return tmp_path / "noise.png"
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_picture_like_nothing_learned_is_printed_as_unknown(condu, picture, noise):
+    ran = condu("predict", picture, noise, "--threshold", "0.2")
+    known, unknown = ran.out.splitlines()
+    assert "unknown" not in known
+    assert unknown.startswith(f"{noise}: unknown  [nearest: warm (similarity ")
+    assert ran.err == ""
+
+
+@pytest.mark.usefixtures("learned")
+def test_json_marks_it_and_keeps_the_label_a_text(condu, picture, noise):
+    ran = condu("predict", picture, noise, "--threshold", "0.2", "--json")
+    known, unknown = (json.loads(line) for line in ran.out.splitlines())
+    assert (known["unknown"], unknown["unknown"]) == (False, True)
+    assert unknown["label"] in {"blue", "red"}
+    assert record(condu("predict", noise, "--json"))["unknown"] is False
+
+
+@pytest.mark.usefixtures("learned")
+def test_csv_has_unknown_for_a_label_and_no_task(condu, noise):
+    _, row = condu("predict", noise, "--threshold", "0.2", "--csv").out.splitlines()
+    assert row.split(",")[1:5] == ["unknown", "", "", "warm"]
+
+
+@pytest.mark.usefixtures("learned")
+def test_tasks_that_cannot_tell_are_named(condu, noise):
+    ran = condu("predict", noise, "--threshold", "0.01")
+    assert "no picture of warm will be called unknown" in ran.err
+    assert ": unknown" not in ran.out
+
+
+def test_a_threshold_out_of_range_or_with_labels_is_refused(condu, picture):
+    assert "for instance --threshold" in condu("predict", picture, "--threshold", "5").err.lower()
+    assert condu("predict", picture, *SEA, "--threshold", "0.1").code == 2

@@ -65,6 +65,7 @@ def test_prototypes_survive_a_round_trip():
         "image": (np.float32, (3, 8)),
         "pooled": (np.float32, (3, 5)),
         "counts": (np.int64, (3,)),
+        "own_similarities": (np.float32, (20,)),
     }
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
@@ -121,6 +122,28 @@ def test_a_missing_part_is_refused_by_name():
 def test_features_that_do_not_fit_are_refused(images, pooled, labels, reason):
     with pytest.raises(ValueError, match=reason):
         PrototypeBuilder(TEXT, pooled_size=5).add(images, pooled, labels)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        (np.zeros(3), "is float64"),
+        (np.zeros((3, 1), np.float32), "not float32"),
+        (np.array([0.5, 0.4], np.float32), "ascending"),
+        (np.array([0.5, 1.5], np.float32), "cosines"),
+        (np.array([np.nan], np.float32), "cosines"),
+    ],
+)
+def test_damaged_similarities_of_own_images_are_refused_by_name(own, reason):
+    stored = {**PROTOTYPES.to_arrays(), "own_similarities": own}
+    with pytest.raises(InvalidStateError, match=f"'own_similarities' .*{reason}"):
+        Prototypes.from_arrays(stored)
+
+
+def test_without_images_there_are_no_similarities():
+    built = PrototypeBuilder(TEXT, pooled_size=5).build()
+    assert "own_similarities" not in built.to_arrays()
+    assert built.own_similarities.shape == (0,)
 
 
 def test_results_are_frozen():
