@@ -148,6 +148,22 @@ def test_forgetting_and_renaming_stay_in_the_sessions_codec(mixed):
     assert problems(mixed) == []
 
 
+def test_a_beginning_is_replaced_in_the_sessions_codec(path):
+    registry = made_registry(path, "birds")
+    learn(registry, "cars", quick=True)
+    learn(registry, "flags")
+    converted = convert(registry, PLAIN, {"flags": {"dtype": "float32"}})
+    session = learn(registry, "cars", seed=1)
+    assert session.codec == PLAIN
+    assert [entry.name for entry in session.entries] == ["birds", "flags", "cars"]
+    assert session.entry("flags").codec_options == {"dtype": "float32"}
+    assert [entry.drift for entry in session.entries] == [0.0, 0.0, None]  # nothing is shared
+    for task in ("birds", "flags"):
+        old, new = (values_of(registry, s, task) for s in (converted, session))
+        assert all(np.array_equal(old[name], new[name]) for name in old)
+    assert problems(registry) == []
+
+
 def test_show_says_which_codec_a_session_and_an_entry_have(mixed, condu):
     assert condu("show", "--json").json["codec"] == {
         "name": "plain",
