@@ -1,7 +1,7 @@
 """Have the C library keep the memory that a model frees, for what the model allocates next.
 
 glibc gives every freed block above 32 MB, and every free end of the heap, back to the system at
-once. The activations of a training step are such blocks: each step gave back gigabytes and faulted
+once. The activations of a training step are such blocks: each step returned gigabytes and faulted
 them in again, page by page, which took a third of its processor time (docs/training.md). Kept, the
 process stays at the size of its largest step.
 """
