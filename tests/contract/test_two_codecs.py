@@ -83,7 +83,8 @@ def test_no_patch_is_made_across_codecs(mixed):
 def test_one_codec_with_other_options_is_another_code(path):
     """Its patches are read with the options of their own session, not with the registry's."""
     registry = made_registry(path, "birds", "cars")
-    int8 = CodecChoice("condu", {"dtype": "int8", "rescaler": "tensor"})
+    options = {"dtype": "int8", "rescaler": "tensor", "exact": "vectors", "trim": "0.25"}
+    int8 = CodecChoice("condu", options)
     convert(registry, int8)
     for task in ("flags", "trees"):
         learn(registry, task)
