@@ -32,10 +32,10 @@ SHAPES = {
 
 
 def made_config(
-    dtype: str = "float32", rescaler: str = "row", codec: str = "condu", **others: str
+    dtype: str = "float32", rescaler: str = "row", codec: str = "condu"
 ) -> RegistryConfig:
-    """`rescaler` is an option of `condu` alone, and so are `others`, such as exact or trim."""
-    options = {"dtype": dtype, **({"rescaler": rescaler} if codec == "condu" else {}), **others}
+    """`rescaler` is an option of `condu` alone."""
+    options = {"dtype": dtype, **({"rescaler": rescaler} if codec == "condu" else {})}
     return RegistryConfig(
         base=BaseIdentity("tiny", "condu-tiny", "", "gelu", "b" * 64, 32),
         method="full",

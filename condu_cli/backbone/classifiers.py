@@ -1,7 +1,8 @@
-"""Text classifiers: turn class names and prompt templates into one unit vector per class."""
+"""Classifiers: class texts as one unit vector per class, or a head beside an expert."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,32 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from condu_cli.backbone.dual_encoder import DualEncoder
 
 BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TorchHead:
+    """A head beside an expert, on the expert's device: `weights` (C, P) and `bias` (C,)."""
+
+    weights: Tensor
+    bias: Tensor
+
+    @classmethod
+    def on(
+        cls, device: torch.device, weights: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> TorchHead:
+        """Move a head's arrays to a device."""
+        return cls(torch.tensor(weights, device=device), torch.tensor(bias, device=device))
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """Return the scores (B, C), float32, of the expert's pooled features (B, P)."""
+        unit = functional.normalize(pooled.float(), dim=-1)
+        return functional.linear(unit, self.weights, self.bias)
 
 
 def fill_template(template: str, class_name: str) -> str:

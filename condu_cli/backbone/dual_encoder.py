@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from condu_cli.backbone.lora.factors import (
     WEIGHT,
@@ -90,8 +91,8 @@ class DualEncoder(nn.Module, ABC):
         """Compute the image tower's features before projection, (B, P), of images (B, 3, H, W)."""
 
     @abstractmethod
-    def project_images(self, pooled: Tensor) -> Tensor:
-        """Project pooled features (B, P) to unit image features (B, E)."""
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """Project pooled features (B, P) to image features (B, E), before they are normalised."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -115,6 +116,18 @@ class DualEncoder(nn.Module, ABC):
         None if the image tower does not end in a linear map.
         """
         return None
+
+    def linear_end_of(self, weights: Tensor, offset: Tensor, pooled: Tensor) -> Tensor:
+        """Return what to add to `linear_end` to add weights @ u + offset to the embedding.
+
+        `weights`: (E, P), for the unit pooled feature u; `offset`: (E,). `pooled`: features (N, P)
+        of pictures on which the sum has to be right, if it cannot be right everywhere.
+        """
+        raise NotImplementedError(f"{self.info.id} does not end in a linear map")
+
+    def project_images(self, pooled: Tensor) -> Tensor:
+        """Project pooled features (B, P) to unit image features (B, E)."""
+        return functional.normalize(self.embed_pooled(pooled), dim=-1)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) to unit image features (B, E)."""
@@ -183,6 +196,11 @@ class DualEncoder(nn.Module, ABC):
     def trains_text(self) -> bool:
         """Whether fine-tuning changes the text tower."""
         return not all(n.startswith(self.image_tower) for n in self.trainable_parameters())
+
+    @property
+    def trains_image(self) -> bool:
+        """Whether fine-tuning changes the image tower."""
+        return any(n.startswith(self.image_tower) for n in self.trainable_parameters())
 
     def tower_parameters(self, train: str) -> list[str]:
         """Return the names of the tunable parameters of both towers (`whole`), or of one.
@@ -297,6 +315,18 @@ class DualEncoder(nn.Module, ABC):
         restricted = copy.copy(self)
         restricted._restriction = tuple(names)
         return restricted
+
+    def tuning(self, part: str) -> DualEncoder:
+        """Return this expert with only one tower's parameters (`image`, `text`) left to train.
+
+        `all` leaves all of them. Weights are shared; the others no longer require gradients. If
+        the registry trains none of that tower, all of its parameters are left.
+        """
+        names = list(self.trainable_parameters())
+        chosen = names if part == "all" else self._in_towers(names, part)
+        tuned = self.restricted_to(chosen or names)
+        tuned._freeze()
+        return tuned
 
     def expert_copy(self) -> DualEncoder:
         """Return an independent copy for an expert's weights.

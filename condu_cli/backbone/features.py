@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from condu_cli.backbone.classifiers import TorchHead
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,13 @@ def image_features(model: DualEncoder, pixels: Tensor) -> ImageFeatures:
 
 
 @torch.inference_mode()
-def class_logits(model: DualEncoder, pixels: Tensor, classifier: Tensor) -> Tensor:
-    """Return scaled cosines (B, C) between pictures and a text classifier (C, E), on the CPU."""
-    images = model.encode_images(model.prepare_pixels(pixels))
+def class_logits(model: DualEncoder, pixels: Tensor, classifier: Tensor | TorchHead) -> Tensor:
+    """Return scores (B, C) of pictures, on the CPU, float32.
+
+    They are scaled cosines with a text classifier (C, E), or those of a head beside the model.
+    """
+    prepared = model.prepare_pixels(pixels)
+    if isinstance(classifier, TorchHead):
+        return classifier(model.pool_images(prepared)).cpu()
+    images = model.encode_images(prepared)
     return (model.logit_scale_value * images @ classifier.T).float().cpu()

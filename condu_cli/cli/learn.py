@@ -11,7 +11,14 @@ from condu_cli.cli import learn_options as options
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import ClassNamesOption, DataRootOption, DeviceOption, DownloadOption
 from condu_cli.cli.writing.output import Mode, Output
-from condu_cli.cli.writing.wording import duration, percent, plural, size, unreadable_text
+from condu_cli.cli.writing.wording import (
+    duration,
+    percent,
+    plural,
+    size,
+    stages_line,
+    unreadable_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +49,7 @@ def learn(
     max_unreadable: options.MaxUnreadableOption = None,
     prototype_images: options.PrototypeImagesOption = None,
     workers: options.WorkersOption = None,
+    quick: options.QuickOption = False,
     iterations: options.IterationsOption = None,
     epochs: options.EpochsOption = None,
     lr: options.LearningRateOption = None,
@@ -103,7 +111,9 @@ def learn(
         "prototype_images": prototype_images,
         "workers": workers,
     }
-    given = _Given(pictures, overrides, base, seed=seed, download=download, retrain=retrain)
+    given = _Given(
+        pictures, overrides, base, seed=seed, download=download, retrain=retrain, quick=quick
+    )
     if download and run.settings.dry_run:
         _refuse_to_download()
     with _machine(device, save_every or 0) as machine:
@@ -125,6 +135,7 @@ class _Given:
     seed: int | None
     download: bool
     retrain: bool
+    quick: bool
 
     def requests(self, tasks: Sequence[str]) -> "list[LearnRequest]":
         """One request per task."""
@@ -152,6 +163,7 @@ class _Given:
                 download=self.download,
                 overrides=overrides,
                 seed=self.seed or 0,
+                quick=self.quick,
             )
             for task in tasks
         ]
@@ -162,7 +174,7 @@ class _Given:
 
         given = [self.seed, self.base, *self.pictures.values(), *self.overrides.values()]
         said = any(value not in (None, ()) for value in given)  # 0 says something too
-        if self.retrain or self.download or said:
+        if self.retrain or self.download or self.quick or said:
             raise UsageError(
                 "--resume continues with the original options; only --task, --device, "
                 "--devices and --save-every may be given",
@@ -307,14 +319,11 @@ def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
 
 
 def _note_plan(out: Output, plan: "LearnPlan") -> None:
-    recipe, data = plan.recipe, plan.data
+    data = plan.data
     held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
     out.note(
         f"Learning {plan.request.task} from {plural(len(data.train), 'picture')}{held_out} of "
-        f"{plural(len(data.class_names), 'class')}: "
-        f"base {plan.base_id}, {recipe.iterations} iterations of {recipe.batch_size} at "
-        f"{recipe.image_size} px, learning rate {recipe.learning_rate:g}, seed {recipe.seed} "
-        f"(preset: {plan.preset.name})"
+        f"{plural(len(data.class_names), 'class')}: base {plan.base_id}, {_stages_line(plan)}"
     )
     if data.ignored:
         names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
@@ -323,6 +332,20 @@ def _note_plan(out: Output, plan: "LearnPlan") -> None:
         )
     if data.empty_classes:
         out.warning(f"skipped classes without pictures: {', '.join(data.empty_classes)}")
+
+
+def _stages_line(plan: "LearnPlan") -> str:
+    """Say what will be done: a head, tuning, or both."""
+    recipe = plan.recipe
+    tuning = (
+        f"{recipe.iterations} iterations of {recipe.batch_size} at {recipe.image_size} px, "
+        f"learning rate {recipe.learning_rate:g}, seed {recipe.seed} (preset: {plan.preset.name})"
+    )
+    if not plan.request.head_first:
+        return tuning
+    if plan.tunes:
+        return f"a head, then {tuning}"
+    return "a head" if plan.request.quick else "a head; too few pictures to judge more than that"
 
 
 def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:
@@ -373,6 +396,15 @@ def _report(out: Output, summary: "LearnSummary") -> None:
     out.document(asdict(summary), lambda o: _print_summary(o, summary))
 
 
+def _made_line(summary: "LearnSummary") -> str:
+    if summary.stages and not summary.iterations:
+        return "a head"
+    loss = "unknown" if summary.final_loss is None else f"{summary.final_loss:.3f}"
+    measured = summary.validation_accuracy
+    validation = "" if measured is None else f", {percent(measured)} on held-out pictures"
+    return f"loss {loss} after {summary.iterations} iterations{validation}"
+
+
 def _print_summary(out: Output, summary: "LearnSummary") -> None:
     from condu_cli.registry.manifest import short_id
 
@@ -382,14 +414,12 @@ def _print_summary(out: Output, summary: "LearnSummary") -> None:
         if summary.train_seconds
         else ""
     )
-    loss = "unknown" if summary.final_loss is None else f"{summary.final_loss:.3f}"
-    measured = summary.validation_accuracy
-    validation = "" if measured is None else f", {percent(measured)} on held-out pictures"
     out.text(
-        f"Learned {summary.task} in session {short_id(summary.session)}: loss "
-        f"{loss} after {summary.iterations} iterations{validation}; the registry holds "
-        f"{plural(summary.tasks, 'task')}"
+        f"Learned {summary.task} in session {short_id(summary.session)}: {_made_line(summary)}; "
+        f"the registry holds {plural(summary.tasks, 'task')}"
     )
+    if summary.stages:
+        out.text(stages_line(summary.stages))
     out.text(
         f"training {duration(summary.train_seconds)}, reading and prototypes "
         f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "

@@ -98,6 +98,14 @@ WorkersOption = Annotated[
 ]
 
 # Recipe
+QuickOption = Annotated[
+    bool,
+    _option(
+        RECIPE,
+        "Stop after the head: an expert in seconds. Learning the task again goes on from it.",
+        "--quick",
+    ),
+]
 IterationsOption = Annotated[
     int | None, _option(RECIPE, "Training steps.", "--iterations", metavar="N", min=1)
 ]

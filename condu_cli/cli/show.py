@@ -14,7 +14,7 @@ from condu_cli.cli.writing.codec_words import (
     words_of,
 )
 from condu_cli.cli.writing.output import Output
-from condu_cli.cli.writing.wording import method_line, percent, session_name, when
+from condu_cli.cli.writing.wording import method_line, percent, session_name, stages_line, when
 
 if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session, TaskEntry
@@ -123,6 +123,7 @@ def _print_task(
         "method": method,
         "preset": _preset(training.get("preset")),
         "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
+        **({"stages": stages_line(training["stages"])} if "stages" in training else {}),
         "final loss": _loss(training.get("final_loss")),
         **{key_name(key): figure(entry.record, key, 6) for key in keys_of([entry.record])},
         **_own_options(entry),

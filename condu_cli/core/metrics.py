@@ -4,6 +4,7 @@ The last three are those of the MTIL benchmark, which ConDU (arXiv 2503.10705) r
 are computed from a matrix R: R[t, i] is the accuracy on task i after session t, both from 0.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,17 @@ def accuracy(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
     if not labels.size:
         raise ValueError("accuracy over no images is undefined")
     return float(np.mean(predicted == labels))
+
+
+def is_better(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether one classifier gets more of the same pictures right than another, beyond chance.
+
+    `right` and `other` (N,): whether each gets each picture right. Only pictures on which they
+    differ count: the wins must exceed the losses by more than a standard error of their difference,
+    sqrt(wins + losses), counted with one picture more (McNemar's test at one standard error).
+    """
+    wins, losses = int((right & ~other).sum()), int((other & ~right).sum())
+    return wins - losses > math.sqrt(wins + losses + 1)
 
 
 def sequence_metrics(accuracies: NDArray[Any]) -> SequenceMetrics:

@@ -6,13 +6,13 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from condu_cli.data.pictures.transforms import evaluation_transform, seeded_training_transform
 from condu_cli.errors import DivergedError, UsageError
-from condu_cli.train.objective import Objective
+from condu_cli.train.objective import Measured, Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
 from condu_cli.train.run_state import History, RunState, capture, restore
 from condu_cli.train.sampling import Sampler
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.heads import Head
     from condu_cli.data.pictures.picture_sets import PictureSet
 
 LOSS_WINDOW = 10
@@ -51,7 +52,7 @@ class FinetuneResult:
     `diverged`: what was wrong with the loss in the end, if the best weights were kept instead.
     """
 
-    final_loss: float
+    final_loss: float | None
     train_seconds: float
     iterations: int
     kept_iteration: int
@@ -85,11 +86,16 @@ class Hooks:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The pictures to train on, held-out pictures to measure on, and the classes of both."""
+    """The pictures to train on, held-out pictures to measure on, and the classes of both.
+
+    `texts` and `head`: what scores the classes, see `Objective`.
+    """
 
     pictures: PictureSet
     class_names: Sequence[str]
     validation: PictureSet | None = None
+    texts: Tensor | None = None
+    head: Head | None = None
 
 
 def finetune(
@@ -129,12 +135,13 @@ class _Run:
         team: Team,
         start: RunState | None,
     ) -> None:
+        model = model.tuning(recipe.tuned)
         self._model, self._data, self._recipe = model, data, recipe
         self._hooks, self._team = hooks, team
         self._named = model.trainable_parameters()
         self._parameters = list(self._named.values())
         self._optimizer = torch.optim.AdamW(
-            self._parameters,
+            self._groups(),
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
@@ -146,7 +153,9 @@ class _Run:
         self._history = History()
         if start is not None:
             self._history = restore(start, self._named, self._optimizer, self._best)
-        self._objective = Objective(model, data.class_names, recipe, team)
+        self._objective = Objective(
+            model, data.class_names, recipe, team, texts=data.texts, head=data.head
+        )
         self._began = time.perf_counter() - self._history.seconds
         self._saved_at = time.perf_counter()
 
@@ -166,6 +175,15 @@ class _Run:
             diverged = exc.message
         return self._result(diverged)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups; the linear end may have a learning rate of its own."""
+        end = self._named.get(self._model.linear_end or "")
+        others = [p for p in self._parameters if p is not end]
+        groups = [{"params": others, "rate": 1.0}]
+        if end is not None:
+            groups.append({"params": [end], "rate": self._recipe.end_rate})
+        return [group for group in groups if group["params"]]
+
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield this process's pictures and labels, part by part."""
         prep = self._model.preprocessing
@@ -180,7 +198,7 @@ class _Run:
     def _iterate(self, iteration: int, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
         began = time.perf_counter()
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate_at(self._recipe, iteration)
+            group["lr"] = group["rate"] * learning_rate_at(self._recipe, iteration)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.accumulate(parts, self._sampler.batch_size).item()
         if not loss - loss == 0:  # infinite or NaN
@@ -220,7 +238,11 @@ class _Run:
         last = history.iteration == self._recipe.iterations
         if self._data.validation is None or not every or (history.iteration % every and not last):
             return
-        accuracy = self._accuracy(self._data.validation)
+        mine = measure(
+            self._objective, self._model, self._data.validation, self._recipe, self._team
+        )
+        right = self._team.sum(mine.right.sum().float())
+        accuracy = float(right) / len(self._data.validation)
         history.validation.append({"iteration": history.iteration, "accuracy": accuracy})
         if accuracy > history.best_accuracy and self._is_finite():
             history.best_accuracy, history.best_iteration = accuracy, history.iteration
@@ -229,19 +251,6 @@ class _Run:
                 self._best = {name: p.detach().clone() for name, p in self._named.items()}
         else:
             history.measured_since_best += 1
-
-    def _accuracy(self, held_out: PictureSet) -> float:
-        """Return the accuracy on held-out pictures."""
-        prep = self._model.preprocessing
-        transform = evaluation_transform(
-            self._recipe.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-        )
-        mine = range(self._team.rank, len(held_out), self._team.size)
-        batches = (
-            held_out.batch(list(mine[i : i + VALIDATION_BATCH]), transform)
-            for i in range(0, len(mine), VALIDATION_BATCH)
-        )
-        return self._objective.count_right(batches) / len(held_out)
 
     def _is_finite(self) -> bool:
         """Return whether all weights are finite; otherwise their accuracy is meaningless."""
@@ -301,6 +310,25 @@ class _Run:
             stopped_early=history.iteration < self._recipe.iterations,
             diverged=diverged,
         )
+
+
+def measure(
+    objective: Objective,
+    model: DualEncoder,
+    pictures: PictureSet,
+    recipe: Recipe,
+    team: Team = SOLO,
+) -> Measured:
+    """Measure a model on this process's share of some pictures: every `team.size`-th."""
+    prep = model.preprocessing
+    transform = evaluation_transform(
+        recipe.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+    )
+    mine = range(team.rank, len(pictures), team.size)
+    return objective.measure(
+        pictures.batch(list(mine[i : i + VALIDATION_BATCH]), transform)
+        for i in range(0, len(mine), VALIDATION_BATCH)
+    )
 
 
 def parts_of(batch_size: int, accumulation: int, processes: int) -> int:

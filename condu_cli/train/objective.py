@@ -10,12 +10,12 @@ and one backward pass carries it into the text tower (the chain rule).
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from condu_cli.backbone.classifiers import fill_template
+from condu_cli.backbone.classifiers import TorchHead, fill_template
 from condu_cli.backbone.prompts import encode_prompts
 from condu_cli.train.team import SOLO, Team
 
@@ -25,13 +25,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.heads import Head
     from condu_cli.train.recipe import Recipe
 
 AUTOCAST = {"bfloat16": torch.bfloat16}
 
 
+class Measured(NamedTuple):
+    """Of every picture, in order: whether it is classified correctly (N,), and its loss (N,)."""
+
+    right: Tensor
+    losses: Tensor
+
+
 class Objective:
-    """Scaled cosines between pictures and class prompts, their loss and its gradient."""
+    """Scaled cosines between pictures and class prompts, their loss and its gradient.
+
+    `texts`: unit class texts (C, E) to use instead of encoding the recipe's prompts; then they are
+    not trained. `head`: scores classes instead of the cosines.
+    """
 
     def __init__(
         self,
@@ -39,6 +51,9 @@ class Objective:
         class_names: Sequence[str],
         recipe: Recipe,
         team: Team = SOLO,
+        *,
+        texts: Tensor | None = None,
+        head: Head | None = None,
     ) -> None:
         self._model = model
         self._recipe = recipe
@@ -53,7 +68,10 @@ class Objective:
             name: tensor.to(model.device) for name, tensor in model.tokenize(mine or [""]).items()
         }
         self._rows = torch.tensor([unique.index(p) for p in prompts], device=model.device)
-        self._frozen_texts = None if model.trains_text else self._encode_once()
+        self._head = None if head is None else TorchHead.on(model.device, head.weights, head.bias)
+        self._frozen_texts: Tensor | None = None
+        if texts is not None or head is not None or not model.trains_text:
+            self._freeze_texts(texts)
 
     def accumulate(self, parts: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Tensor:
         """Add the gradient of an iteration to the parameters; return its mean loss ().
@@ -78,15 +96,16 @@ class Objective:
         return self._team.sum(total)
 
     @torch.inference_mode()
-    def count_right(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """Count the pictures of all processes that the current model classifies correctly."""
+    def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Measured:
+        """Measure the current model on this process's share of some pictures."""
         texts = self._frozen_texts
         texts = self._gather(self._own_features()) if texts is None else texts
-        right = torch.zeros((), device=texts.device)
+        right, losses = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0)]
         for pixels, labels in batches:
-            found = self._logits(pixels, texts).argmax(dim=-1)
-            right += (found == labels.to(found.device)).sum()
-        return int(self._team.sum(right))
+            logits = self._logits(pixels, texts).float().cpu()
+            right.append(logits.argmax(dim=-1) == labels)
+            losses.append(functional.cross_entropy(logits, labels, reduction="none"))
+        return Measured(torch.cat(right), torch.cat(losses))
 
     def _loss(self, pixels: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
         """Return the sum of the pictures' losses ()."""
@@ -98,10 +117,16 @@ class Objective:
         )
 
     def _logits(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        """Return scaled cosines between a batch and all class prompts (B, C), float32."""
+        """Return scaled cosines between a batch and all class prompts (B, C), float32.
+
+        If a head is stored beside the model, return its scores.
+        """
         model = self._model
         with self._autocast():
-            images = model.encode_images(model.prepare_pixels(pixels))  # (B, E)
+            prepared = model.prepare_pixels(pixels)
+            if self._head is not None:
+                return self._head(model.pool_images(prepared))
+            images = model.encode_images(prepared)  # (B, E)
         return model.logit_scale_value * images.float() @ texts[self._rows].T
 
     def _own_features(self) -> Tensor:
@@ -118,9 +143,13 @@ class Objective:
         return self._team.sum(every)
 
     @torch.no_grad()
-    def _encode_once(self) -> Tensor:
-        """Encode all features (U, E) once, if training does not change them."""
-        return self._gather(self._own_features())
+    def _freeze_texts(self, texts: Tensor | None) -> None:
+        """Keep the class texts: those given, one per class (C, E), or encoded once."""
+        if texts is not None:
+            self._frozen_texts = texts.to(self._model.device)
+            self._rows = torch.arange(len(texts), device=self._model.device)
+        else:
+            self._frozen_texts = self._gather(self._own_features())
 
     def _autocast(self) -> Any:
         dtype = AUTOCAST.get(self._recipe.precision)

@@ -41,9 +41,7 @@ def config(shapes: Shapes = SHAPES) -> RegistryConfig:
     return RegistryConfig(
         base=BaseIdentity("tiny", "tiny-arch", "", "gelu", "b" * 64, 8),
         method="full",
-        codec=CodecChoice(
-            "condu", {"dtype": "float32", "rescaler": "row", "exact": "vectors", "trim": "0.5"}
-        ),
+        codec=CodecChoice("condu", {"dtype": "float32", "rescaler": "row"}),
         parameters=shapes,
     )
 

@@ -17,8 +17,6 @@ CALLED_FROM_OUTSIDE = {
     "cli.hints.templates._Text.get_value",
     "registry.database.tables.CanonicalJSON.process_bind_param",
     "registry.database.tables.CanonicalJSON.process_result_value",
-    # For answers from heads beside the experts.
-    "workflows.opening.workspace.Workspace.head_beside",
     # Transfer, Average and Last, the figures of `bench`.
     "core.metrics.sequence_metrics",
     "core.metrics.SequenceMetrics.mean_transfer",

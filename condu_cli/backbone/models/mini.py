@@ -119,10 +119,10 @@ class Mini(DualEncoder):
         assert isinstance(features, Tensor)  # noqa: S101 - timm is untyped
         return features
 
-    def project_images(self, pooled: Tensor) -> Tensor:
-        """Return softmax over ImageNet logits times class embeddings, (B, 384), unit length.
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """Return softmax over ImageNet logits times class embeddings, (B, 384).
 
-        The added projection's output is added before; the base model's is zero.
+        The added projection's output is added; the base model's is zero.
         """
         logits = self.image.get_classifier()(pooled).float()
         distribution = (logits / self.temperature).softmax(dim=-1)
@@ -131,12 +131,17 @@ class Mini(DualEncoder):
             self.image_projection[:, :-1],
             self.image_projection[:, -1],
         )
-        return functional.normalize(distribution @ self.class_embeddings + added, dim=-1)
+        embedded: Tensor = distribution @ self.class_embeddings + added
+        return embedded
 
     @property
     def linear_end(self) -> str:
         """The added projection."""
         return PROJECTION
+
+    def linear_end_of(self, weights: Tensor, offset: Tensor, pooled: Tensor) -> Tensor:
+        """Return the map with its offset as the last column (E, P + 1); it is exact."""
+        return torch.cat([weights, offset[:, None]], dim=1)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return WordPiece ids and attention masks (N, L), padded to the longest text."""

@@ -78,16 +78,30 @@ class OpenClipModel(DualEncoder):
         pooled, _ = visual._pool(visual.transformer(visual._embeds(pixels)))
         return _first(pooled)
 
-    def project_images(self, pooled: Tensor) -> Tensor:
-        """Apply the tower's projection (P, E) if it is separate; return unit features (B, E)."""
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """Apply the tower's projection (P, E) if it is separate; return features (B, E)."""
         visual = self.clip.visual
-        projected = pooled @ visual.proj if _has_separate_projection(visual) else pooled
-        return functional.normalize(projected.float(), dim=-1)
+        projected: Tensor = pooled @ visual.proj if _has_separate_projection(visual) else pooled
+        features: Tensor = projected.float()
+        return features
 
     @property
     def linear_end(self) -> str | None:
         """The projection of a vision transformer; other towers include theirs."""
         return f"{self.image_tower}proj" if _has_separate_projection(self.clip.visual) else None
+
+    def linear_end_of(self, weights: Tensor, offset: Tensor, pooled: Tensor) -> Tensor:
+        """Return the matrix (P, E) for pooled features that are not unit, and have no constant.
+
+        Their lengths differ by a few per cent after the last normalisation layer; their mean is
+        taken. The constant is the linear function that is closest to 1 on `pooled`.
+        """
+        length = pooled.norm(dim=-1).mean()
+        gram = pooled.T @ pooled
+        ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        one = torch.linalg.solve(gram + ridge, pooled.sum(dim=0))  # (P,)
+        end: Tensor = (weights / length).T + torch.outer(one, offset)
+        return end
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return token ids (N, context length)."""

@@ -30,6 +30,7 @@ HINTS: dict[str, Hint] = {
     "no-prototype-pictures": "Check --data",
     "lora-options-without-lora": "Add --method lora, or omit {options}",
     "lora-option-out-of-range": "Omit the option to use the base model's default",
+    "quick-without-head": "Omit --quick",
     # The registry that it goes to
     "registry-of-other-kind": "Omit {options}, or name another --registry",
     "created-meanwhile": "Name another folder with --registry",

@@ -1,10 +1,10 @@
 """Figures, names and sessions in words for people."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from condu_cli.registry.manifest import Session
     from condu_cli.workflows.opening.paradigms import MethodSummary
@@ -86,3 +86,20 @@ def describe_session(session: "Session | None") -> str:
         return "the empty registry"
     tasks = ", ".join(entry.name for entry in session.entries) or "no tasks"
     return f"{session_name(session.id)} ({tasks})"
+
+
+def stages_line(stages: "Mapping[str, Any]") -> str:
+    """Say what a head and tuning reached on pictures they had not seen, and what was kept."""
+    zero_shot, head = percent(stages["zero_shot"]), percent(stages["head"])
+    judged = f"zero-shot {zero_shot}, head {head} of the pictures, each left out once"
+    if stages["head"] is None:
+        judged = "one picture of each class tells nothing of the head"
+    points = stages.get("points")
+    if not points:
+        return judged
+    by_alpha = {point["alpha"]: percent(point["accuracy"]) for point in points}
+    start = "base model" if stages["form"] == "none" else "head"
+    return (
+        f"{judged}; {start} {by_alpha[0.0]}, tuned {by_alpha[1.0]} of "
+        f"{stages['held_out_images']:,} held-out pictures: kept at {stages['kept']:g}"
+    )

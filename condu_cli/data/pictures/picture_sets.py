@@ -81,6 +81,16 @@ class PictureSet:
         """Return an unread set of other samples, with the same settings."""
         return PictureSet(samples, self._shorter_side, rules=self._rules)
 
+    def part(self, indices: Sequence[int]) -> PictureSet:
+        """Return some of these pictures as a set of their own, with what is kept of them."""
+        chosen = self.of([self.samples[index] for index in indices])
+        chosen._too_large = self._too_large
+        for place, index in enumerate(indices):
+            pixels = self._kept.get(index)
+            if pixels is not None:
+                chosen._kept.add(place, pixels)
+        return chosen
+
     def __len__(self) -> int:
         return len(self._labels)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from condu_cli.backbone.classifiers import TorchHead
 from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.routing.routers import Query
 from condu_cli.data.pictures.transforms import evaluation_transform
@@ -95,12 +96,23 @@ class Panel:
     def expert_logits(
         self, task: str, candidates: tuple[Candidate, ...], indices: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Return an expert's scaled cosines (len(indices), L) between pictures and candidates."""
+        """Return an expert's logits (len(indices), L) of pictures and candidates.
+
+        They are scaled cosines; an expert with a head beside it answers among all classes of its
+        task, in their order, with the head.
+        """
         entry = self._session.entry(task)
         expert = self._workspace.expert(self._session, entry)
         transform = view_of(expert, expert_image_size(entry))
         seen = self._window.views[transform.geometry]
-        classifier = self._classes.of(task, expert, candidates)
+        head = None
+        if candidates == own_candidates(entry):
+            head = self._workspace.head_beside(self._session, entry)
+        classifier = (
+            self._classes.of(task, expert, candidates)
+            if head is None
+            else TorchHead.on(expert.device, head["weights"], head["bias"])
+        )
         return logits_of(expert, classifier, [seen[index] for index in indices], transform)
 
 
@@ -118,11 +130,15 @@ def view_of(model: DualEncoder, image_size: int) -> Transform:
 
 
 def logits_of(
-    model: DualEncoder, classifier: Tensor, seen: Sequence[Pixels], transform: Transform
+    model: DualEncoder,
+    classifier: Tensor | TorchHead,
+    seen: Sequence[Pixels],
+    transform: Transform,
 ) -> NDArray[np.float32]:
-    """Return scaled cosines (N, L) of pictures, cropped by `transform`, with a classifier (L, E).
+    """Return a classifier's logits (N, L) of pictures, cropped by `transform`.
 
-    The classifier is the result of `encode_candidates` for the candidates and the same model.
+    The classifier is the result of `encode_candidates` for the candidates and the same model, or a
+    head beside it.
     """
     parts = [
         class_logits(model, pixels, classifier).numpy() for pixels in _batches(seen, transform)

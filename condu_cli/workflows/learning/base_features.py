@@ -36,6 +36,30 @@ class Seen(NamedTuple):
     pooled: NDArray[np.float32]
 
 
+class PooledTable:
+    """The pooled features of the pictures that the base model has seen, by picture."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.float32]] = []
+        self._rows: dict[Sample, int] = {}
+
+    def add(self, seen: Seen) -> None:
+        """Add a batch."""
+        start = len(self._rows)
+        self._rows.update({sample: start + i for i, sample in enumerate(seen.samples)})
+        self._parts.append(seen.pooled)
+
+    def __contains__(self, sample: Sample) -> bool:
+        return sample in self._rows
+
+    def of(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Return pooled features (N, P), float32, in the order of the samples."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        rows: NDArray[np.float32] = self._parts[0][[self._rows[sample] for sample in samples]]
+        return rows
+
+
 class BaseFeatures:
     """The base model's features of a fixed list of pictures, from the cache or computed."""
 

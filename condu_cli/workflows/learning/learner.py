@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from condu_cli.backbone.deltas import delta_of
 from condu_cli.core.codecs.operations import prepare
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import parts_of
@@ -19,7 +18,9 @@ from condu_cli.workflows.learning.planning import (
     LearnPlan,
     LearnRequest,
     draw_pictures,
+    follows_paper,
     plan_training,
+    without_head,
 )
 from condu_cli.workflows.learning.reading import read_pictures
 from condu_cli.workflows.learning.summaries import LearnSummary, summarise
@@ -63,6 +64,8 @@ class Learner:
         self._resumed = resumed
         self._drawn: DrawnPictures | None = None
         self._site = Site(registry_path, request.task, resumed_from, retrain=retrain)
+        if self._site.found is not None and follows_paper(self._site.found.config):
+            self._request = without_head(request)
 
     def draw(self) -> DrawnPictures:
         """Read the data set's layout and choose the pictures, before loading anything large.
@@ -141,7 +144,7 @@ class PlannedTask:
         destination = self.site.settled(config)
         require_space(destination.path, config)
         started = time.perf_counter()
-        read = read_pictures(plan, base, team, on_progress, prototypes=self.resumed is None)
+        read = read_pictures(plan, base, team, on_progress)
         reading_seconds = time.perf_counter() - started
         training = Training(self.machine, destination, plan, read, on_progress, self.resumed)
         if team.rank == 0:
@@ -149,24 +152,22 @@ class PlannedTask:
         # In parallel with the training, which it slows down by a second at most.
         codec = codec_for(config, destination.parent)
         threading.Thread(target=prepare, args=(codec,), daemon=True).start()
-        expert = base.training_copy()
         # Until the expert is on disk, Ctrl-C only requests a stop: an hour's work is in memory.
         with StopRequest(patient=team.size > 1) as stop:
-            result = training.finetune(expert, stop)
+            made = training.make(base, stop)
             if team.rank:
                 team.share(None)  # process 0 has committed
                 return None
-            delta = check_delta(config, delta_of(base, expert))
-            del expert
             trained = TrainedExpert(
                 task=plan.request.task,
                 kind="learn",
-                delta=delta,
+                delta=check_delta(config, made.delta),
                 prototypes=training.prototypes,
                 classes=plan.data.class_names,
                 templates=plan.templates,
-                training=training.record(result, reading_seconds),
+                training=training.record(made, reading_seconds),
                 folder=str(plan.data_root.resolve()),
+                head=made.kept.head,
             )
             commit = _commit(destination, trained, stop.release, on_progress)
         team.share(None)

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.labelled import LabelledPictures, Sample
+    from condu_cli.registry.manifest import RegistryConfig
 
 VALIDATION_SHARE = 0.1
 """Default share of the training pictures to hold out, if anything is measured."""
+CHOICE_SHARE, CHOICE_PICTURES = 0.2, 500
+"""Held out by default to choose between a head and the tuned expert: this share, or this many."""
 MEASUREMENTS = 10
 """Default number of measurements in a run, if anything is measured."""
 MOST_EPOCHS = 1_000_000
@@ -32,7 +35,8 @@ PATHS = ("data", "data_root", "class_names")
 class LearnRequest:
     """What to learn, from which pictures, and which values of the recipe to override.
 
-    `overrides` holds fields of `Recipe` by name, and may hold `epochs`.
+    `overrides` holds fields of `Recipe` by name, and may hold `epochs`. `head_first`: start from a
+    head in closed form; `quick`: and stop there.
     """
 
     task: str
@@ -48,6 +52,8 @@ class LearnRequest:
     workers: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    head_first: bool = True
+    quick: bool = False
 
     @property
     def given(self) -> dict[str, Any]:
@@ -64,9 +70,13 @@ class LearnRequest:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> LearnRequest:
-        """Return the request that `as_record` recorded; raise TypeError for anything else."""
+        """Return the request that `as_record` recorded; raise TypeError for anything else.
+
+        Versions without heads did not record that there was none.
+        """
         paths = {name: None if record[name] is None else Path(record[name]) for name in PATHS}
-        return cls(**{**record, **paths, "templates": tuple(record["templates"])})
+        templates = tuple(record["templates"])
+        return cls(**{"head_first": False, **record, **paths, "templates": templates})
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,16 @@ class LearnPlan:
         return replace(self, recipe=recipe)
 
     @property
+    def tunes(self) -> bool:
+        """Whether anything is trained beyond a head.
+
+        Without held-out pictures nothing could tell whether that is better, unless the user wants
+        none.
+        """
+        told = bool(self.validation) or "validation_share" in self.request.given
+        return not self.request.quick and self.recipe.iterations > 0 and told
+
+    @property
     def data_root(self) -> Path:
         """The folder or file of the data set."""
         return self.drawn.root
@@ -120,6 +140,27 @@ class LearnPlan:
         return tuple(sorted(self.request.overrides))
 
 
+def follows_paper(config: RegistryConfig) -> bool:
+    """Whether experts of a registry are fine-tuned as in the paper, without a head."""
+    return config.method_options.get("compat") == "paper"
+
+
+def without_head(request: LearnRequest) -> LearnRequest:
+    """Return the request without a head.
+
+    Raises:
+        UsageError: it is for a head alone.
+
+    """
+    if request.quick:
+        raise UsageError(
+            "quick stops after the head, and this registry follows the paper, which has none",
+            reason="quick-without-head",
+            parameter="quick",
+        )
+    return replace(request, head_first=False)
+
+
 def draw_pictures(request: LearnRequest) -> DrawnPictures:
     """Read the data set's layout and draw the pictures, before any model is loaded.
 
@@ -143,9 +184,9 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
         data = few_shot(data, request.shots, request.seed)
     if request.limit is not None:
         data = limit_pictures(data, request.limit, request.seed)
-    share = _validation_share(request.given)
+    share = _validation_share(request.given) or _choice_share(request, len(data.train))
     data, validation = hold_out(data, share, request.seed) if share else (data, ())
-    if share and not validation:
+    if _wants_validation(request.given) and not validation:
         raise UsageError(
             f"no picture can be held out of {len(data.train)} pictures of {len(data.class_names)} "
             "classes, since every class keeps one",
@@ -177,11 +218,19 @@ def plan_training(
         classes=len(drawn.data.class_names),
         shots=request.shots,
     )
-    pictures = len(drawn.data.train)
+    recipe = settle_recipe(
+        request,
+        base,
+        method,
+        preset,
+        drawn.templates,
+        pictures=len(drawn.data.train),
+        held_out=len(drawn.validation),
+    )
     return LearnPlan(
         request=request,
         drawn=drawn,
-        recipe=settle_recipe(request, base, method, preset, drawn.templates, pictures=pictures),
+        recipe=recipe,
         preset=preset,
         base_id=base.info.id,
         creates_registry=creates_registry,
@@ -196,8 +245,9 @@ def settle_recipe(
     templates: Sequence[str],
     *,
     pictures: int,
+    held_out: int = 0,
 ) -> Recipe:
-    """Apply the request's overrides to the preset.
+    """Apply the request's overrides to the preset; `pictures` are trained on.
 
     Training uses the first template only, as ConDU's released code does.
 
@@ -223,9 +273,10 @@ def settle_recipe(
             value=values["warmup_iterations"],
             iterations=iterations,
         )
+    share = _choice_share(request, pictures + held_out)
+    values["validation_share"] = _validation_share(given) or share
     if _wants_validation(given):
         values.setdefault("validate_every", max(1, round(iterations / MEASUREMENTS)))
-        values["validation_share"] = _validation_share(given)
     values["precision"] = resolve_precision(given.get("precision", "auto"), base)
     return Recipe(**values, template=templates[0], seed=request.seed, method=method)
 
@@ -244,6 +295,13 @@ def _validation_share(given: Mapping[str, Any]) -> float:
         return 0.0
     share: float = given.get("validation_share", VALIDATION_SHARE)
     return share
+
+
+def _choice_share(request: LearnRequest, pictures: int) -> float:
+    """Return the share of the pictures to hold out for the choice, unless a share is given."""
+    if not request.head_first or request.quick or "validation_share" in request.given:
+        return 0.0
+    return min(CHOICE_SHARE, CHOICE_PICTURES / max(pictures, 1))
 
 
 def _check_values(given: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.labelled import by_hash
 from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.errors import DataError, UsageError
-from condu_cli.workflows.learning.base_features import BaseFeatures, Seen
+from condu_cli.workflows.learning.base_features import BaseFeatures, PooledTable, Seen
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def build_task_prototypes(
     templates: Sequence[str],
     *,
     per_class: int | None = None,
+    table: PooledTable | None = None,
     on_progress: ProgressCallback = silent,
 ) -> Prototypes:
     """Build text, image and pooled prototypes of a task's classes, without augmentation.
 
     Scans `pictures`, which then holds only the readable ones, in memory if they fit.
     `per_class`: the base model sees at most this many pictures of each class, the first in order of
-    a hash of their names; all of them are read and checked.
+    a hash of their names; all of them are read and checked. `table` gets the features.
     Source: ConDU (arXiv 2503.10705), prototypes; all features from the base model.
 
     Raises:
@@ -72,14 +73,18 @@ def build_task_prototypes(
     )
     features = BaseFeatures(base, shown)
     seen = _Pass(pictures, transform, per_class, on_progress)
-    return _with_images(text, seen.through(features))
+    return _with_images(text, seen.through(features), table)
 
 
-def _with_images(text: NDArray[np.float32], batches: Iterator[Seen]) -> Prototypes:
+def _with_images(
+    text: NDArray[np.float32], batches: Iterator[Seen], table: PooledTable | None
+) -> Prototypes:
     builder: PrototypeBuilder | None = None
     for seen in batches:
         if builder is None:
             builder = PrototypeBuilder(text, seen.pooled.shape[1])
+        if table is not None:
+            table.add(seen)
         builder.add(seen.image, seen.pooled, np.array([s.label for s in seen.samples]))
     if builder is None:
         raise DataError("there are no training pictures", reason="no-prototype-pictures")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from condu_cli.data.pictures.picture_files import picture_name
@@ -10,8 +10,9 @@ from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.errors import DataError
 from condu_cli.train.finetune import TrainingData
+from condu_cli.workflows.learning.base_features import PooledTable
 from condu_cli.workflows.learning.prototyping import build_task_prototypes
-from condu_cli.workflows.progress import Progress, ProgressCallback, silent
+from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """The readable pictures, the task's prototypes, and the reasons for skipped pictures.
+    """The readable pictures, what the base model saw in them, and why others were skipped.
 
-    `prototypes` is None if not requested, and in every process but the first.
+    `prototypes` and `pooled` are None in every process but the first.
     """
 
     data: TrainingData
     prototypes: Prototypes | None
+    pooled: PooledTable | None
     unreadable: tuple[str, ...]
 
 
@@ -40,10 +42,8 @@ def read_pictures(
     base: DualEncoder,
     team: Team,
     on_progress: ProgressCallback = silent,
-    *,
-    prototypes: bool = True,
 ) -> Read:
-    """Decode the training pictures in one pass that also builds the prototypes.
+    """Decode all pictures, held-out ones included, in one pass that also builds the prototypes.
 
     Process 0 of a team reads. The others get the list of readable pictures from it, and decode
     those that they train on lazily.
@@ -52,45 +52,60 @@ def read_pictures(
         DataError: too many pictures, or all of a class, cannot be read.
 
     """
-    request = plan.request
-    names = plan.data.class_names
+    request, names = plan.request, plan.data.class_names
     rules = ReadingRules(request.workers, request.max_unreadable, names)
-    size = plan.recipe.image_size
-    pictures = PictureSet.for_training(plan.data.train, size, spare=plan.data.spare, rules=rules)
-    some = replace(rules, every_class=False)
-    held_out = PictureSet(plan.validation, size, rules=some) if plan.validation else None
-    built = None
+    every = (*plan.data.train, *plan.validation)
+    pictures = PictureSet.for_training(
+        every, plan.recipe.image_size, spare=plan.data.spare, rules=rules
+    )
+    built, table = None, None
     if team.rank == 0:
-        if prototypes:
-            built = build_task_prototypes(
-                base,
-                pictures,
-                names,
-                plan.templates,
-                per_class=request.prototype_images,
-                on_progress=on_progress,
-            )
-        else:
-            pictures.read(lambda done: on_progress(Progress("reading", done, len(pictures))))
-        if held_out is not None:
-            _read_held_out(held_out)
-    unreadable = [broken.reason for s in (pictures, held_out) if s for broken in s.unreadable]
-    if team.size > 1:
-        known = [*plan.data.train, *(s for left in plan.data.spare.values() for s in left)]
-        pictures = _agree(team, pictures, known)
-        held_out = None if held_out is None else _agree(team, held_out, plan.validation)
-    return Read(TrainingData(pictures, names, held_out), built, tuple(unreadable))
-
-
-def _read_held_out(pictures: PictureSet) -> None:
-    pictures.read()
-    if not len(pictures):
-        broken = pictures.unreadable
-        raise DataError(
-            f"none of the {len(broken)} held-out pictures can be read: {broken[0].reason}",
-            reason="none-held-out-readable",
-            unreadable=len(broken),
+        table = PooledTable()
+        built = build_task_prototypes(
+            base,
+            pictures,
+            names,
+            plan.templates,
+            per_class=request.prototype_images,
+            table=table,
+            on_progress=on_progress,
         )
+    if team.size > 1:
+        spare = (s for left in plan.data.spare.values() for s in left)
+        pictures = _agree(team, pictures, [*every, *spare])
+    train, held_out = _parted(pictures, plan.validation, needed=plan.recipe.validate_every > 0)
+    unreadable = tuple(broken.reason for broken in pictures.unreadable)
+    return Read(TrainingData(train, names, held_out), built, table, unreadable)
+
+
+def _parted(
+    pictures: PictureSet, validation: Sequence[Sample], *, needed: bool
+) -> tuple[PictureSet, PictureSet | None]:
+    """Return the pictures to train on and the held-out ones, None if nothing is held out.
+
+    A class of which only held-out pictures can be read is trained on those.
+
+    Raises:
+        DataError: no picture is left to measure on, and the recipe measures.
+
+    """
+    if not validation:
+        return pictures, None
+    wanted = set(validation)
+    trained = {sample.label for sample in pictures.samples if sample not in wanted}
+    places: dict[bool, list[int]] = {True: [], False: []}
+    for place, sample in enumerate(pictures.samples):
+        places[sample in wanted and sample.label in trained].append(place)
+    if not places[True] and not needed:
+        return pictures, None
+    if not places[True]:
+        reason = next((broken.reason for broken in pictures.unreadable), "too few are left")
+        raise DataError(
+            f"none of the {len(wanted)} held-out pictures can be used: {reason}",
+            reason="none-held-out-readable",
+            unreadable=len(pictures.unreadable),
+        )
+    return pictures.part(places[False]), pictures.part(places[True])
 
 
 def _agree(team: Team, pictures: PictureSet, known: Sequence[Sample]) -> PictureSet:

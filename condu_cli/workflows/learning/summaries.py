@@ -19,7 +19,8 @@ class LearnSummary(CommitSeconds):
     """The summary of a finished `learn`; times in seconds. An imported expert has no loss.
 
     `prototype_seconds` covers reading the pictures and building the prototypes.
-    `validation_accuracy` is that of the kept weights, None if no pictures were held out.
+    `validation_accuracy` is that of the kept weights, None if it was not measured in training.
+    `stages` is the record of the head, of tuning and of the choice, None without a head.
     `unreadable` has the reason for each picture that was skipped.
     """
 
@@ -34,6 +35,7 @@ class LearnSummary(CommitSeconds):
     tasks: int
     unreadable: tuple[str, ...] = ()
     validation_accuracy: float | None = None
+    stages: dict[str, Any] | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -49,12 +51,19 @@ def summarise(trained: TrainedExpert, commit: ExpertCommit) -> LearnSummary:
         final_loss=training.get("final_loss"),
         train_seconds=training.get("train_seconds", 0.0),
         prototype_seconds=training.get("prototype_seconds", 0.0),
-        images=training.get("train_images", 0),
+        images=_pictures(training),
         classes=len(trained.classes),
         tasks=len(commit.session.entries),
         validation_accuracy=_kept_accuracy(training),
+        stages=training.get("stages"),
         warnings=(*commit.warnings, *_divergence(training)),
     )
+
+
+def _pictures(training: Mapping[str, Any]) -> int:
+    """Return how many pictures the expert was made from; a head also has the held-out ones."""
+    held_out = training.get("validation_images", 0) if "stages" in training else 0
+    return int(training.get("train_images", 0) + held_out)
 
 
 def _kept_accuracy(training: Mapping[str, Any]) -> float | None:
@@ -69,6 +78,8 @@ def _divergence(training: Mapping[str, Any]) -> tuple[str, ...]:
     found = training.get("diverged")
     if found is None:
         return ()
+    if not training["kept_iteration"]:
+        return (f"{found}; the head is kept: a lower learning rate may do better",)
     accuracy = _kept_accuracy(training) or 0.0
     return (
         f"{found}; the expert is that of iteration {training['kept_iteration']}, the best "

@@ -8,17 +8,28 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
+from condu_cli.backbone.deltas import delta_of
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.sources.known_tasks import data_root
 from condu_cli.errors import ConduError, DivergedError, InterruptedByUserError
-from condu_cli.train.finetune import FinetuneResult, Hooks, Step, TrainingInterruptedError, finetune
+from condu_cli.train.finetune import (
+    FinetuneResult,
+    Hooks,
+    Step,
+    TrainingData,
+    TrainingInterruptedError,
+    finetune,
+)
 from condu_cli.train.team import SOLO, Team
+from condu_cli.workflows.learning.stages import Kept, Stages
 from condu_cli.workflows.learning.unfinished import Unfinished, check_same_data, data_fingerprint
 from condu_cli.workflows.opening.registry_only import free_bytes, state_bytes
 from condu_cli.workflows.progress import Progress, ProgressCallback
 from condu_cli.workflows.sessions.trained_experts import new_run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.train.run_state import RunState
@@ -26,6 +37,10 @@ if TYPE_CHECKING:
     from condu_cli.workflows.learning.destination import Destination
     from condu_cli.workflows.learning.planning import LearnPlan
     from condu_cli.workflows.learning.reading import Read
+
+
+NOT_TUNED = FinetuneResult(final_loss=None, train_seconds=0.0, iterations=0, kept_iteration=0)
+"""What is recorded of an expert that is a head alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,15 @@ class Machine:
     device: str = "cpu"
     team: Team = SOLO
     save_every: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished expert: its delta, how it was tuned (None: not at all), and what was kept."""
+
+    delta: Mapping[str, Any]
+    result: FinetuneResult | None
+    kept: Kept
 
 
 class Training:
@@ -79,11 +103,10 @@ class Training:
     @property
     def prototypes(self) -> Prototypes:
         """The prototypes of the pictures just read, or of the resumed training."""
-        built = self._read.prototypes
-        if built is None:
-            assert self._resumed is not None  # noqa: S101 - process 0 built them, then or now
+        if self._resumed is not None:
             return self._resumed.prototypes
-        return built
+        assert self._read.prototypes is not None  # noqa: S101 - process 0 has built them
+        return self._read.prototypes
 
     def warn_of_little_space(self) -> None:
         """Warn if there is too little space to save the training while it runs."""
@@ -102,7 +125,40 @@ class Training:
             Progress("training", self._iteration, recipe.iterations, {"warning": text})
         )
 
-    def finetune(self, expert: DualEncoder, stop: StopRequest) -> FinetuneResult:
+    def make(self, base: DualEncoder, stop: StopRequest) -> Made:
+        """Make the expert: a head, tuning from there, and the choice between them.
+
+        Raises:
+            DataError: a picture can no longer be read.
+            DivergedError: the loss became NaN; what was saved is removed.
+            InterruptedByUserError: a stop was requested; the training is kept.
+
+        """
+        plan, expert = self._plan, base.training_copy()
+        if not plan.request.head_first:
+            result = self._finetune(expert, self._read.data, stop)
+            return Made(delta_of(base, expert), result, Kept())
+        stages = Stages(base, expert, plan.recipe, self._machine.team)
+        begun = stages.begin(self._read, self._read.prototypes)
+        if not plan.tunes:
+            return Made(delta_of(base, expert), None, stages.without_tuning(begun))
+        data = stages.data(begun, self._read.data)
+        try:
+            result = self._finetune(expert, data, stop)
+        except DivergedError as exc:
+            if begun.judged.form == "none":
+                raise
+            kept = stages.without_tuning(begun)
+            result = replace(
+                NOT_TUNED, iterations=int(str(exc.facts["iteration"])), diverged=exc.message
+            )
+        else:
+            kept = stages.choose(begun, data)
+        return Made(delta_of(base, expert), result, kept)
+
+    def _finetune(
+        self, expert: DualEncoder, data: TrainingData, stop: StopRequest
+    ) -> FinetuneResult:
         """Train an expert in place, saving the training regularly.
 
         Raises:
@@ -121,7 +177,7 @@ class Training:
         try:
             return finetune(
                 expert,
-                self._read.data,
+                data,
                 self._plan.recipe,
                 hooks,
                 start=None if self._resumed is None else self._resumed.state,
@@ -191,10 +247,13 @@ class Training:
             moved_to=self._destination.moved_to,
         )
 
-    def record(self, result: FinetuneResult, reading_seconds: float) -> dict[str, Any]:
+    def record(self, made: Made, reading_seconds: float) -> dict[str, Any]:
         """Return the record of the training; it travels with the registry, so it has no paths."""
-        plan, read = self._plan, self._read
+        plan, read, result = self._plan, self._read, made.result or NOT_TUNED
+        stages = {"stages": dict(made.kept.record)} if made.kept.record else {}
         return {
+            **stages,
+            **({"quick": True} if plan.request.quick else {}),
             "run": self._mark,
             "recipe": plan.recipe.as_record(),
             "preset": {"name": plan.preset.name, "overridden": list(plan.overridden)},

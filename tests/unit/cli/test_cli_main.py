@@ -385,7 +385,7 @@ def test_learning_says_what_changed_and_how_to_undo_it(learned):
     assert "Learned warm in session " in learned.out
     assert "the registry holds 1 task\n" in learned.out
     assert "condu rollback undoes it" in learned.err
-    assert "8 pictures of 2 classes: base tiny, 2 iterations" in learned.err
+    assert "6 pictures (2 more held out) of 2 classes: base tiny, a head, then 2 " in learned.err
 
 
 @pytest.mark.usefixtures("learned")
@@ -408,7 +408,7 @@ def test_a_dry_rollback_moves_nothing(condu):
 def test_a_dry_learn_writes_nothing(condu, colours, tmp_path):
     ran = condu("learn", "--task", "warm", "--data", colours, "--base", "tiny", "--dry-run")
     assert ran.code == 0
-    assert "train_images       8" in ran.out
+    assert "train_images       6" in ran.out
     assert "about" in ran.out
     assert "Nothing was written" in ran.err
     assert not (tmp_path / "registry").exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from condu_cli.core.metrics import accuracy, sequence_metrics, softmax
+from condu_cli.core.metrics import accuracy, is_better, sequence_metrics, softmax
 
 
 def test_accuracy_is_the_share_of_right_answers():
@@ -43,3 +43,18 @@ def test_softmax_is_stable_and_sums_to_one():
     assert softmax(np.zeros((0, 3))).shape == (0, 3)
     with pytest.raises(ValueError, match="NaN or infinity"):
         softmax(np.array([1.0, np.nan]))
+
+
+def test_a_win_is_more_than_chance_only_beyond_a_standard_error():
+    base = np.zeros(100, dtype=bool)
+
+    def wins(count):
+        return np.arange(100) < count
+
+    assert not is_better(base, base)
+    assert not is_better(wins(1), base)
+    assert is_better(wins(3), base)
+    assert not is_better(base, wins(3))
+    mixed = np.arange(100) >= 96  # 4 losses against it
+    assert not is_better(wins(6), mixed)
+    assert is_better(wins(9), mixed)

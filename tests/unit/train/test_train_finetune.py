@@ -20,7 +20,7 @@ from condu_cli.train.finetune import (
     TrainingInterruptedError,
     finetune,
 )
-from condu_cli.train.objective import Objective
+from condu_cli.train.objective import Measured, Objective
 from condu_cli.train.recipe import Recipe
 from condu_cli.train.run_state import RunState
 
@@ -158,7 +158,8 @@ def test_without_a_best_it_is_an_error(pictures, diverging, values):
 
 
 def test_a_best_no_better_than_guessing_does_not_count(pictures, diverging, monkeypatch):
-    monkeypatch.setattr(Objective, "count_right", lambda *_: len(pictures) // 2)
+    half = Measured(torch.arange(len(pictures)) % 2 == 0, torch.zeros(len(pictures)))
+    monkeypatch.setattr(Objective, "measure", lambda *_: half)
     with pytest.raises(DivergedError):
         train(pictures, BEST, validation=pictures)
 

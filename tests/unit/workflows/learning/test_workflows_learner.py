@@ -18,7 +18,7 @@ from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.errors import ConduError, DataError, IntegrityError, NoRegistryError, UsageError
 from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
-from condu_cli.workflows.learning import learner
+from condu_cli.workflows.learning import training
 from condu_cli.workflows.learning.learner import Learner
 from condu_cli.workflows.learning.planning import LearnRequest
 from condu_cli.workflows.learning.resuming import resume
@@ -75,7 +75,7 @@ def test_one_task_alone_is_stored_exactly(first):
 
 def test_the_same_seed_gives_the_same_expert(tmp_path, warm, learn):
     def expert(name, seed):
-        learn(tmp_path / name, "warm", warm, iterations=3, seed=seed)
+        learn(tmp_path / name, "warm", warm, iterations=3, seed=seed, head_first=False)
         head = Registry.open(tmp_path / name).head()
         return head.shared, head.entry("warm").part
 
@@ -93,7 +93,8 @@ def test_the_training_record_says_how_the_expert_was_made(path, warm, learn):
     assert "data" not in record  # it travels with the registry; see `sources` for the folder
     assert str(warm.resolve()) not in json.dumps(record)
     assert record["split"] == "random 80/20, seed 42"
-    assert (record["train_images"], record["test_images"]) == (10, 4)
+    assert (record["train_images"], record["validation_images"]) == (8, 2)
+    assert record["test_images"] == 4
     assert {"condu", "torch", "python"} <= set(record["versions"])
     assert json.loads(json.dumps(record)) == record
 
@@ -218,10 +219,11 @@ def test_unreadable_pictures_are_left_out_and_named(path, make_pictures, tmp_pat
     for picture in broken:
         picture.write_text("no picture")
     summary = learn(path, "broken", data, iterations=2)
-    training = Registry.open(path).head().entry("broken").expert.training
-    assert len(summary.unreadable) == training["unreadable_images"] > 0
+    record = Registry.open(path).head().entry("broken").expert.training
+    assert len(summary.unreadable) == record["unreadable_images"] > 0
     assert all("3.png: not a picture" in reason for reason in summary.unreadable)
-    assert summary.images == training["train_images"] == 16 - len(summary.unreadable)
+    assert summary.images == 16 - len(summary.unreadable)
+    assert summary.images == record["train_images"] + record["validation_images"]
 
 
 def test_too_many_unreadable_pictures_are_found_before_training(
@@ -238,10 +240,22 @@ def test_too_many_unreadable_pictures_are_found_before_training(
     assert not path.parent.exists()
 
 
-def test_training_that_diverges_leaves_no_registry(path, warm, learn):
+def test_training_that_diverges_without_a_head_leaves_no_registry(path, warm, learn):
     with pytest.raises(DataError, match="diverged"):
-        learn(path, "warm", warm, learning_rate=float("inf"))
+        learn(path, "warm", warm, learning_rate=float("inf"), head_first=False)
     assert not path.parent.exists()
+
+
+def test_training_that_diverges_keeps_the_head(path, warm, learn):
+    summary = learn(path, "warm", warm, learning_rate=float("inf"))
+    (warning,) = summary.warnings
+    assert "diverged at iteration 2" in warning
+    assert "the head is kept" in warning
+    assert summary.stages["kept"] == 0
+    quick = learn(path.with_name("quick"), "warm", warm, quick=True)
+    experts = [Registry.open(p).head() for p in (path, path.with_name("quick"))]
+    assert experts[0].shared == experts[1].shared
+    assert quick.iterations == 0
 
 
 def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, monkeypatch):
@@ -251,7 +265,7 @@ def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, mon
             for name, p in base.trainable_parameters().items()
         }
 
-    monkeypatch.setattr(learner, "delta_of", overflowing)
+    monkeypatch.setattr(training, "delta_of", overflowing)
     with pytest.raises(ConduError, match="cannot be unified"):
         learn(path, "warm", warm, iterations=1)
     assert not path.parent.exists()

@@ -10,7 +10,7 @@ def test_a_plan_settles_everything_and_writes_nothing(path, warm, planned):
     assert plan.creates_registry is True
     assert plan.base_id == "tiny"
     assert plan.data.class_names == ("blue", "red")
-    assert (len(plan.data.train), len(plan.data.test)) == (16, 4)
+    assert (len(plan.data.train), len(plan.validation), len(plan.data.test)) == (13, 3, 4)
     assert plan.recipe.iterations == 20
     assert plan.recipe.warmup_iterations == 2
     assert plan.recipe.template == "a {} square."
@@ -36,7 +36,7 @@ def test_what_is_given_is_told_apart_from_the_preset(path, warm, planned):
 
 
 def test_epochs_are_passes_over_the_pictures(path, warm, planned):
-    assert planned(path, warm, epochs=3, batch_size=8).recipe.iterations == 6  # of 16 pictures
+    assert planned(path, warm, epochs=3, batch_size=8).recipe.iterations == 5  # of 13 pictures
     assert planned(path, warm, epochs=0.1).recipe.iterations == 1
     assert planned(path, warm, epochs=2, batch_size=100).recipe.iterations == 2
     with pytest.raises(UsageError, match="epochs and iterations"):
@@ -71,7 +71,7 @@ def test_a_value_that_makes_no_sense_is_refused(path, warm, planned, values, mes
 
 def test_shots_reduce_the_training_pictures_only(path, warm, planned):
     plan = planned(path, warm, shots=2)
-    assert (len(plan.data.train), len(plan.data.test)) == (4, 4)
+    assert (len(plan.data.train) + len(plan.validation), len(plan.data.test)) == (4, 4)
 
 
 def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):

@@ -218,6 +218,7 @@ def test_training_that_diverges_leaves_nothing_to_resume(path, warm, learn):
             learning_rate=1e30,
             warmup_iterations=0,
             machine=Machine(save_every=1),
+            head_first=False,
         )
     assert not path.exists() or Registry.open(path).runs.paths() == []
 
@@ -286,7 +287,15 @@ def test_a_picture_that_cannot_be_read_for_a_moment_costs_nothing(stopped, monke
 def test_a_retraining_that_fails_leaves_what_it_would_have_replaced(stopped, warm, learn):
     before = stopped.runs.paths()
     with pytest.raises(DataError, match="diverged"):
-        learn(stopped.path, "warm", warm, retrain=True, learning_rate=1e30, warmup_iterations=0)
+        learn(
+            stopped.path,
+            "warm",
+            warm,
+            retrain=True,
+            learning_rate=1e30,
+            warmup_iterations=0,
+            head_first=False,
+        )
     assert stopped.runs.paths() == before
     with pytest.raises(InterruptedByUserError):
         learn(stopped.path, "warm", warm, ctrl_c_after(1), retrain=True)
@@ -480,7 +489,7 @@ def test_unreadable_held_out_pictures_are_reported_before_training(
     data = make_pictures(tmp_path / "data", ("a", "b"), 10, 16)
     (held_out,) = hold_out(read_folder(data), 0.07, 0)[1]
     held_out.picture.write_text("broken")
-    with pytest.raises(DataError, match="held-out pictures can be read"):
+    with pytest.raises(DataError, match="held-out pictures can be used"):
         learn(path, "x", data, iterations=2, validation_share=0.07, max_unreadable=1)
 
 

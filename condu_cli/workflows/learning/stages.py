@@ -1,0 +1,217 @@
+"""The stages of learning a task: a head, tuning from there, and the choice between the two.
+
+Each is judged on pictures that it has not seen: zero-shot and the head on all pictures, each left
+out once in closed form; tuning on held-out pictures, against a head that was fitted without them.
+What is kept is the head of all pictures, and of what tuning changed the share that did best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from condu_cli.backbone.features import image_features
+from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.train.finetune import measure
+from condu_cli.train.line import Line
+from condu_cli.train.objective import Objective
+from condu_cli.workflows.learning.base_features import PooledTable, Seen
+from condu_cli.workflows.learning.choosing import POINTS, Point, best_point
+from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.heads import Head
+    from condu_cli.core.routing.prototypes import Prototypes
+    from condu_cli.data.pictures.picture_sets import PictureSet
+    from condu_cli.train.finetune import TrainingData
+    from condu_cli.train.recipe import Recipe
+    from condu_cli.train.team import Team
+    from condu_cli.workflows.learning.reading import Read
+
+
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """An expert with a head: how it was judged, and what tuning starts from.
+
+    `texts`: unit class texts (C, E). `start` was fitted without the held-out pictures, `whole` with
+    them; the two are the same if there are none. `held_out`: the start on those pictures, None if
+    there are none or the base model has not seen all of them.
+    """
+
+    judged: Judgement
+    texts: torch.Tensor
+    start: Start
+    whole: Start
+    held_out: Point | None
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What became the expert: a head beside it, if any, and the record of the choice."""
+
+    head: Mapping[str, np.ndarray[Any, Any]] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stages:
+    """The stages of one task's expert, whose weights are changed in place.
+
+    `base`: the base model with the registry's trainable parameters; `expert`: its training copy.
+    """
+
+    def __init__(self, base: DualEncoder, expert: DualEncoder, recipe: Recipe, team: Team) -> None:
+        self._base, self._expert = base, expert
+        self._recipe, self._team = recipe, team
+
+    def begin(self, read: Read, prototypes: Prototypes | None) -> Begun:
+        """Judge and build the head, and put it into the expert; process 0 does so for all."""
+        begun = None
+        if self._team.rank == 0:
+            assert prototypes is not None  # noqa: S101 - process 0 has them
+            begun = self._begun(read, torch.from_numpy(prototypes.text))
+        begun = self._team.share(begun)
+        assert begun is not None  # noqa: S101 - shared by process 0
+        begun.start.place(self._expert)
+        return begun
+
+    def _begun(self, read: Read, texts: torch.Tensor) -> Begun:
+        table, held_out = self._seen(read), read.data.validation
+        stage = HeadStage(self._expert, texts)
+        train = [s for s in read.data.pictures.samples if s in table]
+        rest = [] if held_out is None else [s for s in held_out.samples if s in table]
+        pooled, labels = table.of([*train, *rest]), _labels([*train, *rest])
+        judged = stage.judge(pooled, labels)
+        whole = stage.start(judged, pooled, labels)
+        if not rest or held_out is None:
+            return Begun(judged, texts, whole, whole, None)
+        cut = len(train)
+        start = stage.start(judged, pooled[:cut], labels[:cut])
+        point = None
+        if len(rest) == len(held_out):
+            point = Point(0.0, *stage.losses(start, pooled[cut:], labels[cut:]))
+        return Begun(judged, texts, start, whole, point)
+
+    def _seen(self, read: Read) -> PooledTable:
+        """Return the base model's pooled features, at the size at which the expert will answer."""
+        assert read.pooled is not None  # noqa: S101 - process 0 has read the pictures
+        prep, size = self._base.preprocessing, self._recipe.image_size
+        if size == prep.image_size:
+            return read.pooled
+        table = PooledTable()
+        transform = evaluation_transform(
+            size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
+        )
+        both = (read.data.pictures, read.data.validation)
+        for pictures in (one for one in both if one is not None):
+            for start in range(0, len(pictures), BATCH):
+                indices = range(start, min(start + BATCH, len(pictures)))
+                found = image_features(self._base, pictures.batch(list(indices), transform)[0])
+                samples = [pictures.samples[index] for index in indices]
+                table.add(Seen(samples, found.image.numpy(), found.pooled.numpy()))
+        return table
+
+    def data(self, begun: Begun, data: TrainingData) -> TrainingData:
+        """Return the data to tune with: the head beside the expert, or texts that stay as are.
+
+        A text tower that is trained alone is trained without the head, which it could not change.
+        """
+        if begun.start.head is not None and self._base.trains_image:
+            return replace(data, head=begun.start.head)
+        moves_text = self._expert.tuning(self._recipe.tuned).trains_text
+        return data if moves_text else replace(data, texts=begun.texts)
+
+    def without_tuning(self, begun: Begun) -> Kept:
+        """Keep the head of all pictures, whatever tuning has done."""
+        Line(self._expert, self._origin(begun.start)).go_to(0.0)
+        return self._kept(begun, 0.0, None)
+
+    def choose(self, begun: Begun, data: TrainingData) -> Kept:
+        """Keep the best point between the start and the tuned expert."""
+        if data.validation is None:
+            return self._kept(begun, 1.0, None)
+        line = Line(self._expert, self._origin(begun.start))
+        points = self._points(begun, data, data.validation, line)
+        best = best_point(points)
+        line.go_to(best.alpha)
+        if best.alpha and not self._base.trains_image:
+            begun = replace(begun, whole=Start())
+        return self._kept(begun, best.alpha, points)
+
+    def _origin(self, start: Start) -> dict[str, torch.Tensor]:
+        """Return the weights that tuning started from, by name."""
+        origin = {name: p.detach() for name, p in self._base.trainable_parameters().items()}
+        if start.end is not None:
+            end = self._base.linear_end
+            assert end is not None  # noqa: S101 - the head was folded into it
+            origin[end] = origin[end] + start.end.to(origin[end])
+        return origin
+
+    def _points(
+        self, begun: Begun, data: TrainingData, held_out: PictureSet, line: Line
+    ) -> list[Point]:
+        objective = Objective(
+            self._expert.tuning(self._recipe.tuned),
+            data.class_names,
+            self._recipe,
+            self._team,
+            texts=data.texts,
+            head=data.head,
+        )
+        first = begun.held_out
+        found = [] if first is None else [first]
+        for alpha in POINTS if found else (0.0, *POINTS):
+            line.go_to(alpha)
+            mine = measure(objective, self._expert, held_out, self._recipe, self._team)
+            found.append(Point(alpha, *self._gathered(mine.right, mine.losses, len(held_out))))
+        return found
+
+    def _gathered(
+        self, right: torch.Tensor, losses: torch.Tensor, count: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return what all processes measured, (N,) each, in the order of the pictures."""
+        every = torch.zeros(2, count)
+        every[:, self._team.rank :: self._team.size] = torch.stack([right.float(), losses])
+        every = self._team.sum(every)
+        return every[0].numpy() > 0, every[1].numpy()
+
+    def _kept(self, begun: Begun, alpha: float, points: list[Point] | None) -> Kept:
+        """Exchange the start for the head of all pictures; return what is kept, with its record."""
+        self._exchange(begun)
+        head = begun.whole.head
+        record: dict[str, Any] = {
+            **{k: v for k, v in asdict(begun.judged).items() if k in ("zero_shot", "head")},
+            "form": begun.judged.form,
+            "kept": alpha,
+        }
+        if points:
+            record["held_out_images"] = len(points[0].right)
+            record["points"] = [point.to_record() for point in points]
+        return Kept(None if head is None else _arrays(head), record)
+
+    def _exchange(self, begun: Begun) -> None:
+        """Keep what tuning changed, and replace the start that it began with by the whole one."""
+        if begun.whole.end is None or begun.start.end is None or begun.whole is begun.start:
+            return
+        name = self._base.linear_end
+        assert name is not None  # noqa: S101 - the heads were folded into it
+        end = self._expert.trainable_parameters()[name]
+        before = self._origin(begun.start)[name]
+        with torch.no_grad():
+            end.copy_(self._origin(begun.whole)[name] + (end - before))
+
+
+def _arrays(head: Head) -> dict[str, np.ndarray[Any, Any]]:
+    return {"weights": head.weights, "bias": head.bias}
+
+
+def _labels(samples: list[Any]) -> np.ndarray[Any, Any]:
+    return np.array([sample.label for sample in samples], dtype=np.int64)

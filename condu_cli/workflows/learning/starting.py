@@ -1,0 +1,170 @@
+"""Where tuning starts: a head in closed form on the base model's features, as part of the expert.
+
+The head is folded into the expert's image projection where that loses nothing, so that the expert
+is an ordinary dual encoder; else it is stored beside the expert.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from condu_cli.core.folding import best_mixture, even_factor, fold
+from condu_cli.core.heads import Head, calibrated, fit_head, leave_one_out
+from condu_cli.core.metrics import accuracy
+from condu_cli.core.routing.prototypes import unit_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from condu_cli.backbone.dual_encoder import DualEncoder
+
+AGREEMENT = 0.99
+"""Share of the pictures for which a folded head must answer as the head itself."""
+BATCH = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """An expert before it is tuned: the base model with a head, or without one.
+
+    `end` is added to the image tower's linear end; `head` is stored beside the expert. Both are
+    None if the base model's own answers are better than a head's.
+    """
+
+    end: torch.Tensor | None = None
+    head: Head | None = None
+
+    def place(self, expert: DualEncoder) -> None:
+        """Add what is folded to an expert's weights."""
+        if self.end is not None:
+            with torch.no_grad():
+                _end_of(expert).add_(self.end.to(expert.device))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the pictures say of the base model and of a head, each picture left out once.
+
+    Accuracies are 0..1, None if no class has two pictures. `factor` scales a folded head, see
+    `Mixture`; None if it cannot be folded. `temperature` scales one beside the expert.
+    """
+
+    zero_shot: float | None
+    head: float | None
+    factor: float | None
+    temperature: float
+
+    @property
+    def form(self) -> str:
+        """What the expert starts from: `folded`, `beside`, or `none` for the base model itself."""
+        if self.zero_shot is not None and self.head is not None and self.zero_shot > self.head:
+            return "none"
+        return "beside" if self.factor is None else "folded"
+
+
+class HeadStage:
+    """Builds the start of one task's experts.
+
+    `expert`: a fresh copy of the base model; `texts`: unit class texts (C, E) as it answers with.
+    """
+
+    def __init__(self, expert: DualEncoder, texts: torch.Tensor) -> None:
+        self._expert = expert
+        self._texts = texts
+        self._plain = texts.double().cpu().numpy()
+
+    def judge(self, pooled: NDArray[np.float32], labels: NDArray[np.integer]) -> Judgement:
+        """Judge zero-shot and a head on pooled features (N, P) and labels (N,) of all pictures."""
+        unit, classes = unit_rows(pooled), len(self._plain)
+        head, base = fit_head(unit, labels, classes), self._embeddings(pooled)
+        if len(pooled) == classes:  # one picture of each: leaving it out leaves nothing of it
+            factor = even_factor(self._plain, base, head.scores(unit))
+            folds = self._folds(pooled, base, head, factor)
+            return Judgement(None, None, factor if folds else None, 1.0)
+        scores = leave_one_out(unit, labels, classes)
+        told = np.isfinite(scores[np.arange(len(labels)), labels])
+        scores, known, right = scores[told], base[told], labels[told]
+        zero_shot = accuracy((known @ self._plain.T).argmax(axis=1), right)
+        scale = self._expert.logit_scale_value
+        mixture = best_mixture(self._plain, known, scores, right, scale)
+        if self._folds(pooled, base, head, mixture.factor):
+            return Judgement(zero_shot, mixture.accuracy, mixture.factor, 1.0)
+        beside = accuracy(scores.argmax(axis=1), right)
+        return Judgement(zero_shot, beside, None, calibrated(scores, right))
+
+    def start(
+        self, judged: Judgement, pooled: NDArray[np.float32], labels: NDArray[np.integer]
+    ) -> Start:
+        """Return the start that was judged best, fitted to these pictures."""
+        if judged.form == "none":
+            return Start()
+        head = fit_head(unit_rows(pooled), labels, len(self._plain))
+        if judged.factor is None:
+            factor = np.float32(judged.temperature)
+            return Start(head=Head(factor * head.weights, factor * head.bias))
+        return self._folded(head, judged.factor, pooled)
+
+    def losses(
+        self, start: Start, pooled: NDArray[np.float32], labels: NDArray[np.integer]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return whether the start is right about each picture (N,), and its losses (N,)."""
+        if start.head is not None:
+            logits = start.head.scores(unit_rows(pooled)).astype(np.float64)
+        else:
+            with self._placed(start):
+                embeddings = self._embeddings(pooled)
+            unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+            logits = self._expert.logit_scale_value * unit @ self._plain.T
+        top = logits.max(axis=1, keepdims=True)
+        sums = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+        return logits.argmax(axis=1) == labels, sums - logits[np.arange(len(labels)), labels]
+
+    def _folded(self, head: Head, factor: float, pooled: NDArray[np.float32]) -> Start:
+        weights, offset = (torch.from_numpy(part) for part in fold(self._plain, head, factor))
+        end = self._expert.linear_end_of(weights, offset, torch.from_numpy(pooled).double())
+        return Start(end=end.float())
+
+    def _folds(
+        self, pooled: NDArray[np.float32], base: NDArray[np.float64], head: Head, factor: float
+    ) -> bool:
+        """Whether the head can be folded: the linear end is trained, and answers as it should."""
+        if self._expert.linear_end not in self._expert.trainable_parameters():
+            return False
+        ideal = base @ self._plain.T + factor * head.scores(unit_rows(pooled))
+        with self._placed(self._folded(head, factor, pooled)):
+            found = self._embeddings(pooled) @ self._plain.T
+        return accuracy(found.argmax(axis=1), ideal.argmax(axis=1)) >= AGREEMENT
+
+    @contextmanager
+    def _placed(self, start: Start) -> Iterator[None]:
+        parameter = None if start.end is None else _end_of(self._expert)
+        before = None if parameter is None else parameter.detach().clone()
+        start.place(self._expert)
+        try:
+            yield
+        finally:
+            if parameter is not None and before is not None:
+                with torch.no_grad():
+                    parameter.copy_(before)
+
+    @torch.inference_mode()
+    def _embeddings(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the expert's embeddings (N, E) of pooled features, before normalisation."""
+        device = self._expert.device
+        parts = [
+            self._expert.embed_pooled(torch.from_numpy(pooled[i : i + BATCH]).to(device)).cpu()
+            for i in range(0, len(pooled), BATCH)
+        ]
+        return torch.cat(parts).double().numpy()
+
+
+def _end_of(expert: DualEncoder) -> torch.nn.Parameter:
+    assert expert.linear_end is not None  # noqa: S101 - a head was folded into it
+    return expert.trainable_parameters()[expert.linear_end]
