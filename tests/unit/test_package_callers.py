@@ -11,12 +11,13 @@ import condu_cli
 ROOT = Path(condu_cli.__file__).parent
 
 CALLED_FROM_OUTSIDE = {
-    # Typer, Rich, SQLAlchemy and `string.Formatter` call these.
+    # Typer, Rich, SQLAlchemy, torch and `string.Formatter` call these.
     "main._root",
     "cli.writing.output.PipeConsole.on_broken_pipe",
     "cli.hints.templates._Text.get_value",
     "registry.database.tables.CanonicalJSON.process_bind_param",
     "registry.database.tables.CanonicalJSON.process_result_value",
+    "backbone.models.folded_norms._Relu6.forward",
     # Transfer, Average and Last, the figures of `bench`.
     "core.metrics.sequence_metrics",
     "core.metrics.SequenceMetrics.mean_transfer",

@@ -26,6 +26,7 @@ from condu_cli.backbone.models.embedded_weights import (
     TEXT_TOKENIZER,
     TEXT_WEIGHTS,
 )
+from condu_cli.backbone.models.folded_norms import feature_map
 from condu_cli.backbone.user_cache import UserCache
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError
@@ -115,7 +116,7 @@ class Mini(DualEncoder):
 
     def pool_images(self, pixels: Tensor) -> Tensor:
         """Return the globally pooled feature map (B, 1280) of images (B, 3, H, W)."""
-        features = self.image.forward_head(self.image.forward_features(pixels), pre_logits=True)
+        features = self.image.forward_head(feature_map(self.image, pixels), pre_logits=True)
         assert isinstance(features, Tensor)  # noqa: S101 - timm is untyped
         return features
 
