@@ -345,7 +345,8 @@ def _stages_line(plan: "LearnPlan") -> str:
         return tuning
     if plan.tunes:
         return f"a head, then {tuning}"
-    return "a head" if plan.request.quick else "a head; too few pictures to judge more than that"
+    alone = plan.request.quick or not recipe.iterations
+    return "a head" if alone else "a head; too few pictures to judge more than that"
 
 
 def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:

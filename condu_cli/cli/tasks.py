@@ -199,7 +199,10 @@ def _print_task(out: Output, record: dict[str, Any]) -> None:
 
 
 def _preset_line(preset: dict[str, Any]) -> str:
-    values = ", ".join(f"{name} {value:g}" for name, value in preset["values"].items())
+    values = ", ".join(
+        f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in preset["values"].items()
+    )
     return f"{preset['name']}: {values}".replace("_", " ")
 
 

@@ -85,7 +85,7 @@ def leave_one_out(
     )
 
 
-def calibrated(scores: Float64, labels: NDArray[np.integer]) -> float:
+def calibrated(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """Return the factor for scores (N, C) whose probabilities have the smallest log loss.
 
     The scores are those of pictures that the head has not seen, finite for the right class.

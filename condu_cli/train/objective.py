@@ -32,10 +32,15 @@ AUTOCAST = {"bfloat16": torch.bfloat16}
 
 
 class Measured(NamedTuple):
-    """Of every picture, in order: whether it is classified correctly (N,), and its loss (N,)."""
+    """The logits (N, C), float32, and labels (N,) of some pictures, in order, on the CPU."""
 
-    right: Tensor
-    losses: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Whether each picture is classified correctly (N,)."""
+        return self.logits.argmax(dim=-1) == self.labels
 
 
 class Objective:
@@ -100,12 +105,12 @@ class Objective:
         """Measure the current model on this process's share of some pictures."""
         texts = self._frozen_texts
         texts = self._gather(self._own_features()) if texts is None else texts
-        right, losses = [torch.zeros(0, dtype=torch.bool)], [torch.zeros(0)]
+        logits = [torch.zeros(0, len(self._rows))]
+        every = [torch.zeros(0, dtype=torch.int64)]
         for pixels, labels in batches:
-            logits = self._logits(pixels, texts).float().cpu()
-            right.append(logits.argmax(dim=-1) == labels)
-            losses.append(functional.cross_entropy(logits, labels, reduction="none"))
-        return Measured(torch.cat(right), torch.cat(losses))
+            logits.append(self._logits(pixels, texts).float().cpu())
+            every.append(labels)
+        return Measured(torch.cat(logits), torch.cat(every))
 
     def _loss(self, pixels: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
         """Return the sum of the pictures' losses ()."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from condu_cli.core.metrics import is_better
+import numpy as np
+
+from condu_cli.core.heads import calibrated
+from condu_cli.core.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
@@ -19,11 +21,22 @@ POINTS = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One expert on held-out pictures: whether it is right (N,), and its losses (N,)."""
+    """One expert on held-out pictures: whether it is right (N,), and its losses (N,).
+
+    The loss is that of the logits at the temperature that suits them best: how sure an expert is
+    of itself says nothing about how much it knows.
+    """
 
     alpha: float
     right: NDArray[np.bool_]
     losses: NDArray[np.floating]
+
+    @classmethod
+    def of(cls, alpha: float, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Point:
+        """Return the point with these logits (N, C) for pictures with these labels (N,)."""
+        chances = softmax(calibrated(logits, labels) * logits)[np.arange(len(labels)), labels]
+        losses = -np.log(np.maximum(chances, np.finfo(float).tiny))
+        return cls(alpha, logits.argmax(axis=1) == labels, losses)
 
     @property
     def accuracy(self) -> float:
@@ -40,10 +53,13 @@ class Point:
 
 
 def best_point(points: Sequence[Point]) -> Point:
-    """Return the most accurate point, of equals the one with the smallest loss.
+    """Return the point with the smallest loss, if tuning gains more than chance; else the first.
 
-    The first, the start, is kept unless another is better beyond chance.
+    The loss tells more than the accuracy: every picture counts by how far it is from the border,
+    not only those that cross it. A gain is more than chance if its mean over the pictures exceeds
+    its standard error.
     """
     start = points[0]
-    best = max(points, key=lambda point: (point.accuracy, -float(point.losses.mean())))
-    return best if is_better(best.right, start.right) else start
+    best = min(points, key=lambda point: float(point.losses.mean()))
+    gains = start.losses - best.losses
+    return best if gains.mean() > gains.std() / np.sqrt(len(gains)) else start

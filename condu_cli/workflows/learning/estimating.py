@@ -63,7 +63,7 @@ def estimate(plan: LearnPlan, base: DualEncoder, processes: int = 1) -> Estimate
             tried=len(sample),
         )
     decoding, encoding = (part / len(pictures) for part in seconds)
-    step = _seconds_per_iteration(plan, base, pictures, processes)
+    step = _seconds_per_iteration(plan, base, pictures, processes) if plan.tunes else 0.0
     count = len(plan.data.train)
     shown = count
     if plan.request.prototype_images is not None:

@@ -217,6 +217,8 @@ def plan_training(
         request.task,
         classes=len(drawn.data.class_names),
         shots=request.shots,
+        pictures=len(drawn.data.train),
+        from_head=request.head_first,
     )
     recipe = settle_recipe(
         request,

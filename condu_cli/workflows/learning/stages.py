@@ -97,7 +97,7 @@ class Stages:
         start = stage.start(judged, pooled[:cut], labels[:cut])
         point = None
         if len(rest) == len(held_out):
-            point = Point(0.0, *stage.losses(start, pooled[cut:], labels[cut:]))
+            point = Point.of(0.0, stage.logits(start, pooled[cut:]), labels[cut:])
         return Begun(judged, texts, start, whole, point)
 
     def _seen(self, read: Read) -> PooledTable:
@@ -171,17 +171,11 @@ class Stages:
         for alpha in POINTS if found else (0.0, *POINTS):
             line.go_to(alpha)
             mine = measure(objective, self._expert, held_out, self._recipe, self._team)
-            found.append(Point(alpha, *self._gathered(mine.right, mine.losses, len(held_out))))
+            every = torch.zeros(len(held_out), mine.logits.shape[1])
+            every[self._team.rank :: self._team.size] = mine.logits
+            logits = self._team.sum(every).double().numpy()  # of all processes, in order
+            found.append(Point.of(alpha, logits, held_out.labels.numpy()))
         return found
-
-    def _gathered(
-        self, right: torch.Tensor, losses: torch.Tensor, count: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return what all processes measured, (N,) each, in the order of the pictures."""
-        every = torch.zeros(2, count)
-        every[:, self._team.rank :: self._team.size] = torch.stack([right.float(), losses])
-        every = self._team.sum(every)
-        return every[0].numpy() > 0, every[1].numpy()
 
     def _kept(self, begun: Begun, alpha: float, points: list[Point] | None) -> Kept:
         """Exchange the start for the head of all pictures; return what is kept, with its record."""

@@ -111,20 +111,15 @@ class HeadStage:
             return Start(head=Head(factor * head.weights, factor * head.bias))
         return self._folded(head, judged.factor, pooled)
 
-    def losses(
-        self, start: Start, pooled: NDArray[np.float32], labels: NDArray[np.integer]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Return whether the start is right about each picture (N,), and its losses (N,)."""
+    def logits(self, start: Start, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return what the start answers to pooled features (N, P): logits (N, C)."""
         if start.head is not None:
-            logits = start.head.scores(unit_rows(pooled)).astype(np.float64)
-        else:
-            with self._placed(start):
-                embeddings = self._embeddings(pooled)
-            unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-            logits = self._expert.logit_scale_value * unit @ self._plain.T
-        top = logits.max(axis=1, keepdims=True)
-        sums = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-        return logits.argmax(axis=1) == labels, sums - logits[np.arange(len(labels)), labels]
+            return start.head.scores(unit_rows(pooled)).astype(np.float64)
+        with self._placed(start):
+            embeddings = self._embeddings(pooled)
+        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        scaled: NDArray[np.float64] = self._expert.logit_scale_value * unit @ self._plain.T
+        return scaled
 
     def _folded(self, head: Head, factor: float, pooled: NDArray[np.float32]) -> Start:
         weights, offset = (torch.from_numpy(part) for part in fold(self._plain, head, factor))

@@ -158,7 +158,8 @@ def test_without_a_best_it_is_an_error(pictures, diverging, values):
 
 
 def test_a_best_no_better_than_guessing_does_not_count(pictures, diverging, monkeypatch):
-    half = Measured(torch.arange(len(pictures)) % 2 == 0, torch.zeros(len(pictures)))
+    right = torch.arange(len(pictures)) % 2
+    half = Measured(torch.eye(2)[(pictures.labels + right) % 2], pictures.labels)
     monkeypatch.setattr(Objective, "measure", lambda *_: half)
     with pytest.raises(DivergedError):
         train(pictures, BEST, validation=pictures)

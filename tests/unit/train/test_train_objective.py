@@ -94,9 +94,7 @@ def test_right_answers_are_counted(batch):
     tokens = model.tokenize([f"a photo of a {name}." for name in NAMES])
     with torch.inference_mode():
         answers = (model.encode_images(batch[0]) @ model.encode_tokens(tokens).T).argmax(dim=1)
-    right, losses = objective.measure([(batch[0], answers)])
-    assert right.all()
-    assert losses.shape == (6,)
-    wrong, larger = objective.measure([(batch[0], (answers + 1) % 5)])
-    assert not wrong.any()
-    assert (larger > losses).all()
+    measured = objective.measure([(batch[0], answers)])
+    assert measured.logits.shape == (6, 5)
+    assert measured.right.all()
+    assert not objective.measure([(batch[0], (answers + 1) % 5)]).right.any()

@@ -56,11 +56,32 @@ def test_mini_trains_longer_for_many_classes_and_shorter_for_few_pictures(method
     assert all(iterations(count, 5) < iterations(count) for count in (10, 101, 196))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_mini_is_tuned_from_a_head_for_one_pass_within_limits(method):
+    def values(pictures, shots=None):
+        return preset_for(
+            "mini", method, "my-cats", pictures=pictures, shots=shots, from_head=True
+        ).values
+
+    assert [values(n)["iterations"] for n in (100, 1600, 100_000)] == [30, 50, 150]
+    assert values(50, shots=5)["iterations"] == 0
+    assert values(1600)["tuned"] == "image"
+
+
+def test_clip_is_tuned_from_a_head_as_from_the_base_model():
+    for shots in (None, 5):
+        with_head = preset_for("clip", "full", "eurosat", shots=shots, from_head=True)
+        assert with_head == preset_for("clip", "full", "eurosat", shots=shots)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shots", [None, 5])
-def test_every_preset_makes_a_recipe_and_names_its_source(family, method, shots):
-    preset = preset_for(family, method, "eurosat", classes=397, shots=shots)
+@pytest.mark.parametrize("from_head", [False, True])
+def test_every_preset_makes_a_recipe_and_names_its_source(family, method, shots, from_head):
+    preset = preset_for(
+        family, method, "eurosat", classes=397, shots=shots, pictures=500, from_head=from_head
+    )
     Recipe(**preset.values, image_size=32)
     assert preset.source
 

@@ -5,31 +5,43 @@ import pytest
 
 from condu_cli.workflows.learning.choosing import Point, best_point
 
+LABELS = np.arange(200) % 4
 
-def point(alpha, right, of=200, loss=1.0):
-    return Point(alpha, np.arange(of) < right, np.full(of, loss))
+
+def point(alpha, knows, seed=0, sure=1.0):
+    """Logits that point at the right class by `knows`, among noise that all points share."""
+    noise = np.random.default_rng(seed).normal(size=(len(LABELS), 4))
+    return Point.of(alpha, sure * (knows * np.eye(4)[LABELS] + noise), LABELS)
 
 
 def test_tuning_that_is_clearly_better_is_kept():
-    points = [point(0.0, 150), point(0.5, 180), point(1.0, 176)]
+    points = [point(0.0, 1.0), point(0.5, 2.0), point(1.0, 1.5)]
     assert best_point(points).alpha == 0.5
 
 
 def test_tuning_that_is_worse_is_not():
-    points = [point(0.0, 150), point(0.5, 140), point(1.0, 120)]
+    points = [point(0.0, 1.0), point(0.5, 0.8), point(1.0, 0.5)]
     assert best_point(points).alpha == 0.0
 
 
-def test_of_equals_the_smaller_loss_is_kept():
-    points = [point(0.0, 150), point(0.5, 180, loss=0.9), point(1.0, 180, loss=0.8)]
-    assert best_point(points).alpha == 1.0
-
-
-def test_one_picture_more_is_chance():
-    points = [point(0.0, 150), point(0.5, 151)]
+def test_a_gain_within_chance_does_not_count():
+    start = point(0.0, 1.0)
+    gains = np.where(LABELS < 2, 1.0, -0.95)  # 0.025 in the mean, with a standard error of 0.07
+    points = [start, Point(0.5, start.right, start.losses - gains)]
+    assert points[1].losses.mean() < points[0].losses.mean()
     assert best_point(points).alpha == 0.0
+
+
+def test_being_surer_is_no_gain():
+    points = [point(0.0, 1.0), point(1.0, 1.0, sure=8.0)]
+    assert points[1].losses.mean() == pytest.approx(points[0].losses.mean(), abs=1e-3)
+    assert best_point(points).alpha == 0.0
+
+
+def test_equal_points_are_the_start():
+    assert best_point([point(0.0, 1.0), point(1.0, 1.0)]).alpha == 0.0
 
 
 def test_the_record_has_the_figures():
-    record = point(0.5, 150, loss=0.25).to_record()
+    record = Point(0.5, np.arange(4) < 3, np.full(4, 0.25)).to_record()
     assert record == {"alpha": 0.5, "accuracy": pytest.approx(0.75), "loss": 0.25}
