@@ -1,141 +1,250 @@
-"""Learn several tasks with both methods, with few pictures and with all; a table for docs/.
+"""Learn many tasks one after another with `condu learn`, beside probes; tables for docs/.
 
-    python benchmarks/learning.py --data DIR [--tasks eurosat oxford_pets …] [--write FILE]
+    python benchmarks/learning.py --data DIR [--tasks eurosat …] [--shots 5 0] [--seeds 2]
+                                  [--method full] [--before CONDU] [--write FILE]
 
-DIR holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). Every cell is one
-registry that learns the tasks one after another with `condu learn` and no option of the recipe; at
-the end all of them are measured. Baselines in the same run: the base model's zero-shot accuracy,
-and a linear probe on its frozen image features (logistic regression, C = 0.316, as in CLIP's own
-example), trained on the same pictures.
+DIR holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). No option of the
+recipe is given. Baselines in the same run, on the same pictures and the same frozen features: the
+base model's zero-shot accuracy, a logistic regression (its C chosen on a fifth of the training
+pictures, then refitted on all), a ridge regression (its alpha by its own cross-validation), and the
+head in closed form as it is, not folded into a model.
+
+    alone   the same `learn` in a registry of its own that stores the expert without loss
+    last    all tasks learned one after another in one registry with its defaults, measured at the
+            end, the task named
+    union   the same, the task not named: task and class must be right among all classes; `paper`
+            with the paper's router and vote
+
+`--before` names the `condu` of another revision, which learns every task in a registry of its own,
+for its seconds. One standard error of an accuracy p over n test pictures is sqrt(p (1 - p) / n).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
+import shutil
+import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from command_line import condu
-from sklearn.linear_model import LogisticRegression
+from set_features import SetFeatures, set_features
+from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
+from sklearn.model_selection import train_test_split
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.backbone.features import image_features
+from condu_cli.core.heads import fit_head
+from condu_cli.core.routing.prototypes import unit_rows
 from condu_cli.data.draws import few_shot
-from condu_cli.data.pictures.picture_sets import PictureSet
-from condu_cli.data.pictures.transforms import evaluation_transform
 from condu_cli.data.sources.own_data import read_source
 
-TASKS = ("eurosat", "oxford_pets", "caltech101", "stanford_cars")
-PROBE_C = 0.316
+TASKS = (
+    "eurosat",
+    "oxford_pets",
+    "dtd",
+    "caltech101",
+    "scene15",
+    "mnist",
+    "cifar10",
+    "stanford_cars",
+)
+PROBE_CS = (0.1, 1.0, 10.0, 100.0, 1000.0)
+RIDGE_ALPHAS = (0.01, 0.1, 1.0, 10.0)
+LOSSLESS = ("--exact", "", "--trim", 0, "--rescaler", "global")
+"""One task in a registry with these options is stored bit for bit."""
+
+Rows = dict[str, dict[str, list[float]]]
+"""Figures by row and task, one per seed."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--base", default="mini")
-    parser.add_argument("--methods", nargs="+", default=["full", "lora"])
-    parser.add_argument("--shots", type=int, nargs="+", default=[5, 0], help="0: all pictures")
-    parser.add_argument("--write", type=Path, help="also append the table to this file")
-    options = parser.parse_args()
+    options = parsed()
     lines = [
         f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, base model "
-        f"{options.base}; accuracy at the end of all tasks, in brackets the seconds of `learn`",
-        "",
-        "| shots | method | " + " | ".join(options.tasks) + " | mean | ratio to zero-shot |",
-        "|---|---|" + "---|" * (len(options.tasks) + 2),
+        f"{options.base}, {options.method}, {options.seeds} seeds"
     ]
-    print("\n".join(lines), flush=True)
-    zero_shot: list[float] = []
-
-    def add(shots: int | None, name: str, cells: list[tuple[float, float | None]]) -> None:
-        row = table_row(shots, name, cells, zero_shot)
-        lines.append(row)
-        print(row, flush=True)
-
+    print(lines[0], flush=True)
+    base = load_base(options.base)
+    features = {task: set_features(base, options.data / task) for task in options.tasks}
     for shots in options.shots:
-        for method in options.methods:
-            # The base model answers the same in every registry: once is enough.
-            found = learn_all(options, method, shots, zero_shot=not zero_shot)
-            if not zero_shot:
-                zero_shot += [one["zero_shot"] for one in found]
-                add(None, "zero-shot", [(accuracy, None) for accuracy in zero_shot])
-            add(shots, method, [(one["accuracy"], one["seconds"]) for one in found])
-        add(shots, "linear probe", [probe(options, task, shots) for task in options.tasks])
+        rows: Rows = defaultdict(lambda: defaultdict(list))
+        for seed in range(options.seeds):
+            for task in options.tasks:
+                probes(rows, features[task], options.data / task, task, shots, seed)
+                learn_alone(rows, options, task, shots, seed)
+            learn_all(rows, options, shots, seed)
+        lines += ["", *table(rows, options, shots, features)]
+        print("\n".join(lines[-len(rows) - 12 :]), flush=True)
     if options.write:
         with options.write.open("a", encoding="utf-8") as file:
             file.write("\n".join(["", *lines, ""]))
 
 
-def table_row(
-    shots: int | None,
-    name: str,
-    cells: list[tuple[float, float | None]],
-    zero_shot: list[float],
-) -> str:
-    """One line of the table: accuracies with seconds, their mean, and its ratio to zero-shot's."""
-    number = "" if shots is None else shots or "all"
-    texts = [f"{a:.3f}" + ("" if s is None else f" ({s:.0f} s)") for a, s in cells]
-    mean = sum(accuracy for accuracy, _ in cells) / len(cells)
-    ratio = mean / (sum(zero_shot) / len(zero_shot))
-    return f"| {number} | {name} | " + " | ".join([*texts, f"{mean:.3f}", f"{ratio:.2f}"]) + " |"
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--method", default="full")
+    parser.add_argument("--shots", type=int, nargs="+", default=[5, 0], help="0: all pictures")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--before", help="the `condu` of another revision, for its seconds")
+    parser.add_argument("--write", type=Path, help="also append the tables to this file")
+    return parser.parse_args()
 
 
-def learn_all(
-    options: argparse.Namespace, method: str, shots: int, *, zero_shot: bool
-) -> list[dict[str, Any]]:
-    """Learn the tasks one after another, then measure each; what `evaluate` says, and seconds."""
-    also = ["--zero-shot"] if zero_shot else []
-    few = ["--shots", shots] if shots else []
+# Baselines on frozen features
+
+
+def probes(
+    rows: Rows, features: SetFeatures, folder: Path, task: str, shots: int, seed: int
+) -> None:
+    """Fit the probes and the bare head; what they reach on the test pictures goes to `rows`."""
+    chosen = drawn(features, folder, shots, seed)
+    train, labels = unit_rows(features.train.pooled[chosen]), features.train.labels[chosen]
+    test, expected = unit_rows(features.test.pooled), features.test.labels
+    started = time.perf_counter()
+    rows["logistic probe"][task].append(logistic(train, labels, seed).score(test, expected))
+    rows["seconds, logistic probe"][task].append(time.perf_counter() - started)
+    ridge = RidgeClassifierCV(alphas=RIDGE_ALPHAS).fit(train, labels)
+    rows["ridge probe"][task].append(ridge.score(test, expected))
+    head = fit_head(train, labels, int(labels.max()) + 1)
+    rows["bare head"][task].append(float((head.scores(test).argmax(axis=1) == expected).mean()))
+
+
+def drawn(features: SetFeatures, folder: Path, shots: int, seed: int) -> np.ndarray:
+    """Return the places of the training pictures that `learn --shots` draws; 0: all."""
+    data = read_source(folder)
+    if not shots:
+        return np.arange(len(data.train))
+    kept = set(few_shot(data, shots, seed).train)
+    return np.flatnonzero([sample in kept for sample in data.train])
+
+
+def logistic(train: np.ndarray, labels: np.ndarray, seed: int) -> LogisticRegression:
+    """Choose C on held-out training pictures, then fit all of them."""
+    size = max(0.2, len(set(labels.tolist())) / len(labels))
+    parts = train_test_split(train, labels, test_size=size, random_state=seed, stratify=labels)
+    fitting, held_out, of_fitting, of_held_out = parts
+
+    def accuracy(c: float) -> float:
+        return float(model(c).fit(fitting, of_fitting).score(held_out, of_held_out))
+
+    def model(c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, max_iter=1000)
+
+    return model(max(PROBE_CS, key=accuracy)).fit(train, labels)
+
+
+# Experts
+
+
+def learn_alone(rows: Rows, options: argparse.Namespace, task: str, shots: int, seed: int) -> None:
+    """Learn a task in a registry of its own, stored without loss, and by another revision."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder, "registry")
-        condu(registry, "init", "--base", options.base, "--method", method)
-        seconds = {}
+        condu(registry, "init", "--base", options.base, "--method", options.method, *LOSSLESS)
+        condu(registry, *learn_command(options, task, shots, seed))
+        found = condu(registry, "evaluate", "--task", task, "--zero-shot")
+        rows["zero-shot"][task].append(found["zero_shot"])
+        rows["alone"][task].append(found["accuracy"])
+        if options.before:
+            other = Path(folder, "other")
+            run(options.before, other, "init", "--base", options.base, "--method", options.method)
+            started = time.perf_counter()
+            run(options.before, other, *learn_command(options, task, shots, seed))
+            rows["seconds, before"][task].append(time.perf_counter() - started)
+            shutil.rmtree(other)
+
+
+def learn_all(rows: Rows, options: argparse.Namespace, shots: int, seed: int) -> None:
+    """Learn the tasks one after another, then measure each, named and not."""
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Path(folder, "registry")
+        condu(registry, "init", "--base", options.base, "--method", options.method)
         for task in options.tasks:
             started = time.perf_counter()
-            condu(registry, "learn", "--task", task, "--data", options.data / task, *few)
-            seconds[task] = time.perf_counter() - started
-        return [
-            {
-                **condu(registry, "evaluate", "--task", task, *also),
-                "seconds": seconds[task],
-            }
-            for task in options.tasks
-        ]
+            condu(registry, *learn_command(options, task, shots, seed))
+            rows["seconds, learn"][task].append(time.perf_counter() - started)
+            if task == options.tasks[0]:
+                first = condu(registry, "evaluate", "--task", task)["accuracy"]
+        for task in options.tasks:
+            last = condu(registry, "evaluate", "--task", task)["accuracy"]
+            rows["last"][task].append(last)
+            union = ("evaluate", "--task", task, "--label-space", "union")
+            rows["union"][task].append(condu(registry, *union)["accuracy"])
+            paper = condu(registry, *union, "--router", "paper", "--experts", 4)
+            rows["union, paper"][task].append(paper["accuracy"])
+        rows["first, when learned"][options.tasks[0]].append(first)
 
 
-def probe(options: argparse.Namespace, task: str, shots: int) -> tuple[float, float]:
-    """Test accuracy of a logistic regression on frozen features, and its seconds."""
-    started = time.perf_counter()
-    base = load_base(options.base)
-    data = read_source(options.data / task)
-    if shots:
-        data = few_shot(data, shots, seed=0)
-    (_, train, labels), (_, test, expected) = (
-        features_of(base, samples) for samples in (data.train, data.test)
-    )
-    model = LogisticRegression(C=PROBE_C, max_iter=1000, random_state=0).fit(train, labels)
-    return float(model.score(test, expected)), time.perf_counter() - started
+def learn_command(
+    options: argparse.Namespace, task: str, shots: int, seed: int
+) -> tuple[object, ...]:
+    few = ("--shots", shots) if shots else ()
+    data = options.data / task
+    return ("learn", "--task", task, "--data", data, "--seed", seed, *few)
 
 
-def features_of(base: Any, samples: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (N, E) and pooled features (N, P) of pictures as the base sees them, labels (N,)."""
-    prep = base.preprocessing
-    transform = evaluation_transform(
-        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
-    pictures = PictureSet(samples)
-    found = [image_features(base, pixels) for _, pixels in pictures.scan(transform)]
-    image, pooled = (
-        np.concatenate([part.numpy() for part in parts]) for parts in zip(*found, strict=True)
-    )
-    return image, pooled, pictures.labels.numpy()
+def run(program: str, registry: Path, *arguments: object) -> None:
+    command = [program, *map(str, arguments), "--registry", str(registry)]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+
+
+# The table
+
+
+def table(
+    rows: Rows, options: argparse.Namespace, shots: int, features: dict[str, SetFeatures]
+) -> list[str]:
+    """Return one line per row, means over seeds, and how the experts compare with the probes."""
+    tasks = options.tasks
+    better = {t: max(mean(rows["logistic probe"][t]), mean(rows["ridge probe"][t])) for t in tasks}
+    lines = [
+        f"{shots or 'all'} pictures per class" if shots else "all pictures",
+        "",
+        "| row | " + " | ".join(tasks) + " | mean | ratio to the better probe |",
+        "|---|" + "---|" * (len(tasks) + 2),
+    ]
+    reference = sum(better.values()) / len(tasks)
+    for name, by_task in rows.items():
+        lines.append(table_row(name, {t: mean(v) for t, v in by_task.items()}, tasks, reference))
+    margins = {}
+    for task in tasks:
+        p, n = mean(rows["last"][task]), len(features[task].test.labels)
+        error = math.sqrt(p * (1 - p) / n)
+        margins[task] = (p - better[task]) / error if error else 0.0
+    lines += ["", "last minus the better probe, in standard errors: " + figures(margins)]
+    gain = sum(mean(rows["last"][t]) for t in tasks) / len(tasks) - reference
+    lines.append(f"mean of last minus mean of the better probe: {100 * gain:+.1f} points")
+    return lines
+
+
+def table_row(name: str, found: dict[str, float], tasks: list[str], reference: float) -> str:
+    seconds = name.startswith("seconds")
+    cells = [
+        f"{found[t]:.0f}" if seconds else f"{found[t]:.3f}" if t in found else "" for t in tasks
+    ]
+    average = sum(found.values()) / len(found)
+    whole = len(found) == len(tasks)
+    mean_cell = f"{average:.0f}" if seconds else f"{average:.3f}" if whole else ""
+    ratio = f"{average / reference:.3f}" if whole and not seconds else ""
+    return f"| {name} | " + " | ".join([*cells, mean_cell, ratio]) + " |"
+
+
+def figures(values: dict[str, float]) -> str:
+    return ", ".join(f"{task} {value:+.1f}" for task, value in values.items())
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 if __name__ == "__main__":
