@@ -1,13 +1,13 @@
-"""Compare rescaler granularities and storage dtypes on experts trained on real pictures.
+"""Compare rescaler granularities and storage dtypes alone on experts trained on real pictures.
 
     python benchmarks/rescalers.py --data DIR --work DIR [--tasks ...] [--base mini]
 
 DIR of --data holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). Each task
-is learned once, by `condu learn`, in a separate registry under --work; a registry reproduces a
-single expert exactly, so those registries are the baseline (individual fine-tuning)
-and the source of the deltas. The deltas are then unified one after another into a registry for
-each choice, made by `condu init`, and every task is measured by `condu evaluate` at the end: the
-field's Last. Registries of earlier runs in --work are reused.
+is learned once, by `condu learn`, in a separate registry under --work that reproduces its single
+expert exactly; those registries are the baseline (individual fine-tuning) and the source of the
+deltas. The deltas are then unified one after another into a registry for each choice, with nothing
+exact and nothing trimmed (`storing.py` compares those), and every task is measured by
+`condu evaluate` at the end: the field's Last. Registries of earlier runs in --work are reused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from command_line import condu
-from single_experts import TASKS, add_expert, learn_alone
+from single_experts import TASKS, add_expert, create, learn_alone
 
 CHOICES = (
     ("global", "float32"),
@@ -36,7 +36,7 @@ def unify_all(work: Path, alone: dict[str, Path], base: str, rescaler: str, dtyp
     path = work / f"{rescaler}-{dtype}"
     if path.exists():
         return path
-    condu(path, "init", "--base", base, "--rescaler", rescaler, "--dtype", dtype)
+    create(path, base, "full", {"rescaler": rescaler, "dtype": dtype, "exact": "", "trim": "0"})
     registry = Registry.open(path)
     for task, source_path in alone.items():
         add_expert(registry, source_path, task)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from command_line import condu
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from condu_cli.registry.repository import Registry
@@ -26,13 +27,34 @@ TASKS = [
 ]
 
 
-def learn_alone(work: Path, data: Path, task: str, base: str) -> Path:
-    """Learn a task in a registry under `work`, or reuse the registry from an earlier run."""
+UNTOUCHED = {"rescaler": "global", "exact": "", "trim": "0"}
+"""Options with which a registry restores its only expert bit for bit."""
+
+
+def learn_alone(
+    work: Path, data: Path, task: str, base: str, *options: object, method: str = "full"
+) -> Path:
+    """Learn a task in a registry under `work`, or reuse the registry from an earlier run.
+
+    `data` is a list of pictures, or holds one folder of them per task; `options` are given to
+    `condu learn`.
+    """
     registry = work / f"alone-{task}"
-    if not registry.exists():
-        pictures = [] if task in EMBEDDED else ["--data", data / task]
-        condu(registry, "learn", "--task", task, *pictures, "--base", base)
+    if not (registry / "condu.sqlite").exists():
+        create(registry, base, method, UNTOUCHED)
+    if not condu(registry, "log"):
+        pictures = [] if task in EMBEDDED else ["--data", data if data.is_file() else data / task]
+        condu(registry, "learn", "--task", task, *pictures, *options)
     return registry
+
+
+def create(path: Path, base: str, method: str, codec_options: Mapping[str, str]) -> None:
+    """Create an empty registry with some options of the codec."""
+    from condu_cli.backbone.base_models import load_base
+    from condu_cli.registry.repository import Registry
+    from condu_cli.workflows.opening.workspace import new_config
+
+    Registry.create(path, new_config(load_base(base), method, codec_options))
 
 
 def trained_expert(path: Path, task: str) -> TrainedExpert:

@@ -32,10 +32,10 @@ SHAPES = {
 
 
 def made_config(
-    dtype: str = "float32", rescaler: str = "row", codec: str = "condu"
+    dtype: str = "float32", rescaler: str = "row", codec: str = "condu", **others: str
 ) -> RegistryConfig:
-    """`rescaler` is an option of `condu` alone."""
-    options = {"dtype": dtype, **({"rescaler": rescaler} if codec == "condu" else {})}
+    """`rescaler` is an option of `condu` alone, and so are `others`, such as exact or trim."""
+    options = {"dtype": dtype, **({"rescaler": rescaler} if codec == "condu" else {}), **others}
     return RegistryConfig(
         base=BaseIdentity("tiny", "condu-tiny", "", "gelu", "b" * 64, 32),
         method="full",

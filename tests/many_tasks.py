@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from made_registries import learn, made_config, made_expert
 
-from condu_cli.core.codecs.condu.stored_masks import encode_mask
+from condu_cli.core.codecs.condu.stored_masks import decode_mask, encode_mask
 from condu_cli.core.codecs.interface import EncodedState
 from condu_cli.registry.manifest import Expert, TaskEntry
 from condu_cli.registry.repository import Registry
@@ -32,7 +32,7 @@ def registry_of_tasks(path: Path, count: int) -> Registry:
     made, rng = made_expert("one"), np.random.default_rng(0)
     part = state.parts[0]
     figures = {name: part[name] for name in part if not name.startswith("mask")}
-    mask = np.asarray(codec._trigger(part).mask)
+    mask = np.asarray(decode_mask(part, codec.layout))
     parts, entries = [], []
     for number in range(count):
         some = mask & rng.integers(0, 256, mask.shape, dtype=np.uint8)

@@ -19,9 +19,14 @@ from condu_cli.cli.writing.output import Output
 from condu_cli.cli.writing.wording import method_line, size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from condu_cli.registry.storage import StorageReport
 
 
+NOTHING = "none"
+"""The value of --exact that keeps nothing exactly."""
+TRIM = "0.5"
 PAPER_TASKS = 11
 MEBIBYTE = 2**20
 PAPER_BYTES = {
@@ -102,9 +107,33 @@ def init(
             show_default=False,
         ),
     ] = None,
+    exact: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Parameters that each task keeps exactly, separated by commas: vectors, "
+            "depthwise, names, or none. Default: vectors, depthwise and the image projection; "
+            "none with LoRA.",
+            show_default=False,
+        ),
+    ] = None,
+    trim: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            max=1,
+            help="Drop this share of each row of a new expert's delta, the smallest values. "
+            f"Default: {TRIM}; 0 with LoRA.",
+            show_default=False,
+        ),
+    ] = None,
     compat: Annotated[
         Compat | None,
-        typer.Option(help="Follow the paper: one global rescaler.", show_default=False),
+        typer.Option(
+            help="Follow the paper: one global rescaler, nothing exact, nothing trimmed.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Create an empty registry for one base model.
@@ -118,7 +147,9 @@ def init(
     from condu_cli.workflows.opening.workspace import new_config
 
     path = run.registry_path
-    options = _codec_options(dtype, rescaler, compat)
+    options = _codec_options(dtype, rescaler, exact, trim)
+    if compat is not None:
+        _refuse_contradictions(options)
     lora = lora_options(
         method.value,
         rank=rank,
@@ -129,7 +160,9 @@ def init(
     )
     refuse_existing(path)
     model = load_base(base)
-    config = new_config(model, method.value, options, train.value, lora)
+    config = new_config(
+        model, method.value, options, train.value, lora, None if compat is None else compat.value
+    )
     if not run.settings.dry_run:
         Registry.create(path, config)
     data = {
@@ -154,22 +187,32 @@ def init(
 
 
 def _codec_options(
-    dtype: Dtype, rescaler: Rescaler | None, compat: Compat | None
+    dtype: Dtype, rescaler: Rescaler | None, exact: str | None, trim: float | None
 ) -> dict[str, str]:
     """Return the options that were given; the codec has defaults for the others."""
-    from condu_cli.errors import UsageError
-
     options = {"dtype": dtype.value}
-    if compat is Compat.paper:
-        if rescaler not in (None, Rescaler.all):
-            raise UsageError(
-                f"--compat paper means --rescaler global, not {rescaler.value}",
-                reason="compat-contradicted",
-            )
-        rescaler = Rescaler.all
     if rescaler is not None:
         options["rescaler"] = rescaler.value
+    if exact is not None:
+        words = [word.strip() for word in exact.split(",")]
+        options["exact"] = "" if words == [NOTHING] else ",".join(words)
+    if trim is not None:
+        options["trim"] = f"{trim:.9f}".rstrip("0").rstrip(".")
     return options
+
+
+def _refuse_contradictions(options: "Mapping[str, str]") -> None:
+    """Refuse options of the codec that are not the paper's."""
+    from condu_cli.core.codecs.known import PAPER_OPTIONS
+    from condu_cli.errors import UsageError
+
+    for option, wanted in PAPER_OPTIONS.items():
+        given = options.get(option, wanted)
+        if given != wanted:
+            raise UsageError(
+                f"--compat paper means --{option} {wanted or NOTHING}, not {given}",
+                reason="compat-contradicted",
+            )
 
 
 def storage_report(run: Run) -> None:

@@ -28,6 +28,18 @@ def values_of(registry, session, task):
     return dict(codec.decode(state.shared, state.parts[session.entries.index(session.entry(task))]))
 
 
+def trimmed(delta, options):
+    """Return what is left of a new delta: the largest magnitudes of each row that is merged."""
+    share, exact = float(options.get("trim", 0)), options.get("exact", "")
+    found = {name: values.copy() for name, values in delta.items()}
+    for values in found.values():
+        if share and not (exact and values.ndim <= 1):
+            for row in values.reshape(len(values) if values.ndim > 1 else 1, -1):
+                order = sorted(range(row.size), key=lambda place: (abs(row[place]), place))
+                row[order[: int(share * row.size)]] = 0
+    return found
+
+
 def within(found, wanted, relative):
     """Return whether two deltas are equal up to a share of the L1 norm."""
     off = sum(np.abs(found[name] - wanted[name]).sum() for name in wanted)

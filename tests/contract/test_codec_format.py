@@ -5,6 +5,7 @@ import pytest
 
 from condu_cli.core.arrays.layout import ParameterLayout
 from condu_cli.core.codecs.condu.codec import ConduCodec
+from condu_cli.core.codecs.condu.entropy import compress
 from condu_cli.core.codecs.interface import EMPTY, EncodedState
 from condu_cli.core.codecs.known import codec_by_name
 
@@ -47,6 +48,33 @@ def test_the_arrays_of_both_parts(dtype, rescaler):
         "l1_norm": ("float64", (1,)),
         "covered_norm": ("float64", (1,)),
     }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_arrays_with_exact_parameters(dtype):
+    state = encoded(dtype=dtype, rescaler="row", exact="vectors")
+    scales = {"scale/conv": "float32"} if dtype == "int8" else {}
+    assert {n: str(a.dtype) for n, a in state.shared.items()} == {"conv": dtype, **scales}
+    part = state.parts[0]
+    assert {n: (str(a.dtype), a.shape) for n, a in part.items()} == {
+        "mask": ("uint8", (8,)),
+        "rescaler": ("float32", (2,)),
+        "l1_norm": ("float64", (1,)),
+        "covered_norm": ("float64", (1,)),
+        "exact/bias": ("float32", (4,)),
+        "exact/scale": ("float32", ()),
+    }
+    assert part["exact/bias"].tolist() == [0, 0, 0, -1]
+    assert part["exact/scale"] == 3
+    assert part["mask"].tolist() == [0b111011, *[0] * 7]
+    assert part["l1_norm"][0] == pytest.approx(388, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_bits_of_a_trimmed_mask(dtype):
+    """Of [1, -2, 0] and [4, 127, -254] one each, of a vector one half, of a scalar nothing."""
+    mask = encoded(dtype=dtype, rescaler="row", trim="0.5").parts[0]["mask"]
+    assert mask.tolist() == [0b110011, *[0] * 7, 0b1000, *[0] * 7, 1, *[0] * 7]
 
 
 def test_the_bits_of_a_mask():
@@ -109,6 +137,18 @@ def test_the_arrays_of_a_reverse_patch(dtype, rescaler):
     scales = {"scales": "uint8"} if dtype == "int8" else {}
     assert {name: str(array.dtype) for name, array in patch.items()} == PATCH_ARRAYS | scales
     assert patch["version"].tolist() == [1]
+
+
+def test_a_reverse_patch_holds_exact_arrays_only_of_experts_without_a_pair():
+    codec = codec_by_name("condu", LAYOUT, {"exact": "vectors"})
+    older = codec.encode(EMPTY, DELTA)
+    newer = codec.encode(older, DELTA)
+    assert set(codec.difference(newer, older, [0])) == set(PATCH_ARRAYS)
+    patch = codec.difference(newer, older, [None])
+    own = {"part/0/exact/bias": "uint8", "part/0/exact/scale": "uint8"}
+    assert {name: str(array.dtype) for name, array in patch.items()} == PATCH_ARRAYS | own
+    content = (0, 0, 0x40, 0x40)  # the byte planes of 3.0
+    assert patch["part/0/exact/scale"].tobytes() == compress(np.array(content, np.uint8)).tobytes()
 
 
 def test_a_reverse_patch_of_today_is_read_tomorrow():

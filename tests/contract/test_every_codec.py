@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from codec_checks import oldest_first, problems, states, values_of, within
+from codec_checks import oldest_first, problems, states, trimmed, values_of, within
 from made_registries import decoded, flip, learn, made_config, made_expert, made_registry
 from safetensors.numpy import load_file
 from thirty_line_codec import PlainCodec
@@ -40,6 +40,10 @@ CODECS_UNDER_TEST = {
     "condu-float32": {},
     "condu-bfloat16": {"dtype": "bfloat16"},
     "condu-int8": {"dtype": "int8"},
+    "condu-exact": {"exact": "vectors,depthwise"},
+    "condu-default-float32": {"exact": "vectors,depthwise", "trim": "0.5"},
+    "condu-default-bfloat16": {"dtype": "bfloat16", "exact": "vectors", "trim": "0.5"},
+    "condu-default-int8": {"dtype": "int8", "exact": "vectors", "trim": "0.25"},
     "plain": {"codec": "plain"},
 }
 TASKS = ("birds", "cars", "flags")
@@ -68,8 +72,12 @@ def test_the_first_expert_is_restored_within_its_precision(path, codec):
     assert all(
         found[n].shape == v.shape and found[n].dtype == v.dtype for n, v in expert.delta.items()
     )
-    exact = registry.config.codec.options["dtype"] == "float32"
-    assert within(found, expert.delta, 0 if exact else 0.02)
+    options = registry.config.codec.options
+    wanted = trimmed(expert.delta, options)
+    assert within(found, wanted, 0 if options["dtype"] == "float32" else 0.02)
+    for name, values in wanted.items():
+        if options.get("exact") and values.ndim == 1:
+            assert np.array_equal(found[name], values)
 
 
 def test_what_a_session_decodes_to_never_changes(path, codec):
@@ -247,7 +255,8 @@ def test_an_expert_is_exported_and_imported(path, tmp_path, codec, base):
     Importer(path, ImportRequest(task="again", weights=file)).plan().run()
     head = Registry.open(path).head()
     assert (head.kind, [entry.name for entry in head.entries]) == ("import", ["birds", "again"])
-    assert within(values_of(registry, head, "again"), delta, 0.05)
+    wanted = trimmed(delta, registry.config.codec.options)
+    assert within(values_of(registry, head, "again"), wanted, 0.05)
     assert problems(registry) == []
 
 

@@ -83,7 +83,8 @@ def test_no_patch_is_made_across_codecs(mixed):
 def test_one_codec_with_other_options_is_another_code(path):
     """Its patches are read with the options of their own session, not with the registry's."""
     registry = made_registry(path, "birds", "cars")
-    int8 = CodecChoice("condu", {"dtype": "int8", "rescaler": "tensor"})
+    options = {"dtype": "int8", "rescaler": "tensor", "exact": "vectors", "trim": "0.25"}
+    int8 = CodecChoice("condu", options)
     convert(registry, int8)
     for task in ("flags", "trees"):
         learn(registry, task)
@@ -146,6 +147,22 @@ def test_forgetting_and_renaming_stay_in_the_sessions_codec(mixed):
     assert forgotten.codec == renamed.codec == PLAIN
     assert renamed.entry("vans").codec_options == {"dtype": "float32"}
     assert problems(mixed) == []
+
+
+def test_a_beginning_is_replaced_in_the_sessions_codec(path):
+    registry = made_registry(path, "birds")
+    learn(registry, "cars", quick=True)
+    learn(registry, "flags")
+    converted = convert(registry, PLAIN, {"flags": {"dtype": "float32"}})
+    session = learn(registry, "cars", seed=1)
+    assert session.codec == PLAIN
+    assert [entry.name for entry in session.entries] == ["birds", "flags", "cars"]
+    assert session.entry("flags").codec_options == {"dtype": "float32"}
+    assert [entry.drift for entry in session.entries] == [0.0, 0.0, None]  # nothing is shared
+    for task in ("birds", "flags"):
+        old, new = (values_of(registry, s, task) for s in (converted, session))
+        assert all(np.array_equal(old[name], new[name]) for name in old)
+    assert problems(registry) == []
 
 
 def test_show_says_which_codec_a_session_and_an_entry_have(mixed, condu):

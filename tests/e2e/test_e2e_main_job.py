@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from condu_cli.core.codecs.condu.exact import ExactParameters
+from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions.coding import layout_of
+
 if TYPE_CHECKING:
     from condu_process import Condu
 
@@ -95,16 +99,19 @@ def test_storage_adds_up_byte_for_byte(learned: tuple[Condu, dict[str, float]]) 
     assert report["individual_ft_bytes"] == 2 * report["base_bytes"]
 
 
-def test_a_task_costs_less_than_one_bit_per_parameter(
+def test_a_task_costs_less_than_one_bit_per_parameter_and_what_it_keeps_exactly(
     learned: tuple[Condu, dict[str, float]],
 ) -> None:
     condu, _ = learned
     report = condu.json("storage-report")
-    bits = report["parameters"] / 8
+    config = Registry.open(condu.registry).config
+    kept = ExactParameters(layout_of(config), config.codec.options["exact"]).layout.count
+    assert 0 < kept < report["parameters"] / 20
+    bits, exact = report["parameters"] / 8, 4 * kept
     for task in report["tasks"]:
         # Unused rows of the token embedding cost almost nothing, which saves more than the
         # rescalers and the file's header take.
-        assert bits / 2 < task["part_bytes"] < bits
+        assert bits / 2 < task["part_bytes"] - exact < bits
 
 
 def test_rollback_brings_back_the_old_predictions_exactly_and_undo_the_new(

@@ -41,7 +41,9 @@ def config(shapes: Shapes = SHAPES) -> RegistryConfig:
     return RegistryConfig(
         base=BaseIdentity("tiny", "tiny-arch", "", "gelu", "b" * 64, 8),
         method="full",
-        codec=CodecChoice("condu", {"dtype": "float32", "rescaler": "row"}),
+        codec=CodecChoice(
+            "condu", {"dtype": "float32", "rescaler": "row", "exact": "vectors", "trim": "0.5"}
+        ),
         parameters=shapes,
     )
 

@@ -31,6 +31,7 @@ TASKS = ("birds", "cars", "digits", "flags", "shapes", "textures")
 TAGS = ("first", "good", "paper")
 DTYPES = ("float32", "bfloat16", "int8")
 RESCALERS = ("global", "tensor", "row")
+OTHERS: tuple[dict[str, str], ...] = ({}, {"exact": "vectors", "trim": "0.5"})
 SEEDS = st.integers(0, 3)
 PLACES = st.integers(0, 99)
 
@@ -105,10 +106,14 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    @initialize(dtype=st.sampled_from(DTYPES), rescaler=st.sampled_from(RESCALERS))
-    def create(self, dtype: str, rescaler: str) -> None:
+    @initialize(
+        dtype=st.sampled_from(DTYPES),
+        rescaler=st.sampled_from(RESCALERS),
+        others=st.sampled_from(OTHERS),
+    )
+    def create(self, dtype: str, rescaler: str, others: dict[str, str]) -> None:
         path = Path(self.folder.name) / "registry"
-        self.registry = made_registry(path, dtype=dtype, rescaler=rescaler)
+        self.registry = made_registry(path, dtype=dtype, rescaler=rescaler, **others)
 
     # Sessions
 

@@ -28,6 +28,8 @@ HINTS: dict[str, Hint] = {
     "demo-interrupted": "Its registry is removed; condu demo --keep DIR keeps it",
     # init, history, export and import
     "compat-contradicted": "Omit one of the two",
+    "codec-option-unknown": "--exact takes vectors, depthwise and names of parameters, "
+    "separated by commas, or none; --trim a share from 0 to below 1",
     "no-tag-named": "condu tag{here} lists them",
     "empty-state-not-tagged": "Name a session: condu tag NAME SESSION{here}",
     "no-such-task-or-session": "condu ls{here} lists the tasks, condu log{here} the sessions",

@@ -44,8 +44,12 @@ def words_of(config: "RegistryConfig", session: "Session | None") -> StateWords:
 
 def options_line(codec: str, options: Mapping[str, Any]) -> str:
     """Describe a codec and its options in one line."""
-    if codec == "condu" and {"dtype", "rescaler"} == options.keys():
-        return f"unified delta in {options['dtype']}, rescalers: {options['rescaler']}"
+    if codec == "condu" and {"dtype", "rescaler"} <= options.keys():
+        exact = str(options.get("exact", "")).replace(",", ", ") or "nothing"
+        return (
+            f"unified delta in {options['dtype']}, rescalers: {options['rescaler']}, "
+            f"exact: {exact}, trimmed: {percent(float(options.get('trim', 0)))}"
+        )
     named = ", ".join(f"{name} {value}" for name, value in sorted(options.items()))
     return f"codec {codec}" + (f": {named}" if named else "")
 

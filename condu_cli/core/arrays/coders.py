@@ -44,6 +44,8 @@ class UnifiedDtype(Coder, Protocol):
     """One way to store float32 values, and its coder for numpy."""
 
     name: str
+    itemsize: int
+    """Bytes of a stored value."""
     by_row: bool
     """Whether only whole rows can be stored."""
 
@@ -55,7 +57,7 @@ class UnifiedDtype(Coder, Protocol):
 
 
 class _Float32:
-    name, by_row = "float32", False
+    name, itemsize, by_row = "float32", 4, False
 
     def arrays(self, layout: ParameterLayout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         return _one_each(layout, np.dtype(np.float32))
@@ -72,7 +74,7 @@ class _Float32:
 class _BFloat16:
     """The upper half of a float32, rounded to nearest, ties to even."""
 
-    name, by_row = "bfloat16", False
+    name, itemsize, by_row = "bfloat16", 2, False
 
     def arrays(self, layout: ParameterLayout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         return _one_each(layout, BFLOAT16)
@@ -102,7 +104,7 @@ class _BFloat16:
 class _Int8:
     """Symmetric: the largest magnitude of a row is 127 steps."""
 
-    name, by_row = "int8", True
+    name, itemsize, by_row = "int8", 1, True
 
     def arrays(self, layout: ParameterLayout) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         scales = {

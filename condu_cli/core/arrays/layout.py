@@ -5,7 +5,7 @@ coordinate j of an expert are the same parameter. In masks each tensor starts at
 bits, so that its bits can be read without touching those of other tensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -57,7 +57,8 @@ class InvalidStateError(ValueError):
 class ParameterLayout:
     """Names and shapes of the trainable parameters, in the registry's order.
 
-    Raises ValueError for no parameters, repeated names, negative sizes or unequal lengths.
+    It may be empty: of what is merged, if every parameter is kept exactly. Raises ValueError for
+    repeated names, negative sizes or unequal lengths.
     """
 
     names: tuple[str, ...]
@@ -66,8 +67,6 @@ class ParameterLayout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "shapes", tuple(tuple(int(n) for n in s) for s in self.shapes))
-        if not self.names:
-            raise ValueError("a layout needs at least one parameter")
         if len(self.names) != len(self.shapes):
             raise ValueError(f"{len(self.names)} names but {len(self.shapes)} shapes")
         if len(set(self.names)) != len(self.names):
@@ -124,6 +123,11 @@ class ParameterLayout:
     def index(self, name: str) -> int:
         """Return the position of a parameter; raise KeyError for an unknown name."""
         return self._positions[name]
+
+    def restricted_to(self, names: Container[str]) -> "ParameterLayout":
+        """Return the layout of some of the parameters, in the same order."""
+        kept = [(n, s) for n, s in zip(self.names, self.shapes, strict=True) if n in names]
+        return ParameterLayout(tuple(n for n, _ in kept), tuple(s for _, s in kept))
 
     def check_names(self, delta: Iterable[str]) -> None:
         """Raise InvalidDeltaError for the first parameter that is missing or unexpected."""

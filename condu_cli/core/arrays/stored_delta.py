@@ -96,10 +96,15 @@ class StoredDelta:
         self.dtype.encode_at(rows, stored, scales)
         return stored.reshape(-1)
 
+    @property
+    def code(self) -> np.dtype[Any]:
+        """The dtype of `codes`: signed integers as wide as the stored values."""
+        return np.dtype(f"i{self.dtype.itemsize}")
+
     def codes(self, tensor: int) -> NDArray[Any]:
         """Return one parameter's stored values, flat, as signed integers with the same bits."""
         flat = self.arrays[self.layout.names[tensor]].reshape(-1)
-        codes: NDArray[Any] = flat.view(f"i{flat.dtype.itemsize}")
+        codes: NDArray[Any] = flat.view(self.code)
         return codes
 
     def _part(self, tensor: int, start: int, stop: int) -> tuple[Array, Array | None]:

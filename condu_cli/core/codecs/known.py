@@ -20,6 +20,10 @@ CODECS: dict[str, CodecFactory] = {ConduCodec.name: ConduCodec}
 """All known codecs; add a new one here."""
 
 
+PAPER_OPTIONS: Mapping[str, str] = {"rescaler": "global", "exact": "", "trim": "0"}
+"""The options of `condu` that are the paper's; one task is restored bit for bit."""
+
+
 def codec_by_name(name: str, layout: ParameterLayout, options: Mapping[str, str]) -> Codec:
     """Return the codec that a record names, with its options.
 

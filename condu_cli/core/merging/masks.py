@@ -88,7 +88,7 @@ def check_mask(
         found = f"{packed.dtype} {tuple(packed.shape)}"
         raise InvalidStateError(label, f"is {found}, not uint8 {expected}")
     starts = zip(layout.mask_offsets, layout.sizes, strict=True)
-    ends = (*layout.mask_offsets[1:], layout.mask_bytes * 8)
+    ends = (*layout.mask_offsets, layout.mask_bytes * 8)[1:]
     tails = [
         slice((first + size) // 8, end // 8)
         for (first, size), end in zip(starts, ends, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -39,19 +40,23 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Method:
-    """A layout, the granularity of rescalers and the dtype of the unified delta.
+    """A layout, the granularity of rescalers, the dtype of the unified delta, and what is trimmed.
 
-    Raises ValueError for an unknown granularity or dtype, or for a parameter whose name is reserved
-    for the scales of int8.
+    `trim` is the share of each row of a new delta that becomes 0 before it is merged, rounded
+    down to whole elements. Raises ValueError for an unknown granularity or dtype, for a share
+    outside 0 <= trim < 1, or for a parameter whose name is reserved for the scales of int8.
     """
 
     layout: ParameterLayout
     rescaler: str = "global"
     dtype: str = "float32"
+    trim: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"the dtype must be one of {tuple(DTYPES)}, not {self.dtype!r}")
+        if not 0 <= self.trim < 1:
+            raise ValueError(f"the share to trim must be in 0..1 without 1, not {self.trim}")
         RescalerGroups(self.layout, self.rescaler)
         for name in self.layout.names:
             if name.startswith(SCALE):
@@ -68,9 +73,13 @@ class Method:
         return DTYPES[self.dtype]
 
     def segmentation(self) -> Segmentation:
-        """Return how tensors are cut: by rows if each has a rescaler or a scale."""
-        by_row = self.rescaler == "row" or self.storage.by_row
+        """Return how tensors are cut: by rows if each has a rescaler or a scale, or is trimmed."""
+        by_row = self.rescaler == "row" or self.storage.by_row or self.trim > 0
         return Segmentation(self.layout, by_row=by_row)
+
+    def trimmed(self, length: int) -> int:
+        """Return how many elements of a row of a new delta become 0."""
+        return int(self.trim * length)
 
     def stored(self, arrays: Mapping[str, Array], platform: Platform = NUMPY) -> StoredDelta:
         """Check a unified delta's arrays; raise InvalidStateError naming one."""

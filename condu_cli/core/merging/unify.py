@@ -11,6 +11,9 @@ Old experts are never materialised. A decoupled expert is zero or has the sign o
 
     S_j = u_j * sum_i(l_i M_ij) + delta_j   and   max_i |expert_ij| = |u_j| * max{l_i : M_ij = 1}
 
+With a share to trim, delta is the new delta after the smallest magnitudes of each row became 0
+(TIES-Merging, arXiv 2306.01708, trims whole deltas). Old experts are never trimmed again.
+
 Elements whose column of mask bits is empty belong to no task and count as 0. docs/fusion.md has
 the proof.
 
@@ -46,7 +49,7 @@ from condu_cli.core.merging.checks import CheckedDelta, check_forms
 from condu_cli.core.merging.method import Method, Trigger, check_trigger
 from condu_cli.core.merging.rescalers import RescalerGroups, rescaler_of
 from condu_cli.core.passes.streaming import Execution, Room, stream
-from condu_cli.core.passes.vectorised import drop_underflow
+from condu_cli.core.passes.vectorised import drop_smallest, drop_underflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -204,6 +207,7 @@ class _Pass:
             reason = None if self.checked else pattern_fault(loops.extremes(new).largest)
             if reason:
                 raise InvalidDeltaError(name, reason)
+            self._trim(chunk, new)
         if self.old is None:
             old[...] = 0
             return 0
@@ -214,6 +218,12 @@ class _Pass:
         if reason:
             raise InvalidStateError(name, reason)
         return found.smallest
+
+    def _trim(self, chunk: Chunk, new: Array) -> None:
+        """Trim the new delta in place; with a share to trim, segments are rows."""
+        count = self.method.trimmed(chunk.length)
+        if count:
+            drop_smallest(chunk.values(new).reshape(-1, chunk.length), count)
 
     def _finish(self) -> Unified:
         covered = self.totals.covered

@@ -26,11 +26,10 @@ LANES = 64
 
 def extremes(values: Array) -> Extremes:
     """Return the smallest nonzero and largest magnitude as bit patterns; `values` contiguous."""
+    magnitudes = _magnitudes(values)
     if isinstance(values, np.ndarray):
-        magnitudes = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
         return Extremes(int((magnitudes - np.uint32(1)).min()), int(magnitudes.max()))
     xp = array_namespace(values)
-    magnitudes = values.view(xp.int32) & 0x7FFFFFFF
     below = xp.where(magnitudes == 0, 0x7FFFFFFF, magnitudes - 1)
     smallest, largest = xp.stack([xp.min(below), xp.max(magnitudes)]).tolist()  # one transfer
     return Extremes(smallest, largest)
@@ -47,6 +46,32 @@ def drop_underflow(old: Array, masks: Array, rescalers: Array) -> None:
     for task in range(len(bits)):
         expert = _expert(xp, old, bits[task, ...], rescalers[task, ...])
         bits[task, ...] = pack_bits(expert != 0)
+
+
+def drop_smallest(rows: Array, count: int) -> None:
+    """Set the `count` smallest magnitudes of each row to 0, in place: float32 (rows, n), finite.
+
+    Of equal magnitudes the first in the row go first, so the result depends on nothing but the
+    row. Zeros are the smallest; none stays negative. Numpy selects as fast as compiled loops would,
+    so there are none.
+    """
+    if not count:
+        return
+    xp = array_namespace(rows)
+    magnitudes = _magnitudes(rows)
+    if isinstance(rows, np.ndarray):
+        last = np.partition(magnitudes, count - 1, axis=1)[:, count - 1 : count]
+    else:
+        last = xp.kthvalue(magnitudes, count, dim=1, keepdim=True).values
+    dropped = magnitudes <= last
+    tied = xp.sum(xp.astype(dropped, xp.int32), axis=1)[:, None] > count
+    if bool(xp.any(tied & (last > 0))):  # more zeros than `count` need no choice
+        below = magnitudes < last
+        equal = xp.astype(magnitudes == last, xp.int32)
+        missing = count - xp.sum(xp.astype(below, xp.int32), axis=1)[:, None]
+        first = (xp.cumulative_sum(equal, axis=1) <= missing) | (last == 0)
+        dropped = below | ((equal > 0) & first)
+    rows[...] = xp.where(dropped, xp.zeros_like(rows), rows)
 
 
 def elect(
@@ -132,6 +157,13 @@ def add_expert(base: Array, unified: Array, mask: Array, rescalers: Array, out: 
     """
     xp = array_namespace(unified)
     out[...] = base + _expert(xp, unified, as_bytes(mask), rescalers)
+
+
+def _magnitudes(values: Array) -> Array:
+    """Return the bit patterns without signs, which sort like magnitudes: uint32; torch int32."""
+    if isinstance(values, np.ndarray):
+        return values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return values.view(array_namespace(values).int32) & 0x7FFFFFFF
 
 
 def _expert(xp: Any, unified: Array, mask: Array, rescalers: Array) -> Array:

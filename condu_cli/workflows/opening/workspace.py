@@ -9,7 +9,13 @@ from condu_cli.backbone.base_models import load_recorded_base
 from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.core.arrays.layout import InvalidStateError
-from condu_cli.core.codecs.known import DEFAULT_CODEC, new_options
+from condu_cli.core.codecs.interface import UnknownCodecError
+from condu_cli.core.codecs.known import (
+    DEFAULT_CODEC,
+    PAPER_OPTIONS,
+    codec_by_name,
+    new_options,
+)
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.core.routing.prototypes import Prototypes
 from condu_cli.core.stored_heads import check_head
@@ -31,7 +37,7 @@ from condu_cli.workflows.opening.paradigms import (
     lora_record,
 )
 from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
-from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.coding import codec_for, layout_of
 from condu_cli.workflows.sessions.current import require_tasks
 from condu_cli.workflows.sessions.states import corrupt_session
 
@@ -42,6 +48,12 @@ if TYPE_CHECKING:
     from condu_cli.base_identity import BaseIdentity
     from condu_cli.core.arrays.layout import Float32
     from condu_cli.registry.repository import Registry
+
+
+WHOLE: Mapping[str, str] = {"exact": "", "trim": "0"}
+"""What LoRA factors are stored with by default: all merged, and nothing dropped."""
+COMPAT = "compat"
+"""The key of `method_options` with whose choices a registry follows; only "paper" exists."""
 
 
 class Workspace:
@@ -187,15 +199,18 @@ def new_config(
     codec_options: Mapping[str, str] | None = None,
     train: str = "whole",
     lora: LoraRequest | None = None,
+    compat: str | None = None,
 ) -> RegistryConfig:
     """Describe a new registry for a base model: its parameters, method and codec.
 
     `method`: full or lora. `lora`, from `lora_options`, is only for the latter; its unset options
-    are the base model's choice. `train`: whole, image or text: the tower to train. Options of the
-    codec that are not given get their defaults.
+    are the base model's choice. `train`: whole, image or text: the tower to train. `compat`:
+    "paper" for the paper's choices, which the registry records. Options of the codec that are not
+    given get their defaults, or the paper's values.
 
     Raises:
-        UsageError: an unknown method, tower or layer, or LoRA options without LoRA.
+        UsageError: an unknown method, tower or layer, LoRA options without LoRA, or an option of
+            the codec that does not fit.
 
     """
     if method not in METHODS or (method == FULL and lora is not None):
@@ -211,16 +226,43 @@ def new_config(
         model = adapted(base, lora or LoraRequest(), train)
         options = lora_record(base, model, train)
         base = model
+    if compat is not None:
+        options[COMPAT] = compat
     base = base.restricted_to(base.tower_parameters(train))
     parameters = base.trainable_parameters()
-    shapes = tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items())
-    return RegistryConfig(
+    config = RegistryConfig(
         base=base.info,
         method=method,
         method_options=options,
-        codec=CodecChoice(DEFAULT_CODEC, new_options(DEFAULT_CODEC, codec_options or {})),
-        parameters=shapes,
+        codec=CodecChoice(DEFAULT_CODEC, _new_options(base, codec_options or {}, compat)),
+        parameters=tuple(ParameterShape(n, tuple(p.shape)) for n, p in parameters.items()),
     )
+    _check_codec(config)
+    return config
+
+
+def _new_options(base: DualEncoder, given: Mapping[str, str], compat: str | None) -> dict[str, str]:
+    """Return every option of a new registry's codec.
+
+    By default the linear end of the image tower is kept exactly, like the small parameters: it is
+    what a task changes most. Of LoRA factors, which are small already, nothing is dropped.
+    """
+    if compat is not None:
+        return new_options(DEFAULT_CODEC, {**PAPER_OPTIONS, **given})
+    if base.factors is not None:
+        return new_options(DEFAULT_CODEC, {**WHOLE, **given})
+    options = new_options(DEFAULT_CODEC, given)
+    end = base.linear_end
+    if "exact" not in given and end in base.trainable_parameters():
+        options["exact"] = f"{options['exact']},{end}"
+    return options
+
+
+def _check_codec(config: RegistryConfig) -> None:
+    try:
+        codec_by_name(config.codec.name, layout_of(config), config.codec.options)
+    except UnknownCodecError as exc:
+        raise UsageError(str(exc), reason="codec-option-unknown") from exc
 
 
 def check_base(registry: Registry, info: BaseIdentity) -> None:

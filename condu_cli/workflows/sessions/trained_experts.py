@@ -69,11 +69,16 @@ def _unusable(exc: InvalidDeltaError) -> ConduError:
 
 
 def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
-    """Write a trained expert to the registry's folder of waiting experts."""
+    """Write a trained expert to the registry's folder of waiting experts.
+
+    Raises:
+        ConduError: it cannot be written, or its head does not fit its classes or is not finite.
+
+    """
     arrays = {DELTA + name: values for name, values in trained.delta.items()}
     arrays = {name: _host(values) for name, values in arrays.items()}
     arrays |= {PROTOTYPES + n: values for n, values in trained.prototypes.to_arrays().items()}
-    arrays |= {HEAD + name: values for name, values in (trained.head or {}).items()}
+    arrays |= {HEAD + name: values for name, values in _usable_head(trained).items()}
     record = {
         "kind": trained.kind,
         "classes": list(trained.classes),
@@ -84,6 +89,17 @@ def keep_expert(registry: Registry, trained: TrainedExpert) -> KeptFile:
         "at": utc_now(),
     }
     return registry.waiting.save(trained.task, arrays, plain_record(record))
+
+
+def _usable_head(trained: TrainedExpert) -> Mapping[str, NDArray[np.float32]]:
+    if trained.head is None:
+        return {}
+    try:
+        return check_head(trained.head, len(trained.classes))
+    except InvalidStateError as exc:
+        raise ConduError(
+            f"the head of the trained expert cannot be used: {exc}", reason="expert-diverged"
+        ) from exc
 
 
 def load_expert(registry: Registry, waiting: KeptFile) -> TrainedExpert:

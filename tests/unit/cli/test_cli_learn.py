@@ -258,7 +258,7 @@ OF_INIT = [
     "--freeze-a",
     "--lora-seed",
 ]
-OF_INIT += ["--dtype", "--rescaler", "--compat"]
+OF_INIT += ["--dtype", "--rescaler", "--exact", "--trim", "--compat"]
 
 
 @pytest.mark.parametrize("option", OF_INIT)

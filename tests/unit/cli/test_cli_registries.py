@@ -5,12 +5,33 @@ from itertools import product
 
 import pytest
 
+from condu_cli.cli.registries import TRIM
+from condu_cli.core.codecs.condu.codec import ConduCodec
+
+DEFAULT = {
+    "dtype": "float32",
+    "rescaler": "row",
+    "exact": "vectors,depthwise,visual.proj",
+    "trim": TRIM,
+}
+PAPER = {"dtype": "float32", "rescaler": "global", "exact": "", "trim": "0"}
 CHOICES = [
-    ((), {"dtype": "float32", "rescaler": "row"}),
-    (("--dtype", "bfloat16"), {"dtype": "bfloat16", "rescaler": "row"}),
-    (("--dtype", "int8", "--rescaler", "tensor"), {"dtype": "int8", "rescaler": "tensor"}),
-    (("--compat", "paper"), {"dtype": "float32", "rescaler": "global"}),
-    (("--compat", "paper", "--rescaler", "global"), {"dtype": "float32", "rescaler": "global"}),
+    ((), DEFAULT),
+    (("--dtype", "bfloat16"), {**DEFAULT, "dtype": "bfloat16"}),
+    (
+        ("--dtype", "int8", "--rescaler", "tensor"),
+        {**DEFAULT, "dtype": "int8", "rescaler": "tensor"},
+    ),
+    (("--exact", "none", "--trim", "0"), {**DEFAULT, "exact": "", "trim": "0"}),
+    (("--exact", "", "--trim", "0.250"), {**DEFAULT, "exact": "", "trim": "0.25"}),
+    (("--exact", "vectors, visual.proj"), {**DEFAULT, "exact": "vectors,visual.proj"}),
+    (("--train", "text"), {**DEFAULT, "exact": "vectors,depthwise"}),
+    (("--method", "lora"), {**DEFAULT, "exact": "", "trim": "0"}),
+    (("--method", "lora", "--trim", "0.5"), {**DEFAULT, "exact": ""}),
+    (("--compat", "paper"), PAPER),
+    (("--compat", "paper", "--rescaler", "global"), PAPER),
+    (("--compat", "paper", "--exact", "none", "--trim", "0"), PAPER),
+    (("--compat", "paper", "--dtype", "int8"), {**PAPER, "dtype": "int8"}),
 ]
 
 
@@ -21,15 +42,59 @@ def test_init_keeps_what_was_chosen(condu, options, kept):
     assert json.loads(ran.out)["codec_options"] == kept
 
 
-def test_init_says_what_was_chosen(condu):
+def test_init_says_what_was_chosen(condu, tmp_path):
     ran = condu("init", "--base", "tiny", "--dtype", "int8")
     assert "unified delta in int8, rescalers: row" in ran.out
+    assert "exact: vectors, depthwise, visual.proj, trimmed: 50.0 %" in ran.out
+    ran = condu("init", "--base", "tiny", "--compat", "paper", "--registry", tmp_path / "paper")
+    assert "rescalers: global, exact: nothing, trimmed: 0.0 %" in ran.out
 
 
-def test_the_papers_rescaler_and_another_one_contradict_each_other(condu, tmp_path):
-    ran = condu("init", "--base", "tiny", "--compat", "paper", "--rescaler", "row")
+def test_the_help_names_the_share_that_is_trimmed():
+    assert ConduCodec.defaults["trim"] == TRIM
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        (("--rescaler", "row"), "--rescaler global, not row"),
+        (("--exact", "vectors"), "--exact none, not vectors"),
+        (("--trim", "0.5"), "--trim 0, not 0.5"),
+    ],
+)
+def test_the_papers_choices_and_others_contradict_each_other(condu, tmp_path, option, wanted):
+    ran = condu("init", "--base", "tiny", "--compat", "paper", *option)
     assert ran.code == 2
-    assert "--compat paper means --rescaler global, not row" in ran.err
+    assert f"--compat paper means {wanted}" in ran.err
+    assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_only_a_registry_like_the_papers_records_that(condu, tmp_path, method):
+    init = ("init", "--base", "tiny", "--method", method, "--json")
+    ran = condu(*init, "--compat", "paper", "--registry", tmp_path / "paper")
+    assert ran.code == 0, ran.err
+    paper = json.loads(ran.out)
+    ran = condu(*init, "--registry", tmp_path / "usual")
+    assert ran.code == 0, ran.err
+    usual = json.loads(ran.out)
+    assert paper["method_options"] == {**usual["method_options"], "compat": "paper"}
+    assert "compat" not in usual["method_options"]
+
+
+@pytest.mark.parametrize("words", ["biases", "vectors,,depthwise,visual", "visual.Proj"])
+def test_an_unknown_parameter_to_keep_exactly_is_refused(condu, tmp_path, words):
+    ran = condu("init", "--base", "tiny", "--exact", words)
+    assert ran.code == 2
+    assert "nor the name of a parameter" in ran.err
+    assert "--exact takes vectors, depthwise and names of parameters" in ran.err
+    assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize("share", ["1", "1.5", "-0.1", "half"])
+def test_a_share_to_trim_that_is_none_is_refused(condu, tmp_path, share):
+    ran = condu("init", "--base", "tiny", f"--trim={share}")
+    assert ran.code == 2
     assert not (tmp_path / "registry").exists()
 
 

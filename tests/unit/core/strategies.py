@@ -109,6 +109,16 @@ def problems(draw, max_tasks=4, elements=flat_deltas, of=layouts):
     return layout, deltas
 
 
+def trimmed(layout, delta, share):
+    """Clear the smallest share of each row of a flat delta: by magnitude, then by position."""
+    found = delta.copy()
+    for offset, size, rows in zip(starts(layout), layout.sizes, layout.row_counts, strict=True):
+        for row in found[offset : offset + size].reshape(rows, -1) if rows else ():
+            order = sorted(range(row.size), key=lambda place: (abs(row[place]), place))
+            row[order[: int(share * row.size)]] = 0
+    return found
+
+
 def starts(layout):
     """Return where each tensor starts in the flat vector."""
     return list(accumulate(layout.sizes, initial=0))[:-1]

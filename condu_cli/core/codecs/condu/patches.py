@@ -148,6 +148,11 @@ def restore(
     return EncodedState(merged.arrays, parts)
 
 
+def pairs_of(patch: Tensors) -> list[int | None]:
+    """Return the pairs of a patch that `restore` accepted, as `difference` was given them."""
+    return [None if pair == NONE else pair for pair in patch["pairs"].tolist()]
+
+
 def _checked(method: Method, part: Tensors, label: str) -> Trigger:
     """Return the trigger of an old part, after checking all that a patch relies on."""
     trigger = trigger_of(method, part, label)
@@ -231,7 +236,7 @@ def _value_arrays(prediction: Prediction, execution: Execution | None) -> dict[s
         return symbols[inside], symbols[~inside], signless
 
     inner, outer = Packer(2), Packer(2)
-    values: list[NDArray[Any]] = [older.codes(0)[:0]]
+    values: list[NDArray[Any]] = [np.zeros(0, older.code)]
     cuts = prediction.method.segmentation()
     for _, (first, second, others) in stream(work, cuts, NUMPY, execution, prediction.tasks):
         inner.add(first)
@@ -265,9 +270,9 @@ def _turned(codes: NDArray[Any], predicted: NDArray[Any]) -> NDArray[Any]:
 def _restore_values(prediction: Prediction, given: _Given, execution: Execution | None) -> None:
     """Predict every chunk and correct it, in order, reading the corrections as they are needed."""
     older = prediction.older
-    codes = older.codes(0)
-    inner, outer, others = given.corrections(count(prediction.fresh), codes.dtype)
-    steps = np.array([0, 1, -1, 0], dtype=codes.dtype)
+    dtype = older.code
+    inner, outer, others = given.corrections(count(prediction.fresh), dtype)
+    steps = np.array([0, 1, -1, 0], dtype=dtype)
     cuts = prediction.method.segmentation()
     read = 0
     for chunk, predicted in stream(prediction.codes, cuts, NUMPY, execution, prediction.tasks):

@@ -39,6 +39,9 @@ def test_keys_have_names():
 
 def test_a_codec_and_its_options_are_one_line():
     condu = {"dtype": "int8", "rescaler": "row"}
-    assert options_line("condu", condu) == "unified delta in int8, rescalers: row"
+    old = "unified delta in int8, rescalers: row, exact: nothing, trimmed: 0.0 %"
+    assert options_line("condu", condu) == old
+    new = "unified delta in int8, rescalers: row, exact: vectors, end, trimmed: 25.0 %"
+    assert options_line("condu", {**condu, "exact": "vectors,end", "trim": "0.25"}) == new
     assert options_line("condu", {"dtype": "int8"}) == "codec condu: dtype int8"
     assert options_line("plain", {}) == "codec plain"

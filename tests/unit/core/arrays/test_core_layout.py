@@ -34,7 +34,6 @@ def test_every_tensor_starts_at_a_multiple_of_64_bits():
 @pytest.mark.parametrize(
     ("names", "shapes", "reason"),
     [
-        ((), (), "at least one"),
         (("a",), (), "1 names but 0 shapes"),
         (("a", "a"), ((1,), (2,)), "more than once: a"),
         (("a",), ((-1,),), "negative"),

@@ -21,4 +21,9 @@ def test_every_option_is_named_in_a_new_registry(name):
     options = new_options(name, {})
     assert codec_by_name(name, LAYOUT, options).options == options
     assert options.keys() == codec_by_name(name, LAYOUT, {}).options.keys()
-    assert new_options("condu", {"dtype": "int8"}) == {"dtype": "int8", "rescaler": "row"}
+    assert new_options("condu", {"dtype": "int8"}) == {
+        "dtype": "int8",
+        "rescaler": "row",
+        "exact": "vectors,depthwise",
+        "trim": "0.5",
+    }

@@ -1,6 +1,7 @@
 """Unify: the streaming pass matches the definition and keeps its promises."""
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import dense_reference as dense
@@ -29,6 +30,7 @@ from strategies import (
     rescalers,
     same_bits,
     stored_values,
+    trimmed,
     usual,
     usual_deltas,
     vector,
@@ -94,6 +96,27 @@ def assert_sessions_are_dense(method, deltas, block_size=None, skipped=()):
 
 
 # The streaming pass matches the definition
+
+each_share = pytest.mark.parametrize("share", [Fraction(1, 4), Fraction(1, 2), Fraction(9, 10)])
+
+
+@each_share
+@each_granularity
+@one_in(3)
+@given(problem=problems())
+def test_every_session_with_trimmed_deltas_equals_the_dense_definition(granularity, share, problem):
+    layout, deltas = problem
+    method, state = Method(layout, granularity, trim=share), None
+    for delta in deltas:
+        if state and not sums_are_exact(state):
+            return
+        wanted = dense.learn(
+            state and as_dense(method, state), trimmed(layout, delta, share), dense_groups(method)
+        )
+        for kernels in KERNELS:
+            found = learn(method, state, delta, Execution(None, 1, kernels))
+            assert_same(method, found, wanted)
+        state = found
 
 
 @each_granularity
@@ -312,6 +335,34 @@ def test_the_first_task_is_kept_exactly(granularity, problem):
     assert np.array_equal(experts(method, state)[0], delta)
     assert np.array_equal(flat(layout, state.unified), delta)
     assert np.array_equal(flat_mask(layout, state.triggers[0].mask), delta != 0)
+
+
+@each_share
+@each_granularity
+@given(problem=problems(max_tasks=1))
+def test_the_first_task_is_kept_as_its_trimmed_self(granularity, share, problem):
+    layout, (delta,) = problem
+    method = Method(layout, granularity, trim=share)
+    state, wanted = learn(method, None, delta), trimmed(layout, delta, share)
+    assert same_bits(experts(method, state)[0], wanted + np.float32(0))
+    assert rescalers(state) == [[1.0] * method.groups.count]
+    assert state.norms == pytest.approx([np.abs(wanted.astype(np.float64)).sum()])
+
+
+@each_share
+@each_dtype
+@one_in(3)
+@given(problem=problems())
+def test_trimming_equals_learning_a_delta_that_was_trimmed_before(dtype, share, problem):
+    """So it depends on neither the state nor the old experts, which are never trimmed again."""
+    layout, deltas = problem
+    method, plain = Method(layout, "row", dtype, share), Method(layout, "row", dtype)
+    one = other = None
+    for delta in deltas:
+        one, other = learn(method, one, delta), learn(plain, other, trimmed(layout, delta, share))
+        assert_same_results(one, other)
+    again = reunify(method, one.unified, one.triggers)
+    assert_same_results(again, reunify(plain, other.unified, other.triggers))
 
 
 @each_dtype

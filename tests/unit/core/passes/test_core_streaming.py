@@ -2,6 +2,7 @@
 
 import threading
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -46,6 +47,10 @@ METHODS = [
     pytest.param(Method(LONG, granularity, dtype), id=f"{granularity}-{dtype}")
     for granularity in GRANULARITIES
     for dtype in DTYPES
+]
+METHODS += [
+    pytest.param(Method(LONG, granularity, dtype, Fraction(1, 2)), id=f"{granularity}-{dtype}-trim")
+    for granularity, dtype in zip(GRANULARITIES, DTYPES, strict=True)
 ]
 each_method = pytest.mark.parametrize("method", METHODS)
 

@@ -9,6 +9,7 @@ from made_registries import SHAPES, made_config, made_expert, made_registry
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError
 from condu_cli.registry.repository import Registry
+from condu_cli.workflows.sessions import trained_experts
 from condu_cli.workflows.sessions.trained_experts import (
     check_delta,
     keep_expert,
@@ -59,8 +60,16 @@ def test_a_head_is_kept_with_its_expert(registry):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_kept_head_for_other_classes_is_refused(registry, rows):
-    kept = keep_expert(registry, made_expert("cars", head=True, head_classes=rows))
+def test_a_head_for_other_classes_is_not_kept(registry, rows):
+    with pytest.raises(ConduError, match=r"head of the trained expert cannot be used.*'weights'"):
+        keep_expert(registry, made_expert("cars", head=True, head_classes=rows))
+    assert registry.waiting.paths() == []
+
+
+def test_a_kept_head_for_other_classes_is_refused(registry, monkeypatch):
+    with monkeypatch.context() as patch:  # as another program might have written it
+        patch.setattr(trained_experts, "check_head", lambda arrays, classes: arrays)
+        kept = keep_expert(registry, made_expert("cars", head=True, head_classes=3))
     with pytest.raises(IntegrityError, match=r"does not hold a trained expert.*'weights'"):
         load_expert(registry, kept)
 

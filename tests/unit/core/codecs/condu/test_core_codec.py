@@ -472,16 +472,24 @@ def test_codecs_and_options_are_known_by_name():
     assert CODEC.name == "condu"
     assert codec_by_name("condu", LAYOUT, CODEC.options).options == CODEC.options
     for options in OPTIONS:
-        assert codec_by_name("condu", LAYOUT, options).options == options
+        found = codec_by_name("condu", LAYOUT, options).options
+        assert found == {"exact": "", "trim": "0", **options}
     for options in ({"dtype": "int4"}, {"rescaler": "column"}, {"colour": "red"}):
         with pytest.raises(UnknownCodecError, match="has no option"):
             codec_by_name("condu", LAYOUT, options)
 
 
+@pytest.mark.parametrize("share", ["", "1", "-0.5", "1.5", "0.", "half", "1/2", "nan", "5e-1"])
+def test_a_share_to_trim_is_a_decimal_from_0_to_below_1(share):
+    with pytest.raises(UnknownCodecError, match="has no option trim="):
+        codec_by_name("condu", LAYOUT, {"trim": share})
+    assert codec_by_name("condu", LAYOUT, {"trim": "0.25"}).options["trim"] == "0.25"
+
+
 @pytest.mark.parametrize("recorded", [{}, {"dtype": "int8"}, {"rescaler": "tensor"}])
 def test_an_option_that_a_record_lacks_means_what_it_meant_then(recorded):
-    """One global rescaler and float32, whatever the current defaults."""
-    wanted = {"dtype": "float32", "rescaler": "global", **recorded}
+    """Float32, one global rescaler, nothing exact or trimmed, whatever the current defaults."""
+    wanted = {"dtype": "float32", "rescaler": "global", "exact": "", "trim": "0", **recorded}
     assert codec_by_name("condu", LAYOUT, recorded).options == wanted
 
 
