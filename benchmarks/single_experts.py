@@ -78,6 +78,7 @@ def trained_expert(path: Path, task: str) -> TrainedExpert:
         templates=expert.templates,
         training={**expert.training, "run": new_run()},
         folder=source.folder_of(session.entry(task)),
+        head=None if expert.head is None else dict(source.blobs.open(expert.head)),
     )
 
 

@@ -25,7 +25,7 @@ import torch
 from single_experts import TASKS, learn_alone, trained_expert
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.backbone.classifiers import text_features
+from condu_cli.backbone.classifiers import TorchHead, text_features
 from condu_cli.backbone.deltas import put_weights, weights_of
 from condu_cli.backbone.features import class_logits
 from condu_cli.core.codecs.interface import EMPTY, Codec
@@ -233,15 +233,19 @@ def bytes_of(arrays: Mapping[str, Any]) -> int:
 
 
 def answers(model: DualEncoder, task: Task) -> Answers:
-    """Let an expert name every picture, with the class names and templates it was learned with."""
+    """Let an expert name every picture, by its class texts or the head beside it."""
     prep = model.preprocessing
     transform = evaluation_transform(
         prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
     )
-    classifier = text_features(model, task.expert.classes, task.expert.templates)
-    pictures = PictureSet([*task.held_out, *task.test])
+    pictures, head = PictureSet([*task.held_out, *task.test]), task.expert.head
+    classifier = (
+        text_features(model, task.expert.classes, task.expert.templates)
+        if head is None
+        else TorchHead.on(model.device, head["weights"], head["bias"])
+    )
     logits = [class_logits(model, pixels, classifier) for _, pixels in pictures.scan(transform)]
-    found = np.concatenate([part.numpy() for part in logits]).argmax(axis=1)
+    found = torch.cat(logits).argmax(dim=1).numpy()
     return Answers(found, pictures.labels.numpy(), len(task.held_out))
 
 
