@@ -31,7 +31,7 @@ RuleOption = Annotated[
         help="own: the nearest expert answers among its own classes. vote: the base model and the "
         "nearest experts vote. labels: the base model chooses among your labels, and where it "
         "chooses a learned class, the nearest expert. Default: vote with --experts, --router "
-        "paper, or --task and --labels; labels with --labels; else own.",
+        "paper, or --labels that --task has not learned; labels with --labels; else own.",
         show_default=False,
     ),
 ]

@@ -63,7 +63,7 @@ HINTS: dict[str, Hint] = {
     # Evaluating and predicting
     "no-tasks": lambda facts: TEACH + zero_shot_way(facts),
     "own-rule-cannot-vote": "Omit --rule, or choose --rule vote",
-    "labels-rule-needs-labels": "Pass --labels 'cat,dog' and no --task, or omit --rule",
+    "labels-rule-needs-labels": "Pass --labels 'cat,dog', without --task; or omit --rule",
     "threshold-out-of-range": "For instance --threshold 0.05",
     "threshold-with-labels": "Omit --threshold or --labels",
     "class-not-learned": "Name the classes as they were learned: --class-names FILE, or "

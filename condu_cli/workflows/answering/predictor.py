@@ -15,7 +15,7 @@ from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.errors import UsageError
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.class_features import ClassFeatures
-from condu_cli.workflows.answering.learned_labels import LearnedLabels
+from condu_cli.workflows.answering.learned_labels import LearnedLabels, learned_labels
 from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
 from condu_cli.workflows.answering.routing import Routing
 from condu_cli.workflows.answering.rules import RULES, Routes, Rule, rule_for
@@ -52,8 +52,10 @@ class PredictOptions:
     rule: str | None = None
     threshold: float | None = None
 
-    def decision(self) -> Rule:
+    def decision(self, learned: LearnedLabels | None = None) -> Rule:
         """Return the rule that these options ask for.
+
+        `learned`: which of the labels are classes of the named task, if one is named.
 
         Raises:
             UsageError: the options contradict each other, or the threshold is out of range.
@@ -67,6 +69,7 @@ class PredictOptions:
             labels=self.labels,
             experts=self.experts,
             router=self.router,
+            task_knows_labels=learned is not None and len(learned.indices) == len(self.labels),
         )
 
 
@@ -98,9 +101,10 @@ class Predictor:
         self._workspace = workspace
         self._session = session
         self._options = options
-        self._decide = options.decision()
+        self._named = LearnedLabels()
         if options.task is not None:
-            session.entry(options.task)
+            self._named = learned_labels([session.entry(options.task)], options.labels)
+        self._decide = options.decision(self._named)
         self._classes = ClassFeatures()
 
     @cached_property
@@ -125,7 +129,7 @@ class Predictor:
         if not len(window):
             return []
         options, task = self._options, self._options.task
-        learned = LearnedLabels() if task is not None else self._routing.learned
+        learned = self._named if task is not None else self._routing.learned
         panel = Panel(
             self._workspace,
             self._session,

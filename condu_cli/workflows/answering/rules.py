@@ -11,7 +11,7 @@ labels  for the caller's labels: the base model chooses among all of them; where
 
 The default depends on the situation:
 
-    the task is named             own; with the caller's own labels vote
+    the task is named             own; with the caller's labels vote, unless they are all its own
     several experts               vote
     the paper's router            vote, as in the paper
     the caller's own labels       labels
@@ -53,16 +53,20 @@ def rule_for(
     labels: Sequence[str],
     experts: int,
     router: str | RouterFactory,
+    task_knows_labels: bool = False,
 ) -> Rule:
     """Return the requested rule, else the default for the situation.
 
+    `task_knows_labels`: whether all labels are classes of the named task.
+
     Raises:
         UsageError: `own` for labels or experts that only a vote can take into account; `labels`
-            without any, or with a named task.
+            without any, or with a named task that does not know them all.
         ValueError: unknown rule.
 
     """
-    name = asked or _usual(task, labels, experts, router)
+    by_labels = bool(labels) and (task is None or task_knows_labels)
+    name = asked or _usual(task, labels, experts, router, by_labels=by_labels)
     if name not in RULES:
         raise ValueError(f"unknown rule {name!r}; known: {', '.join(sorted(RULES))}")
     if name == "own" and (labels or (experts > 1 and task is None)):
@@ -72,10 +76,10 @@ def rule_for(
             reason="own-rule-cannot-vote",
             parameter="rule",
         )
-    if name == "labels" and (task is not None or not labels):
-        what = "a named task" if labels else "no labels"
+    if name == "labels" and not by_labels:
+        what = f"not all of which '{task}' has learned" if labels else "but there are none"
         raise UsageError(
-            f"the rule 'labels' chooses among your own labels and all tasks, not {what}",
+            f"the rule 'labels' chooses among your own labels, {what}",
             reason="labels-rule-needs-labels",
             parameter="rule",
         )
@@ -83,13 +87,18 @@ def rule_for(
 
 
 def _usual(
-    task: str | None, labels: Sequence[str], experts: int, router: str | RouterFactory
+    task: str | None,
+    labels: Sequence[str],
+    experts: int,
+    router: str | RouterFactory,
+    *,
+    by_labels: bool,
 ) -> str:
+    usual = "labels" if by_labels else "own"
     if task is not None:
-        return "vote" if labels else "own"
+        return "vote" if labels and not by_labels else usual
     if experts > 1:
         return "vote"
-    usual = "labels" if labels else "own"
     return USUAL_RULES.get(router, usual) if isinstance(router, str) else usual
 
 

@@ -16,7 +16,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
 from condu_cli.workflows.answering.class_features import encode_candidates
-from condu_cli.workflows.answering.panel import expert_image_size, logits_of, view_of
+from condu_cli.workflows.answering.panel import Panel, expert_image_size, logits_of, view_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.answering.zero_shot import ZeroShot
 from condu_cli.workflows.opening.workspace import Workspace
@@ -240,6 +240,15 @@ def test_among_mixed_labels_the_base_model_decides_which_are_for_an_expert(works
         else:
             assert [expert.task for expert in ours.experts] == ["warm"]
             assert ours.answers[0].label in ("red", "blue")
+
+
+@pytest.mark.parametrize("rule", [None, "labels"])
+def test_a_named_task_chooses_alone_among_labels_that_it_has_learned(workspace, rule, monkeypatch):
+    monkeypatch.setattr(Panel, "base_logits", lambda *_: pytest.fail("the base model was asked"))
+    for prediction in predict(workspace, task="plants", labels=("Wheat", "grass"), rule=rule):
+        assert {answer.task for answer in prediction.answers} == {"plants"}
+        assert {answer.label for answer in prediction.answers} == {"Wheat", "grass"}
+        assert prediction.experts == (RoutedExpert("plants", None),)
 
 
 # Nothing is forgotten or changed

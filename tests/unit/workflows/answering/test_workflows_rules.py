@@ -130,6 +130,7 @@ def test_the_command_line_offers_every_router_and_every_rule():
         ({"task": "warm", "experts": 3}, own),
         ({"task": "warm", "router": "paper"}, own),
         ({"task": "warm", "labels": ("sea", "fire")}, vote),
+        ({"task": "warm", "labels": ("red", "blue"), "task_knows_labels": True}, among_labels),
     ],
 )
 def test_every_situation_has_its_rule(situation, rule):
@@ -149,7 +150,7 @@ def test_own_classes_are_not_a_rule_for_what_needs_a_vote(situation):
 
 
 @pytest.mark.parametrize("situation", [{}, {"task": "warm", "labels": ("sea", "fire")}])
-def test_the_rule_for_labels_needs_them_and_no_named_task(situation):
+def test_the_rule_for_labels_needs_them_and_a_task_that_knows_them(situation):
     with pytest.raises(UsageError, match="the rule 'labels' chooses among your own labels"):
         rule_for("labels", **{**SITUATION, **situation})
 
