@@ -157,8 +157,8 @@ def measure(options: argparse.Namespace, seed: int) -> dict[str, Row]:
     for name in options.choices or names:
         codec = codec_by_name("condu", layout, names[name])
         found[name] = encoded(codec, model, tasks)
-        share = np.mean([np.mean(a.accuracy()) for a in found[name].answers])
-        print(f"seed {seed}, {name}: {100 * share:.2f}", flush=True)
+        held_out, test = means([[a.accuracy() for a in found[name].answers]])
+        print(f"seed {seed}, {name}: held-out {held_out:.2f}, test {test:.2f}", flush=True)
     return found
 
 
