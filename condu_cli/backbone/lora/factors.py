@@ -190,6 +190,13 @@ def update(a: Tensor, b: Tensor, scale: float) -> Tensor:
     return (scale * product).reshape(b.shape[0], a.shape[1], *a.shape[2:])
 
 
+def merged_weight(layer: Any) -> Tensor:
+    """Return the weight of one of PEFT's layers with its factors added, with their gradients."""
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    merged: Tensor = layer.base_layer.weight + update(a, b, layer.scaling[ADAPTER])
+    return merged
+
+
 def targets_pattern(spec: LoraSpec) -> str:
     """Return a regular expression that matches exactly the target layers.
 

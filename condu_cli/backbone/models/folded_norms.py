@@ -1,10 +1,10 @@
-"""EfficientNet-lite's layers with each batch norm folded into the convolution before it.
+"""EfficientNet-lite's layers with batch norms and LoRA factors folded into the convolutions.
 
 The statistics of batch norms never change here, so a norm is a factor and a shift per channel.
 Multiplied into the weights at every call, they cost no pass over the feature maps, which are a
 thousand times larger, neither forward nor backward, and nothing of them is kept for the gradient.
-The mathematics, and the gradients of both layers' own parameters, stay the same except for
-rounding.
+LoRA factors are added to the weights in the same way. The mathematics, and the gradients of all
+layers' own parameters, stay the same except for rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from condu_cli.backbone.lora.factors import merged_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,13 +50,22 @@ def _convolved(layer: Any, norm: Any, x: Tensor) -> Tensor:
     """Apply a convolution, its norm, and the norm's ReLU6 if it has one."""
     from timm.layers import Conv2dSame, conv2d_same
 
-    if not isinstance(layer, nn.Conv2d):  # PEFT's layer around one
-        return norm(layer(x))  # type: ignore[no-any-return]
+    weight, geometry = layer.weight, layer
+    if not isinstance(layer, nn.Conv2d):
+        # PEFT's own layer would add two more passes over the feature maps for the factors.
+        weight, geometry = merged_weight(layer), layer.base_layer
     factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (O,)
-    weight = layer.weight * factor[:, None, None, None]  # (O, I / groups, k, k)
     shift = norm.bias - norm.running_mean * factor
-    convolve: Any = conv2d_same if isinstance(layer, Conv2dSame) else functional.conv2d
-    y = convolve(x, weight, shift, layer.stride, layer.padding, layer.dilation, layer.groups)
+    convolve: Any = conv2d_same if isinstance(geometry, Conv2dSame) else functional.conv2d
+    y = convolve(
+        x,
+        weight * factor[:, None, None, None],  # (O, I / groups, k, k)
+        shift,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups,
+    )
     return y if isinstance(norm.act, nn.Identity) else _Relu6.apply(y)  # type: ignore[no-any-return]
 
 

@@ -72,7 +72,7 @@ def test_half_of_what_timm_keeps_for_the_gradient_is_kept(tower, pixels):
     assert ours < 0.6 * theirs
 
 
-def test_convolutions_with_lora_factors_work_too(mini, pixels):
+def test_lora_factors_give_the_outputs_and_gradients_of_pefts_layers(mini, pixels):
     spec = LoraSpec(4, 4.0, mini.lora_targets("image"))
     expert = mini.with_lora(spec).training_copy()
     tower = expert.image.double()
@@ -84,8 +84,11 @@ def test_convolutions_with_lora_factors_work_too(mini, pixels):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     expected, found = gradients(tower, theirs), gradients(tower, ours)
     assert found.keys() == expected.keys() != set()
+    assert all("lora_" in name for name in found)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-9 * gradient.norm())
+    ours = kept_bytes(lambda: feature_map(tower, pixels))
+    assert ours < 0.5 * kept_bytes(lambda: tower.forward_features(pixels))
 
 
 @torch.inference_mode()
