@@ -1,9 +1,12 @@
 """Steps per second of condu's training against the authors' loop, on the same batches.
 
 Their loop, as it is published with ConDU: every class prompt is encoded at the full context for
-every batch, in float32, with AdamW's plain implementation. Both start from the same weights, see
-the same batches and take the same number of steps in turn; the table gives steps per second,
-their ratio, and the largest difference of the losses.
+every batch, in float32, with AdamW's plain implementation. condu's runs as `condu learn` does, and
+once more with glibc's own settings, which give freed memory back at once. All start from the same
+weights and see the same batches. Each has a process of its own, and they take their steps in turn.
+The table gives the medians of steps per second and of processor seconds per step (user and
+system), the ratio of both to the authors' loop, the largest memory, and the largest difference of
+the losses.
 
     python benchmarks/training.py --base ViT-B-32 --classes 10 100 397
     python benchmarks/training.py --base mini --classes 10 100 397
@@ -14,19 +17,25 @@ An architecture without a tag gets random weights: speed does not depend on them
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
+from condu_cli.backbone.allocator import keep_freed_memory
 from condu_cli.backbone.devices import resolve_device
+from condu_cli.backbone.models import mini
 from condu_cli.train.objective import Objective
 from condu_cli.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
 
     from torch import Tensor
 
@@ -40,15 +49,37 @@ LABEL_SMOOTHING = 0.2
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds of every step but the first, and the loss of every step."""
+class Loop:
+    """Whose loop, in which precision; `keeps`: whether glibc is told to keep freed memory."""
 
-    seconds: list[float]
-    losses: list[float]
+    authors: bool
+    precision: str = "float32"
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step took (seconds), the process's largest memory so far (bytes), and its loss."""
+
+    wall: float
+    user: float
+    system: float
+    peak: int
+    loss: float
+
+
+@dataclass
+class Measured:
+    """The steps of one loop; the first, which warms up, counts only for its loss."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        return median(getattr(step, name) for step in self.steps[1:])
 
     @property
-    def steps_per_second(self) -> float:
-        return 1 / sorted(self.seconds)[len(self.seconds) // 2]
+    def processor(self) -> float:
+        return median(step.user + step.system for step in self.steps[1:])
 
 
 def main() -> None:
@@ -61,19 +92,16 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    device = resolve_device(given.device)
-    base = load(given.base).to(device)
-    size = given.image_size or base.preprocessing.image_size
-    print(f"{given.base}, batch {given.batch_size} at {size} px, {describe(device)}")
-    print(f"{'classes':>7} {'loop':>14} {'steps/s':>8} {'ratio':>6} {'loss difference':>16}")
+    given.device = resolve_device(given.device)
+    print(f"{given.base}, batches of {given.batch_size}, {describe(given.device)}")
+    columns = ("steps/s", "ratio", "user s", "system s", "ratio", "peak MB", "loss difference")
+    print(f"{'classes':>7} {'loop':>22} " + " ".join(f"{name:>8}" for name in columns))
+    loops = {"authors'": Loop(authors=True)}
+    for precision in given.precisions:
+        loops[f"condu {precision}, glibc"] = Loop(False, precision)
+        loops[f"condu {precision}"] = Loop(False, precision, keeps=True)
     for classes in given.classes:
-        names = class_names(classes)
-        batches = make_batches(given.steps, given.batch_size, size, classes)
-        loops = {"authors'": their_steps(base.expert_copy(), names, batches)} | {
-            f"condu {precision}": our_steps(base.training_copy(), names, batches, precision)
-            for precision in given.precisions
-        }
-        found = run(loops, given.steps)
+        found = run(given, loops, classes)
         for name, measured in found.items():
             show(classes, name, measured, found["authors'"])
 
@@ -107,16 +135,61 @@ def make_batches(steps: int, batch_size: int, size: int, classes: int) -> Batche
     ]
 
 
-def run(loops: dict[str, Iterator[float]], steps: int) -> dict[str, Measured]:
+def run(given: argparse.Namespace, loops: dict[str, Loop], classes: int) -> dict[str, Measured]:
     """Take a step of every loop in turn, so that slowdowns of the machine affect all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    losses: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(steps):
-        for name, loop in loops.items():
-            started = time.perf_counter()
-            losses[name].append(next(loop))  # ends with .item(), which waits for the device
-            seconds[name].append(time.perf_counter() - started)
-    return {name: Measured(seconds[name][1:], losses[name]) for name in loops}
+    context = get_context("spawn")
+    measured = {name: Measured() for name in loops}
+    pipes: dict[str, Connection] = {}
+    processes = []
+    for name, loop in loops.items():
+        pipes[name], other = context.Pipe()
+        processes.append(context.Process(target=work, args=(other, given, loop, classes)))
+        processes[-1].start()
+        other.close()  # a process that dies closes the pipe
+    for _ in range(given.steps):
+        for name, pipe in pipes.items():
+            pipe.send(None)
+            measured[name].steps.append(pipe.recv())
+    for process in processes:
+        process.join()
+    return measured
+
+
+def work(pipe: Connection, given: argparse.Namespace, loop: Loop, classes: int) -> None:
+    """Take a step whenever the other end asks for one; the body of a loop's process."""
+    if not loop.keeps:
+        # glibc read its settings at the start: this only tells condu that the user has some.
+        os.environ["MALLOC_TRIM_THRESHOLD_"] = ""
+    elif not keep_freed_memory():
+        raise SystemExit("this process's malloc cannot be told to keep memory")
+    if loop.authors:
+        # timm's own layers, and a batch norm is a pass over the feature map.
+        mini.feature_map = lambda tower, pixels: tower.forward_features(pixels)
+    base = load(given.base).to(given.device)
+    names = class_names(classes)
+    size = given.image_size or base.preprocessing.image_size
+    batches = make_batches(given.steps, given.batch_size, size, classes)
+    steps = (
+        their_steps(base.expert_copy(), names, batches)
+        if loop.authors
+        else our_steps(base.training_copy(), names, batches, loop.precision)
+    )
+    for _ in range(given.steps):
+        pipe.recv()
+        pipe.send(timed(steps))
+
+
+def timed(steps: Iterator[float]) -> Step:
+    import resource
+
+    def used() -> Any:
+        return resource.getrusage(resource.RUSAGE_SELF)
+
+    before, started = used(), time.perf_counter()
+    loss = next(steps)  # ends with .item(), which waits for the device
+    wall, after = time.perf_counter() - started, used()
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return Step(wall, user, system, after.ru_maxrss * 1024, loss)
 
 
 def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Iterator[float]:
@@ -133,7 +206,7 @@ def their_steps(model: DualEncoder, names: list[str], batches: Batches) -> Itera
         )
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()  # and no gradients in memory while the others take their steps
+        optimizer.zero_grad()
         yield loss.item()
 
 
@@ -152,12 +225,18 @@ def our_steps(
         yield loss
 
 
-def show(classes: int, name: str, found: Measured, baseline: Measured) -> None:
-    ratio = found.steps_per_second / baseline.steps_per_second
-    pairs = zip(found.losses, baseline.losses, strict=True)
-    difference = max(abs(a - b) for a, b in pairs)
-    line = f"{classes:7} {name:>14} {found.steps_per_second:8.3f} {ratio:6.2f} {difference:16.1e}"
-    print(line, flush=True)
+def show(classes: int, name: str, found: Measured, authors: Measured) -> None:
+    pairs = zip(found.steps, authors.steps, strict=True)
+    figures = (
+        f"{1 / found.median('wall'):8.3f}",
+        f"{authors.median('wall') / found.median('wall'):8.2f}",
+        f"{found.median('user'):8.2f}",
+        f"{found.median('system'):8.2f}",
+        f"{authors.processor / found.processor:8.2f}",
+        f"{found.steps[-1].peak / 1e6:8.0f}",
+        f"{max(abs(a.loss - b.loss) for a, b in pairs):15.1e}",
+    )
+    print(f"{classes:7} {name:>22} {' '.join(figures)}", flush=True)
 
 
 def describe(device: str) -> str:
