@@ -91,6 +91,16 @@ def test_lora_factors_give_the_outputs_and_gradients_of_pefts_layers(mini, pixel
     assert ours < 0.5 * kept_bytes(lambda: tower.forward_features(pixels))
 
 
+def test_two_passes_give_the_same_gradients_bit_for_bit(mini):
+    pixels = mini.prepare_pixels(torch.rand(4, 3, 64, 64))
+    first, second = (
+        gradients(tower, feature_map(tower, pixels))
+        for tower in (copy.deepcopy(mini.image).requires_grad_() for _ in range(2))
+    )
+    assert first.keys() == second.keys() != set()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 @torch.inference_mode()
 def test_mini_computes_its_pooled_features_this_way(mini):
     pixels = mini.prepare_pixels(torch.rand(2, 3, 96, 96))
