@@ -27,7 +27,7 @@ def made_delta(config, seed, scale=0.05):
     }
 
 
-def commit(registry, task, seed):
+def commit(registry, task, seed, *, with_head=False):
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -42,6 +42,7 @@ def commit(registry, task, seed):
         classes=CLASSES,
         templates=("a photo of a {}.",),
         training={"run": new_run(), "recipe": {"image_size": 32}},
+        head={"weights": normal(2, 32), "bias": normal(2)} if with_head else None,
     )
     parent = None if head is None else head.id
     return commit_expert(registry, trained, parent=parent, command=f"learn --task {task}")

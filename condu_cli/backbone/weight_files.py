@@ -9,6 +9,10 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 CHECKPOINT_SUFFIXES = (SAFE_SUFFIX, *PICKLE_SUFFIXES)
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of a PEFT adapter."""
+ADAPTER_HEAD = "adapter_head.safetensors"
+"""The head of an exported expert, beside its adapter's two files."""
+HEAD_SUFFIX = ".head.safetensors"
+"""The same beside a checkpoint, in the place of the checkpoint's own suffix."""
 
 
 def is_checkpoint(pretrained: str) -> bool:
@@ -19,3 +23,8 @@ def is_checkpoint(pretrained: str) -> bool:
 def is_adapter(path: Path) -> bool:
     """Return whether a path is the folder of a PEFT adapter, valid or not."""
     return (path / ADAPTER_CONFIG).is_file()
+
+
+def head_file(weights: Path) -> Path:
+    """Return where the head of an exported expert lies; `weights`: a checkpoint or an adapter."""
+    return weights / ADAPTER_HEAD if is_adapter(weights) else weights.with_suffix(HEAD_SUFFIX)

@@ -119,6 +119,7 @@ def _print_task(
         "learned in": session_name(entry.learned_in),
         "classes": f"{len(entry.expert.classes)}: {_some(entry.expert.classes)}",
         "templates": _some(entry.expert.templates),
+        "classifier": "class texts" if entry.expert.head is None else "a head beside the model",
         "pictures": _pictures(training, folder),
         "method": method,
         "preset": _preset(training.get("preset")),

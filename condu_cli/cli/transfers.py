@@ -86,6 +86,12 @@ def export(
             "condu import --task NAME --weights {path!q}{here}", path=summary.path
         )
         summary = replace(summary, load=load)
+    if summary.head_path is not None:
+        weights = "adapter" if peft else "checkpoint"
+        run.out.warning(
+            f"the {weights} alone classifies by class texts: the expert's head, by which condu "
+            f"classifies, is in {summary.head_path}; keep both together"
+        )
     run.out.document(asdict(summary), lambda out: _print_export(out, summary))
     return summary
 
@@ -143,6 +149,8 @@ def _print_export(out: Output, summary: "ExportSummary") -> None:
         else f"task {summary.task} of session {short_id(summary.session or '')}"
     )
     out.text(f"Exported {what} to {summary.path} ({size(summary.bytes)})")
+    if summary.head_path is not None:
+        out.text(f"and its head to {summary.head_path} ({size(summary.head_bytes)})")
     out.text(f"load it with  {summary.load}")
     if summary.task is not None:
         out.hint("condu import --task NAME --weights {path!q}{here} imports it", path=summary.path)
@@ -300,12 +308,15 @@ def _import_registry(run: Run, archive: Path, base: str | None) -> None:
 
 
 def _plan_record(plan: "ImportPlan") -> dict[str, Any]:
+    from condu_cli.backbone.weight_files import head_file
+
     return {
         "dry_run": True,
         "task": plan.request.task,
         "base": plan.base_id,
         "weights": str(plan.request.weights),
         "weights_sha256": plan.weights_sha256,
+        "head_path": None if plan.head is None else str(head_file(plan.request.weights)),
         "distance": plan.distance,
         "classes": list(plan.classes),
         "templates": list(plan.templates),
@@ -330,8 +341,9 @@ def _print_import(out: Output, summary: "ImportSummary") -> None:
 
     classes = f"{summary.classes} classes"
     images = plural(summary.images, "picture") if summary.images else "text alone"
+    head = "" if summary.head_from is None else f" with the head in {summary.head_from}"
     out.text(
-        f"Imported {summary.task} from {summary.imported_from} in session "
+        f"Imported {summary.task} from {summary.imported_from}{head} in session "
         f"{short_id(summary.session)}: {classes}, prototypes from {images}; the registry holds "
         f"{plural(summary.tasks, 'task')}"
     )

@@ -233,11 +233,14 @@ EXPORTED = {
     "base": str,
     "architecture": str,
     "load": str,
+    "head_path": TEXT_OR_NULL,
+    "head_bytes": int,
 }
 IMPORTED = {
     "session": str,
     "task": str,
     "imported_from": str,
+    "head_from": TEXT_OR_NULL,
     "classes": int,
     "images": int,
     "tasks": int,

@@ -1,4 +1,4 @@
-"""Read and write LoRA experts as PEFT's two files, without PEFT.
+"""Read and write LoRA experts as PEFT's two files, without PEFT, and a head beside them.
 
     DIR/adapter_config.json          rank, alpha and target layers
     DIR/adapter_model.safetensors    the factors, with names that begin with `base_model.model.`
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
-from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_HEAD, ADAPTER_WEIGHTS
 from condu_cli.backbone.weights.checkpoints import (
     METADATA_KEY,
     Checkpoint,
@@ -89,7 +89,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
             path=folder,
         )
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there - {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
+    if there - {ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_HEAD}:
         raise UsageError(
             f"{folder}: holds other files than a PEFT adapter's",
             reason="output-holds-other-files",
@@ -100,12 +100,17 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_adapter(
-    model: DualEncoder, folder: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
+    model: DualEncoder,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    *,
+    head: bytes | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write an expert's factors like PEFT; the same factors give the same bytes.
 
-    `metadata` is stored as in `write_checkpoint`. A new folder appears completely or not at all;
-    with `overwrite`, each of the two files does.
+    `metadata` is stored as in `write_checkpoint`, and so is the content of a `head`, in the folder.
+    A new folder appears completely or not at all; with `overwrite`, each of its files does.
 
     Raises:
         UsageError: the folder cannot be used.
@@ -126,8 +131,10 @@ def write_adapter(
             save_file(tensors, draft / ADAPTER_WEIGHTS, {METADATA_KEY: note})
             # safetensors sets 0600
             (draft / ADAPTER_WEIGHTS).chmod((draft / ADAPTER_CONFIG).stat().st_mode)
-            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                flush_file(draft / name)
+            if head is not None:
+                (draft / ADAPTER_HEAD).write_bytes(head)
+            for file in draft.iterdir():
+                flush_file(file)
             _move(draft, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -144,8 +151,12 @@ def _move(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
         return
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        os.replace(draft / name, folder / name)
+    if not (draft / ADAPTER_HEAD).exists():  # then that of another expert goes too
+        (folder / ADAPTER_HEAD).unlink(missing_ok=True)
+    # The weights last: their note names the head.
+    for name in (ADAPTER_HEAD, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if (draft / name).exists():
+            os.replace(draft / name, folder / name)
 
 
 def factors_of(model: DualEncoder) -> Factors:
@@ -242,7 +253,8 @@ def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
         name: finite(name, exact_delta(start[name], values[name]), checkpoint)
         for name in base.trainable_parameters()
     }
-    told = () if any(d.any() for d in delta.values()) else (LEARNED_NOTHING,)
+    learned = checkpoint.metadata.get("head") or any(d.any() for d in delta.values())
+    told = () if learned else (LEARNED_NOTHING,)
     return ForeignExpert(delta, _distance(factors, weights), told)
 
 

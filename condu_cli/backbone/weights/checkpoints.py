@@ -11,7 +11,7 @@ import pickle
 import shutil
 import tempfile
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from condu_cli.backbone.weight_files import CHECKPOINT_SUFFIXES, SAFE_SUFFIX
+from condu_cli.backbone.weight_files import CHECKPOINT_SUFFIXES, SAFE_SUFFIX, head_file
 from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, require_parent_folder
 from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from condu_cli.backbone.dual_encoder import DualEncoder
 
@@ -49,19 +49,26 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    model: DualEncoder, path: Path, metadata: Mapping[str, Any], *, overwrite: bool = False
+    model: DualEncoder,
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    head: bytes | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write all parameters and buffers under their names in the model's own library.
 
     Tensors keep their dtypes and are written in row-major order. The same weights and metadata
-    give the same bytes. The file appears completely or not at all, with the mode from the umask.
+    give the same bytes. The file appears completely or not at all, with the mode from the umask;
+    so does the second one, at `head_file`, if the content of a `head` is given: both or neither.
 
     Raises:
-        UsageError: the file exists and `overwrite` is not set, or the name is not valid.
+        UsageError: a file exists and `overwrite` is not set, or the name is not valid.
         ConduError: it cannot be written; nothing is left behind.
 
     """
-    refuse_target(path, overwrite=overwrite)
+    with_head = head is not None
+    refuse_target(path, overwrite=overwrite, with_head=with_head)
     note = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), allow_nan=False)
     tensors = _row_major(model.library_model.state_dict())
     try:
@@ -73,8 +80,13 @@ def write_checkpoint(
             save_file(tensors, draft, {METADATA_KEY: note})
             draft.chmod(mode)
             flush_file(draft)
-            refuse_target(path, overwrite=overwrite)  # again: writing took a while
-            draft.replace(path)
+            # Again: writing took a while.
+            refuse_target(path, overwrite=overwrite, with_head=with_head)
+            if head is None:
+                draft.replace(path)
+            else:
+                with _head_in_place(head, head_file(path), folder):
+                    draft.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         flush_folder(path.parent)
@@ -85,8 +97,30 @@ def write_checkpoint(
         ) from exc
 
 
-def refuse_target(path: Path, *, overwrite: bool) -> None:
-    """Check the target file of an export, before anything slow happens.
+@contextmanager
+def _head_in_place(content: bytes, path: Path, work: Path) -> Iterator[None]:
+    """Write a head's file, and remove it again if the block that writes the checkpoint fails."""
+    before = path.read_bytes() if path.exists() else None
+    _replace(path, content, work)
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink()
+        else:
+            _replace(path, before, work)
+        raise
+
+
+def _replace(path: Path, content: bytes, work: Path) -> None:
+    draft = work / path.name
+    draft.write_bytes(content)  # with the mode from the umask
+    flush_file(draft)
+    draft.replace(path)
+
+
+def refuse_target(path: Path, *, overwrite: bool, with_head: bool = False) -> None:
+    """Check the target file of an export, or both, before anything slow happens.
 
     Raises:
         UsageError: wrong suffix, missing folder, existing file, or not a plain file.
@@ -100,10 +134,11 @@ def refuse_target(path: Path, *, overwrite: bool) -> None:
             name=path.with_suffix(SAFE_SUFFIX).name if path.name else "",
         )
     require_parent_folder(path)
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not a file", reason="output-not-a-file", path=path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path}: already exists", reason="output-exists", path=path)
+    for file in (path, head_file(path)) if with_head else (path,):
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{file}: is not a file", reason="output-not-a-file", path=file)
+        if file.exists() and not overwrite:
+            raise UsageError(f"{file}: already exists", reason="output-exists", path=file)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

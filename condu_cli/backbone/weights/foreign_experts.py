@@ -83,7 +83,7 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
             f"{rounded:,} weights are rounded, by at most {furthest:.1e}: no float32 delta gives "
             "them exactly"
         )
-    if not moved:
+    if not moved and not checkpoint.metadata.get("head"):  # else it is a head on the base model
         told.append("every weight equals the base model's: this expert has learned nothing")
     return ForeignExpert(delta, distance, tuple(told))
 
@@ -229,6 +229,13 @@ def _check_untrained(
         for name, parameter in base.tunable_parameters().items()
         if name not in trainable and name in weights and _differs(parameter, weights[name])
     ]
+    if changed and changed == [base.linear_end]:
+        raise UsageError(
+            f"{checkpoint.path}: has a head folded into {changed[0]}, which this registry does not "
+            "train",
+            reason="checkpoint-has-folded-head",
+            path=checkpoint.path,
+        )
     if changed:
         raise UsageError(
             f"{checkpoint.path}: changes {len(changed):,} parameters that this registry does not "

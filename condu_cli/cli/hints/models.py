@@ -62,6 +62,8 @@ HINTS: dict[str, Hint] = {
     "checkpoint-not-float": "Save the model in float32, without quantisation",
     "checkpoint-changes-more": "Import it into a registry that trains the whole model: --registry "
     "PATH",
+    "checkpoint-has-folded-head": "Import it into a new registry, which trains it: --registry "
+    "NEW_FOLDER",
     "checkpoint-not-finite": "The training diverged, or the file is corrupt: use an earlier "
     "checkpoint",
     "adapter-unreadable": "Save it again",

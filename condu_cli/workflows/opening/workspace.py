@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.core.arrays.layout import Float32
+    from condu_cli.core.arrays.layout import Float32, Tensors
     from condu_cli.registry.repository import Registry
 
 
@@ -148,19 +148,23 @@ class Workspace:
         """
         if entry.expert.head is None:
             return None
-        try:
-            blob = self._pin(session).blob(entry.expert.head)
-            return check_head(blob, len(entry.expert.classes))
-        except InvalidStateError as exc:
-            raise IntegrityError(
-                f"the head of task '{entry.name}' is corrupt: {exc}",
-                reason="session-damaged",
-                task=entry.name,
-            ) from exc
+        return checked_head(entry, self._pin(session).blob(entry.expert.head))
 
     @cached_property
     def _scratch(self) -> DualEncoder:
         return self.base.expert_copy()
+
+
+def checked_head(entry: TaskEntry, blob: Tensors) -> dict[str, Float32]:
+    """Return the head in a task's blob; raise IntegrityError if it is none of its classes."""
+    try:
+        return check_head(blob, len(entry.expert.classes))
+    except InvalidStateError as exc:
+        raise IntegrityError(
+            f"the head of task '{entry.name}' is corrupt: {exc}",
+            reason="session-damaged",
+            task=entry.name,
+        ) from exc
 
 
 def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:

@@ -1,14 +1,18 @@
-"""Export one expert, or the base model, as a checkpoint that its own library loads."""
+"""Export one expert, or the base model, as a checkpoint that its own library loads.
+
+A head beside an expert goes into a second file, by `exported_heads`.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
 from condu_cli.backbone.deltas import put_weights, weights_of
-from condu_cli.backbone.weight_files import is_checkpoint
+from condu_cli.backbone.weight_files import ADAPTER_HEAD, head_file, is_checkpoint
 from condu_cli.backbone.weights.adapters import refuse_folder, write_adapter
 from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoint
 from condu_cli.core.arrays.layout import InvalidStateError
@@ -16,8 +20,10 @@ from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
+from condu_cli.workflows.opening.workspace import checked_head
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.states import corrupt_session, has_files, open_state
+from condu_cli.workflows.transfers.exported_heads import HEAD, hash_of, head_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +34,8 @@ if TYPE_CHECKING:
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.workflows.opening.workspace import Workspace
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_HEAD = 1, 2
+"""Versions that know no heads refuse the second one, and would import an expert without it."""
 EXPERT, BASE = "expert", "base"
 IMAGE_SIZES = range(16, 4097)
 """Plausible sizes in pixels; a note with any other is wrong or malicious."""
@@ -39,7 +46,8 @@ class ExportNote:
     """The metadata of an exported file: enough to import it again, and no paths.
 
     `base` names the base model without the path of its weights; `image_size` in pixels is what the
-    expert was trained at. A base model has no task, session, classes or templates.
+    expert was trained at. A base model has no task, session, classes or templates. `head` is the
+    sha256 of the file of the expert's head, None for an expert without one.
     """
 
     kind: str
@@ -55,11 +63,22 @@ class ExportNote:
     templates: tuple[str, ...] = ()
     condu: str = __version__
     format: int = FORMAT
+    head: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the note as written; that of a file without a head lacks the key."""
+        record = asdict(self)
+        if self.head is None:
+            del record["head"]
+        return record
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What `export` reports; `load` is a line of code that loads the file."""
+    """What `export` reports; `load` is a line of code that loads the file.
+
+    `head_path` is the second file, of `head_bytes` bytes, with the expert's head; None without one.
+    """
 
     path: str
     bytes: int
@@ -69,30 +88,36 @@ class ExportSummary:
     base: str
     architecture: str
     load: str
+    head_path: str | None = None
+    head_bytes: int = 0
 
 
 def export_expert(
     workspace: Workspace, session: Session, task: str, path: Path, *, overwrite: bool = False
 ) -> ExportSummary:
-    """Write the weights that `predict` uses for a task in a session.
+    """Write the weights that `predict` uses for a task in a session, and the head beside them.
 
     Raises:
         NotFoundError: the session has no such task, or was collected.
-        UsageError: the file exists, or has an invalid name.
+        UsageError: a file exists, or has an invalid name.
         IntegrityError: the session is corrupt.
 
     """
     entry = session.entry(task)
-    refuse_target(path, overwrite=overwrite)
+    refuse_target(path, overwrite=overwrite, with_head=entry.expert.head is not None)
     workspace.registry.require_live(session)
+    head = _head(workspace, entry)
+    note = expert_note(workspace, session, entry, head)
     expert = _expert(workspace, session, entry)
-    return _export(expert, expert_note(workspace, session, entry), path, overwrite=overwrite)
+    write_checkpoint(expert, path, note.to_record(), head=head, overwrite=overwrite)
+    summary = _summary(note, path, path.stat().st_size, expert.how_to_load(str(path)))
+    return summary if head is None else _with_head(summary, head_file(path), head)
 
 
 def export_adapter(
     workspace: Workspace, session: Session, task: str, folder: Path, *, overwrite: bool = False
 ) -> ExportSummary:
-    """Write the LoRA factors of a task's expert as PEFT's two files.
+    """Write the LoRA factors of a task's expert as PEFT's two files, and the head beside them.
 
     Raises:
         NotFoundError: the session has no such task, or was collected.
@@ -111,15 +136,17 @@ def export_adapter(
         )
     refuse_folder(folder, overwrite=overwrite)
     workspace.registry.require_live(session)
+    head = _head(workspace, entry)
+    note = expert_note(workspace, session, entry, head)
     expert = _expert(workspace, session, entry)
-    note = expert_note(workspace, session, entry)
-    write_adapter(expert, folder, asdict(note), overwrite=overwrite)
-    return _summary(
+    write_adapter(expert, folder, note.to_record(), head=head, overwrite=overwrite)
+    summary = _summary(
         note,
         folder,
-        sum(path.stat().st_size for path in folder.iterdir()),
+        sum(path.stat().st_size for path in folder.iterdir() if path.name != ADAPTER_HEAD),
         f"peft.PeftModel.from_pretrained(model, {json.dumps(str(folder), ensure_ascii=False)})",
     )
+    return summary if head is None else _with_head(summary, folder / ADAPTER_HEAD, head)
 
 
 def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) -> ExportSummary:
@@ -134,11 +161,14 @@ def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) ->
     base = workspace.base
     identity = workspace.registry.config.base
     note = ExportNote(kind=BASE, image_size=identity.image_size, **_identity(identity))
-    return _export(base, note, path, overwrite=overwrite)
+    write_checkpoint(base, path, note.to_record(), overwrite=overwrite)
+    return _summary(note, path, path.stat().st_size, base.how_to_load(str(path)))
 
 
-def expert_note(workspace: Workspace, session: Session, entry: TaskEntry) -> ExportNote:
-    """Return the metadata for an expert's exported file."""
+def expert_note(
+    workspace: Workspace, session: Session, entry: TaskEntry, head: bytes | None
+) -> ExportNote:
+    """Return the metadata for an expert's exported file; `head` is the content of the other."""
     return ExportNote(
         kind=EXPERT,
         task=entry.name,
@@ -147,6 +177,8 @@ def expert_note(workspace: Workspace, session: Session, entry: TaskEntry) -> Exp
         folders=tuple(entry.expert.training.get("folders") or ()),
         templates=entry.expert.templates,
         image_size=expert_image_size(entry),
+        format=FORMAT if head is None else FORMAT_WITH_HEAD,
+        head=None if head is None else hash_of(head),
         **_identity(workspace.registry.config.base),
     )
 
@@ -162,9 +194,15 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
     if not metadata:
         return None
     written = metadata.get("format")
-    if isinstance(written, int) and written > FORMAT:
+    if isinstance(written, int) and written > FORMAT_WITH_HEAD:
         raise DataError(
             f"{path}: was exported by a newer condu", reason="needs-newer-condu", path=path
+        )
+    if metadata.get("kind") == HEAD:
+        raise UsageError(
+            f"{path}: holds the head of an expert, not its weights",
+            reason="not-weights-but-head",
+            path=path,
         )
     if metadata.get("kind") not in (EXPERT, BASE):
         raise UsageError(
@@ -218,9 +256,17 @@ def _expert(workspace: Workspace, session: Session, entry: TaskEntry) -> DualEnc
     return expert
 
 
-def _export(model: DualEncoder, note: ExportNote, path: Path, *, overwrite: bool) -> ExportSummary:
-    write_checkpoint(model, path, asdict(note), overwrite=overwrite)
-    return _summary(note, path, path.stat().st_size, model.how_to_load(str(path)))
+def _head(workspace: Workspace, entry: TaskEntry) -> bytes | None:
+    """Return the file of a task's head; an older session keeps it even if stored as a patch."""
+    if entry.expert.head is None:
+        return None
+    blob = workspace.registry.blobs.open(entry.expert.head)
+    blob.verify()
+    return head_bytes(checked_head(entry, blob), entry.expert.classes)
+
+
+def _with_head(summary: ExportSummary, path: Path, head: bytes) -> ExportSummary:
+    return replace(summary, head_path=str(path), head_bytes=len(head))
 
 
 def _summary(note: ExportNote, path: Path, size: int, load: str) -> ExportSummary:
@@ -247,7 +293,14 @@ def _is_sound(note: ExportNote) -> bool:
         and all(isinstance(v, str) and v.strip() for values in lists for v in values)
         and len(set(note.classes)) == len(note.classes)
         and len(note.folders) in (0, len(note.classes))
+        and (note.head is None or _names_head(note))
     )
+
+
+def _names_head(note: ExportNote) -> bool:
+    """Whether a note that names a head is one of an expert and its classes."""
+    is_hash = isinstance(note.head, str) and re.fullmatch("[0-9a-f]{64}", note.head)
+    return bool(is_hash) and note.kind == EXPERT and bool(note.classes)
 
 
 def _altered(path: Path) -> DataError:

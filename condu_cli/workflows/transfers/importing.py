@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,7 @@ from condu_cli.backbone.base_models import DEFAULT_BASE
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.models.open_clip_models import HUB_PREFIX
-from condu_cli.backbone.weight_files import ADAPTER_WEIGHTS, is_adapter, is_checkpoint
+from condu_cli.backbone.weight_files import ADAPTER_WEIGHTS, head_file, is_adapter, is_checkpoint
 from condu_cli.backbone.weights.adapters import (
     Adapter,
     adapter_delta,
@@ -22,11 +22,9 @@ from condu_cli.backbone.weights.adapters import (
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
-from condu_cli.data.class_names import class_list, name_unknown, places_among, unknown_among
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.scanning import ReadingRules
-from condu_cli.data.sources.own_data import read_source
 from condu_cli.data.sources.task_data import templates_for
 from condu_cli.errors import ConduError, DataError, UsageError
 from condu_cli.registry.blobs.store import file_sha256
@@ -40,15 +38,18 @@ from condu_cli.workflows.progress import ProgressCallback, silent
 from condu_cli.workflows.sessions.committing import CommitSeconds, commit_expert
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta, new_run
+from condu_cli.workflows.transfers.exported_heads import check_width, noted_head, warnings_of_head
 from condu_cli.workflows.transfers.exporting import ExportNote, read_note
+from condu_cli.workflows.transfers.noted_classes import classes_of, read_data
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.core.arrays.layout import Float32
     from condu_cli.core.merging.checks import CheckedDelta
-    from condu_cli.data.labelled import LabelledPictures, Sample
+    from condu_cli.data.labelled import LabelledPictures
     from condu_cli.registry.manifest import RegistryConfig, Session
     from condu_cli.registry.repository import Registry
 
@@ -75,7 +76,8 @@ class ImportPlan:
     """Everything that is decided before anything is written.
 
     `folders` are the names of the classes' folders, in the order of `classes`; `data` is None
-    if prototypes come from text alone.
+    if prototypes come from text alone. `head` has a row for each class, in that order; None for an
+    expert that was exported without one.
     """
 
     request: ImportRequest
@@ -86,6 +88,7 @@ class ImportPlan:
     image_size: int
     data: LabelledPictures | None
     delta: CheckedDelta
+    head: Mapping[str, Float32] | None
     distance: float
     weights_sha256: str
     creates_registry: bool
@@ -94,7 +97,10 @@ class ImportPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSummary(CommitSeconds):
-    """What a finished `import` reports; times in seconds, `distance` relative to the base model."""
+    """What a finished `import` reports; times in seconds, `distance` relative to the base model.
+
+    `head_from` is the name of the file with the expert's head, None without one.
+    """
 
     session: str
     task: str
@@ -104,6 +110,7 @@ class ImportSummary(CommitSeconds):
     tasks: int
     distance: float
     prototype_seconds: float
+    head_from: str | None = None
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -124,7 +131,8 @@ class Importer:
         Raises:
             UsageError: class names are missing, options contradict the file or the registry, or
                 a checkpoint meets LoRA experts, or an adapter fully fine-tuned ones.
-            DataError: the file is not a checkpoint, or classes and pictures do not fit.
+            DataError: the file is not a checkpoint, classes and pictures do not fit, or the head
+                that it was exported with is missing or another one.
             BaseModelError: it was not fine-tuned from the registry's base model.
 
         """
@@ -135,11 +143,14 @@ class Importer:
         checkpoint = found.checkpoint if isinstance(found, Adapter) else found
         note = read_note(request.weights, checkpoint.metadata)
         templates = templates_for(request.task, request.templates or _noted_templates(note))
-        data = _read_data(request, note)
-        folders, classes = _classes(request, note, data)
+        data = read_data(request.data, request.class_names, note)
+        folders, classes = classes_of(request.weights, request.class_names, note, data)
+        head = noted_head(request.weights, note, (classes, folders))
         base, config = load_kind(self._registry, self._base_id(note), request.device)
         expert = _delta(base, found)
         delta = _checked(config, expert, request.weights)
+        if head is not None:
+            check_width(head, pooled_width(base), request.weights)
         plan = ImportPlan(
             request=request,
             base_id=base.info.id,
@@ -149,10 +160,15 @@ class Importer:
             image_size=_settle_image_size(request, note, base),
             data=data,
             delta=delta,
+            head=head,
             distance=expert.distance,
             weights_sha256=file_sha256(checkpoint.path),
             creates_registry=self._registry is None,
-            warnings=(*expert.warnings, *_routing_warnings(request.task, data)),
+            warnings=(
+                *expert.warnings,
+                *warnings_of_head(request.weights, head),
+                *_routing_warnings(request.task, data),
+            ),
         )
         return PlannedImport(plan, base, config, self._path, self._registry, self._parent)
 
@@ -203,6 +219,7 @@ class PlannedImport:
             templates=plan.templates,
             training=_record(plan),
             folder=None if data is None else str(_root(plan).resolve()),
+            head=plan.head,
         )
         commit = commit_expert(
             registry,
@@ -221,6 +238,7 @@ class PlannedImport:
             tasks=len(commit.session.entries),
             distance=plan.distance,
             prototype_seconds=seconds,
+            head_from=None if plan.head is None else head_file(plan.request.weights).name,
             warnings=(*plan.warnings, *commit.warnings),
         )
 
@@ -281,10 +299,14 @@ def text_prototypes(
     base: DualEncoder, classes: Sequence[str], templates: Sequence[str]
 ) -> Prototypes:
     """Return prototypes without pictures: only the text part; image parts and counts are 0."""
-    size = base.preprocessing.image_size
-    pooled = image_features(base, torch.zeros(1, 3, size, size)).pooled
     text = text_features(base, classes, templates).cpu().numpy()
-    return PrototypeBuilder(text, pooled.shape[1]).build()
+    return PrototypeBuilder(text, pooled_width(base)).build()
+
+
+def pooled_width(base: DualEncoder) -> int:
+    """Return the width P of a base model's pooled features, which no base model states."""
+    size = base.preprocessing.image_size
+    return image_features(base, torch.zeros(1, 3, size, size)).pooled.shape[1]
 
 
 def _noted_templates(note: ExportNote | None) -> tuple[str, ...]:
@@ -309,62 +331,6 @@ def _noted_base(request: ImportRequest, note: ExportNote | None) -> str:
             base=named,
         )
     return note.base
-
-
-def _read_data(request: ImportRequest, note: ExportNote | None) -> LabelledPictures | None:
-    """Return the pictures, labelled by the file's classes if no class names were given."""
-    if request.data is None:
-        return None
-    data = read_source(request.data, request.class_names)
-    if request.class_names is not None or note is None or not note.classes:
-        return data
-    return _labelled_as_noted(request, note, data)
-
-
-def _labelled_as_noted(
-    request: ImportRequest, note: ExportNote, data: LabelledPictures
-) -> LabelledPictures:
-    """Match folders with the noted classes, by name or by folder; some may lack pictures."""
-    index = places_among((note.classes, note.folders), (data.class_names, data.folders))
-    if index is None:
-        unknown = unknown_among(note.classes, data.class_names)
-        raise DataError(
-            f"{request.data}: the checkpoint's task has no class called {name_unknown(unknown)}",
-            reason="class-not-in-checkpoint",
-            path=request.data,
-            unknown=unknown,
-        )
-    folders = list(note.folders or note.classes)
-    for label, folder in zip(index, data.folders, strict=True):
-        folders[label] = folder
-
-    def moved(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-        return tuple(replace(sample, label=index[sample.label]) for sample in samples)
-
-    return replace(
-        data,
-        folders=tuple(folders),
-        class_names=note.classes,
-        train=moved(data.train),
-        test=moved(data.test),
-    )
-
-
-def _classes(
-    request: ImportRequest, note: ExportNote | None, data: LabelledPictures | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return folders and names of the task's classes, in the same order."""
-    if data is not None:
-        return data.folders, data.class_names
-    if request.class_names is not None:
-        return class_list(request.class_names)
-    if note is not None and note.classes:
-        return note.folders or note.classes, note.classes
-    raise UsageError(
-        f"{request.weights}: holds no class names, which condu needs",
-        reason="classes-unknown",
-        path=request.weights,
-    )
 
 
 def _settle_image_size(request: ImportRequest, note: ExportNote | None, base: DualEncoder) -> int:

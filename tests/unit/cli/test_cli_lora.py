@@ -4,6 +4,7 @@ import json
 
 import pytest
 from lora_registries import commit, made_registry
+from safetensors.torch import load_file
 
 from condu_cli.backbone.base_models import load_base
 from condu_cli.registry.repository import Registry
@@ -84,6 +85,12 @@ def test_show_names_the_method_of_a_task(condu):
     }
 
 
+def test_show_names_the_classifier_of_an_expert(condu, lora):
+    commit(lora, "headed", 1, with_head=True)
+    for task, answer in (("warm", "class texts"), ("headed", "a head beside the model")):
+        assert f"classifier        {answer}" in condu("show", task).out.splitlines()
+
+
 @pytest.mark.usefixtures("lora")
 def test_the_storage_report_compares_with_whole_checkpoints(condu):
     full = sum(p.numel() for p in load_base("tiny").model_parameters().values())
@@ -105,6 +112,69 @@ def test_an_adapter_is_exported_and_imported(condu, lora, tmp_path):
     ran = condu("import", "--task", "again", "--weights", folder, "--json")
     assert ran.code == 0, ran.err
     assert [task["task"] for task in json.loads(condu("ls", "--json").out)] == ["warm", "again"]
+
+
+@pytest.mark.parametrize(
+    ("form", "second"),
+    [
+        ((), "first.head.safetensors"),
+        (("--format", "peft"), "first.safetensors/adapter_head.safetensors"),
+    ],
+)
+def test_a_head_beside_an_expert_makes_the_round_trip(condu, tmp_path, colours, form, second):
+    registry = made_registry(tmp_path / "registry")
+    commit(registry, "warm", 0, with_head=True)
+    other = tmp_path / "other"
+    if form:
+        made_registry(other)
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    ran = condu("export", "--task", "warm", *form, "-o", first)
+    assert ran.code == 0, ran.err
+    assert f"and its head to {tmp_path / second}" in ran.out
+    assert (
+        f"classifies by class texts: the expert's head, by which condu classifies, is in {tmp_path}"
+        in ran.err
+    )
+    ran = condu("import", "--task", "moved", "--weights", first, "--registry", other)
+    assert ran.code == 0, ran.err
+    assert f"with the head in {(tmp_path / second).name}" in ran.out
+    ran = condu("export", "--task", "moved", *form, "-o", again, "--registry", other)
+    assert ran.code == 0, ran.err
+    assert _tensors(first) == _tensors(again)
+    found = [
+        condu("predict", colours, "--task", task, "--registry", path, "--csv").out.replace(task, "")
+        for task, path in (("warm", registry.path), ("moved", other))
+    ]
+    assert found[0] == found[1] != ""
+
+
+def _tensors(path):
+    """The bits of all tensors of an export by its file and name, the head's with the weights'."""
+    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{path.stem}*.safetensors")
+    files = [file for file in files if file.suffix == ".safetensors"]
+    assert len(files) == 2
+    return {
+        (file.name.removeprefix(path.stem), name): tensor.numpy().tobytes()
+        for file in files
+        for name, tensor in load_file(file).items()
+    }
+
+
+def test_an_archive_carries_heads(condu, tmp_path, colours):
+    registry = made_registry(tmp_path / "registry")
+    commit(registry, "warm", 0, with_head=True)
+    commit(registry, "bare", 1)
+    assert condu("export", "-o", tmp_path / "all.condu").code == 0
+    ran = condu("import", tmp_path / "all.condu", "--registry", tmp_path / "other")
+    assert ran.code == 0, ran.err
+    assert Registry.open(tmp_path / "other").head().entry("warm").expert.head is not None
+    for task in ("warm", "bare"):
+        found = [
+            condu("predict", colours, "--task", task, "--registry", path, "--csv").out
+            for path in (registry.path, tmp_path / "other")
+        ]
+        assert found[0] == found[1] != ""
+    assert condu("verify", "--registry", tmp_path / "other").code == 0
 
 
 @pytest.mark.usefixtures("lora")

@@ -69,9 +69,12 @@ def test_an_export_as_json(condu, learned, tmp_path):
         "base",
         "architecture",
         "load",
+        "head_path",
+        "head_bytes",
     ]
     assert found["bytes"] == file.stat().st_size
     assert (found["kind"], found["task"], found["base"]) == ("expert", "warm", "tiny")
+    assert (found["head_path"], found["head_bytes"]) == (None, 0)
 
 
 def test_the_base_model_is_exported(condu, learned, tmp_path):

@@ -257,6 +257,15 @@ def test_changes_that_the_registry_could_not_keep_are_refused_by_name(tiny, imag
     assert "--registry" in hint_of(caught.value)
 
 
+def test_a_head_folded_into_what_the_registry_does_not_train_is_called_one(tiny):
+    state = state_of(tiny)
+    state["visual.proj"] += 0.01
+    text = tiny.restricted_to(tiny.tower_parameters("text"))
+    with pytest.raises(UsageError, match=r"has a head folded into visual\.proj") as caught:
+        expert_delta(text, Checkpoint(PATH, state))
+    assert "new registry" in hint_of(caught.value)
+
+
 def test_the_rest_may_be_the_base_models_own_in_half_precision(image):
     state = {name: tensor.half() for name, tensor in state_of(image, 0.005).items()}
     assert expert_delta(image, Checkpoint(PATH, state)).delta

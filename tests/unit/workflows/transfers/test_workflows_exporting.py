@@ -198,7 +198,7 @@ def test_a_note_is_read_as_it_was_written(note, target):
 
 def test_a_newer_note_asks_for_an_upgrade(note, target):
     with pytest.raises(DataError, match="newer condu"):
-        read_note(target, {**note, "format": 2})
+        read_note(target, {**note, "format": 3})
 
 
 def test_a_whole_registry_is_not_a_model(note, target):

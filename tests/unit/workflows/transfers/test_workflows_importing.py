@@ -38,10 +38,12 @@ def exported(workspace, tmp_path):
 
 
 @pytest.fixture
-def foreign(exported, tmp_path):
-    """Save the same weights as another program would."""
+def foreign(tmp_path):
+    """Save weights near the base model's, as another program would."""
     file = tmp_path / "foreign.pt"
-    torch.save({"epoch": 1, "state_dict": load_file(exported)}, file)
+    state = {name: t.clone() for name, t in load_base("tiny").clip.state_dict().items()}
+    state["visual.ln_post.weight"] *= 1.5
+    torch.save({"epoch": 1, "state_dict": state}, file)
     return file
 
 
@@ -151,7 +153,7 @@ def test_a_registry_of_one_tower_takes_its_own_experts_back(path, tmp_path, warm
         written = load_file(file)
         assert all(torch.equal(expert[name], written[name]) for name in written)
     Registry.create(path / "text", new_config(load_base("tiny"), train="text"))
-    with pytest.raises(UsageError, match=r"parameters that this registry does not train: visual"):
+    with pytest.raises(UsageError, match="this registry does not train"):
         import_task(path / "text", file)
 
 
