@@ -18,9 +18,8 @@ from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 if TYPE_CHECKING:
     from condu_cli.workflows.answering.picture_answers import Answered
 
-IMAGE_SIZE = 96
-DIGITS: dict[str, Any] = {"shots": 60, "iterations": 60, "image_size": IMAGE_SIZE}
-SHAPES: dict[str, Any] = {"shots": 30, "iterations": 20, "image_size": IMAGE_SIZE}
+DIGITS: dict[str, Any] = {"shots": 60}
+SHAPES: dict[str, Any] = {"shots": 30, "quick": True}
 """Enough to learn the two tasks well, and short enough for a tour."""
 
 
@@ -126,7 +125,7 @@ class Tour:
 
     def _learn_digits(self) -> tuple[float, float]:
         self._step(
-            "Teach it scikit-learn's handwritten digits: fine-tune both towers, unify, commit.",
+            "Teach it scikit-learn's handwritten digits: a head, tuning from there, unify, commit.",
             f"learn --task digits {_as_options(DIGITS)}",
         )
         learn.learn(self._run, task=["digits"], **DIGITS)
@@ -140,7 +139,8 @@ class Tour:
 
     def _learn_shapes(self) -> None:
         self._step(
-            "Teach it a second task: generated shapes. It does not see the digits again.",
+            "Teach it a second task in seconds: generated shapes, a head alone. It does not see "
+            "the digits again.",
             f"learn --task shapes {_as_options(SHAPES)}",
         )
         learn.learn(self._run, task=["shapes"], **SHAPES)
@@ -191,7 +191,9 @@ class Tour:
 
 
 def _as_options(values: dict[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
+    """Write keyword arguments as options; True is an option without a value."""
+    given = ((f"--{name.replace('_', '-')}", value) for name, value in values.items())
+    return " ".join(name if value is True else f"{name} {value}" for name, value in given)
 
 
 def _first_picture(folder: Path) -> Path:
