@@ -13,6 +13,7 @@ from condu_cli.data.sources.task_data import open_data, templates_for
 from condu_cli.errors import UsageError
 from condu_cli.train.presets import Preset, preset_for
 from condu_cli.train.recipe import Recipe
+from condu_cli.workflows.opening.workspace import COMPAT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ class LearnPlan:
 
 def follows_paper(config: RegistryConfig) -> bool:
     """Whether experts of a registry are fine-tuned as in the paper, without a head."""
-    return config.method_options.get("compat") == "paper"
+    return config.method_options.get(COMPAT) is not None
 
 
 def without_head(request: LearnRequest) -> LearnRequest:

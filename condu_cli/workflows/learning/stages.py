@@ -21,6 +21,7 @@ from condu_cli.train.objective import Objective
 from condu_cli.workflows.learning.base_features import PooledTable, Seen
 from condu_cli.workflows.learning.choosing import POINTS, Point, best_point
 from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
+from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,9 +69,17 @@ class Stages:
     `base`: the base model with the registry's trainable parameters; `expert`: its training copy.
     """
 
-    def __init__(self, base: DualEncoder, expert: DualEncoder, recipe: Recipe, team: Team) -> None:
+    def __init__(
+        self,
+        base: DualEncoder,
+        expert: DualEncoder,
+        recipe: Recipe,
+        team: Team,
+        on_progress: ProgressCallback = silent,
+    ) -> None:
         self._base, self._expert = base, expert
         self._recipe, self._team = recipe, team
+        self._on_progress = on_progress
 
     def begin(self, read: Read, prototypes: Prototypes | None) -> Begun:
         """Judge and build the head, and put it into the expert; process 0 does so for all."""
@@ -175,6 +184,7 @@ class Stages:
             every[self._team.rank :: self._team.size] = mine.logits
             logits = self._team.sum(every).double().numpy()  # of all processes, in order
             found.append(Point.of(alpha, logits, held_out.labels.numpy()))
+            self._on_progress(Progress("choosing", len(found), len(POINTS) + 1))
         return found
 
     def _kept(self, begun: Begun, alpha: float, points: list[Point] | None) -> Kept:

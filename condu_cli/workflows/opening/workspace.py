@@ -232,7 +232,10 @@ def new_config(
         base = model
     if compat is not None:
         options[COMPAT] = compat
-    base = base.restricted_to(base.tower_parameters(train))
+    names = base.tower_parameters(train)
+    if compat is not None:  # no heads, so nothing to fold them into
+        names = [name for name in names if name not in base.added_parameters]
+    base = base.restricted_to(names)
     parameters = base.trainable_parameters()
     config = RegistryConfig(
         base=base.info,

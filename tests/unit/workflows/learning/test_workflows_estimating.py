@@ -18,7 +18,7 @@ def planned(learner, tmp_path, warm):
 
 
 def test_an_estimate_counts_reading_training_and_memory(planned):
-    plan, base = planned(iterations=50)
+    plan, base = planned(iterations=50, validation_share=0.0)
     found = estimate(plan, base)
     assert found.reading_seconds > 0
     assert found.train_seconds == pytest.approx(50 * found.seconds_per_iteration)

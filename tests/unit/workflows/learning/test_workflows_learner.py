@@ -116,9 +116,9 @@ def test_prototypes_come_from_the_base_model_and_count_the_training_pictures(
 def test_progress_passes_through_all_stages(path, warm, learn):
     events = []
     learn(path, "warm", warm, events.append, iterations=3)
-    assert list(dict.fromkeys(e.stage for e in events)) == ["prototypes", "training"]
+    assert list(dict.fromkeys(e.stage for e in events)) == ["prototypes", "training", "choosing"]
     last = {e.stage: (e.done, e.total) for e in events}
-    assert last == {"prototypes": (16, 16), "training": (3, 3)}
+    assert last == {"prototypes": (16, 16), "training": (3, 3), "choosing": (5, 5)}
     assert all("loss" in e.figures for e in events if e.stage == "training")
 
 

@@ -101,9 +101,7 @@ def test_more_classes_than_dimensions_get_a_head_beside(path, tiny, monkeypatch,
 
 def test_a_registry_that_follows_the_paper_has_no_heads(tiny, path, warm, learn, learner):
     path.parent.mkdir()
-    config = new_config(tiny)
-    config = type(config)(**{**config.__dict__, "method_options": {"compat": "paper"}})
-    Registry.create(path, config)
+    made(tiny, path, compat="paper")
     summary = learn(path, "warm", warm, iterations=2)
     assert summary.stages is None
     record = entry_of(path).expert.training

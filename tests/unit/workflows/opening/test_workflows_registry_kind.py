@@ -84,7 +84,7 @@ def test_a_registry_may_train_one_tower_only(train, prefix):
 def test_a_registry_of_one_tower_learns_and_leaves_the_other_unchanged(path, warm, learn, train):
     base = load_base("tiny")
     registry = Registry.create(path, new_config(base, train=train))
-    learn(path, "warm", warm, iterations=3)
+    learn(path, "warm", warm, iterations=3, head_first=False)
     workspace = Workspace(registry)
     head = workspace.head()
     expert = workspace.expert(head, head.entry("warm")).clip.state_dict()

@@ -70,3 +70,12 @@ def test_a_new_registry_keeps_small_parameters_and_the_linear_end_exactly(values
 def test_a_parameter_that_does_not_exist_cannot_be_kept_exactly():
     with pytest.raises(UsageError, match=r"'proj' is neither .* nor the name of a parameter"):
         new_config(load_base("tiny"), codec_options={"exact": "vectors,proj"})
+
+
+def test_a_registry_that_follows_the_paper_does_not_train_what_condu_adds():
+    mini = load_base("mini")
+    names = {
+        compat: {p.name for p in new_config(mini, compat=compat).parameters}
+        for compat in (None, "paper")
+    }
+    assert names[None] - names["paper"] == {"image_projection"}
