@@ -88,7 +88,7 @@ def export(
         summary = replace(summary, load=load)
     if summary.head_path is not None:
         weights = "adapter" if peft else "checkpoint"
-        run.out.warning(
+        run.out.note(
             f"the {weights} alone classifies by class texts: the expert's head, by which condu "
             f"classifies, is in {summary.head_path}; keep both together"
         )

@@ -127,6 +127,8 @@ def test_a_head_beside_an_expert_makes_the_round_trip(condu, tmp_path, colours, 
     other = tmp_path / "other"
     if form:
         made_registry(other)
+    else:  # a merged expert has not been trimmed before
+        assert condu("init", "--base", "tiny", "--trim", 0, "--registry", other).code == 0
     first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
     ran = condu("export", "--task", "warm", *form, "-o", first)
     assert ran.code == 0, ran.err
