@@ -149,7 +149,7 @@ def test_learn_streams_progress_and_ends_with_a_summary(learned):
 def test_progress_names_its_stages_and_the_last_step_of_training_its_loss(learned):
     events = documents(learned[0])[:-1]
     last = {event["event"]: event for event in events}
-    assert list(last) == ["prototypes", "training"]
+    assert list(last) == ["prototypes", "training", "choosing"]
     assert all(event["done"] == event["total"] for event in last.values())
     assert_fields(last["training"], {"loss": float, "images_per_second": NUMBER})
 

@@ -428,7 +428,9 @@ def test_a_person_reads_what_is_left_out_of_a_messy_folder(
     assert "cover.png" in ignored
     assert "notes.txt" in ignored
     assert "._00.png" not in done.stderr
-    assert "from 27 pictures of 2 classes" in done.stderr  # none has been opened yet
+    assert (
+        "from 22 pictures (5 more held out) of 2 classes" in done.stderr
+    )  # none has been opened yet
 
 
 def test_a_dry_run_measures_on_a_messy_folder_too(
@@ -437,7 +439,7 @@ def test_a_dry_run_measures_on_a_messy_folder_too(
     (plan,) = program(
         "learn", "--task", "messy", "--data", messy, *QUICK, "--dry-run", "--json"
     ).records
-    assert plan["train_images"] == 16 + 7 + len(BROKEN)
+    assert plan["train_images"] + plan["validation_images"] == 16 + 7 + len(BROKEN)
     assert not (tmp_path / "registry").exists()
 
 
@@ -556,7 +558,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     (plan,) = program(*options, "--json").records
     assert plan["dry_run"] is True
     assert (plan["task"], plan["base"], plan["recipe"]["iterations"]) == ("colours", "tiny", 2)
-    assert (plan["train_images"], plan["test_images"], plan["classes"]) == (12, 4, 2)
+    assert plan["train_images"] + plan["validation_images"] == 12
+    assert (plan["test_images"], plan["classes"]) == (4, 2)
     assert plan["estimate"].keys() == {
         "reading_seconds",
         "seconds_per_iteration",
