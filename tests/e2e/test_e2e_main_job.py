@@ -109,24 +109,25 @@ def test_a_task_costs_less_than_one_bit_per_parameter_and_what_it_keeps_exactly(
     assert 0 < kept < report["parameters"] / 20
     bits, exact = report["parameters"] / 8, 4 * kept
     for task in report["tasks"]:
-        # Unused rows of the token embedding cost almost nothing, which saves more than the
-        # rescalers and the file's header take.
-        assert bits / 2 < task["part_bytes"] - exact < bits
+        # What a task does not change costs almost nothing: all of the text tower, which saves more
+        # than the rescalers and the file's header take.
+        assert 0 < task["part_bytes"] - exact < bits
 
 
 def test_rollback_brings_back_the_old_predictions_exactly_and_undo_the_new(
     learned: tuple[Condu, dict[str, float]], data: Path
 ) -> None:
     condu, _ = learned
-    pictures = data / "eurosat" / "test" / "river"
-    new = condu.ok("predict", pictures, "--task", "eurosat", "--json")
+    # Not of the first task: without the second one, its expert answers instead.
+    pictures = min((data / "oxford_pets" / "test").iterdir())
+    new = condu.ok("predict", pictures, "--json")
     sessions = condu.json("log")
     condu.ok("rollback")
-    old = condu.ok("predict", pictures, "--task", "eurosat", "--json")
+    old = condu.ok("predict", pictures, "--json")
     assert old != new
     assert [task["task"] for task in condu.json("ls")] == ["eurosat"]
     condu.ok("rollback", "--undo")
-    assert condu.ok("predict", pictures, "--task", "eurosat", "--json") == new
+    assert condu.ok("predict", pictures, "--json") == new
     condu.ok("rollback", sessions[-1]["session"][:12])
-    assert condu.ok("predict", pictures, "--task", "eurosat", "--json") == old
+    assert condu.ok("predict", pictures, "--json") == old
     condu.ok("rollback", "--undo")

@@ -23,8 +23,10 @@ POINTS = (0.25, 0.5, 0.75, 1.0)
 class Point:
     """One expert on held-out pictures: whether it is right (N,), and its losses (N,).
 
-    The loss is that of the logits at the temperature that suits them best: how sure an expert is
-    of itself says nothing about how much it knows.
+    The loss is the Brier score, the squared distance (0..2) between probabilities and truth, at the
+    temperature that suits the logits best: how sure an expert is of itself says nothing about how
+    much it knows. Unlike the logarithm it is bounded, so that no single picture outweighs a
+    hundred others.
     """
 
     alpha: float
@@ -34,8 +36,9 @@ class Point:
     @classmethod
     def of(cls, alpha: float, logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Point:
         """Return the point with these logits (N, C) for pictures with these labels (N,)."""
-        chances = softmax(calibrated(logits, labels) * logits)[np.arange(len(labels)), labels]
-        losses = -np.log(np.maximum(chances, np.finfo(float).tiny))
+        chances = softmax(calibrated(logits, labels) * logits)
+        truth = np.eye(logits.shape[1])[labels]
+        losses = np.square(chances - truth).sum(axis=1)
         return cls(alpha, logits.argmax(axis=1) == labels, losses)
 
     @property
