@@ -6,6 +6,7 @@ against the mean of its class without itself: that is how similar unseen images 
 be. An image that is less similar than all but a small share of them belongs to none of its classes.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,7 @@ class Membership:
     """Compares images with each task's own."""
 
     def __init__(self, tasks: Mapping[str, Prototypes]) -> None:
-        self._places = {task: place for place, task in enumerate(tasks)}
-        self._directions = [class_directions(prototypes) for prototypes in tasks.values()]
+        self._directions = {task: class_directions(p) for task, p in tasks.items()}
         self._own = {task: prototypes.own_similarities for task, prototypes in tasks.items()}
 
     def shares(self, tasks: Sequence[str], pooled: NDArray[Any]) -> Float64:
@@ -32,12 +32,15 @@ class Membership:
         counts as one of the task's, so that an image of the task has a share of at most X with a
         probability of at most X. A task without a record of its images gives 1.
         """
-        similarities = best_cosines(pooled, self._directions)
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, task in enumerate(tasks):
+            rows_of[task].append(row)
         shares = np.ones(len(tasks))
-        for index, task in enumerate(tasks):
+        for task, rows in rows_of.items():  # an image is compared with its own task's classes only
             own = self._own[task]
-            below = np.searchsorted(own, similarities[index, self._places[task]], side="right")
-            shares[index] = (1 + below) / (1 + len(own))
+            similarities = best_cosines(pooled[rows], [self._directions[task]])[:, 0]
+            below = np.searchsorted(own, similarities, side="right")
+            shares[rows] = (1 + below) / (1 + len(own))
         return shares
 
     def least_share(self, task: str) -> float:

@@ -136,13 +136,14 @@ def among_labels(panel: Panel, routes: Routes) -> list[Prediction]:
     label is learned.
     """
     candidates, learned = panel.all_candidates(), panel.learned
+    known = learned.indices  # built at every call: once for all pictures
     found: dict[int, Prediction] = {}
     for_experts = list(range(len(routes)))
-    if len(learned.indices) < len(candidates):
+    if len(known) < len(candidates):
         logits = panel.base_logits(candidates)
         found = {i: prediction(row, candidates, ()) for i, row in enumerate(logits)}
         chosen = logits.argmax(axis=1)
-        for_experts = [i for i in for_experts if int(chosen[i]) in learned.indices]
+        for_experts = [i for i in for_experts if int(chosen[i]) in known]
     nearest = {index: routes[index][:1] for index in for_experts}
     answered = 0
     for task, indices in _pictures_by_expert(nearest).items():
