@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -141,7 +141,7 @@ class _Run:
         self._named = model.trainable_parameters()
         self._parameters = list(self._named.values())
         self._optimizer = torch.optim.AdamW(
-            self._groups(),
+            self._parameters,
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
@@ -175,15 +175,6 @@ class _Run:
             diverged = exc.message
         return self._result(diverged)
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups; the linear end may have a learning rate of its own."""
-        end = self._named.get(self._model.linear_end or "")
-        others = [p for p in self._parameters if p is not end]
-        groups = [{"params": others, "rate": 1.0}]
-        if end is not None:
-            groups.append({"params": [end], "rate": self._recipe.end_rate})
-        return [group for group in groups if group["params"]]
-
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield this process's pictures and labels, part by part."""
         prep = self._model.preprocessing
@@ -198,7 +189,7 @@ class _Run:
     def _iterate(self, iteration: int, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
         began = time.perf_counter()
         for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate_at(self._recipe, iteration)
+            group["lr"] = learning_rate_at(self._recipe, iteration)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.accumulate(parts, self._sampler.batch_size).item()
         if not loss - loss == 0:  # infinite or NaN

@@ -20,7 +20,7 @@ class Recipe:
     held out and measured every `validate_every` iterations; `keep` then says which weights become
     the expert, and the run ends after `patience` measurements without improvement (0: never).
     `tuned` says which of the registry's parameters are trained at all: `all`, or those of the
-    `image` or `text` tower. The image tower's linear end has `end_rate` times the learning rate.
+    `image` or `text` tower.
     """
 
     iterations: int
@@ -43,7 +43,6 @@ class Recipe:
     keep: str = "last"
     patience: int = 0
     tuned: str = "all"
-    end_rate: float = 1.0
 
     def as_record(self) -> dict[str, Any]:
         """Return the recipe as plain JSON values, for a session's training record."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.core.heads import Head
-    from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.data.pictures.picture_sets import PictureSet
     from condu_cli.train.finetune import TrainingData
     from condu_cli.train.recipe import Recipe
@@ -81,18 +80,16 @@ class Stages:
         self._recipe, self._team = recipe, team
         self._on_progress = on_progress
 
-    def begin(self, read: Read, prototypes: Prototypes | None) -> Begun:
+    def begin(self, read: Read) -> Begun:
         """Judge and build the head, and put it into the expert; process 0 does so for all."""
-        begun = None
-        if self._team.rank == 0:
-            assert prototypes is not None  # noqa: S101 - process 0 has them
-            begun = self._begun(read, torch.from_numpy(prototypes.text))
-        begun = self._team.share(begun)
+        begun = self._team.share(self._begun(read) if self._team.rank == 0 else None)
         assert begun is not None  # noqa: S101 - shared by process 0
         begun.start.place(self._expert)
         return begun
 
-    def _begun(self, read: Read, texts: torch.Tensor) -> Begun:
+    def _begun(self, read: Read) -> Begun:
+        assert read.prototypes is not None  # noqa: S101 - process 0 has built them
+        texts = torch.from_numpy(read.prototypes.text)
         table, held_out = self._seen(read), read.data.validation
         stage = HeadStage(self._expert, texts)
         train = [s for s in read.data.pictures.samples if s in table]

@@ -139,7 +139,7 @@ class Training:
             result = self._finetune(expert, self._read.data, stop)
             return Made(delta_of(base, expert), result, Kept())
         stages = Stages(base, expert, plan.recipe, self._machine.team, self._on_progress)
-        begun = stages.begin(self._read, self._read.prototypes)
+        begun = stages.begin(self._read)
         if not plan.tunes:
             return Made(delta_of(base, expert), None, stages.without_tuning(begun))
         data = stages.data(begun, self._read.data)
