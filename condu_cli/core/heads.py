@@ -47,42 +47,8 @@ class Head:
 
 
 def fit_head(features: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> Head:
-    """Fit a head to unit features (N, P) and labels (N,) in 0..classes-1.
-
-    With one picture of every class there is no scatter within classes; then the nearest class mean
-    decides.
-
-    Raises:
-        ValueError: a class has no pictures, or shapes do not fit.
-
-    """
-    moments = _Moments.of(features, labels, classes)
-    weights = moments.means @ moments.precision()
-    bias = -0.5 * (weights * moments.means).sum(axis=1) + np.log(moments.counts / moments.total)
-    return Head(weights.astype(np.float32), bias.astype(np.float32))
-
-
-def leave_one_out(
-    features: NDArray[np.floating], labels: NDArray[np.integer], classes: int
-) -> Float64:
-    """Return the scores (N, C) of every picture by the head of all the others.
-
-    They equal those of N separate fits. The only picture of a class gets -inf for that class: the
-    others show nothing of it.
-
-    Raises:
-        ValueError: a class has no pictures, there is but one picture, or shapes do not fit.
-
-    """
-    moments = _Moments.of(features, labels, classes)
-    if len(features) < 2:
-        raise ValueError("leaving one picture out takes at least two")
-    eigenvalues, basis = np.linalg.eigh(moments.scatter)
-    turned = _Turned(moments, np.maximum(eigenvalues, 0.0), moments.means @ basis)
-    parts = (slice(start, start + BLOCK) for start in range(0, len(features), BLOCK))
-    return np.concatenate(
-        [turned.left_out(features[p].astype(np.float64) @ basis, labels[p]) for p in parts]
-    )
+    """Fit a head to unit features (N, P); see `Moments.of` and `Moments.head`."""
+    return Moments.of(features, labels, classes).head()
 
 
 def calibrated(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -99,7 +65,7 @@ def calibrated(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> flo
 
 
 @dataclass(frozen=True, eq=False)
-class _Moments:
+class Moments:
     """What a fit needs to know of its pictures, float64.
 
     `counts` (C,), class `means` (C, P), and `scatter` (P, P), the sum over pictures of
@@ -113,7 +79,13 @@ class _Moments:
     @classmethod
     def of(
         cls, features: NDArray[np.floating], labels: NDArray[np.integer], classes: int
-    ) -> _Moments:
+    ) -> Moments:
+        """Sum up unit features (N, P) with labels (N,) in 0..classes-1.
+
+        Raises:
+            ValueError: a class has no pictures, or shapes do not fit.
+
+        """
         if features.ndim != 2 or labels.shape != (len(features),):
             raise ValueError(f"features are {features.shape} and labels {labels.shape}")
         counts = np.bincount(labels, minlength=classes).astype(np.float64)
@@ -130,7 +102,36 @@ class _Moments:
         """The number of pictures, N."""
         return float(self.counts.sum())
 
-    def precision(self) -> Float64:
+    def head(self) -> Head:
+        """Return the head of these pictures.
+
+        With one picture of every class there is no scatter within classes; then the nearest class
+        mean decides.
+        """
+        weights = self.means @ self._precision()
+        bias = -0.5 * (weights * self.means).sum(axis=1) + np.log(self.counts / self.total)
+        return Head(weights.astype(np.float32), bias.astype(np.float32))
+
+    def left_out(self, features: NDArray[np.floating], labels: NDArray[np.integer]) -> Float64:
+        """Return the scores (N, C) of these same pictures, each by the head of all the others.
+
+        They equal those of N separate fits. The only picture of a class gets -inf for that class:
+        the others show nothing of it.
+
+        Raises:
+            ValueError: there is but one picture.
+
+        """
+        if len(features) < 2:
+            raise ValueError("leaving one picture out takes at least two")
+        eigenvalues, basis = np.linalg.eigh(self.scatter)
+        turned = _Turned(self, np.maximum(eigenvalues, 0.0), self.means @ basis)
+        parts = (slice(start, start + BLOCK) for start in range(0, len(features), BLOCK))
+        return np.concatenate(
+            [turned.left_out(features[p].astype(np.float64) @ basis, labels[p]) for p in parts]
+        )
+
+    def _precision(self) -> Float64:
         """Return the inverse of the shrunk covariance, (P, P)."""
         width, freedom = len(self.scatter), self.total - len(self.counts)
         trace = np.trace(self.scatter)
@@ -151,7 +152,7 @@ class _Turned:
     G + f (G a)(G a)' with G = diag(1 / (eigenvalue + r)) and f = k / (1 - k a' G a).
     """
 
-    moments: _Moments
+    moments: Moments
     eigenvalues: Float64
     means: Float64
 

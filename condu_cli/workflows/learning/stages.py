@@ -95,8 +95,7 @@ class Stages:
         train = [s for s in read.data.pictures.samples if s in table]
         rest = [] if held_out is None else [s for s in held_out.samples if s in table]
         pooled, labels = table.of([*train, *rest]), _labels([*train, *rest])
-        judged = stage.judge(pooled, labels)
-        whole = stage.start(judged, pooled, labels)
+        judged, whole = stage.judge(pooled, labels)
         if not rest or held_out is None:
             return Begun(judged, texts, whole, whole, None)
         cut = len(train)

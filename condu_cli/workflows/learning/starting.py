@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from condu_cli.core.folding import best_mixture, even_factor, fold
-from condu_cli.core.heads import Head, calibrated, fit_head, leave_one_out
+from condu_cli.core.heads import Head, Moments, calibrated, fit_head
 from condu_cli.core.metrics import accuracy
 from condu_cli.core.routing.prototypes import unit_rows
 
@@ -80,32 +80,53 @@ class HeadStage:
         self._texts = texts
         self._plain = texts.double().cpu().numpy()
 
-    def judge(self, pooled: NDArray[np.float32], labels: NDArray[np.integer]) -> Judgement:
-        """Judge zero-shot and a head on pooled features (N, P) and labels (N,) of all pictures."""
-        unit, classes = unit_rows(pooled), len(self._plain)
-        head, base = fit_head(unit, labels, classes), self._embeddings(pooled)
-        if len(pooled) == classes:  # one picture of each: leaving it out leaves nothing of it
-            factor = even_factor(self._plain, base, head.scores(unit))
-            folds = self._folds(pooled, base, head, factor)
-            return Judgement(None, None, factor if folds else None, 1.0)
-        scores = leave_one_out(unit, labels, classes)
-        told = np.isfinite(scores[np.arange(len(labels)), labels])
-        scores, known, right = scores[told], base[told], labels[told]
-        zero_shot = accuracy((known @ self._plain.T).argmax(axis=1), right)
-        scale = self._expert.logit_scale_value
-        mixture = best_mixture(self._plain, known, scores, right, scale)
-        if self._folds(pooled, base, head, mixture.factor):
-            return Judgement(zero_shot, mixture.accuracy, mixture.factor, 1.0)
-        beside = accuracy(scores.argmax(axis=1), right)
-        return Judgement(zero_shot, beside, None, calibrated(scores, right))
+    def judge(
+        self, pooled: NDArray[np.float32], labels: NDArray[np.integer]
+    ) -> tuple[Judgement, Start]:
+        """Judge zero-shot and a head on pooled features (N, P) and labels (N,) of all pictures.
+
+        Return also the better start, fitted to all of them.
+        """
+        unit = unit_rows(pooled)
+        moments = Moments.of(unit, labels, len(self._plain))
+        head = moments.head()
+        judged = self._judged(moments, head, pooled, labels)
+        return judged, self._start(judged, head, pooled)
 
     def start(
         self, judged: Judgement, pooled: NDArray[np.float32], labels: NDArray[np.integer]
     ) -> Start:
         """Return the start that was judged best, fitted to these pictures."""
+        return self._start(judged, fit_head(unit_rows(pooled), labels, len(self._plain)), pooled)
+
+    def _judged(
+        self,
+        moments: Moments,
+        head: Head,
+        pooled: NDArray[np.float32],
+        labels: NDArray[np.integer],
+    ) -> Judgement:
+        unit, classes = unit_rows(pooled), len(self._plain)
+        base = self._embeddings(pooled)
+        if len(pooled) == classes:  # one picture of each: leaving it out leaves nothing of it
+            factor = even_factor(self._plain, base, head.scores(unit))
+            folds = self._trains_end and self._folds(pooled, base, head, factor)
+            return Judgement(None, None, factor if folds else None, 1.0)
+        scores = moments.left_out(unit, labels)
+        told = np.isfinite(scores[np.arange(len(labels)), labels])
+        scores, known, right = scores[told], base[told], labels[told]
+        zero_shot = accuracy((known @ self._plain.T).argmax(axis=1), right)
+        if self._trains_end:
+            scale = self._expert.logit_scale_value
+            mixture = best_mixture(self._plain, known, scores, right, scale)
+            if self._folds(pooled, base, head, mixture.factor):
+                return Judgement(zero_shot, mixture.accuracy, mixture.factor, 1.0)
+        beside = accuracy(scores.argmax(axis=1), right)
+        return Judgement(zero_shot, beside, None, calibrated(scores, right))
+
+    def _start(self, judged: Judgement, head: Head, pooled: NDArray[np.float32]) -> Start:
         if judged.form == "none":
             return Start()
-        head = fit_head(unit_rows(pooled), labels, len(self._plain))
         if judged.factor is None:
             factor = np.float32(judged.temperature)
             return Start(head=Head(factor * head.weights, factor * head.bias))
@@ -129,13 +150,15 @@ class HeadStage:
     def _folds(
         self, pooled: NDArray[np.float32], base: NDArray[np.float64], head: Head, factor: float
     ) -> bool:
-        """Whether the head can be folded: the linear end is trained, and answers as it should."""
-        if self._expert.linear_end not in self._expert.trainable_parameters():
-            return False
+        """Whether the head can be folded into the linear end, which then answers as it should."""
         ideal = base @ self._plain.T + factor * head.scores(unit_rows(pooled))
         with self._placed(self._folded(head, factor, pooled)):
             found = self._embeddings(pooled) @ self._plain.T
         return accuracy(found.argmax(axis=1), ideal.argmax(axis=1)) >= AGREEMENT
+
+    @property
+    def _trains_end(self) -> bool:
+        return self._expert.linear_end in self._expert.trainable_parameters()
 
     @contextmanager
     def _placed(self, start: Start) -> Iterator[None]:
