@@ -28,12 +28,13 @@ from condu_cli.core.routing.routers import Query
 from condu_cli.data.draws import few_shot
 from condu_cli.data.labelled import by_hash
 from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.own_data import read_source
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.answering.answers import own_candidates, own_labels
 from condu_cli.workflows.answering.class_features import encode_candidates
 from condu_cli.workflows.answering.learned_labels import LearnedLabels
-from condu_cli.workflows.answering.panel import expert_image_size, view_of
+from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.answering.routing import Routing
 from condu_cli.workflows.answering.rules import among_labels, vote
 from condu_cli.workflows.opening.workspace import Workspace
@@ -62,7 +63,7 @@ class Model:
     """One model's features of all pictures, and of every candidate that is asked for."""
 
     def __init__(self, model: DualEncoder, size: int, pictures: Sequence[Sample]) -> None:
-        view = view_of(model, size)
+        view = view_of(model.preprocessing, size)
         found = [image_features(model, p) for _, p in PictureSet(pictures).scan(view)]
         self.image, self.pooled = (
             torch.cat([getattr(part, kind) for part in found]).numpy()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.own_data import read_source
-from condu_cli.workflows.answering.panel import view_of
 from condu_cli.workflows.learning.base_features import BaseFeatures
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _features(base: DualEncoder, samples: Sequence[Sample]) -> Features:
         labels = np.array([sample.label for sample in seen.samples])
         return Features(seen.image, seen.pooled, labels)
     pictures = PictureSet(samples)
-    view = view_of(base, base.preprocessing.image_size)
+    view = view_of(base.preprocessing)
     parts = [features.compute(found, pixels) for found, pixels in pictures.scan(view)]
     features.keep()
     image, pooled = (np.concatenate([getattr(p, n) for p in parts]) for n in ("image", "pooled"))

@@ -33,7 +33,7 @@ from condu_cli.core.codecs.known import codec_by_name
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.data.draws import hold_out, limit_pictures
 from condu_cli.data.pictures.picture_sets import PictureSet
-from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.own_data import read_source
 from condu_cli.registry.repository import Registry
 from condu_cli.workflows.opening.workspace import Workspace
@@ -234,10 +234,7 @@ def bytes_of(arrays: Mapping[str, Any]) -> int:
 
 def answers(model: DualEncoder, task: Task) -> Answers:
     """Let an expert name every picture, by its class texts or the head beside it."""
-    prep = model.preprocessing
-    transform = evaluation_transform(
-        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
+    transform = view_of(model.preprocessing)
     pictures, head = PictureSet([*task.held_out, *task.test]), task.expert.head
     classifier = (
         text_features(model, task.expert.classes, task.expert.templates)

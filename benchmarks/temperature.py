@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from condu_cli.backbone.models.mini import Mini
 from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.folders import LabelledPictures, read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.train.finetune import TrainingData, finetune
 from condu_cli.train.presets import preset_for
 from condu_cli.workflows.answering.answers import Candidate
-from condu_cli.workflows.answering.panel import logits_of, view_of
+from condu_cli.workflows.answering.panel import logits_of
 from condu_cli.workflows.learning.planning import LearnRequest, settle_recipe
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def accuracy(model: DualEncoder, data: LabelledPictures, size: int) -> float:
     candidates = [Candidate(name, None, DEFAULT_TEMPLATES) for name in data.class_names]
-    view = view_of(model, size)
+    view = view_of(model.preprocessing, size)
     right = 0
     for window in windows([sample.picture for sample in data.test], [view.geometry]):
         predicted = logits_of(model, candidates, window.views[view.geometry], view)

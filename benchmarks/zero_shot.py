@@ -11,11 +11,12 @@ from datetime import date
 from pathlib import Path
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.workflows.answering.answers import Candidate
-from condu_cli.workflows.answering.panel import logits_of, view_of
+from condu_cli.workflows.answering.panel import logits_of
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     for name in names:
         data = read_folder(options.data / name)
         candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in data.class_names]
-        view = view_of(base, base.preprocessing.image_size)
+        view = view_of(base.preprocessing)
         labels = [sample.label for sample in data.test]
         right = 0
         for window in windows([sample.picture for sample in data.test], [view.geometry]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,23 +33,10 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.lora.spec import LoraDefaults, LoraSpec
     from condu_cli.base_identity import BaseIdentity
+    from condu_cli.preprocessing import Preprocessing
 
 TRAIN_CHOICES = ("whole", "image", "text")
 """The parts of a model that can be trained: both towers, or one of them."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How pictures become tensors: sizes in pixels, statistics on the 0..1 scale."""
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"
-    """`shortest`: shorter side to `image_size`, then centre crop; `squash`: both sides."""
-    fixed_size: bool = True
-    """False if the image tower accepts other sizes (convolutional towers)."""
 
 
 class DualEncoder(nn.Module, ABC):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from condu_cli.data.pictures.transforms import evaluation_transform, seeded_training_transform
+from condu_cli.data.pictures.transforms import seeded_training_transform, view_of
 from condu_cli.errors import DivergedError, UsageError
 from condu_cli.train.objective import Measured, Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
@@ -311,10 +311,7 @@ def measure(
     team: Team = SOLO,
 ) -> Measured:
     """Measure a model on this process's share of some pictures: every `team.size`-th."""
-    prep = model.preprocessing
-    transform = evaluation_transform(
-        recipe.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
+    transform = view_of(model.preprocessing, recipe.image_size)
     mine = range(team.rank, len(pictures), team.size)
     return objective.measure(
         pictures.batch(list(mine[i : i + VALIDATION_BATCH]), transform)

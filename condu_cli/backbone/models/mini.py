@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.dual_encoder import DualEncoder, Preprocessing
+from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.backbone.lora.spec import LoraDefaults
 from condu_cli.backbone.models.embedded_weights import (
     IMAGE_WEIGHTS,
@@ -30,6 +30,7 @@ from condu_cli.backbone.models.folded_norms import feature_map
 from condu_cli.backbone.user_cache import UserCache
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError
+from condu_cli.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

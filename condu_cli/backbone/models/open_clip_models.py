@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_cli.backbone.dual_encoder import DualEncoder, Preprocessing
+from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.backbone.lora.spec import LoraDefaults
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError, UsageError
+from condu_cli.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

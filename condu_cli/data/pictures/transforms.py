@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from condu_cli.preprocessing import Preprocessing
+
 Statistics = tuple[float, float, float]
 
 
@@ -75,6 +77,12 @@ def evaluation_transform(
 ) -> Transform:
     """Build a transform: resize, centre crop, normalise; `squash` resizes without cropping."""
     return Transform(EvaluationGeometry(size, interpolation, resize_mode), Normalisation(mean, std))
+
+
+def view_of(prep: Preprocessing, image_size: int | None = None) -> Transform:
+    """Build the evaluation transform of a model, for another size in pixels if given."""
+    size = prep.image_size if image_size is None else image_size
+    return evaluation_transform(size, prep.mean, prep.std, prep.interpolation, prep.resize_mode)
 
 
 def seeded_training_transform(

@@ -18,11 +18,12 @@ import numpy as np
 
 from condu_cli.core.metrics import accuracy
 from condu_cli.data.class_names import name_unknown, places_among, unknown_among
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.task_data import LearnedFrom, open_split
 from condu_cli.errors import DataError
 from condu_cli.workflows.answering.answers import own_candidates
 from condu_cli.workflows.answering.class_features import encode_candidates
-from condu_cli.workflows.answering.panel import logits_of, view_of
+from condu_cli.workflows.answering.panel import logits_of
 from condu_cli.workflows.answering.predictor import (
     DEFAULT_ROUTER,
     PredictOptions,
@@ -146,7 +147,7 @@ def _ask(
 ) -> _Asked:
     """Decode every picture once, for the predictor and for the base model."""
     base = workspace.base
-    view = view_of(base, base.preprocessing.image_size)
+    view = view_of(base.preprocessing)
     asked = _Asked()
     classifier = encode_candidates(base, own_candidates(entry)) if zero_shot else None
     for window in decoded_windows([s.picture for s in samples], predictor.geometries, on_progress):

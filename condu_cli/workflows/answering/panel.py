@@ -9,7 +9,7 @@ import numpy as np
 from condu_cli.backbone.classifiers import TorchHead
 from condu_cli.backbone.features import class_logits, image_features
 from condu_cli.core.routing.routers import Query
-from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.workflows.answering.answers import own_candidates, own_labels
 from condu_cli.workflows.answering.learned_labels import LearnedLabels
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
@@ -72,7 +72,7 @@ class Panel:
             yield from self._queries
             return
         base = self._workspace.base
-        transform = view_of(base, base.preprocessing.image_size)
+        transform = view_of(base.preprocessing)
         found: list[Query] = []
         for pixels in _batches(self._window.views[transform.geometry], transform):
             features = image_features(base, pixels)
@@ -83,7 +83,7 @@ class Panel:
     def base_logits(self, candidates: tuple[Candidate, ...]) -> NDArray[np.float32]:
         """Return the base model's scaled cosines (N, L) between all pictures and the candidates."""
         base = self._workspace.base
-        transform = view_of(base, base.preprocessing.image_size)
+        transform = view_of(base.preprocessing)
         classifier = self._classes.of(None, base, candidates)
         return logits_of(base, classifier, self._window.views[transform.geometry], transform)
 
@@ -103,7 +103,7 @@ class Panel:
         """
         entry = self._session.entry(task)
         expert = self._workspace.expert(self._session, entry)
-        transform = view_of(expert, expert_image_size(entry))
+        transform = view_of(expert.preprocessing, expert_image_size(entry))
         seen = self._window.views[transform.geometry]
         head = None
         if candidates == own_candidates(entry):
@@ -119,14 +119,6 @@ class Panel:
 def expert_image_size(entry: TaskEntry) -> int:
     """Return the size in pixels at which an expert was trained."""
     return int(entry.expert.training["recipe"]["image_size"])
-
-
-def view_of(model: DualEncoder, image_size: int) -> Transform:
-    """Return a model's evaluation transform for a size in pixels."""
-    prep = model.preprocessing
-    return evaluation_transform(
-        image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
 
 
 def logits_of(

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.pictures.windows import Window, windows
 from condu_cli.errors import UsageError
 from condu_cli.workflows.answering.answers import Prediction, RoutedExpert
 from condu_cli.workflows.answering.class_features import ClassFeatures
 from condu_cli.workflows.answering.learned_labels import LearnedLabels, learned_labels
-from condu_cli.workflows.answering.panel import Panel, expert_image_size, view_of
+from condu_cli.workflows.answering.panel import Panel, expert_image_size
 from condu_cli.workflows.answering.routing import Routing
 from condu_cli.workflows.answering.rules import RULES, Routes, Rule, rule_for
 from condu_cli.workflows.answering.unknown import UnknownPictures
@@ -114,7 +115,7 @@ class Predictor:
         # Which experts are asked is known only once the pictures are routed.
         entries = session.entries if task is None else [session.entry(task)]
         sizes = {base.preprocessing.image_size, *map(expert_image_size, entries)}
-        return frozenset(view_of(base, size).geometry for size in sizes)
+        return frozenset(view_of(base.preprocessing, size).geometry for size in sizes)
 
     def predict(
         self, pictures: Sequence[Picture], on_progress: ProgressCallback = silent

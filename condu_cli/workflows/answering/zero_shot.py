@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from condu_cli.backbone.base_models import DEFAULT_BASE, load_base
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.errors import NoRegistryError, NotFoundError
 from condu_cli.workflows.answering.answers import own_labels, prediction
 from condu_cli.workflows.answering.class_features import encode_candidates
-from condu_cli.workflows.answering.panel import logits_of, view_of
+from condu_cli.workflows.answering.panel import logits_of
 from condu_cli.workflows.answering.predictor import Predictor, predict_windows
 from condu_cli.workflows.opening.registry_kind import refuse_other_base
 from condu_cli.workflows.opening.workspace import Workspace
@@ -66,7 +67,7 @@ class ZeroShot:
 
     @cached_property
     def _view(self) -> Transform:
-        return view_of(self._base, self._base.preprocessing.image_size)
+        return view_of(self._base.preprocessing)
 
     @cached_property
     def _classifier(self) -> Tensor:

@@ -14,7 +14,7 @@ from condu_cli.backbone.features import image_features
 from condu_cli.data.pictures.kept_pictures import CACHE_BYTES
 from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.scanning import ReadingRules
-from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.errors import DataError
 from condu_cli.train.finetune import Hooks, TrainingData, finetune
 from condu_cli.workflows.learning.choosing import POINTS
@@ -113,10 +113,7 @@ def _spread(plan: LearnPlan, count: int) -> list[Sample]:
 
 def _reading_seconds(pictures: PictureSet, base: DualEncoder) -> tuple[float, float]:
     """Return the seconds of decoding pictures once, and of computing their base features."""
-    prep = base.preprocessing
-    transform = evaluation_transform(
-        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
+    transform = view_of(base.preprocessing)
     began = time.perf_counter()
     encoding = 0.0
     for _, pixels in pictures.scan(transform):

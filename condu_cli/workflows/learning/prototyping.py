@@ -15,7 +15,7 @@ import torch
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.labelled import by_hash
-from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.learning.base_features import BaseFeatures, PooledTable, Seen
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
@@ -64,10 +64,7 @@ def build_task_prototypes(
             value=per_class,
         )
     text = text_features(base, class_names, templates).cpu().numpy()
-    prep = base.preprocessing
-    transform = evaluation_transform(
-        prep.image_size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-    )
+    transform = view_of(base.preprocessing)
     shown = (
         pictures.samples if per_class is None else first_of_each_class(pictures.samples, per_class)
     )

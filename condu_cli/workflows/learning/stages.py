@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from condu_cli.backbone.features import image_features
-from condu_cli.data.pictures.transforms import evaluation_transform
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.train.finetune import measure
 from condu_cli.train.line import Line
 from condu_cli.train.objective import Objective
@@ -108,13 +108,10 @@ class Stages:
     def _seen(self, read: Read) -> PooledTable:
         """Return the base model's pooled features, at the size at which the expert will answer."""
         assert read.pooled is not None  # noqa: S101 - process 0 has read the pictures
-        prep, size = self._base.preprocessing, self._recipe.image_size
-        if size == prep.image_size:
+        size = self._recipe.image_size
+        if size == self._base.preprocessing.image_size:
             return read.pooled
-        table = PooledTable()
-        transform = evaluation_transform(
-            size, prep.mean, prep.std, prep.interpolation, prep.resize_mode
-        )
+        table, transform = PooledTable(), view_of(self._base.preprocessing, size)
         both = (read.data.pictures, read.data.validation)
         for pictures in (one for one in both if one is not None):
             for start in range(0, len(pictures), BATCH):

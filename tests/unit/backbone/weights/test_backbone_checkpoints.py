@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from condu_cli.backbone.base_models import load_base
-from condu_cli.backbone.dual_encoder import Preprocessing
 from condu_cli.backbone.models.open_clip_models import OpenClipModel
 from condu_cli.backbone.weights import checkpoints
 from condu_cli.backbone.weights.checkpoints import (
@@ -28,6 +27,7 @@ from condu_cli.backbone.weights.foreign_experts import expert_delta
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, DataError, UsageError
+from condu_cli.preprocessing import Preprocessing
 
 NOTE = {"format": 1, "task": "warm", "classes": ["blau", "röt"]}
 

@@ -9,6 +9,7 @@ from stored_pictures import stored
 from condu_cli.backbone.base_models import load_base
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.metrics import softmax
+from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.pictures.windows import windows
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 from condu_cli.errors import IntegrityError, NotFoundError
@@ -16,7 +17,7 @@ from condu_cli.registry.repository import Registry
 from condu_cli.registry.rollbacks import Aim
 from condu_cli.workflows.answering.answers import Candidate, RoutedExpert
 from condu_cli.workflows.answering.class_features import encode_candidates
-from condu_cli.workflows.answering.panel import Panel, expert_image_size, logits_of, view_of
+from condu_cli.workflows.answering.panel import Panel, expert_image_size, logits_of
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 from condu_cli.workflows.answering.zero_shot import ZeroShot
 from condu_cli.workflows.opening.workspace import Workspace
@@ -174,7 +175,7 @@ def test_a_vote_is_the_mean_of_the_base_models_and_the_experts_logits(workspace)
     session, labels = workspace.head(), ("sea", "fire")
     entry = session.entry("warm")
     candidates = [Candidate(label, None, DEFAULT_TEMPLATES) for label in labels]
-    view = view_of(workspace.base, expert_image_size(entry))
+    view = view_of(workspace.base.preprocessing, expert_image_size(entry))
     window = next(windows(PICTURES[:1], [view.geometry]))
     seen = window.views[view.geometry]
     base, expert = (
