@@ -16,7 +16,7 @@ from condu_cli.train.recipe import Recipe
 from condu_cli.workflows.opening.workspace import COMPAT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.labelled import LabelledPictures, Sample
@@ -82,12 +82,16 @@ class LearnRequest:
 
 @dataclass(frozen=True)
 class DrawnPictures:
-    """A task's pictures: to train on, held out, and to test with."""
+    """A task's pictures: to train on, held out, and to test with.
+
+    `share`: of the pictures to learn from, how many were to be held out, 0..1.
+    """
 
     root: Path
     data: LabelledPictures
     validation: tuple[Sample, ...]
     templates: tuple[str, ...]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
             pictures=len(data.train),
             classes=len(data.class_names),
         )
-    return DrawnPictures(root, data, validation, templates)
+    return DrawnPictures(root, data, validation, templates, share)
 
 
 def plan_training(
@@ -221,19 +225,10 @@ def plan_training(
         pictures=len(drawn.data.train),
         from_head=request.head_first,
     )
-    recipe = settle_recipe(
-        request,
-        base,
-        method,
-        preset,
-        drawn.templates,
-        pictures=len(drawn.data.train),
-        held_out=len(drawn.validation),
-    )
     return LearnPlan(
         request=request,
         drawn=drawn,
-        recipe=recipe,
+        recipe=settle_recipe(request, drawn, base, method, preset),
         preset=preset,
         base_id=base.info.id,
         creates_registry=creates_registry,
@@ -241,16 +236,9 @@ def plan_training(
 
 
 def settle_recipe(
-    request: LearnRequest,
-    base: DualEncoder,
-    method: str,
-    preset: Preset,
-    templates: Sequence[str],
-    *,
-    pictures: int,
-    held_out: int = 0,
+    request: LearnRequest, drawn: DrawnPictures, base: DualEncoder, method: str, preset: Preset
 ) -> Recipe:
-    """Apply the request's overrides to the preset; `pictures` are trained on.
+    """Apply the request's overrides to the preset.
 
     Training uses the first template only, as ConDU's released code does.
 
@@ -263,6 +251,7 @@ def settle_recipe(
     epochs = given.pop("epochs", None)
     values = {"image_size": base.preprocessing.image_size, **preset.values, **given}
     if epochs is not None:
+        pictures = len(drawn.data.train)
         batch = min(pictures, values.get("batch_size", Recipe.batch_size))
         values["iterations"] = max(1, math.ceil(epochs * pictures / batch))
     iterations = values["iterations"]
@@ -276,12 +265,11 @@ def settle_recipe(
             value=values["warmup_iterations"],
             iterations=iterations,
         )
-    share = _choice_share(request, pictures + held_out)
-    values["validation_share"] = _validation_share(given) or share
+    values["validation_share"] = drawn.share
     if _wants_validation(given):
         values.setdefault("validate_every", max(1, round(iterations / MEASUREMENTS)))
     values["precision"] = resolve_precision(given.get("precision", "auto"), base)
-    return Recipe(**values, template=templates[0], seed=request.seed, method=method)
+    return Recipe(**values, template=drawn.templates[0], seed=request.seed, method=method)
 
 
 def _wants_validation(given: Mapping[str, Any]) -> bool:
