@@ -45,6 +45,10 @@ class Head:
         found: Float32 = features.astype(np.float32, copy=False) @ self.weights.T + self.bias
         return found
 
+    def to_arrays(self) -> dict[str, Float32]:
+        """Return both arrays by name, as a blob stores them; see `stored_heads`."""
+        return {"weights": self.weights, "bias": self.bias}
+
 
 def fit_head(features: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> Head:
     """Fit a head to unit features (N, P); see `Moments.of` and `Moments.head`."""

@@ -99,7 +99,6 @@ HINTS: dict[str, Hint] = {
     "patches-in-a-circle": "Restore condu.sqlite from a backup",
     "blob-size-differs": FAULTS,
     "prototypes-differ": FAULTS,
-    "head-differs": FAULTS,
     "figures-differ": FAULTS,
     "expert-differs": "An expert's record never changes; learn the task again to replace it",
     # Sessions, tasks and tags

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from condu_cli.backbone.dual_encoder import DualEncoder
-    from condu_cli.core.heads import Head
     from condu_cli.data.pictures.picture_sets import PictureSet
     from condu_cli.train.finetune import TrainingData
     from condu_cli.train.recipe import Recipe
@@ -192,7 +191,7 @@ class Stages:
         if points:
             record["held_out_images"] = len(points[0].right)
             record["points"] = [point.to_record() for point in points]
-        return Kept(None if head is None else _arrays(head), record)
+        return Kept(None if head is None else head.to_arrays(), record)
 
     def _exchange(self, begun: Begun) -> None:
         """Keep what tuning changed, and replace the start that it began with by the whole one."""
@@ -204,10 +203,6 @@ class Stages:
         before = self._origin(begun.start)[name]
         with torch.no_grad():
             end.copy_(self._origin(begun.whole)[name] + (end - before))
-
-
-def _arrays(head: Head) -> dict[str, np.ndarray[Any, Any]]:
-    return {"weights": head.weights, "bias": head.bias}
 
 
 def _labels(samples: list[Any]) -> np.ndarray[Any, Any]:

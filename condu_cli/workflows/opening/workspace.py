@@ -17,8 +17,6 @@ from condu_cli.core.codecs.known import (
     new_options,
 )
 from condu_cli.core.codecs.operations import decode_into
-from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.core.stored_heads import check_head
 from condu_cli.errors import BaseModelError, IntegrityError, UsageError
 from condu_cli.registry.manifest import (
     CodecChoice,
@@ -39,6 +37,7 @@ from condu_cli.workflows.opening.paradigms import (
 from condu_cli.workflows.opening.pinning import PinnedSession, pin_head
 from condu_cli.workflows.sessions.coding import codec_for, layout_of
 from condu_cli.workflows.sessions.current import require_tasks
+from condu_cli.workflows.sessions.expert_blobs import head_in, prototypes_in
 from condu_cli.workflows.sessions.states import corrupt_session
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.core.arrays.layout import Float32, Tensors
+    from condu_cli.core.arrays.layout import Float32
+    from condu_cli.core.routing.prototypes import Prototypes
     from condu_cli.registry.repository import Registry
 
 
@@ -128,14 +128,7 @@ class Workspace:
             IntegrityError: the blob is missing or corrupt.
 
         """
-        try:
-            return Prototypes.from_arrays(self._pin(session).blob(entry.expert.prototypes))
-        except InvalidStateError as exc:
-            raise IntegrityError(
-                f"the prototypes of task '{entry.name}' are corrupt: {exc}",
-                reason="session-damaged",
-                task=entry.name,
-            ) from exc
+        return prototypes_in(entry, self._pin(session).blob(entry.expert.prototypes))
 
     def head_beside(self, session: Session, entry: TaskEntry) -> dict[str, Float32] | None:
         """Read the head stored beside a task's expert; return None if it has none.
@@ -148,23 +141,11 @@ class Workspace:
         """
         if entry.expert.head is None:
             return None
-        return checked_head(entry, self._pin(session).blob(entry.expert.head))
+        return head_in(entry, self._pin(session).blob(entry.expert.head))
 
     @cached_property
     def _scratch(self) -> DualEncoder:
         return self.base.expert_copy()
-
-
-def checked_head(entry: TaskEntry, blob: Tensors) -> dict[str, Float32]:
-    """Return the head in a task's blob; raise IntegrityError if it is none of its classes."""
-    try:
-        return check_head(blob, len(entry.expert.classes))
-    except InvalidStateError as exc:
-        raise IntegrityError(
-            f"the head of task '{entry.name}' is corrupt: {exc}",
-            reason="session-damaged",
-            task=entry.name,
-        ) from exc
 
 
 def trained_part(base: DualEncoder, config: RegistryConfig) -> DualEncoder:

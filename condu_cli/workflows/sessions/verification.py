@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.routing.prototypes import Prototypes
-from condu_cli.core.stored_heads import check_head
 from condu_cli.errors import IntegrityError
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.leftovers import Leftover, leftovers, unknown_files
@@ -23,6 +22,7 @@ from condu_cli.registry.manifest import plain_record, short_id
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.corruption import consequences
+from condu_cli.workflows.sessions.expert_blobs import head_in
 from condu_cli.workflows.sessions.patch_walk import Restored, restored_states
 from condu_cli.workflows.sessions.trained_experts import load_expert
 
@@ -251,14 +251,7 @@ def _check_head(registry: Registry, entry: TaskEntry, counted: dict[str, int]) -
     sha256, classes = entry.expert.head, len(entry.expert.classes)
     if sha256 is None or counted.get(sha256) == classes:
         return
-    try:
-        check_head(registry.blobs.open(sha256), classes)
-    except InvalidStateError as exc:
-        raise IntegrityError(
-            f"the head of task '{entry.name}' is corrupt: {exc}",
-            reason="head-differs",
-            task=entry.name,
-        ) from exc
+    head_in(entry, registry.blobs.open(sha256))
     counted[sha256] = classes
 
 

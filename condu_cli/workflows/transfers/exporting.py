@@ -20,8 +20,8 @@ from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
-from condu_cli.workflows.opening.workspace import checked_head
 from condu_cli.workflows.sessions.coding import codec_for
+from condu_cli.workflows.sessions.expert_blobs import head_in
 from condu_cli.workflows.sessions.states import corrupt_session, has_files, open_state
 from condu_cli.workflows.transfers.exported_heads import HEAD, hash_of, head_bytes
 
@@ -262,7 +262,7 @@ def _head(workspace: Workspace, entry: TaskEntry) -> bytes | None:
         return None
     blob = workspace.registry.blobs.open(entry.expert.head)
     blob.verify()
-    return head_bytes(checked_head(entry, blob), entry.expert.classes)
+    return head_bytes(head_in(entry, blob), entry.expert.classes)
 
 
 def _with_head(summary: ExportSummary, path: Path, head: bytes) -> ExportSummary:
