@@ -57,6 +57,8 @@ class DualEncoder(nn.Module, ABC):
     """Multiplies cosine similarities before softmax; frozen."""
     image_tower: str
     """Prefix of the image tower's parameter names; all others are the text tower's."""
+    early_stages: tuple[str, ...] = ()
+    """Prefixes of the image tower's parameters that see edges and textures, not things."""
     added_parameters: frozenset[str] = frozenset()
     """Parameters that condu adds to the library's model; zero in the base model, and no part of its
     hash, so that registries which do not train them keep their base model."""
@@ -304,13 +306,20 @@ class DualEncoder(nn.Module, ABC):
         return restricted
 
     def tuning(self, part: str) -> DualEncoder:
-        """Return this expert with only one tower's parameters (`image`, `text`) left to train.
+        """Return this expert with only a part of its parameters left to train.
 
-        `all` leaves all of them. Weights are shared; the others no longer require gradients. If
-        the registry trains none of that tower, all of its parameters are left.
+        `all` leaves all of them, `image` and `text` those of a tower, `late` those of the image
+        tower without its early stages. Weights are shared; the others no longer require gradients.
+        If the registry trains none of that part, all of its parameters are left.
         """
         names = list(self.trainable_parameters())
-        chosen = names if part == "all" else self._in_towers(names, part)
+        if part == "all":
+            chosen = names
+        elif part == "late":
+            image = self._in_towers(names, "image")
+            chosen = [name for name in image if not name.startswith(self.early_stages)]
+        else:
+            chosen = self._in_towers(names, part)
         tuned = self.restricted_to(chosen or names)
         tuned._freeze()
         return tuned

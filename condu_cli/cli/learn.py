@@ -338,7 +338,8 @@ def _stages_line(plan: "LearnPlan") -> str:
     """Say what will be done: a head, tuning, or both."""
     recipe = plan.recipe
     tuning = (
-        f"{recipe.iterations} iterations of {recipe.batch_size} at {recipe.image_size} px, "
+        f"{recipe.iterations} iterations of {recipe.batch_size} at "
+        f"{recipe.crop_size or recipe.image_size} px, "
         f"learning rate {recipe.learning_rate:g}, seed {recipe.seed} (preset: {plan.preset.name})"
     )
     if not plan.request.head_first:

@@ -9,11 +9,12 @@ their mean: C - 1 <= E, and no two equal texts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from condu_cli.core.heads import calibrated
 from condu_cli.core.metrics import is_better, softmax
 
 if TYPE_CHECKING:
@@ -43,13 +44,15 @@ class Folding(NamedTuple):
 class Mixture:
     """How long the head's part is beside the base model's, and what that reaches.
 
-    `factor` multiplies what `unscaled` returns. `right` (N,) and `loss` (the mean negative
-    logarithm of the right class's probability) are of pictures that the head has not seen.
+    `factor` multiplies what `unscaled` returns. `right` (N,), `loss` (the mean negative logarithm
+    of the right class's probability) and `temperature` (the factor for the logits whose
+    probabilities have the smallest loss) are of pictures that the head has not seen.
     """
 
     factor: float
     right: NDArray[np.bool_]
     loss: float
+    temperature: float = 1.0
 
     @property
     def accuracy(self) -> float:
@@ -89,7 +92,9 @@ def best_mixture(
         for weight in WEIGHTS
     ]
     best = max(found, key=lambda one: (one.accuracy, -one.loss))
-    return best if is_better(best.right, found[-1].right) else found[-1]
+    chosen = best if is_better(best.right, found[-1].right) else found[-1]
+    logits = _logits(chosen.factor, base, added, texts, logit_scale)
+    return replace(chosen, temperature=calibrated(logits, labels))
 
 
 def even_factor(
@@ -107,15 +112,26 @@ def _measured(
     labels: NDArray[np.integer],
     logit_scale: float,
 ) -> Mixture:
-    embedding = base + factor * added
-    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
-    cosines = (embedding / np.maximum(lengths, np.finfo(float).tiny)) @ texts.T
-    right = softmax(logit_scale * cosines)[np.arange(len(labels)), labels]
+    logits = _logits(factor, base, added, texts, logit_scale)
+    right = softmax(logits)[np.arange(len(labels)), labels]
     return Mixture(
         float(factor),
-        cosines.argmax(axis=1) == labels,
+        logits.argmax(axis=1) == labels,
         float(-np.log(np.maximum(right, np.finfo(float).tiny)).mean()),
     )
+
+
+def _logits(
+    factor: float,
+    base: NDArray[np.floating],
+    added: Float64,
+    texts: NDArray[np.floating],
+    logit_scale: float,
+) -> Float64:
+    embedding = base + factor * added
+    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
+    unit = embedding / np.maximum(lengths, np.finfo(float).tiny)
+    return np.asarray(logit_scale * unit @ texts.T, dtype=np.float64)
 
 
 def _inverse(texts: NDArray[np.floating]) -> Float64:

@@ -88,7 +88,8 @@ class Hooks:
 class TrainingData:
     """The pictures to train on, held-out pictures to measure on, and the classes of both.
 
-    `texts` and `head`: what scores the classes, see `Objective`.
+    `texts` and `head`: what scores the classes, and `temperature`: the factor for the scores in
+    the loss; see `Objective`.
     """
 
     pictures: PictureSet
@@ -96,6 +97,7 @@ class TrainingData:
     validation: PictureSet | None = None
     texts: Tensor | None = None
     head: Head | None = None
+    temperature: float = 1.0
 
 
 def finetune(
@@ -154,7 +156,13 @@ class _Run:
         if start is not None:
             self._history = restore(start, self._named, self._optimizer, self._best)
         self._objective = Objective(
-            model, data.class_names, recipe, team, texts=data.texts, head=data.head
+            model,
+            data.class_names,
+            recipe,
+            team,
+            texts=data.texts,
+            head=data.head,
+            temperature=data.temperature,
         )
         self._began = time.perf_counter() - self._history.seconds
         self._saved_at = time.perf_counter()
@@ -179,7 +187,10 @@ class _Run:
         """Yield this process's pictures and labels, part by part."""
         prep = self._model.preprocessing
         transform = seeded_training_transform(
-            self._recipe.image_size, prep.mean, prep.std, prep.interpolation
+            self._recipe.crop_size or self._recipe.image_size,
+            prep.mean,
+            prep.std,
+            prep.interpolation,
         )
         plan = self._sampler.parts(
             start, self._recipe.iterations, self._parts, self._team.rank, self._team.size

@@ -47,7 +47,9 @@ class Objective:
     """Scaled cosines between pictures and class prompts, their loss and its gradient.
 
     `texts`: unit class texts (C, E) to use instead of encoding the recipe's prompts; then they are
-    not trained. `head`: scores classes instead of the cosines.
+    not trained. `head`: scores classes instead of the cosines. `temperature`: the loss is that of
+    the scores times this. If they are less sure than they deserve to be, the gradient of nearly
+    every picture only makes them surer, and says little about those that are wrong.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Objective:
         *,
         texts: Tensor | None = None,
         head: Head | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self._model = model
+        self._temperature = temperature
         self._recipe = recipe
         self._team = team
         prompts = [fill_template(recipe.template, name) for name in class_names]
@@ -115,7 +119,7 @@ class Objective:
     def _loss(self, pixels: Tensor, labels: Tensor, texts: Tensor) -> Tensor:
         """Return the sum of the pictures' losses ()."""
         return functional.cross_entropy(
-            self._logits(pixels, texts),
+            self._temperature * self._logits(pixels, texts),
             labels.to(texts.device),
             label_smoothing=self._recipe.label_smoothing,
             reduction="sum",

@@ -11,16 +11,16 @@ from typing import Any
 class Recipe:
     """AdamW with warm-up and cosine decay, as in ConDU's released training loop.
 
-    `image_size` is in pixels; `learning_rate` is the peak; `template` is the only prompt template
-    used in training (the others are used in evaluation). `batch_size` counts the pictures of an
-    iteration over all processes; `accumulation` divides them into parts that are run one after
-    another, which saves memory and changes nothing else. `clip_norm` is the largest norm of the
-    gradient, 0 for no clipping. `precision` is what the towers compute in; weights and optimizer
+    `image_size` is what the expert will see, in pixels; training crops have `crop_size`, 0 for the
+    same. `learning_rate` is the peak; `template` is the only prompt template used in training (the
+    others are used in evaluation). `batch_size` counts the pictures of an iteration over all
+    processes; `accumulation` divides them into parts that are run one after another, which saves
+    memory and changes nothing else. `clip_norm` is the largest norm of the gradient, 0 for no
+    clipping. `precision` is what the towers compute in; weights and optimizer
     stay float32. If `validate_every` is above 0, `validation_share` of the training pictures are
     held out and measured every `validate_every` iterations; `keep` then says which weights become
     the expert, and the run ends after `patience` measurements without improvement (0: never).
-    `tuned` says which of the registry's parameters are trained at all: `all`, or those of the
-    `image` or `text` tower.
+    `tuned` says which of the registry's parameters are trained at all, see `DualEncoder.tuning`.
     """
 
     iterations: int
@@ -43,6 +43,7 @@ class Recipe:
     keep: str = "last"
     patience: int = 0
     tuned: str = "all"
+    crop_size: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """Return the recipe as plain JSON values, for a session's training record."""

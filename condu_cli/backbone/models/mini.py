@@ -71,6 +71,7 @@ class Mini(DualEncoder):
 
     image_tower = "image"
     recipe_family = "mini"
+    early_stages = ("image.conv_stem.", "image.bn1.", *(f"image.blocks.{i}." for i in range(3)))
     added_parameters = frozenset({PROJECTION})
     fast_in_bfloat16 = False
 

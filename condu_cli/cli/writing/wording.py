@@ -97,9 +97,10 @@ def stages_line(stages: "Mapping[str, Any]") -> str:
     points = stages.get("points")
     if not points:
         return judged
-    by_alpha = {point["alpha"]: percent(point["accuracy"]) for point in points}
+    first, *tuned = points
+    best = min(tuned, key=lambda point: float(point["loss"]))
     start = "base model" if stages["form"] == "none" else "head"
     return (
-        f"{judged}; {start} {by_alpha[0.0]}, tuned {by_alpha[1.0]} of "
+        f"{judged}; {start} {percent(first['accuracy'])}, tuned {percent(best['accuracy'])} of "
         f"{stages['held_out_images']:,} held-out pictures: kept at {stages['kept']:g}"
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 """What is tried besides 0, the start itself."""
+MIDDLE = 0.5
+"""What is tried first where every point takes a pass over the pictures; see `second_point`."""
+PASSES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,11 @@ class Point:
         losses = np.square(chances - truth).sum(axis=1)
         return cls(alpha, logits.argmax(axis=1) == labels, losses)
 
+    @classmethod
+    def useless(cls, alpha: float, count: int) -> Point:
+        """Return the point of an expert that has no answers: it is as wrong as can be."""
+        return cls(alpha, np.zeros(count, bool), np.full(count, 2.0))
+
     @property
     def accuracy(self) -> float:
         """The share of pictures that it gets right."""
@@ -53,6 +61,11 @@ class Point:
             "accuracy": self.accuracy,
             "loss": round(float(self.losses.mean()), 6),
         }
+
+
+def second_point(start: Point, middle: Point) -> float:
+    """Return what to try after the middle: the end if it gained, else what is nearer the start."""
+    return 1.0 if middle.losses.mean() < start.losses.mean() else MIDDLE / 2
 
 
 def best_point(points: Sequence[Point]) -> Point:

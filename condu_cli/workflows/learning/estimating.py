@@ -17,7 +17,8 @@ from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.pictures.transforms import view_of
 from condu_cli.errors import DataError
 from condu_cli.train.finetune import Hooks, TrainingData, finetune
-from condu_cli.workflows.learning.choosing import POINTS
+from condu_cli.workflows.learning.choosing import PASSES
+from condu_cli.workflows.learning.refitting import MOST_PICTURES
 from condu_cli.workflows.opening.registry_only import FLOAT_BYTES
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ def estimate(plan: LearnPlan, base: DualEncoder, processes: int = 1) -> Estimate
     shown = count
     if plan.request.prototype_images is not None:
         shown = min(count, plan.request.prototype_images * len(plan.data.class_names))
-    passes = _measurements(plan) + (len(POINTS) if plan.tunes and plan.request.head_first else 0)
-    measuring = passes * len(plan.validation) * (decoding + encoding) / processes
+    measured = _measurements(plan) * len(plan.validation)
+    if plan.tunes and plan.request.head_first:
+        measured += PASSES * (min(count, MOST_PICTURES) + len(plan.validation))
+    measuring = measured * (decoding + encoding) / processes
     parameters = sum(p.numel() for p in base.trainable_parameters().values())
     return Estimate(
         reading_seconds=decoding * (count + len(plan.validation)) + encoding * shown,

@@ -254,6 +254,8 @@ def settle_recipe(
         pictures = len(drawn.data.train)
         batch = min(pictures, values.get("batch_size", Recipe.batch_size))
         values["iterations"] = max(1, math.ceil(epochs * pictures / batch))
+    if "image_size" in given or _uses_validation(given) or base.preprocessing.fixed_size:
+        values["crop_size"] = 0  # what is measured in training must be what is trained
     iterations = values["iterations"]
     values.setdefault("warmup_iterations", round(iterations * preset.warmup_share))
     if values["warmup_iterations"] > iterations:

@@ -19,7 +19,15 @@ from condu_cli.train.finetune import measure
 from condu_cli.train.line import Line
 from condu_cli.train.objective import Objective
 from condu_cli.workflows.learning.base_features import PooledTable, Seen
-from condu_cli.workflows.learning.choosing import POINTS, Point, best_point
+from condu_cli.workflows.learning.choosing import (
+    MIDDLE,
+    PASSES,
+    POINTS,
+    Point,
+    best_point,
+    second_point,
+)
+from condu_cli.workflows.learning.refitting import Refit, Refitting
 from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
@@ -43,7 +51,7 @@ class Begun:
 
     `texts`: unit class texts (C, E). `start` was fitted without the held-out pictures, `whole` with
     them; the two are the same if there are none. `held_out`: the start on those pictures, None if
-    there are none or the base model has not seen all of them.
+    there are none or the base model has not seen all of them. `width`: of pooled features.
     """
 
     judged: Judgement
@@ -51,6 +59,7 @@ class Begun:
     start: Start
     whole: Start
     held_out: Point | None
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +105,13 @@ class Stages:
         pooled, labels = table.of([*train, *rest]), _labels([*train, *rest])
         judged, whole = stage.judge(pooled, labels)
         if not rest or held_out is None:
-            return Begun(judged, texts, whole, whole, None)
+            return Begun(judged, texts, whole, whole, None, pooled.shape[1])
         cut = len(train)
         start = stage.start(judged, pooled[:cut], labels[:cut])
         point = None
         if len(rest) == len(held_out):
             point = Point.of(0.0, stage.logits(start, pooled[cut:]), labels[cut:])
-        return Begun(judged, texts, start, whole, point)
+        return Begun(judged, texts, start, whole, point, pooled.shape[1])
 
     def _seen(self, read: Read) -> PooledTable:
         """Return the base model's pooled features, at the size at which the expert will answer."""
@@ -124,9 +133,11 @@ class Stages:
         """Return the data to tune with: the head beside the expert, or texts that stay as are.
 
         A text tower that is trained alone is trained without the head, which it could not change.
+        The loss is that of an expert as sure of itself as it deserves to be.
         """
-        if begun.start.head is not None and self._base.trains_image:
-            return replace(data, head=begun.start.head)
+        if begun.start.head is not None:  # scaled already
+            return replace(data, head=begun.start.head) if self._base.trains_image else data
+        data = replace(data, temperature=begun.judged.temperature)
         moves_text = self._expert.tuning(self._recipe.tuned).trains_text
         return data if moves_text else replace(data, texts=begun.texts)
 
@@ -137,15 +148,69 @@ class Stages:
 
     def choose(self, begun: Begun, data: TrainingData) -> Kept:
         """Keep the best point between the start and the tuned expert."""
+        line = Line(self._expert, self._origin(begun.start))
+        if begun.judged.form != "none" and self._base.trains_image:
+            return self._choose_refit(begun, data, line)
         if data.validation is None:
             return self._kept(begun, 1.0, None)
-        line = Line(self._expert, self._origin(begun.start))
         points = self._points(begun, data, data.validation, line)
         best = best_point(points)
         line.go_to(best.alpha)
         if best.alpha and not self._base.trains_image:
             begun = replace(begun, whole=Start())
         return self._kept(begun, best.alpha, points)
+
+    def _choose_refit(self, begun: Begun, data: TrainingData, line: Line) -> Kept:
+        """Keep the best point, with a head that is fitted to the features there."""
+        if data.validation is None:
+            refitting = self._refitting(begun, data, line, 1)
+            return self._kept_refit(begun, refitting, refitting.at(1.0), None)
+        found: dict[float, Point] = {}
+        refits: dict[float, Refit] = {}
+        refitting = self._refitting(begun, data, line, PASSES + (begun.held_out is None))
+
+        def look(alpha: float) -> None:
+            refits[alpha] = refitting.at(alpha)
+            point = refits[alpha].point
+            assert point is not None  # noqa: S101 - pictures are held out
+            found[alpha] = point
+
+        if begun.held_out is None:
+            look(0.0)
+        else:
+            found[0.0] = begun.held_out
+        look(MIDDLE)
+        look(second_point(found[0.0], found[MIDDLE]))
+        points = [point for _, point in sorted(found.items())]
+        best = best_point(points).alpha
+        if best in refits:
+            return self._kept_refit(begun, refitting, refits[best], points)
+        line.go_to(0.0)
+        return self._kept(begun, 0.0, points)
+
+    def _kept_refit(
+        self, begun: Begun, refitting: Refitting, refit: Refit, points: list[Point] | None
+    ) -> Kept:
+        whole = refitting.keep(refit)
+        begun = replace(begun, judged=refit.judged, start=whole, whole=whole)
+        return self._kept(begun, refit.alpha, points)
+
+    def _refitting(self, begun: Begun, data: TrainingData, line: Line, passes: int) -> Refitting:
+        name, trainable = self._base.linear_end, self._base.trainable_parameters()
+        return Refitting(
+            self._expert,
+            line,
+            None if name is None or name not in trainable else trainable[name].detach(),
+            begun.texts,
+            data.pictures,
+            data.validation,
+            self._recipe.image_size,
+            begun.width,
+            begun.judged,
+            passes,
+            self._team,
+            self._on_progress,
+        )
 
     def _origin(self, start: Start) -> dict[str, torch.Tensor]:
         """Return the weights that tuning started from, by name."""

@@ -7,7 +7,7 @@ is an ordinary dual encoder; else it is stored beside the expert.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,9 @@ class Judgement:
     """What the pictures say of the base model and of a head, each picture left out once.
 
     Accuracies are 0..1, None if no class has two pictures. `factor` scales a folded head, see
-    `Mixture`; None if it cannot be folded. `temperature` scales one beside the expert.
+    `Mixture`; None if it cannot be folded. `temperature` is the factor at which the better one's
+    logits are as sure as they deserve: a head beside the expert is scaled by it, anything else is
+    tuned with it.
     """
 
     zero_shot: float | None
@@ -116,13 +118,26 @@ class HeadStage:
         told = np.isfinite(scores[np.arange(len(labels)), labels])
         scores, known, right = scores[told], base[told], labels[told]
         zero_shot = accuracy((known @ self._plain.T).argmax(axis=1), right)
+        scale = self._expert.logit_scale_value
         if self._trains_end:
-            scale = self._expert.logit_scale_value
             mixture = best_mixture(self._plain, known, scores, right, scale)
             if self._folds(pooled, base, head, mixture.factor):
-                return Judgement(zero_shot, mixture.accuracy, mixture.factor, 1.0)
+                temperature = mixture.temperature
+                judged = Judgement(zero_shot, mixture.accuracy, mixture.factor, temperature)
+                return self._of_the_better(judged, known, right)
         beside = accuracy(scores.argmax(axis=1), right)
-        return Judgement(zero_shot, beside, None, calibrated(scores, right))
+        judged = Judgement(zero_shot, beside, None, calibrated(scores, right))
+        return self._of_the_better(judged, known, right)
+
+    def _of_the_better(
+        self, judged: Judgement, base: NDArray[np.float64], labels: NDArray[np.integer]
+    ) -> Judgement:
+        """Exchange the temperature for the base model's own if no head is better."""
+        if judged.form != "none":
+            return judged
+        lengths = np.linalg.norm(base, axis=1, keepdims=True)
+        logits = self._expert.logit_scale_value * (base / lengths) @ self._plain.T
+        return replace(judged, temperature=calibrated(logits, labels))
 
     def _start(self, judged: Judgement, head: Head, pooled: NDArray[np.float32]) -> Start:
         if judged.form == "none":
@@ -131,6 +146,34 @@ class HeadStage:
             factor = np.float32(judged.temperature)
             return Start(head=Head(factor * head.weights, factor * head.bias))
         return self._folded(head, judged.factor, pooled)
+
+    def again(
+        self,
+        judged: Judgement,
+        pooled: NDArray[np.float32],
+        labels: NDArray[np.integer],
+        unseen: tuple[NDArray[np.float32], NDArray[np.integer]] | None = None,
+    ) -> tuple[Judgement, Start]:
+        """Fit the head once more, to pooled features (N, P) and labels (N,) of a tuned tower.
+
+        `unseen`: the same of pictures that the tower has not seen, if there are any. A head that
+        can be folded no longer lies beside the expert. The expert's linear end must be the base
+        model's.
+        """
+        unit = unit_rows(pooled)
+        moments = Moments.of(unit, labels, len(self._plain))
+        head = moments.head()
+        factor = judged.factor
+        if factor is not None and not self._folds(pooled, self._embeddings(pooled), head, factor):
+            factor = None
+        judged = replace(judged, factor=factor)
+        if factor is None:
+            if unseen is None:
+                scores, expected = moments.left_out(unit, labels), labels
+            else:
+                scores, expected = head.scores(unit_rows(unseen[0])).astype(np.float64), unseen[1]
+            judged = replace(judged, temperature=calibrated(scores, expected))
+        return judged, self._start(judged, head, pooled)
 
     def logits(self, start: Start, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return what the start answers to pooled features (N, P): logits (N, C)."""

@@ -110,3 +110,23 @@ def test_the_towers_of_mini_are_named_too():
     assert set(mini.trainable_parameters()) <= set(mini.library_model.state_dict())
     expert = mini.restricted_to(image).expert_copy()
     assert expert.temperature != mini.temperature
+
+
+def test_the_late_part_of_an_image_tower_is_all_but_its_early_stages():
+    from condu_cli.backbone.base_models import load_base
+
+    mini = load_base("mini").training_copy()
+    late, image = (set(mini.tuning(part).trainable_parameters()) for part in ("late", "image"))
+    assert "image_projection" in late
+    assert "image.blocks.3.0.conv_pw.weight" in late
+    early = image - late
+    assert {"image.conv_stem.weight", "image.blocks.2.0.conv_pw.weight"} <= early
+    assert all(name.startswith(mini.early_stages) for name in early)
+    expert = mini.tuning("late")
+    assert not dict(expert.named_parameters())["image.conv_stem.weight"].requires_grad
+
+
+def test_a_model_whose_early_stages_are_not_known_is_tuned_whole(tiny):
+    expert = tiny.training_copy()
+    late, image = (list(expert.tuning(p).trainable_parameters()) for p in ("late", "image"))
+    assert late == image

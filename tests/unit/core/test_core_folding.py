@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from condu_cli.core.folding import WEIGHTS, best_mixture, fold, unscaled
 from condu_cli.core.heads import Head, Moments, fit_head
+from condu_cli.core.metrics import softmax
 
 
 def leave_one_out(features, labels, classes):
@@ -82,6 +83,19 @@ def test_a_base_model_that_knows_more_than_the_head_is_heard():
     alone = (scores.argmax(axis=1) == labels).mean()
     found = best_mixture(texts, base, scores, labels, 15.0)
     assert found.accuracy > alone + 0.1
+
+
+def test_the_temperature_makes_the_logits_as_sure_as_they_deserve():
+    texts, base, scores, labels = scene(base_knows=True)
+    found = best_mixture(texts, base, scores, labels, 15.0)
+    logits = 15.0 * unit(base + found.factor * unscaled(texts, scores)) @ texts.T
+
+    def loss(factor):
+        return -np.log(softmax(factor * logits)[np.arange(len(labels)), labels]).mean()
+
+    assert loss(1.0) == pytest.approx(found.loss)
+    assert loss(found.temperature) < min(loss(0.5 * found.temperature), loss(1.0))
+    assert loss(found.temperature) < loss(2 * found.temperature)
 
 
 def test_chance_does_not_lessen_the_heads_part():

@@ -11,6 +11,7 @@ from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.dual_encoder import weights_sha256
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.pictures.picture_sets import PictureSet
+from condu_cli.data.pictures.transforms import seeded_training_transform
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError, DivergedError, IntegrityError, UsageError
 from condu_cli.train.finetune import (
@@ -304,3 +305,16 @@ def test_more_processes_than_pictures_in_a_batch_are_refused(pictures):
         finetune(
             load_base("tiny").training_copy(), TrainingData(pictures, NAMES), SHORT, team=Crowd()
         )
+
+
+@pytest.mark.parametrize(("crop_size", "expected"), [(0, 32), (24, 24)])
+def test_training_crops_have_their_own_size(pictures, monkeypatch, crop_size, expected):
+    sizes = []
+
+    def recorded(size, *args):
+        sizes.append(size)
+        return seeded_training_transform(RECIPE.image_size, *args)  # what `tiny` takes
+
+    monkeypatch.setattr("condu_cli.train.finetune.seeded_training_transform", recorded)
+    train(pictures, replace(SHORT, crop_size=crop_size))
+    assert sizes == [expected]

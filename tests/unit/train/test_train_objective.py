@@ -98,3 +98,12 @@ def test_right_answers_are_counted(batch):
     assert measured.logits.shape == (6, 5)
     assert measured.right.all()
     assert not objective.measure([(batch[0], (answers + 1) % 5)]).right.any()
+
+
+def test_the_loss_is_that_of_the_scores_times_the_temperature(batch):
+    model = load_base("tiny").training_copy()
+    measured = Objective(model, NAMES, RECIPE).measure([batch])
+    objective = Objective(model, NAMES, RECIPE, temperature=3.0)
+    expected = functional.cross_entropy(3 * measured.logits, batch[1], label_smoothing=0.2)
+    assert objective.accumulate([batch], batch_size=6).item() == pytest.approx(expected.item())
+    assert torch.equal(objective.measure([batch]).logits, measured.logits)

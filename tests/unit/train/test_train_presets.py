@@ -57,15 +57,16 @@ def test_mini_trains_longer_for_many_classes_and_shorter_for_few_pictures(method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_mini_is_tuned_from_a_head_for_one_pass_within_limits(method):
+def test_mini_is_tuned_from_a_head_for_two_passes_within_limits(method):
     def values(pictures, shots=None):
         return preset_for(
             "mini", method, "my-cats", pictures=pictures, shots=shots, from_head=True
         ).values
 
-    assert [values(n)["iterations"] for n in (100, 1600, 100_000)] == [30, 50, 150]
+    assert [values(n)["iterations"] for n in (100, 1600, 100_000)] == [30, 100, 150]
     assert values(50, shots=5)["iterations"] == 0
-    assert values(1600)["tuned"] == "image"
+    assert values(1600)["tuned"] == "late"
+    assert values(1600)["label_smoothing"] == 0
 
 
 def test_clip_is_tuned_from_a_head_as_from_the_base_model():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from condu_cli.workflows.learning.choosing import Point, best_point
+from condu_cli.workflows.learning.choosing import Point, best_point, second_point
 
 LABELS = np.arange(200) % 4
 
@@ -45,3 +45,14 @@ def test_equal_points_are_the_start():
 def test_the_record_has_the_figures():
     record = Point(0.5, np.arange(4) < 3, np.full(4, 0.25)).to_record()
     assert record == {"alpha": 0.5, "accuracy": pytest.approx(0.75), "loss": 0.25}
+
+
+def test_after_the_middle_the_end_is_tried_if_it_gained_and_else_a_quarter():
+    assert second_point(point(0.0, 1.0), point(0.5, 2.0)) == 1.0
+    assert second_point(point(0.0, 1.0), point(0.5, 0.5)) == 0.25
+
+
+def test_an_expert_without_answers_is_never_kept():
+    start = point(0.0, 0.0)
+    assert best_point([start, Point.useless(0.5, len(LABELS))]).alpha == 0.0
+    assert Point.useless(0.5, 3).accuracy == 0.0

@@ -21,7 +21,7 @@ def test_an_estimate_counts_reading_training_and_memory(planned):
     plan, base = planned(iterations=50, validation_share=0.0)
     found = estimate(plan, base)
     assert found.reading_seconds > 0
-    assert found.train_seconds == pytest.approx(50 * found.seconds_per_iteration)
+    assert found.train_seconds > 50 * found.seconds_per_iteration  # and the passes of the choice
     parameters = sum(p.numel() for p in base.trainable_parameters().values())
     assert found.expert_bytes == 4 * parameters
     assert found.memory_bytes > 3 * found.expert_bytes

@@ -118,7 +118,8 @@ def test_progress_passes_through_all_stages(path, warm, learn):
     learn(path, "warm", warm, events.append, iterations=3)
     assert list(dict.fromkeys(e.stage for e in events)) == ["prototypes", "training", "choosing"]
     last = {e.stage: (e.done, e.total) for e in events}
-    assert last == {"prototypes": (16, 16), "training": (3, 3), "choosing": (5, 5)}
+    # Two points, each a pass over the 13 pictures that were tuned with and the 3 held out.
+    assert last == {"prototypes": (16, 16), "training": (3, 3), "choosing": (32, 32)}
     assert all("loss" in e.figures for e in events if e.stage == "training")
 
 

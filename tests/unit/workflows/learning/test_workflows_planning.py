@@ -84,3 +84,12 @@ def test_a_fixed_size_tower_takes_no_other_image_size(path, warm, planned):
 def test_the_learning_rate_must_be_positive(path, warm, rate, planned):
     with pytest.raises(UsageError, match="learning_rate must be above 0"):
         planned(path, warm, learning_rate=rate)
+
+
+def test_crops_are_smaller_than_what_the_expert_sees_unless_training_is_measured(
+    path, warm, planned
+):
+    recipe = planned(path, warm, base="mini").recipe
+    assert (recipe.image_size, recipe.crop_size) == (224, 160)
+    for values in ({"image_size": 96}, {"keep": "best"}, {"validate_every": 2}):
+        assert planned(path, warm, base="mini", **values).recipe.crop_size == 0

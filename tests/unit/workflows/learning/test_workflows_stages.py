@@ -49,8 +49,9 @@ def test_tuning_is_judged_on_held_out_pictures_and_recorded(path, warm, learn):
     summary = learn(path, "warm", warm)
     stages = summary.stages
     assert stages["held_out_images"] == 3
-    assert [p["alpha"] for p in stages["points"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert stages["kept"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    alphas = [p["alpha"] for p in stages["points"]]
+    assert alphas in ([0.0, 0.5, 1.0], [0.0, 0.25, 0.5])
+    assert stages["kept"] in alphas
     assert stages == entry_of(path).expert.training["stages"]
 
 
@@ -88,7 +89,7 @@ def test_lora_is_tuned_with_the_head_beside_it(tiny, path, warm, learn):
     made(tiny, path, method="lora", lora=LoraRequest())
     summary = learn(path, "warm", warm, iterations=3)
     assert summary.stages["form"] == "beside"
-    assert len(summary.stages["points"]) == 5
+    assert len(summary.stages["points"]) == 3
 
 
 def test_more_classes_than_dimensions_get_a_head_beside(path, tiny, monkeypatch, warm, learn):
