@@ -140,7 +140,9 @@ def _print_task(
 def _pictures(training: dict[str, Any], folder: str | None) -> str:
     count = training.get("train_images", 0)
     where = folder or training.get("data") or "a folder on another machine"
-    learned = f"{count} from {where} ({training.get('split', '?')})" if count else "none"
+    held_out = training.get("validation_images", 0)
+    beside = f" and {held_out} held out" if held_out else ""
+    learned = f"{count}{beside}, from {where} ({training.get('split', '?')})" if count else "none"
     imported = training.get("imported_from")
     return f"{learned}; imported from {imported}" if imported else learned
 

@@ -79,7 +79,9 @@ class Objective:
         self._rows = torch.tensor([unique.index(p) for p in prompts], device=model.device)
         self._head = None if head is None else TorchHead.on(model.device, head.weights, head.bias)
         self._frozen_texts: Tensor | None = None
-        if texts is not None or head is not None or not model.trains_text:
+        if head is not None:
+            self._frozen_texts = torch.zeros(0, device=model.device)  # nothing asks for them
+        elif texts is not None or not model.trains_text:
             self._freeze_texts(texts)
 
     def accumulate(self, parts: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Tensor:

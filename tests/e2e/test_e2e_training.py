@@ -44,6 +44,7 @@ RECIPE = (
 )
 NEW = ("--base", "tiny")
 TWO = ("--devices", "2", "--device", "cpu")
+LINEAR_END = "visual.proj"
 # What `accelerate launch --multi_gpu` runs; on its own it needs GPUs to start several processes.
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "condu_cli")
 PATIENCE = 120  # seconds; ten times what anything here takes
@@ -270,7 +271,9 @@ def assert_the_same_training(team: Trained, alone: Trained) -> None:
     for name in deltas[0]:
         ours, theirs = (felt(name, values[name]) for values in deltas)
         both = (ours != 0) & (theirs != 0)
-        assert np.allclose(ours[both], theirs[both], atol=1e-5), name
+        # The linear end is a solution for tuned features, which magnifies their rounding.
+        close = 1e-4 * np.abs(theirs).max() if name == LINEAR_END else 1e-5
+        assert np.allclose(ours[both], theirs[both], atol=close), name
         one_only += np.count_nonzero((ours != 0) != (theirs != 0))
     # Rounding decides which of two almost equal values is trimmed.
     assert one_only <= 0.01 * sum(values.size for values in deltas[0].values())

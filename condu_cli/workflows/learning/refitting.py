@@ -19,7 +19,7 @@ from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
 from condu_cli.workflows.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 MOST_PICTURES = 5000
-"""A head is fitted to the features of so many pictures at most: this bounds the seconds."""
+"""A head is fitted to the features of at most this number of pictures, to bound the seconds."""
 
 
 class Refit(NamedTuple):
@@ -52,10 +52,10 @@ class Refitting:
     """Fits heads along the line between a start and a tuned expert.
 
     `expert` is changed in place; `end` has the base model's value of its linear end, None if that
-    is not trained. `texts`: unit class texts (C, E). `pictures` are those that the expert was tuned
-    with, `held_out` those that judge, if any. `width`: P, the length of pooled features. `judged`:
-    the head on the base model's features. `passes`: how many points will be fitted, to show
-    progress.
+    is not trained. `texts` returns the expert's own unit class texts (C, E) at the point where it
+    is. `pictures` are those that the expert was tuned with, `held_out` those that judge, if any.
+    `width`: P, the length of pooled features. `judged`: the head on the base model's features.
+    `passes`: how many points will be fitted, to show progress.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Refitting:
         expert: DualEncoder,
         line: Line,
         end: torch.Tensor | None,
-        texts: torch.Tensor,
+        texts: Callable[[], torch.Tensor],
         pictures: PictureSet,
         held_out: PictureSet | None,
         image_size: int,
@@ -74,7 +74,7 @@ class Refitting:
         on_progress: ProgressCallback,
     ) -> None:
         self._expert, self._line, self._end = expert, line, end
-        self._stage = HeadStage(expert, texts)
+        self._texts, self._stage = texts, HeadStage(expert, texts())
         self._pictures, self._held_out = pictures, held_out
         self._fitted = spread(pictures.labels.numpy(), MOST_PICTURES)
         self._view = view_of(expert.preprocessing, image_size)
@@ -118,6 +118,7 @@ class Refitting:
 
     def _go_to(self, alpha: float) -> None:
         self._line.go_to(alpha)
+        self._stage = HeadStage(self._expert, self._texts())
         if self._end is not None:
             name = self._expert.linear_end
             assert name is not None  # noqa: S101 - it has a value

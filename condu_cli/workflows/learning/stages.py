@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.data.pictures.transforms import view_of
 from condu_cli.train.finetune import measure
@@ -32,7 +33,7 @@ from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.pictures.picture_sets import PictureSet
@@ -81,11 +82,12 @@ class Stages:
         base: DualEncoder,
         expert: DualEncoder,
         recipe: Recipe,
+        templates: Sequence[str],
         team: Team,
         on_progress: ProgressCallback = silent,
     ) -> None:
         self._base, self._expert = base, expert
-        self._recipe, self._team = recipe, team
+        self._recipe, self._templates, self._team = recipe, templates, team
         self._on_progress = on_progress
 
     def begin(self, read: Read) -> Begun:
@@ -99,7 +101,7 @@ class Stages:
         assert read.prototypes is not None  # noqa: S101 - process 0 has built them
         texts = torch.from_numpy(read.prototypes.text)
         table, held_out = self._seen(read), read.data.validation
-        stage = HeadStage(self._expert, texts)
+        stage = HeadStage(self._expert, texts, self._base)
         train = [s for s in read.data.pictures.samples if s in table]
         rest = [] if held_out is None else [s for s in held_out.samples if s in table]
         pooled, labels = table.of([*train, *rest]), _labels([*train, *rest])
@@ -138,8 +140,11 @@ class Stages:
         if begun.start.head is not None:  # scaled already
             return replace(data, head=begun.start.head) if self._base.trains_image else data
         data = replace(data, temperature=begun.judged.temperature)
-        moves_text = self._expert.tuning(self._recipe.tuned).trains_text
-        return data if moves_text else replace(data, texts=begun.texts)
+        return data if self._moves_text else replace(data, texts=begun.texts)
+
+    @property
+    def _moves_text(self) -> bool:
+        return self._expert.tuning(self._recipe.tuned).trains_text
 
     def without_tuning(self, begun: Begun) -> Kept:
         """Keep the head of all pictures, whatever tuning has done."""
@@ -197,11 +202,17 @@ class Stages:
 
     def _refitting(self, begun: Begun, data: TrainingData, line: Line, passes: int) -> Refitting:
         name, trainable = self._base.linear_end, self._base.trainable_parameters()
+
+        def texts() -> torch.Tensor:
+            if not self._moves_text:
+                return begun.texts
+            return text_features(self._expert, data.class_names, self._templates).cpu()
+
         return Refitting(
             self._expert,
             line,
             None if name is None or name not in trainable else trainable[name].detach(),
-            begun.texts,
+            texts,
             data.pictures,
             data.validation,
             self._recipe.image_size,

@@ -52,21 +52,24 @@ class Start:
 class Judgement:
     """What the pictures say of the base model and of a head, each picture left out once.
 
-    Accuracies are 0..1, None if no class has two pictures. `factor` scales a folded head, see
+    Accuracies are 0..1, None if no class has two pictures. `zero_shot` is the base model's and
+    `unchanged` that of an expert before it has a head, which is another one with `mini`: its
+    experts have a temperature of their own. `factor` scales a folded head, see
     `Mixture`; None if it cannot be folded. `temperature` is the factor at which the better one's
     logits are as sure as they deserve: a head beside the expert is scaled by it, anything else is
     tuned with it.
     """
 
     zero_shot: float | None
+    unchanged: float | None
     head: float | None
     factor: float | None
     temperature: float
 
     @property
     def form(self) -> str:
-        """What the expert starts from: `folded`, `beside`, or `none` for the base model itself."""
-        if self.zero_shot is not None and self.head is not None and self.zero_shot > self.head:
+        """What the expert starts from: `folded`, `beside`, or `none` if it is better without."""
+        if self.unchanged is not None and self.head is not None and self.unchanged > self.head:
             return "none"
         return "beside" if self.factor is None else "folded"
 
@@ -75,10 +78,13 @@ class HeadStage:
     """Builds the start of one task's experts.
 
     `expert`: a fresh copy of the base model; `texts`: unit class texts (C, E) as it answers with.
+    `base`: the model whose zero-shot accuracy is told, by default the same.
     """
 
-    def __init__(self, expert: DualEncoder, texts: torch.Tensor) -> None:
-        self._expert = expert
+    def __init__(
+        self, expert: DualEncoder, texts: torch.Tensor, base: DualEncoder | None = None
+    ) -> None:
+        self._expert, self._base = expert, base or expert
         self._texts = texts
         self._plain = texts.double().cpu().numpy()
 
@@ -113,20 +119,24 @@ class HeadStage:
         if len(pooled) == classes:  # one picture of each: leaving it out leaves nothing of it
             factor = even_factor(self._plain, base, head.scores(unit))
             folds = self._trains_end and self._folds(pooled, base, head, factor)
-            return Judgement(None, None, factor if folds else None, 1.0)
+            return Judgement(None, None, None, factor if folds else None, 1.0)
         scores = moments.left_out(unit, labels)
         told = np.isfinite(scores[np.arange(len(labels)), labels])
         scores, known, right = scores[told], base[told], labels[told]
-        zero_shot = accuracy((known @ self._plain.T).argmax(axis=1), right)
+        unchanged = accuracy((known @ self._plain.T).argmax(axis=1), right)
+        plain = self._embeddings(pooled[told], self._base)
+        zero_shot = accuracy((plain @ self._plain.T).argmax(axis=1), right)
         scale = self._expert.logit_scale_value
         if self._trains_end:
             mixture = best_mixture(self._plain, known, scores, right, scale)
             if self._folds(pooled, base, head, mixture.factor):
                 temperature = mixture.temperature
-                judged = Judgement(zero_shot, mixture.accuracy, mixture.factor, temperature)
+                judged = Judgement(
+                    zero_shot, unchanged, mixture.accuracy, mixture.factor, temperature
+                )
                 return self._of_the_better(judged, known, right)
         beside = accuracy(scores.argmax(axis=1), right)
-        judged = Judgement(zero_shot, beside, None, calibrated(scores, right))
+        judged = Judgement(zero_shot, unchanged, beside, None, calibrated(scores, right))
         return self._of_the_better(judged, known, right)
 
     def _of_the_better(
@@ -157,8 +167,8 @@ class HeadStage:
         """Fit the head once more, to pooled features (N, P) and labels (N,) of a tuned tower.
 
         `unseen`: the same of pictures that the tower has not seen, if there are any. A head that
-        can be folded no longer lies beside the expert. The expert's linear end must be the base
-        model's.
+        can be folded no longer is stored beside the expert. The expert's linear end must be that
+        of the base model.
         """
         unit = unit_rows(pooled)
         moments = Moments.of(unit, labels, len(self._plain))
@@ -216,11 +226,14 @@ class HeadStage:
                     parameter.copy_(before)
 
     @torch.inference_mode()
-    def _embeddings(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _embeddings(
+        self, pooled: NDArray[np.float32], model: DualEncoder | None = None
+    ) -> NDArray[np.float64]:
         """Return the expert's embeddings (N, E) of pooled features, before normalisation."""
-        device = self._expert.device
+        model = model or self._expert
+        device = model.device
         parts = [
-            self._expert.embed_pooled(torch.from_numpy(pooled[i : i + BATCH]).to(device)).cpu()
+            model.embed_pooled(torch.from_numpy(pooled[i : i + BATCH]).to(device)).cpu()
             for i in range(0, len(pooled), BATCH)
         ]
         return torch.cat(parts).double().numpy()

@@ -138,7 +138,9 @@ class Training:
         if not plan.request.head_first:
             result = self._finetune(expert, self._read.data, stop)
             return Made(delta_of(base, expert), result, Kept())
-        stages = Stages(base, expert, plan.recipe, self._machine.team, self._on_progress)
+        stages = Stages(
+            base, expert, plan.recipe, plan.templates, self._machine.team, self._on_progress
+        )
         begun = stages.begin(self._read)
         if not plan.tunes:
             return Made(delta_of(base, expert), None, stages.without_tuning(begun))

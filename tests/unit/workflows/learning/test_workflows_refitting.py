@@ -36,17 +36,21 @@ def base():
     return load_base("tiny")
 
 
-@pytest.fixture
-def expert(base):
-    """An expert whose image tower has moved away from the base model's."""
+@pytest.fixture(params=["image", "both"])
+def expert(base, request):
+    """An expert that has moved away from the base model, with its image tower or with both."""
     expert = base.training_copy()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in expert.trainable_parameters().items():
-            if name.startswith("visual."):
+            if name.startswith("visual.") or request.param == "both":
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.1 * parameter.std(correction=0) * noise)
     return expert
+
+
+def texts_of(model):
+    return text_features(model, NAMES, ("a photo of a {}.",))
 
 
 def pooled(model, pictures):
@@ -56,9 +60,10 @@ def pooled(model, pictures):
 
 @pytest.fixture
 def refit_of(base, expert, pictures):
-    texts = text_features(base, NAMES, ("a photo of a {}.",))
     features = pooled(base, pictures)
-    judged, _ = HeadStage(base.training_copy(), texts).judge(features, pictures.labels.numpy())
+    judged, _ = HeadStage(base.training_copy(), texts_of(base)).judge(
+        features, pictures.labels.numpy()
+    )
     trainable = base.trainable_parameters()
 
     def make(held_out, events=None):
@@ -66,7 +71,7 @@ def refit_of(base, expert, pictures):
             expert,
             Line(expert, trainable),
             trainable[base.linear_end].detach(),
-            texts,
+            lambda: texts_of(expert),
             pictures,
             held_out,
             base.preprocessing.image_size,
@@ -100,9 +105,8 @@ def test_the_expert_that_is_kept_answers_as_its_head_does(expert, pictures, held
     scores = fit_head(unit_rows(every), labels, 2).scores(unit_rows(features))
     view = view_of(expert.preprocessing)
     pixels = held_out.batch(range(len(held_out)), view)[0]
-    texts = text_features(expert, NAMES, ("a photo of a {}.",))
     with torch.inference_mode():
-        logits = (expert.encode_images(pixels) @ texts.T).numpy()
+        logits = (expert.encode_images(pixels) @ texts_of(expert).T).numpy()
     assert (logits.argmax(axis=1) == scores.argmax(axis=1)).all()
 
 
