@@ -26,6 +26,7 @@ import math
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -79,12 +80,21 @@ def main() -> None:
             for task in options.tasks:
                 probes(rows, features[task], options.data / task, task, shots, seed)
                 learn_alone(rows, options, task, shots, seed)
+                tell(rows, task, shots, seed)
             learn_all(rows, options, shots, seed)
+            for task in options.tasks:
+                tell(rows, task, shots, seed)
         lines += ["", *table(rows, options, shots, features)]
         print("\n".join(lines[-len(rows) - 12 :]), flush=True)
     if options.write:
         with options.write.open("a", encoding="utf-8") as file:
             file.write("\n".join(["", *lines, ""]))
+
+
+def tell(rows: Rows, task: str, shots: int, seed: int) -> None:
+    """Print what is known of a task so far, since the tables take hours."""
+    latest = {name: round(found[task][-1], 4) for name, found in rows.items() if task in found}
+    print(f"{shots or 'all'} pictures, seed {seed}, {task}: {latest}", file=sys.stderr, flush=True)
 
 
 def parsed() -> argparse.Namespace:

@@ -407,27 +407,39 @@ def _made_line(summary: "LearnSummary") -> str:
     return f"loss {loss} after {summary.iterations} iterations{validation}"
 
 
-def _print_summary(out: Output, summary: "LearnSummary") -> None:
-    from condu_cli.registry.manifest import short_id
-
+def _seconds_line(summary: "LearnSummary") -> str:
+    """Say what each part took; what was not done is left out."""
     tail = summary.unify_seconds + summary.commit_seconds
+    parts = [f"reading and prototypes {duration(summary.prototype_seconds)}"]
+    if summary.train_seconds:
+        parts.append(f"training {duration(summary.train_seconds)}")
+    if summary.choosing_seconds:
+        parts.append(f"choosing {duration(summary.choosing_seconds)}")
     share = (
         f" (unify and commit: {percent(tail / summary.train_seconds)} of training)"
         if summary.train_seconds
         else ""
     )
+    parts += [
+        f"unify {duration(summary.unify_seconds)}",
+        f"commit {duration(summary.commit_seconds)}{share}",
+        f"keeping the expert {duration(summary.keep_seconds)}",
+        f"packing history {duration(summary.pack_seconds)}",
+    ]
+    return ", ".join(parts)
+
+
+def _print_summary(out: Output, summary: "LearnSummary") -> None:
+    from condu_cli.registry.manifest import short_id
+
     out.text(
-        f"Learned {summary.task} in session {short_id(summary.session)}: {_made_line(summary)}; "
+        f"Learned {summary.task} in session {short_id(summary.session)}"
+        f"{', in place of its beginning' if summary.replaced else ''}: {_made_line(summary)}; "
         f"the registry holds {plural(summary.tasks, 'task')}"
     )
     if summary.stages:
         out.text(stages_line(summary.stages))
-    out.text(
-        f"training {duration(summary.train_seconds)}, reading and prototypes "
-        f"{duration(summary.prototype_seconds)}, unify {duration(summary.unify_seconds)}, commit "
-        f"{duration(summary.commit_seconds)}{share}, keeping the expert "
-        f"{duration(summary.keep_seconds)}, packing history {duration(summary.pack_seconds)}"
-    )
+    out.text(_seconds_line(summary))
     out.hint(
         "condu evaluate --task {task!q}{here} measures it; condu rollback{here} undoes it",
         task=summary.task,

@@ -272,7 +272,7 @@ def _print_tasks(out: Output, found: "StorageReport", words: StateWords) -> None
         + ([size(t.head_bytes) if t.head_bytes else "-"] if heads else [])
         for t in found.tasks
     ]
-    out.table(["task", f">{words.parts.split()[0]}", ">prototypes", *heads], rows)
+    out.table(["task", f">{words.parts}", ">prototypes", *heads], rows)
 
 
 def _row(name: str, count: int) -> list[str]:

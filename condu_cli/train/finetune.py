@@ -16,7 +16,7 @@ from condu_cli.train.objective import Measured, Objective
 from condu_cli.train.recipe import Recipe, learning_rate_at
 from condu_cli.train.run_state import History, RunState, capture, restore
 from condu_cli.train.sampling import Sampler
-from condu_cli.train.team import SOLO, Team, sum_gradients
+from condu_cli.train.team import SOLO, Team, agreed, sum_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -74,7 +74,8 @@ class Hooks:
     """Callbacks of a run.
 
     `save` gets the run's state every `save_every` iterations, or if that is 0 every
-    `save_every_seconds`; `stop_requested` is called after every iteration.
+    `save_every_seconds`, and after the last one if `save_at_end`; `stop_requested` is called after
+    every iteration but the last.
     """
 
     on_step: Callable[[Step], None] = lambda _: None
@@ -82,6 +83,7 @@ class Hooks:
     save: Callable[[RunState], None] | None = None
     save_every: int = 0
     save_every_seconds: float = 600.0
+    save_at_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,22 @@ class _Run:
         diverged = None
         try:
             with closing(self._batches(done)) as batches:
-                for iteration in range(done, self._recipe.iterations):
-                    self._iterate(iteration, islice(batches, self._parts))
-                    if self._is_over():
-                        break
-                    self._keep_or_stop()
+                while not self._is_over():
+                    self._iterate(self._history.iteration, islice(batches, self._parts))
+                    if not self._is_over():
+                        self._keep_or_stop()
         except DivergedError as exc:
             if not self._has_best():
                 raise
             diverged = exc.message
+        else:
+            if self._hooks.save_at_end and self._history.iteration > done:
+                self._save()
         return self._result(diverged)
+
+    def _save(self) -> None:
+        if self._hooks.save is not None:
+            self._hooks.save(self._state())
 
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield this process's pictures and labels, part by part."""
@@ -271,12 +279,11 @@ class _Run:
 
     def _keep_or_stop(self) -> None:
         """Save the run if it is due, and stop if requested."""
-        stop, due = self._agreed(self._hooks.stop_requested(), self._is_save_due())
+        stop, due = agreed(self._team, self._hooks.stop_requested(), self._is_save_due())
         if stop:
             raise TrainingInterruptedError(self._state())
         if due:
-            if self._hooks.save is not None:
-                self._hooks.save(self._state())
+            self._save()
             self._saved_at = time.perf_counter()
 
     def _is_save_due(self) -> bool:
@@ -284,12 +291,6 @@ class _Run:
         if every:
             return self._history.iteration % every == 0
         return time.perf_counter() - self._saved_at >= self._hooks.save_every_seconds
-
-    def _agreed(self, *wishes: bool) -> list[bool]:
-        """Combine wishes: what any process of the team wants, all do in the same iteration."""
-        if self._team.size == 1:
-            return list(wishes)
-        return [bool(n) for n in self._team.sum(torch.tensor(wishes, dtype=torch.float32))]
 
     def _state(self) -> RunState:
         return capture(self._named, self._optimizer, self._best, self._history)

@@ -101,6 +101,13 @@ def make_team(device: str) -> Team:
     return AcceleratedTeam(device) if launched_processes() > 1 else SOLO
 
 
+def agreed(team: Team, *wishes: bool) -> list[bool]:
+    """Combine wishes: what any process of the team wants, all do at the same moment."""
+    if team.size == 1:
+        return list(wishes)
+    return [bool(n) for n in team.sum(torch.tensor(wishes, dtype=torch.float32))]
+
+
 def sum_gradients(team: Team, parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace every gradient by the sum over the team, all of them in one exchange."""
     if team.size == 1:

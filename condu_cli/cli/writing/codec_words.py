@@ -32,7 +32,7 @@ FIGURES: Mapping[str, Figure] = {
 }
 """Keys with their own name or format, in display order."""
 
-CONDU = StateWords("unified delta", "mask", "masks and rescalers")
+CONDU = StateWords("unified delta", "mask", "masks, rescalers, exact")
 ANY_CODEC = StateWords("shared part", "expert", "experts")
 
 

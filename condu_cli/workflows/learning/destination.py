@@ -142,6 +142,7 @@ class Destination:
         """Remove what the training saved."""
         if self._registry is not None and self._file is not None:
             self._registry.runs.remove(self._file)
+            self._file = None
 
     def drop_all(self) -> None:
         """Remove the training and those that it replaces, once the task is committed."""

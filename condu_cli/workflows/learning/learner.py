@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.core.codecs.operations import prepare
+from condu_cli.errors import ConduError
 from condu_cli.registry.names import validate_task_name
 from condu_cli.train.finetune import parts_of
 from condu_cli.train.stopping import StopRequest
@@ -33,9 +34,11 @@ from condu_cli.workflows.sessions.committing import ExpertCommit, commit_expert
 from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from condu_cli.core.merging.checks import CheckedDelta
+    from condu_cli.registry.manifest import RegistryConfig
     from condu_cli.workflows.learning.unfinished import Unfinished
 
 
@@ -161,7 +164,7 @@ class PlannedTask:
             trained = TrainedExpert(
                 task=plan.request.task,
                 kind="learn",
-                delta=check_delta(config, made.delta),
+                delta=_checked(config, made.delta, destination),
                 prototypes=training.prototypes,
                 classes=plan.data.class_names,
                 templates=plan.templates,
@@ -169,7 +172,7 @@ class PlannedTask:
                 folder=str(plan.data_root.resolve()),
                 head=made.kept.head,
             )
-            commit = _commit(destination, trained, stop.release, on_progress)
+            commit = _commit(destination, trained, stop, on_progress)
         team.share(None)
         summary = summarise(trained, commit)
         warnings = (*summary.warnings, *training.warnings, *_notice_of_move(destination))
@@ -186,13 +189,28 @@ def _notice_of_move(destination: Destination) -> tuple[str, ...]:
     )
 
 
+def _checked(
+    config: RegistryConfig, delta: Mapping[str, Any], destination: Destination
+) -> CheckedDelta:
+    try:
+        return check_delta(config, delta)
+    except ConduError:
+        destination.drop()  # resuming would end the same way
+        raise
+
+
 def _commit(
     destination: Destination,
     trained: TrainedExpert,
-    on_kept: Callable[[], None],
+    stop: StopRequest,
     on_progress: ProgressCallback,
 ) -> ExpertCommit:
     parent = destination.parent
+
+    def on_kept() -> None:
+        destination.drop()  # the expert is on disk
+        stop.release()
+
     commit = commit_expert(
         destination.registry(),
         trained,

@@ -84,7 +84,8 @@ class LearnRequest:
 class DrawnPictures:
     """A task's pictures: to train on, held out, and to test with.
 
-    `share`: of the pictures to learn from, how many were to be held out, 0..1.
+    `whole`: the same with nothing held out. `share`: of the pictures to learn from, how many were
+    to be held out, 0..1.
     """
 
     root: Path
@@ -92,6 +93,11 @@ class DrawnPictures:
     validation: tuple[Sample, ...]
     templates: tuple[str, ...]
     share: float
+    whole: LabelledPictures
+
+    def undivided(self) -> DrawnPictures:
+        """Return the same pictures with nothing held out."""
+        return replace(self, data=self.whole, validation=(), share=0.0)
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,7 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
     if request.limit is not None:
         data = limit_pictures(data, request.limit, request.seed)
     share = _validation_share(request.given) or _choice_share(request, len(data.train))
+    whole = data
     data, validation = hold_out(data, share, request.seed) if share else (data, ())
     if _wants_validation(request.given) and not validation:
         raise UsageError(
@@ -199,7 +206,7 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
             pictures=len(data.train),
             classes=len(data.class_names),
         )
-    return DrawnPictures(root, data, validation, templates, share)
+    return DrawnPictures(root, data, validation, templates, share, whole)
 
 
 def plan_training(
@@ -225,10 +232,14 @@ def plan_training(
         pictures=len(drawn.data.train),
         from_head=request.head_first,
     )
+    recipe = settle_recipe(request, drawn, base, method, preset)
+    if not recipe.iterations and not _wants_validation(request.given):
+        drawn = drawn.undivided()  # nothing has to be chosen
+        recipe = replace(recipe, validation_share=drawn.share)
     return LearnPlan(
         request=request,
         drawn=drawn,
-        recipe=settle_recipe(request, drawn, base, method, preset),
+        recipe=recipe,
         preset=preset,
         base_id=base.info.id,
         creates_registry=creates_registry,

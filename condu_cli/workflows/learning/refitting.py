@@ -55,7 +55,8 @@ class Refitting:
     is not trained. `texts` returns the expert's own unit class texts (C, E) at the point where it
     is. `pictures` are those that the expert was tuned with, `held_out` those that judge, if any.
     `width`: P, the length of pooled features. `judged`: the head on the base model's features.
-    `passes`: how many points will be fitted, to show progress.
+    `passes`: how many points will be fitted, to show progress. `pause` is called between batches,
+    by all processes of the team equally often.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Refitting:
         passes: int,
         team: Team,
         on_progress: ProgressCallback,
+        pause: Callable[[], None],
     ) -> None:
         self._expert, self._line, self._end = expert, line, end
         self._texts, self._stage = texts, HeadStage(expert, texts())
@@ -79,7 +81,7 @@ class Refitting:
         self._fitted = spread(pictures.labels.numpy(), MOST_PICTURES)
         self._view = view_of(expert.preprocessing, image_size)
         self._width, self._judged = width, judged
-        self._team, self._on_progress = team, on_progress
+        self._team, self._on_progress, self._pause = team, on_progress, pause
         self._done, self._total = 0, passes * (len(self._fitted) + len(held_out or ()))
 
     def at(self, alpha: float) -> Refit:
@@ -130,10 +132,12 @@ class Refitting:
         team = self._team
         mine = list(indices)[team.rank :: team.size]
         parts = []
-        for start in range(0, len(mine), BATCH):
-            parts.append(_features(self._expert, pictures, mine[start : start + BATCH], self._view))
+        for start in range(0, -(-len(indices) // team.size), BATCH):
+            if batch := mine[start : start + BATCH]:
+                parts.append(_features(self._expert, pictures, batch, self._view))
             seen = min(len(indices), (start + BATCH) * team.size)
             self._on_progress(Progress("choosing", self._done + seen, self._total))
+            self._pause()
         self._done += len(indices)
         every = torch.zeros(len(indices), self._width)
         if parts:

@@ -33,7 +33,7 @@ from condu_cli.workflows.learning.starting import HeadStage, Judgement, Start
 from condu_cli.workflows.progress import Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.pictures.picture_sets import PictureSet
@@ -151,28 +151,36 @@ class Stages:
         Line(self._expert, self._origin(begun.start)).go_to(0.0)
         return self._kept(begun, 0.0, None)
 
-    def choose(self, begun: Begun, data: TrainingData) -> Kept:
-        """Keep the best point between the start and the tuned expert."""
+    def choose(
+        self, begun: Begun, data: TrainingData, pause: Callable[[], None] = lambda: None
+    ) -> Kept:
+        """Keep the best point between the start and the tuned expert.
+
+        `pause` is called now and then, and may raise to stop.
+        """
         line = Line(self._expert, self._origin(begun.start))
         if begun.judged.form != "none" and self._base.trains_image:
-            return self._choose_refit(begun, data, line)
+            return self._choose_refit(begun, data, line, pause)
         if data.validation is None:
             return self._kept(begun, 1.0, None)
-        points = self._points(begun, data, data.validation, line)
+        points = self._points(begun, data, data.validation, line, pause)
         best = best_point(points)
         line.go_to(best.alpha)
         if best.alpha and not self._base.trains_image:
             begun = replace(begun, whole=Start())
         return self._kept(begun, best.alpha, points)
 
-    def _choose_refit(self, begun: Begun, data: TrainingData, line: Line) -> Kept:
+    def _choose_refit(
+        self, begun: Begun, data: TrainingData, line: Line, pause: Callable[[], None]
+    ) -> Kept:
         """Keep the best point, with a head that is fitted to the features there."""
         if data.validation is None:
-            refitting = self._refitting(begun, data, line, 1)
+            refitting = self._refitting(begun, data, line, 1, pause)
             return self._kept_refit(begun, refitting, refitting.at(1.0), None)
         found: dict[float, Point] = {}
         refits: dict[float, Refit] = {}
-        refitting = self._refitting(begun, data, line, PASSES + (begun.held_out is None))
+        passes = PASSES + (begun.held_out is None)
+        refitting = self._refitting(begun, data, line, passes, pause)
 
         def look(alpha: float) -> None:
             refits[alpha] = refitting.at(alpha)
@@ -200,7 +208,14 @@ class Stages:
         begun = replace(begun, judged=refit.judged, start=whole, whole=whole)
         return self._kept(begun, refit.alpha, points)
 
-    def _refitting(self, begun: Begun, data: TrainingData, line: Line, passes: int) -> Refitting:
+    def _refitting(
+        self,
+        begun: Begun,
+        data: TrainingData,
+        line: Line,
+        passes: int,
+        pause: Callable[[], None],
+    ) -> Refitting:
         name, trainable = self._base.linear_end, self._base.trainable_parameters()
 
         def texts() -> torch.Tensor:
@@ -221,6 +236,7 @@ class Stages:
             passes,
             self._team,
             self._on_progress,
+            pause,
         )
 
     def _origin(self, start: Start) -> dict[str, torch.Tensor]:
@@ -233,7 +249,12 @@ class Stages:
         return origin
 
     def _points(
-        self, begun: Begun, data: TrainingData, held_out: PictureSet, line: Line
+        self,
+        begun: Begun,
+        data: TrainingData,
+        held_out: PictureSet,
+        line: Line,
+        pause: Callable[[], None],
     ) -> list[Point]:
         objective = Objective(
             self._expert.tuning(self._recipe.tuned),
@@ -253,6 +274,7 @@ class Stages:
             logits = self._team.sum(every).double().numpy()  # of all processes, in order
             found.append(Point.of(alpha, logits, held_out.labels.numpy()))
             self._on_progress(Progress("choosing", len(found), len(POINTS) + 1))
+            pause()
         return found
 
     def _kept(self, begun: Begun, alpha: float, points: list[Point] | None) -> Kept:

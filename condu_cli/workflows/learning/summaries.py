@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class LearnSummary(CommitSeconds):
     """The summary of a finished `learn`; times in seconds. An imported expert has no loss.
 
-    `prototype_seconds` covers reading the pictures and building the prototypes.
+    `prototype_seconds` covers reading the pictures and building the prototypes, `choosing_seconds`
+    what follows training: the choice between head and tuned expert.
     `validation_accuracy` is that of the kept weights, None if it was not measured in training.
+    `replaced`: the expert takes the place of the beginning that `learn --quick` made.
     `stages` is the record of the head, of tuning and of the choice, None without a head.
     `unreadable` has the reason for each picture that was skipped.
     """
@@ -29,10 +31,12 @@ class LearnSummary(CommitSeconds):
     iterations: int
     final_loss: float | None
     train_seconds: float
+    choosing_seconds: float
     prototype_seconds: float
     images: int
     classes: int
     tasks: int
+    replaced: bool = False
     unreadable: tuple[str, ...] = ()
     validation_accuracy: float | None = None
     stages: dict[str, Any] | None = None
@@ -50,10 +54,12 @@ def summarise(trained: TrainedExpert, commit: ExpertCommit) -> LearnSummary:
         iterations=training.get("iterations_run", recipe.get("iterations", 0)),
         final_loss=training.get("final_loss"),
         train_seconds=training.get("train_seconds", 0.0),
+        choosing_seconds=training.get("choosing_seconds", 0.0),
         prototype_seconds=training.get("prototype_seconds", 0.0),
         images=_pictures(training),
         classes=len(trained.classes),
         tasks=len(commit.session.entries),
+        replaced=commit.replaced,
         validation_accuracy=_kept_accuracy(training),
         stages=training.get("stages"),
         warnings=(*commit.warnings, *_divergence(training)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from condu_cli.train.finetune import (
     TrainingInterruptedError,
     finetune,
 )
-from condu_cli.train.team import SOLO, Team
+from condu_cli.train.team import SOLO, Team, agreed
 from condu_cli.workflows.learning.stages import Kept, Stages
 from condu_cli.workflows.learning.unfinished import Unfinished, check_same_data, data_fingerprint
 from condu_cli.workflows.opening.registry_only import free_bytes, state_bytes
@@ -57,11 +58,15 @@ class Machine:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A finished expert: its delta, how it was tuned (None: not at all), and what was kept."""
+    """A finished expert: its delta, how it was tuned (None: not at all), and what was kept.
+
+    `choosing_seconds`: what the choice took after tuning.
+    """
 
     delta: Mapping[str, Any]
     result: FinetuneResult | None
     kept: Kept
+    choosing_seconds: float = 0.0
 
 
 class Training:
@@ -154,9 +159,18 @@ class Training:
             result = replace(
                 NOT_TUNED, iterations=int(str(exc.facts["iteration"])), diverged=exc.message
             )
-        else:
-            kept = stages.choose(begun, data)
-        return Made(delta_of(base, expert), result, kept)
+            return Made(delta_of(base, expert), result, kept)
+        started = time.perf_counter()
+        kept = stages.choose(begun, data, lambda: self._pause(result.iterations, stop))
+        return Made(delta_of(base, expert), result, kept, time.perf_counter() - started)
+
+    def _pause(self, iteration: int, stop: StopRequest) -> None:
+        """Stop the choice if that was requested and the finished training is saved."""
+        team = self._machine.team
+        wanted, unsaved = agreed(team, stop(), team.rank == 0 and bool(self.warnings))
+        if wanted and not unsaved:
+            team.share(None)
+            raise self._interrupted(iteration)
 
     def _finetune(
         self, expert: DualEncoder, data: TrainingData, stop: StopRequest
@@ -175,6 +189,7 @@ class Training:
             stop_requested=stop,
             save=self._save_if_possible if machine.team.rank == 0 else None,
             save_every=machine.save_every,
+            save_at_end=self._plan.request.head_first,  # the choice is still to come
         )
         try:
             return finetune(
@@ -190,7 +205,7 @@ class Training:
                 self._save_at_the_end(exc.state)
             # A launcher ends the other processes soon after the first has exited.
             machine.team.share(None)
-            raise self._interrupted(exc.state) from None
+            raise self._interrupted(exc.state.history["iteration"]) from None
         except DivergedError:
             if machine.team.rank == 0:
                 self._destination.drop()  # going on would end the same way
@@ -238,14 +253,14 @@ class Training:
         )
         self._destination.keep(unfinished)
 
-    def _interrupted(self, state: RunState) -> InterruptedByUserError:
+    def _interrupted(self, iteration: int) -> InterruptedByUserError:
         task, recipe = self._plan.request.task, self._plan.recipe
         return InterruptedByUserError(
-            f"the training of '{task}' stopped after iteration {state.history['iteration']} of "
+            f"the training of '{task}' stopped after iteration {iteration} of "
             f"{recipe.iterations} and is kept",
             reason="training-interrupted",
             task=task,
-            iteration=state.history["iteration"],
+            iteration=iteration,
             moved_to=self._destination.moved_to,
         )
 
@@ -276,6 +291,7 @@ class Training:
             "validation": [dict(measured) for measured in result.validation],
             "final_loss": result.final_loss,
             "train_seconds": round(result.train_seconds, 3),
+            "choosing_seconds": round(made.choosing_seconds, 3),
             "prototype_seconds": round(reading_seconds, 3),
             "device": self._machine.device,
             "processes": self._machine.team.size,

@@ -62,9 +62,13 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertCommit(Commit):
-    """The commit of a new expert, and how long it took."""
+    """The commit of a new expert, and how long it took.
+
+    `replaced`: the expert takes the place of the task's beginning.
+    """
 
     seconds: CommitSeconds
+    replaced: bool
 
 
 def commit_expert(
@@ -187,6 +191,7 @@ def _commit_waiting(
         return ExpertCommit(
             session=session,
             parent=head,
+            replaced=beginning_of(head, trained.task) is not None,
             seconds=CommitSeconds(
                 keep_seconds=kept_seconds,
                 unify_seconds=unified - started,

@@ -340,6 +340,7 @@ SUMMARY = LearnSummary(
     iterations=40,
     final_loss=0.4567,
     train_seconds=100.0,
+    choosing_seconds=0.0,
     prototype_seconds=2.0,
     keep_seconds=0.5,
     unify_seconds=1.0,
@@ -377,13 +378,21 @@ def test_the_summary_has_the_figures(report):
         "Learned warm in session 0123456789ab: loss 0.457 after 40 iterations; the registry holds "
         "3 tasks"
     )
-    assert second.startswith("training 100 s, reading and prototypes 2.00 s, unify 1.00 s, commit ")
+    assert second.startswith("reading and prototypes 2.00 s, training 100 s, unify 1.00 s, commit ")
     assert "(unify and commit: 2.5 % of training)" in second
     assert "warning" not in said.err
 
 
 def test_the_summary_has_the_accuracy_where_it_was_measured(report):
     assert "40 iterations, 87.5 % on held-out pictures;" in report(validation_accuracy=0.875).out
+
+
+def test_the_summary_says_what_choosing_took(report):
+    assert "training 100 s, choosing 30 s, unify" in report(choosing_seconds=30.0).out
+
+
+def test_the_summary_says_that_a_beginning_was_replaced(report):
+    assert "in session 0123456789ab, in place of its beginning: loss" in report(replaced=True).out
 
 
 def test_an_unknown_loss_is_reported_as_unknown(report):

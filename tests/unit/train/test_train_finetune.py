@@ -285,6 +285,32 @@ def test_a_state_does_not_change_when_the_run_goes_on(pictures):
     assert first.dtype == np.float32
 
 
+def test_a_run_can_be_saved_at_its_end_and_ends_there_again(pictures):
+    saved, again = [], []
+    whole = load_base("tiny").training_copy()
+    data = TrainingData(pictures, NAMES)
+    expected = finetune(whole, data, SHORT, Hooks(save=saved.append, save_at_end=True))
+    (state,) = saved
+    assert state.history["iteration"] == SHORT.iterations
+
+    resumed = load_base("tiny").training_copy()
+    hooks = Hooks(on_step=again.append, save=again.append, save_at_end=True)
+    result = finetune(resumed, data, SHORT, hooks, start=state)
+    assert again == []
+    assert weights_sha256(resumed) == weights_sha256(whole)
+    assert (result.final_loss, result.iterations) == (expected.final_loss, SHORT.iterations)
+
+
+def test_a_run_that_ended_early_is_over_when_it_is_resumed(pictures):
+    recipe = replace(RECIPE, learning_rate=1e-12, validate_every=2, patience=3)
+    saved = []
+    data = TrainingData(pictures, NAMES, pictures)
+    hooks = Hooks(save=saved.append, save_at_end=True)
+    expected = finetune(load_base("tiny").training_copy(), data, recipe, hooks)
+    result = finetune(load_base("tiny").training_copy(), data, recipe, start=saved[-1])
+    assert result.iterations == expected.iterations < recipe.iterations
+
+
 def test_a_state_of_other_parameters_is_refused(pictures):
     state = interrupted(pictures, SHORT, 1)
     arrays = {name: values for name, values in state.arrays.items() if "visual.proj" not in name}

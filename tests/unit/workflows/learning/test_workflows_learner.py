@@ -269,7 +269,9 @@ def test_an_expert_with_infinite_numbers_is_not_committed(path, warm, learn, mon
     monkeypatch.setattr(training, "delta_of", overflowing)
     with pytest.raises(ConduError, match="cannot be unified"):
         learn(path, "warm", warm, iterations=1)
-    assert not path.parent.exists()
+    registry = Registry.open(path)  # where the training was saved before the choice
+    assert registry.head() is None
+    assert registry.runs.paths() == registry.waiting.paths() == []
 
 
 def test_every_value_of_a_delta_is_checked_once(path, warm, plants, learn, monkeypatch):

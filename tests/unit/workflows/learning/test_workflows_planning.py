@@ -93,3 +93,10 @@ def test_crops_are_smaller_than_what_the_expert_sees_unless_training_is_measured
     assert (recipe.image_size, recipe.crop_size) == (224, 160)
     for values in ({"image_size": 96}, {"keep": "best"}, {"validate_every": 2}):
         assert planned(path, warm, base="mini", **values).recipe.crop_size == 0
+
+
+def test_a_head_alone_holds_nothing_out(path, warm, planned):
+    head = planned(path, warm, iterations=0)
+    assert (len(head.data.train), head.validation, head.recipe.validation_share) == (16, (), 0.0)
+    asked = planned(path, warm, iterations=0, validation_share=0.25)
+    assert (len(asked.data.train), len(asked.validation)) == (12, 4)

@@ -13,7 +13,7 @@ from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.train.line import Line
-from condu_cli.train.team import SOLO
+from condu_cli.train.team import SOLO, Solo
 from condu_cli.workflows.learning import refitting
 from condu_cli.workflows.learning.refitting import Refitting, spread
 from condu_cli.workflows.learning.starting import HeadStage
@@ -66,7 +66,7 @@ def refit_of(base, expert, pictures):
     )
     trainable = base.trainable_parameters()
 
-    def make(held_out, events=None):
+    def make(held_out, events=None, team=SOLO, pause=lambda: None):
         return Refitting(
             expert,
             Line(expert, trainable),
@@ -78,8 +78,9 @@ def refit_of(base, expert, pictures):
             features.shape[1],
             judged,
             2,
-            SOLO,
+            team,
             (events if events is not None else []).append,
+            pause,
         )
 
     return make
@@ -132,6 +133,27 @@ def test_features_that_are_not_finite_are_of_no_use(expert, held_out, refit_of):
         for value in refitting._line._tuned.values():
             value.fill_(torch.inf)
     assert refitting.at(1.0).point.losses.mean() == 2.0
+
+
+# Pauses
+
+
+class Member(Solo):
+    """One of three processes, whose sums are its own tensors."""
+
+    size = 3
+
+    def __init__(self, rank):
+        self.rank = rank
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_every_process_pauses_equally_often(monkeypatch, pictures, refit_of, rank):
+    monkeypatch.setattr(refitting, "BATCH", 5)  # of 16 pictures one process has 6, the others 5
+    pauses = []
+    one = refit_of(None, team=Member(rank), pause=lambda: pauses.append(1))
+    one._pooled(pictures, range(len(pictures)))
+    assert len(pauses) == 2
 
 
 # Which pictures a head is fitted to

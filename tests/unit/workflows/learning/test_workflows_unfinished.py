@@ -187,7 +187,7 @@ def test_a_training_of_another_registry_is_refused(stopped, tmp_path, learn, pla
     learn(other, "plants", plants, iterations=1)
     (path,) = stopped.runs.paths()
     registry = Registry.open(other)
-    registry.paths.runs.mkdir()
+    registry.paths.runs.mkdir(exist_ok=True)
     shutil.copy(path, registry.paths.runs)
     with pytest.raises(IntegrityError, match="another base model"):
         resume(registry, "warm")
