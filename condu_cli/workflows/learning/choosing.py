@@ -20,6 +20,8 @@ POINTS = (0.25, 0.5, 0.75, 1.0)
 MIDDLE = 0.5
 """What is tried first where every point takes a pass over the pictures; see `second_point`."""
 PASSES = 2
+LEAST_GAIN = 1e-4
+"""Of the mean loss, whose range is 0..2; where both are right and sure, less is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +75,10 @@ def best_point(points: Sequence[Point]) -> Point:
 
     The loss tells more than the accuracy: every picture counts by how far it is from the border,
     not only those that cross it. A gain is more than chance if its mean over the pictures exceeds
-    its standard error.
+    its standard error, and worth a change of the weights if it exceeds `LEAST_GAIN`.
     """
     start = points[0]
     best = min(points, key=lambda point: float(point.losses.mean()))
     gains = start.losses - best.losses
-    return best if gains.mean() > gains.std() / np.sqrt(len(gains)) else start
+    needed = max(LEAST_GAIN, gains.std() / np.sqrt(len(gains)))
+    return best if gains.mean() > needed else start

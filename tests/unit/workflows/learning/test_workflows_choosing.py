@@ -38,6 +38,13 @@ def test_being_surer_is_no_gain():
     assert best_point(points).alpha == 0.0
 
 
+def test_a_gain_in_the_last_digits_is_none():
+    start = point(0.0, 50.0)
+    surely = Point(0.5, start.right, start.losses - 1e-9)
+    assert best_point([start, surely]).alpha == 0.0
+    assert best_point([start, Point(0.5, start.right, start.losses - 1e-3)]).alpha == 0.5
+
+
 def test_equal_points_are_the_start():
     assert best_point([point(0.0, 1.0), point(1.0, 1.0)]).alpha == 0.0
 
