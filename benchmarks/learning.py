@@ -1,7 +1,7 @@
 """Learn many tasks one after another with `condu learn`, beside probes; tables for docs/.
 
     python benchmarks/learning.py --data DIR [--tasks eurosat …] [--shots 5 0] [--seeds 2]
-                                  [--method full] [--before CONDU] [--write FILE]
+                                  [--method full] [--before CONDU] [--keep FILE] [--write FILE]
 
 DIR holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). No option of the
 recipe is given. Baselines in the same run, on the same pictures and the same frozen features: the
@@ -16,12 +16,15 @@ head in closed form as it is, not folded into a model.
             with the paper's router and vote
 
 `--before` names the `condu` of another revision, which learns every task in a registry of its own,
-for its seconds. One standard error of an accuracy p over n test pictures is sqrt(p (1 - p) / n).
+for its seconds. That and the paper's vote, which are slow, are measured with the first seed only.
+`--keep` names a file for the figures so far: the same command goes on where it was stopped. One
+standard error of an accuracy p over n test pictures is sqrt(p (1 - p) / n).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
 import shutil
@@ -63,6 +66,8 @@ LOSSLESS = ("--exact", "", "--trim", 0, "--rescaler", "global")
 
 Rows = dict[str, dict[str, list[float]]]
 """Figures by row and task, one per seed."""
+Part = dict[str, dict[str, float]]
+"""One seed's figures by row and task."""
 
 
 def main() -> None:
@@ -74,16 +79,20 @@ def main() -> None:
     print(lines[0], flush=True)
     base = load_base(options.base)
     features = {task: set_features(base, options.data / task) for task in options.tasks}
+    figures = Figures(options.keep)
     for shots in options.shots:
-        rows: Rows = defaultdict(lambda: defaultdict(list))
         for seed in range(options.seeds):
             for task in options.tasks:
-                probes(rows, features[task], options.data / task, task, shots, seed)
-                learn_alone(rows, options, task, shots, seed)
-                tell(rows, task, shots, seed)
-            learn_all(rows, options, shots, seed)
-            for task in options.tasks:
-                tell(rows, task, shots, seed)
+                rows = figures.part(f"{task}, {shots} pictures, seed {seed}")
+                if not rows:
+                    probes(rows, features[task], options.data / task, task, shots, seed)
+                    learn_alone(rows, options, task, shots, seed)
+                    figures.save()
+            rows = figures.part(f"all tasks, {shots} pictures, seed {seed}")
+            if not rows:
+                learn_all(rows, options, shots, seed)
+                figures.save()
+        rows = figures.rows(options.tasks, shots, options.seeds)
         lines += ["", *table(rows, options, shots, features)]
         print("\n".join(lines[-len(rows) - 12 :]), flush=True)
     if options.write:
@@ -91,10 +100,33 @@ def main() -> None:
             file.write("\n".join(["", *lines, ""]))
 
 
-def tell(rows: Rows, task: str, shots: int, seed: int) -> None:
-    """Print what is known of a task so far, since the tables take hours."""
-    latest = {name: round(found[task][-1], 4) for name, found in rows.items() if task in found}
-    print(f"{shots or 'all'} pictures, seed {seed}, {task}: {latest}", file=sys.stderr, flush=True)
+class Figures:
+    """All figures by part of the work, kept in a file if there is one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        known = file is not None and file.exists()
+        self._parts: dict[str, Part] = json.loads(file.read_text()) if file and known else {}
+
+    def part(self, name: str) -> Part:
+        """Return the figures of a part, which are added to; empty if it has not been done."""
+        return self._parts.setdefault(name, {})
+
+    def save(self) -> None:
+        """Write all figures to the file, and print those of the latest part."""
+        print(*list(self._parts.items())[-1], file=sys.stderr, flush=True)
+        if self._file is not None:
+            self._file.write_text(json.dumps(self._parts, indent=1))
+
+    def rows(self, tasks: list[str], shots: int, seeds: int) -> Rows:
+        """Return the figures by row and task, one per seed."""
+        found: Rows = defaultdict(lambda: defaultdict(list))
+        for seed in range(seeds):
+            for part in [*tasks, "all tasks"]:
+                for row, by_task in self._parts[f"{part}, {shots} pictures, seed {seed}"].items():
+                    for task, value in by_task.items():
+                        found[row][task].append(value)
+        return found
 
 
 def parsed() -> argparse.Namespace:
@@ -106,27 +138,33 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 0], help="0: all pictures")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--before", help="the `condu` of another revision, for its seconds")
+    parser.add_argument("--keep", type=Path, help="keep the figures so far in this file")
     parser.add_argument("--write", type=Path, help="also append the tables to this file")
     return parser.parse_args()
+
+
+def put(rows: Part, row: str, task: str, value: float) -> None:
+    """Add one figure."""
+    rows.setdefault(row, {})[task] = value
 
 
 # Baselines on frozen features
 
 
 def probes(
-    rows: Rows, features: SetFeatures, folder: Path, task: str, shots: int, seed: int
+    rows: Part, features: SetFeatures, folder: Path, task: str, shots: int, seed: int
 ) -> None:
     """Fit the probes and the bare head; what they reach on the test pictures goes to `rows`."""
     chosen = drawn(features, folder, shots, seed)
     train, labels = unit_rows(features.train.pooled[chosen]), features.train.labels[chosen]
     test, expected = unit_rows(features.test.pooled), features.test.labels
     started = time.perf_counter()
-    rows["logistic probe"][task].append(logistic(train, labels, seed).score(test, expected))
-    rows["seconds, logistic probe"][task].append(time.perf_counter() - started)
+    put(rows, "logistic probe", task, logistic(train, labels, seed).score(test, expected))
+    put(rows, "seconds, logistic probe", task, time.perf_counter() - started)
     ridge = RidgeClassifierCV(alphas=RIDGE_ALPHAS).fit(train, labels)
-    rows["ridge probe"][task].append(ridge.score(test, expected))
+    put(rows, "ridge probe", task, ridge.score(test, expected))
     head = fit_head(train, labels, int(labels.max()) + 1)
-    rows["bare head"][task].append(float((head.scores(test).argmax(axis=1) == expected).mean()))
+    put(rows, "bare head", task, float((head.scores(test).argmax(axis=1) == expected).mean()))
 
 
 def drawn(features: SetFeatures, folder: Path, shots: int, seed: int) -> np.ndarray:
@@ -156,25 +194,25 @@ def logistic(train: np.ndarray, labels: np.ndarray, seed: int) -> LogisticRegres
 # Experts
 
 
-def learn_alone(rows: Rows, options: argparse.Namespace, task: str, shots: int, seed: int) -> None:
+def learn_alone(rows: Part, options: argparse.Namespace, task: str, shots: int, seed: int) -> None:
     """Learn a task in a registry of its own, stored without loss, and by another revision."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder, "registry")
         condu(registry, "init", "--base", options.base, "--method", options.method, *LOSSLESS)
         condu(registry, *learn_command(options, task, shots, seed))
         found = condu(registry, "evaluate", "--task", task, "--zero-shot")
-        rows["zero-shot"][task].append(found["zero_shot"])
-        rows["alone"][task].append(found["accuracy"])
-        if options.before:
+        put(rows, "zero-shot", task, found["zero_shot"])
+        put(rows, "alone", task, found["accuracy"])
+        if options.before and not seed:
             other = Path(folder, "other")
             run(options.before, other, "init", "--base", options.base, "--method", options.method)
             started = time.perf_counter()
             run(options.before, other, *learn_command(options, task, shots, seed))
-            rows["seconds, before"][task].append(time.perf_counter() - started)
+            put(rows, "seconds, before", task, time.perf_counter() - started)
             shutil.rmtree(other)
 
 
-def learn_all(rows: Rows, options: argparse.Namespace, shots: int, seed: int) -> None:
+def learn_all(rows: Part, options: argparse.Namespace, shots: int, seed: int) -> None:
     """Learn the tasks one after another, then measure each, named and not."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder, "registry")
@@ -182,17 +220,18 @@ def learn_all(rows: Rows, options: argparse.Namespace, shots: int, seed: int) ->
         for task in options.tasks:
             started = time.perf_counter()
             condu(registry, *learn_command(options, task, shots, seed))
-            rows["seconds, learn"][task].append(time.perf_counter() - started)
+            put(rows, "seconds, learn", task, time.perf_counter() - started)
             if task == options.tasks[0]:
                 first = condu(registry, "evaluate", "--task", task)["accuracy"]
         for task in options.tasks:
             last = condu(registry, "evaluate", "--task", task)["accuracy"]
-            rows["last"][task].append(last)
+            put(rows, "last", task, last)
             union = ("evaluate", "--task", task, "--label-space", "union")
-            rows["union"][task].append(condu(registry, *union)["accuracy"])
-            paper = condu(registry, *union, "--router", "paper", "--experts", 4)
-            rows["union, paper"][task].append(paper["accuracy"])
-        rows["first, when learned"][options.tasks[0]].append(first)
+            put(rows, "union", task, condu(registry, *union)["accuracy"])
+            if not seed:
+                paper = condu(registry, *union, "--router", "paper", "--experts", 4)
+                put(rows, "union, paper", task, paper["accuracy"])
+        put(rows, "first, when learned", options.tasks[0], first)
 
 
 def learn_command(
