@@ -1,11 +1,20 @@
-"""The base model's features of whole data sets, kept in the user's cache, for other benchmarks."""
+"""The base model's features of whole data sets, kept in the user's cache, for other benchmarks.
+
+    python benchmarks/set_features.py DIR [BASE]
+
+reads the training pictures of DIR, computes their features and does nothing with them, as a
+baseline for whoever does.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from condu_cli.backbone.base_models import load_base
 from condu_cli.data.pictures.picture_sets import PictureSet
 from condu_cli.data.pictures.transforms import view_of
 from condu_cli.data.sources.own_data import read_source
@@ -13,7 +22,6 @@ from condu_cli.workflows.learning.base_features import BaseFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.data.labelled import LabelledPictures, Sample
@@ -55,3 +63,7 @@ def _features(base: DualEncoder, samples: Sequence[Sample]) -> Features:
     features.keep()
     image, pooled = (np.concatenate([getattr(p, n) for p in parts]) for n in ("image", "pooled"))
     return Features(image, pooled, pictures.labels.numpy())
+
+
+if __name__ == "__main__":
+    _features(load_base((sys.argv[2:] or ["mini"])[0]), read_source(Path(sys.argv[1])).train)
