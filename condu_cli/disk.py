@@ -4,9 +4,13 @@ A rename is only as safe as the folder that records it. This module is below all
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from condu_cli.errors import UsageError
+from condu_cli.texts import fault_in
 
 
 def flush_file(path: Path) -> None:
@@ -43,6 +47,18 @@ def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+@contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """Yield a path to the same file for libraries that know no other names than UTF-8."""
+    if fault_in(str(path)) is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="condu-") as folder:
+        link = Path(folder, f"file{path.suffix}")
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def require_parent_folder(path: Path) -> None:

@@ -10,6 +10,7 @@ from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import DeviceOption, ExpertsOption, RouterName, RouterOption, RuleOption
 from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.cli.writing.wording import percent
+from condu_cli.texts import visible
 
 if TYPE_CHECKING:
     from condu_cli.workflows.answering.picture_answers import Answered
@@ -190,8 +191,8 @@ def _csv_row(item: "Answered") -> list[Any]:
 
 
 def _harmless(cell: str) -> str:
-    """Keep a spreadsheet from running a file name as a formula."""
-    return f"'{cell}" if cell[:1] in "=+@" else cell
+    """Keep a spreadsheet from running a file name as a formula, and a terminal from obeying it."""
+    return visible(f"'{cell}" if cell[:1] in "=+@" else cell)
 
 
 def _print_one(out: Output, item: "Answered", top: int) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import DataError
+from condu_cli.texts import fault_in, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ def class_names_for(
         DataError: the file cannot be read, does not match the folders, or has a name twice.
 
     """
+    refuse_odd_text(folders, "class", beside)
     file = given or beside / CLASS_NAMES_FILE
     if given is None and not file.is_file():
         return _distinct(beside, tuple(name.replace("_", " ") for name in folders))
@@ -151,7 +153,29 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
     return names  # type: ignore[no-any-return]
 
 
+def refuse_odd_text(texts: Sequence[str], what: str, source: Path | None = None) -> None:
+    """Refuse names and templates that a registry could store, but not hand on; see `texts`.
+
+    `what` each of them is, and the file or folder they come from, for the message.
+
+    Raises:
+        DataError: a text has control characters, or bytes that are not UTF-8.
+
+    """
+    for text in texts:
+        fault = fault_in(text)
+        if fault is not None:
+            place = "" if source is None else f"{source}: "
+            raise DataError(
+                f"{place}the {what} '{visible(text)}' has {fault}",
+                reason="text-odd",
+                what=what,
+                text=visible(text),
+            )
+
+
 def _distinct(source: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    refuse_odd_text(names, "class name", source)
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, nearest_existing
+from condu_cli.disk import (
+    flush_file,
+    flush_folder,
+    mode_of_new_file,
+    named_in_utf8,
+    nearest_existing,
+)
 from condu_cli.registry.clock import utc_now
 
 
@@ -57,3 +63,16 @@ def test_times_are_texts_that_sort() -> None:
     times = [utc_now() for _ in range(50)]
     assert times == sorted(times)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time) for time in times)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text")
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"a\tb.txt", b"plain.txt"])
+def test_a_file_of_any_name_has_one_that_is_text(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(b"content")
+    with named_in_utf8(file) as there:
+        assert str(there).isprintable()
+        assert there.suffix == ".txt"
+        assert there.read_bytes() == b"content"
+        assert (there == file) == (name == b"plain.txt")
+    assert file.read_bytes() == b"content"

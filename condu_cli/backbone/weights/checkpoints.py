@@ -22,7 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from condu_cli.backbone.weight_files import CHECKPOINT_SUFFIXES, SAFE_SUFFIX, head_file
-from condu_cli.disk import flush_file, flush_folder, mode_of_new_file, require_parent_folder
+from condu_cli.disk import (
+    flush_file,
+    flush_folder,
+    mode_of_new_file,
+    named_in_utf8,
+    require_parent_folder,
+)
 from condu_cli.errors import ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
@@ -182,9 +188,10 @@ def _row_major(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            note = (file.metadata() or {}).get(METADATA_KEY)
-        weights: dict[str, Tensor] = load_file(path)
+        with named_in_utf8(path) as there:
+            with safe_open(there, framework="pt") as file:
+                note = (file.metadata() or {}).get(METADATA_KEY)
+            weights: dict[str, Tensor] = load_file(there)
     except (SafetensorError, OSError) as exc:
         raise exhausted(exc) or _not_a_checkpoint(path, exc) from exc
     return weights, {} if note is None else _metadata(path, note)

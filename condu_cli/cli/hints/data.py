@@ -69,6 +69,7 @@ HINTS: dict[str, Hint] = {
     "class-names-not-names": 'For instance {{"sealake": "sea or lake"}}',
     "class-names-unreadable": "Check the path",
     "class-named-twice": "Names must differ",
+    "text-odd": "Names and templates are one line of text in UTF-8: rename it",
     "too-few-class-names": "Give one name per class",
     "not-json": "Check the file",
     "template-without-place": "For instance --template 'a photo of a {{}}.'",

@@ -18,6 +18,7 @@ HINTS: dict[str, Hint] = {
     # Base models
     "not-a-base-model": "Use mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
     "bases",
+    "base-name-odd": "A registry records it as text in UTF-8: rename the file or the folder",
     "base-model-unknown": "condu bases lists the base models",
     "library-broken": "Run condu doctor to see what is wrong with the installation",
     "layer-unknown": DOCTOR,

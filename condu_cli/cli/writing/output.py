@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from condu_cli.texts import visible
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,14 +57,14 @@ class Output:
     def document(self, data: Any, human: Callable[["Output"], None]) -> None:
         """Print one result: `data` as one line of JSON, or whatever `human` prints."""
         if self.mode is Mode.JSON:
-            print(json.dumps(data, ensure_ascii=False), flush=True)
+            print(json_line(data), flush=True)
         elif self.mode is Mode.HUMAN:
             human(self)
 
     def text(self, line: str) -> None:
-        """Print a line of a human result; rich markup is not interpreted."""
+        """Print a line of a human result, or several."""
         if self.mode is Mode.HUMAN:
-            self._stdout().print(line, markup=False, highlight=False, soft_wrap=True)
+            _print(self._stdout(), _visible_lines(line))
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None
@@ -74,12 +76,14 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        above = None if title is None else Text(visible(title))
+        table = Table(title=above, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for name in columns:
             right = name.startswith(">")
-            table.add_column(name.removeprefix(">"), justify="right" if right else "left")
+            heading = Text(visible(name.removeprefix(">")))
+            table.add_column(heading, justify="right" if right else "left")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(visible(cell)) for cell in row))
         self._stdout().print(table)
 
     # Everything else, on stderr
@@ -87,13 +91,13 @@ class Output:
     def note(self, line: str) -> None:
         """Say what happened or how to undo it."""
         if self.mode is Mode.HUMAN and not self.quiet:
-            self._stderr().print(line, markup=False, highlight=False, soft_wrap=True)
+            _print(self._stderr(), _visible_lines(line))
 
     def hint(self, template: str, **facts: object) -> None:
         """Suggest a command to run next; the template is one like those in `cli/hints`."""
         if self.mode is Mode.HUMAN and not self.quiet:
             line = f"hint: {self.filled(template, **facts)}"
-            self._stderr().print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+            _print(self._stderr(), _visible_lines(line), style="dim")
 
     def filled(self, template: str, **facts: object) -> str:
         """Fill a template as `hint` does: `{here}` is --registry where the user gave it."""
@@ -104,9 +108,7 @@ class Output:
     def warning(self, line: str) -> None:
         """Print a problem that did not stop the command."""
         if self.mode is Mode.HUMAN:
-            self._stderr().print(
-                f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
-            )
+            _print(self._stderr(), f"warning: {visible(line)}", style="yellow")
         elif self.mode is Mode.JSON:
             print(json.dumps({"warning": line}), file=sys.stderr, flush=True)
 
@@ -124,12 +126,9 @@ class Output:
             }
             print(json.dumps({"error": record}), file=sys.stderr, flush=True)
             return
-        console = self._stderr()
-        console.print(
-            f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        _print(self._stderr(), f"error: {visible(message)}", style="red")
         if hint:
-            console.print(f"hint: {hint}", markup=False, highlight=False, soft_wrap=True)
+            _print(self._stderr(), f"hint: {visible(hint)}")
 
     def confirm(self, question: str, *, assume: bool, show: Callable[["Output"], None]) -> bool:
         """Ask before something that cannot be undone; `show` says what.
@@ -146,7 +145,7 @@ class Output:
                 reason="nobody-to-ask",
             )
         show(self)
-        self._stderr().print(f"{question} [y/N] ", end="", markup=False, highlight=False)
+        _print(self._stderr(), f"{visible(question)} [y/N] ", end="")
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
@@ -170,6 +169,25 @@ class Output:
 
     def _stderr(self) -> "Console":
         return _console(sys.stderr)
+
+
+def json_line(data: Any) -> str:
+    """Return a value as one line of JSON; what a terminal must not see is escaped in it."""
+    line = json.dumps(data, ensure_ascii=False)
+    if line.isprintable():
+        return line
+    return "".join(c if visible(c) == c else f"\\u{ord(c):04x}" for c in line)
+
+
+def _print(console: "Console", text: str, *, style: str | None = None, end: str = "\n") -> None:
+    """Print a text as it is: rich interprets nothing in it and does not wrap it."""
+    console.print(
+        text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True, end=end
+    )
+
+
+def _visible_lines(text: str) -> str:
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def _console(file: Any) -> "Console":
@@ -209,14 +227,14 @@ def _bar(console: "Console") -> Iterator["ProgressCallback"]:
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[figures]}"),
+        rich_progress.TextColumn("{task.fields[figures]}", markup=False),
         console=console,
     ) as bar:
         stages: dict[str, rich_progress.TaskID] = {}
 
         def show(event: "Progress") -> None:
             if "warning" in event.figures:
-                console.print(figures_text(event.figures), style="yellow", markup=False)
+                _print(console, visible(figures_text(event.figures)), style="yellow")
                 return
             if event.stage not in stages:
                 stages[event.stage] = bar.add_task(event.stage, total=event.total, figures="")
@@ -224,7 +242,7 @@ def _bar(console: "Console") -> Iterator["ProgressCallback"]:
                 stages[event.stage],
                 completed=event.done,
                 total=event.total,
-                figures=figures_text(event.figures),
+                figures=visible(figures_text(event.figures)),
             )
 
         yield show

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from condu_cli.data.class_names import refuse_odd_text
 from condu_cli.data.labelled import SPLIT_SEED, fingerprint, split_samples
 from condu_cli.data.sources.embedded import EMBEDDED_TASKS, embedded_folder
 from condu_cli.data.sources.known_tasks import (
@@ -59,8 +60,10 @@ def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
 
     Raises:
         UsageError: a template does not contain `{}` exactly once.
+        DataError: a template is not one line of text.
 
     """
+    refuse_odd_text(given, "template")
     for template in given:
         if template.count("{}") != 1:
             raise UsageError(

@@ -14,18 +14,20 @@ from typing import IO, Any
 
 from condu_cli._version import __version__
 from condu_cli.disk import flush_file, flush_folder, require_parent_folder
-from condu_cli.errors import IntegrityError, UsageError
+from condu_cli.errors import DataError, IntegrityError, UsageError
 from condu_cli.registry.copies.archive_database import write_clean_database
 from condu_cli.registry.copies.archive_format import (
     ARCHIVE_FORMAT,
     DATABASE,
     MANIFEST,
+    ArchiveError,
     ArchiveSummary,
     blob_name,
     ending,
     header,
     padding,
 )
+from condu_cli.registry.copies.archive_values import check_values
 from condu_cli.registry.copies.snapshot import (
     CHUNK,
     DraftPaths,
@@ -126,6 +128,13 @@ def _write_state(registry: Registry, folder: Path, archive: Path) -> tuple[Histo
     copy = copy_database(registry.paths, DraftPaths(folder, raw))
     history = copy.history()
     config = without_folders(copy.config)
+    try:
+        check_values(config, copy.created_at, copy.operations(), history)
+    except ArchiveError as error:
+        raise DataError(
+            f"an archive of this registry could not be imported: {error}",
+            reason="not-exportable",
+        ) from error
     with described_errors(clean):
         write_clean_database(raw, clean, config)
     manifest = canonical_json(manifest_of(history, config)) + "\n"

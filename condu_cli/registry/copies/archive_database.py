@@ -1,5 +1,6 @@
 """The database in an archive: cleaned on export, not trusted on import."""
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def write_clean_database(source: Path, target: Path, config: RegistryConfig) -> 
     """
     with closing(sqlite3.connect(target, isolation_level=None)) as connection:
         connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("ATTACH DATABASE ? AS source", (str(source),))
+        connection.execute("ATTACH DATABASE ? AS source", (os.fsencode(source),))
         connection.execute("BEGIN")
         for table in _create_tables(connection):
             if table not in LOCAL_TABLES:

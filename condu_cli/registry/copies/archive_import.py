@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256 as new_sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
-from unicodedata import category
 
 from condu_cli._version import __version__
 from condu_cli.disk import flush_file, flush_folder
@@ -32,6 +31,7 @@ from condu_cli.registry.copies.archive_format import (
     ArchiveSummary,
     Member,
 )
+from condu_cli.registry.copies.archive_values import check_values, is_count
 from condu_cli.registry.copies.snapshot import (
     built_beside,
     described_writing,
@@ -44,10 +44,10 @@ from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current, known_revisions
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.integrity import check_database
-from condu_cli.registry.manifest import RegistryConfig, Session
-from condu_cli.registry.names import is_sha256, validate_tag_name
+from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry
+from condu_cli.texts import fault_in, visible
 
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 _REVISION = re.compile(r"[0-9a-f]{4,12}")
@@ -60,6 +60,11 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     this machine; they must be the same weights.
     """
     place = Path(os.path.abspath(place))
+    fault = None if base is None else fault_in(base)
+    if fault is not None:
+        raise UsageError(
+            f"the base model's name '{visible(base or '')}' has {fault}", reason="base-name-odd"
+        )
     if not is_free(place):
         raise UsageError(
             f"cannot create the registry: {place} is not an empty folder",
@@ -175,7 +180,9 @@ class _Contents:
         for fault in check_database(registry):
             raise ArchiveError(fault)
         history = registry.history()
-        _check_values(registry, history)
+        if without_folders(registry.config) != registry.config:
+            raise ArchiveError("its base model is named by a path on another machine")
+        check_values(registry.config, registry.created_at, registry.operations(), history)
         needed = history.needed_blobs()
         expected = manifest_of(history, registry.config)
         for key in ("fingerprint", "base", "head", "blobs"):
@@ -218,7 +225,7 @@ def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f"{MANIFEST} is not JSON") from error
-    if not isinstance(manifest, dict) or not _is_count(manifest.get("format")):
+    if not isinstance(manifest, dict) or not is_count(manifest.get("format")):
         raise ArchiveError(f"{MANIFEST} does not give the archive's format")
     writer, schema = str(manifest.get("condu")), str(manifest.get("schema"))
     if _VERSION.fullmatch(writer) is None or _REVISION.fullmatch(schema) is None:
@@ -234,63 +241,6 @@ def _read_manifest(archive: Path, content: bytes) -> dict[str, Any]:
             knows=SCHEMA_REVISION,
         )
     keys = {"format", "condu", "schema", "fingerprint", "base", "head", "blobs"}
-    if manifest.keys() != keys or not _is_count(manifest["blobs"]) or manifest["format"] < 1:
+    if manifest.keys() != keys or not is_count(manifest["blobs"]) or manifest["format"] < 1:
         raise ArchiveError(f"{MANIFEST} does not have the expected fields")
     return manifest
-
-
-def _check_values(registry: Registry, history: History) -> None:
-    """Raise ArchiveError for bad values that hashes and column types do not rule out."""
-    config = registry.config
-    if without_folders(config) != config:
-        raise ArchiveError("its base model is named by a path on another machine")
-    base = config.base
-    texts: list[object] = [base.id, base.architecture, base.pretrained, base.activation]
-    texts += [config.method, config.codec.name, registry.created_at]
-    texts += [parameter.name for parameter in config.parameters]
-    texts += [*_texts_in(config.method_options), *_texts_in(config.codec.options)]
-    if not (is_sha256(base.weights_sha256) and _is_count(base.image_size)):
-        raise ArchiveError("its description of the base model is invalid")
-    if not all(_is_count(size) for p in config.parameters for size in p.shape):
-        raise ArchiveError("a parameter has no valid shape")
-    for operation in registry.operations():
-        texts += [operation.at, operation.kind, operation.command]
-    for tag in history.tags:
-        validate_tag_name(tag)
-    for session in history.sessions:
-        texts += _texts(session)
-    if not all(_is_plain(text) for text in texts):
-        raise ArchiveError("a text in it has control characters")
-
-
-def _texts_in(value: object) -> Iterator[str]:
-    """Yield every string in a JSON value, including keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts_in(inner)
-
-
-def _texts(session: Session) -> Iterator[object]:
-    yield from (session.created_at, session.kind, session.task)
-    if session.codec is not None:
-        yield from (session.codec.name, *_texts_in(session.codec.options))
-    for entry in session.entries:
-        yield from (*entry.expert.classes, *entry.expert.templates)
-        yield from (*_texts_in(entry.record), *_texts_in(entry.codec_options))
-
-
-def _is_plain(text: object) -> bool:
-    """Return whether a text is safe to print on a terminal."""
-    return isinstance(text, str) and all(
-        character in "\t\n" or category(character) not in ("Cc", "Cs") for character in text
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

@@ -11,6 +11,7 @@ the table, too high a price for one more kind.
 """
 
 import json
+import os
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -28,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from condu_cli.registry.manifest import canonical_json
+from condu_cli.texts import fault_in
 
 
 class CanonicalJSON(TypeDecorator[Any]):
@@ -52,6 +54,23 @@ class CanonicalJSON(TypeDecorator[Any]):
             return json.loads(value)
         except (ValueError, TypeError, RecursionError):
             return value
+
+
+class PathText(TypeDecorator[str]):
+    """A path, whose bytes need not be UTF-8; then they are stored as bytes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
+        """Write text, or bytes where there is no text for them."""
+        if value is None or fault_in(value) is None:
+            return value
+        return os.fsencode(value)
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:
+        """Read either back."""
+        return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 class Base(DeclarativeBase):
@@ -250,4 +269,4 @@ class SourceRow(Base):
     __tablename__ = "sources"
 
     expert: Mapped[int] = mapped_column(ForeignKey("experts.id"), primary_key=True)
-    folder: Mapped[str]
+    folder: Mapped[str] = mapped_column(PathText)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from condu_cli.core.metrics import softmax
+from condu_cli.data.class_names import refuse_odd_text
 from condu_cli.data.sources.known_tasks import DEFAULT_TEMPLATES
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ def own_candidates(entry: TaskEntry) -> tuple[Candidate, ...]:
 
 
 def own_labels(labels: Sequence[str]) -> tuple[Candidate, ...]:
-    """Return the caller's own labels as candidates of no task."""
+    """Return the caller's own labels as candidates of no task.
+
+    Raises:
+        DataError: a label is not one line of text.
+
+    """
+    refuse_odd_text(labels, "label")
     return tuple(Candidate(label, None, DEFAULT_TEMPLATES) for label in labels)
 
 

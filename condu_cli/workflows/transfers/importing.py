@@ -30,6 +30,7 @@ from condu_cli.errors import ConduError, DataError, UsageError
 from condu_cli.registry.blobs.store import file_sha256
 from condu_cli.registry.copies.archive_format import is_archive
 from condu_cli.registry.names import validate_task_name
+from condu_cli.texts import visible
 from condu_cli.workflows.learning.prototyping import build_task_prototypes
 from condu_cli.workflows.opening.paradigms import FULL, LORA
 from condu_cli.workflows.opening.registry_kind import load_kind, refuse_other_base
@@ -232,7 +233,7 @@ class PlannedImport:
             **asdict(commit.seconds),
             session=commit.session.id,
             task=trained.task,
-            imported_from=plan.request.weights.name,
+            imported_from=visible(plan.request.weights.name),
             classes=len(plan.classes),
             images=0 if data is None else len(data.train),
             tasks=len(commit.session.entries),
@@ -367,7 +368,7 @@ def _record(plan: ImportPlan) -> dict[str, Any]:
     record: dict[str, Any] = {
         "run": new_run(),
         "recipe": {"image_size": plan.image_size},
-        "imported_from": plan.request.weights.name,
+        "imported_from": visible(plan.request.weights.name),
         "weights_sha256": plan.weights_sha256,
         "distance": plan.distance,
         "folders": list(plan.folders),

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from condu_cli.data.class_names import class_list, name_unknown, places_among, unknown_among
+from condu_cli.data.class_names import (
+    class_list,
+    name_unknown,
+    places_among,
+    refuse_odd_text,
+    unknown_among,
+)
 from condu_cli.data.sources.own_data import read_source
 from condu_cli.errors import DataError, UsageError
 
@@ -52,6 +58,7 @@ def classes_of(
     if class_names is not None:
         return class_list(class_names)
     if note is not None and note.classes:
+        refuse_odd_text((*note.classes, *note.folders), "class", weights)
         return note.folders or note.classes, note.classes
     raise UsageError(
         f"{weights}: holds no class names, which condu needs",

@@ -137,6 +137,7 @@ def test_a_measurement_holds_pictures_out(plan):
         (("--image-size", 64), "pictures of 32 pixels"),
         (("--limit", 1), "--limit must be at least the 2 classes, not 1"),
         (("--template", "no place"), "must contain {} once"),
+        (("--template", "a\tb {}"), r"the template 'a\tb {}' has the control character"),
         (("--iterations", 0), "--iterations"),
         (("--batch-size", 0), "--batch-size"),
         (("--keep", "worst"), "--keep"),

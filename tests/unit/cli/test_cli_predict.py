@@ -1,6 +1,7 @@
 """`condu predict`: answers of the base model alone, and what they are reported with."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,23 @@ def test_csv_leaves_task_and_expert_empty(condu, picture):
     header, row = condu("predict", picture, *SEA, "--csv").out.splitlines()
     assert header == "path,label,probability,task,expert,similarity"
     assert row.split(",")[3:] == ["", "", ""]
+
+
+@pytest.mark.parametrize("label", [os.fsdecode(b"caf\xe9"), "a\tb", "\x1b[2J"])
+def test_a_label_is_one_line_of_text(condu, picture, label):
+    ran = condu("predict", picture, "--labels", f"cat,{label}")
+    assert (ran.code, ran.out) == (15, "")
+    assert "error: the label '" in ran.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text")
+def test_a_picture_may_have_any_name(condu, picture):
+    odd = picture.with_name(os.fsdecode(b"p\xe9\x1b[31m:cat:.png"))
+    picture.rename(odd)
+    shown = r"p\xe9\x1b[31m:cat:.png"
+    assert f"/{shown}: " in condu("predict", odd, *SEA).out
+    assert condu("predict", odd, *SEA, "--csv").out.splitlines()[1].split(",")[0].endswith(shown)
+    assert record(condu("predict", odd, *SEA, "--json"))["path"] == str(odd)
 
 
 def test_an_empty_registrys_own_base_model_answers(condu, picture, tmp_path):

@@ -1,8 +1,20 @@
 """Known classes, matched by their names, or all by their folders."""
 
+import json
+import os
+
 import pytest
 
-from condu_cli.data.class_names import comparable, name_unknown, places_among, unknown_among
+from condu_cli.cli.hints.making import hint_of
+from condu_cli.data.class_names import (
+    class_list,
+    class_names_for,
+    comparable,
+    name_unknown,
+    places_among,
+    unknown_among,
+)
+from condu_cli.errors import DataError
 
 KNOWN = (("blue sea", "red rose"), ("sea", "rose"))
 
@@ -34,3 +46,33 @@ def test_labels_are_compared_without_case_underscores_and_extra_spaces(label):
 @pytest.mark.parametrize("label", ["golden-retriever", "goldenretriever", "retriever golden"])
 def test_other_spellings_are_other_labels(label):
     assert comparable(label) != "golden retriever"
+
+
+# Text that a registry could store, but not hand on
+
+ODD = [os.fsdecode(b"caf\xe9"), "a\tb", "\x1b[2J", "\ud800", "a\u2028b"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_class_folder_is_named_in_text(tmp_path, name):
+    with pytest.raises(DataError, match=r"the class '.*' has") as caught:
+        class_names_for(("dog", name), None, tmp_path)
+    assert "rename it" in hint_of(caught.value)
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("form", [list, dict])
+def test_names_in_a_file_are_text(tmp_path, name, form):
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps(["dog", name] if form is list else {"a": "dog", "b": name}))
+    with pytest.raises(DataError, match=r"the class name '.*' has"):
+        class_names_for(("a", "b"), file, tmp_path)
+    with pytest.raises(DataError, match=r"the class name '.*' has"):
+        class_list(file)
+
+
+def test_good_names_do_not_save_an_odd_folder(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text('["dog", "cat"]')
+    with pytest.raises(DataError, match=r"the class 'a.tb' has"):
+        class_names_for(("a", "a\tb"), file, tmp_path)

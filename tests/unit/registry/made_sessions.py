@@ -11,11 +11,17 @@ RECORD = {"rescaler": 1.0, "mask_density": 0.5, "l1_norm": 12.5}
 
 
 def session_of(
-    registry: Registry, task: str, parent: Session | None, seed: int, **training: object
+    registry: Registry,
+    task: str,
+    parent: Session | None,
+    seed: int,
+    classes: tuple[str, ...] = (),
+    **training: object,
 ) -> Session:
     """Write the blobs of a session that adds `task` to `parent`, and return it.
 
-    `training`: extra fields for the new expert's record. Every second expert has a head.
+    `classes`: other ones than usual. `training`: extra fields for the new expert's record. Every
+    second expert has a head.
     """
     random = np.random.default_rng(seed)
 
@@ -25,7 +31,7 @@ def session_of(
         ).sha256
 
     expert = Expert(
-        classes=(f"{task} one", f"{task} two"),
+        classes=classes or (f"{task} one", f"{task} two"),
         templates=("a photo of a {}.",),
         prototypes=blob("prototypes"),
         training={"seed": seed, "final_loss": 0.25, **training},

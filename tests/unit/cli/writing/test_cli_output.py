@@ -216,3 +216,38 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
 def test_unknown_figures_are_left_out():
     assert figures_text({"batch": 3}) == ""
     assert figures_text({"loss": 0.1234, "images_per_second": 9.6}) == "loss 0.123, 10 images/s"
+
+
+# Names from the outside
+
+NAME = "a\tb\x1b[31m :cat: [red]x[/] \x9b2J \u202e"
+SHOWN = r"a\tb\x1b[31m :cat: [red]x[/] \x9b2J \u202e"
+
+
+def test_names_are_shown_as_they_are_in_every_kind_of_line(capsys):
+    out = Output(Mode.HUMAN)
+    out.text(NAME)
+    out.table([f">{NAME}"], [[NAME]], title=NAME)
+    found = capsys.readouterr().out
+    assert found.count(SHOWN) == 4
+    out.note(NAME)
+    out.hint("{name}", name=NAME)
+    out.warning(NAME)
+    out.error(DataError(NAME, reason="no-data"))
+    assert capsys.readouterr().err.count(SHOWN) == 4
+
+
+def test_a_text_may_have_several_lines_and_an_error_has_one(capsys):
+    out = Output(Mode.HUMAN)
+    out.text("one\ntwo")
+    assert capsys.readouterr().out == "one\ntwo\n"
+    out.error(DataError("one\ntwo", reason="picture-too-large"))
+    assert capsys.readouterr().err.splitlines()[0] == r"error: one\ntwo"
+
+
+def test_json_keeps_a_name_and_escapes_what_a_terminal_would_obey(capsys):
+    Output(Mode.JSON).document({"name": NAME + "\udce9\u2028ü"}, lambda _: None)
+    line = capsys.readouterr().out
+    assert json.loads(line) == {"name": NAME + "\udce9\u2028ü"}
+    assert line.removesuffix("\n").isprintable()
+    assert "ü" in line

@@ -19,7 +19,7 @@ import pytest
 from made_sessions import add_task, session_of
 
 from condu_cli.cli.hints.making import hint_of
-from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
+from condu_cli.errors import ConduError, DataError, IntegrityError, RegistryTooNewError, UsageError
 from condu_cli.registry.copies import archive, archive_database, archive_format, snapshot
 from condu_cli.registry.copies.archive import without_folders, write_archive
 from condu_cli.registry.copies.archive_format import ArchiveReader, header, is_archive
@@ -196,6 +196,19 @@ def test_a_record_that_names_a_folder_is_warned_about(registry: Registry, tmp_pa
 def test_what_is_left_of_a_base_models_name(config: RegistryConfig, name: str, left: str) -> None:
     named = replace(config, base=replace(config.base, id=name))
     assert without_folders(named).base.id == left
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "\x1b[2J", "a\u2028b"])
+def test_what_the_importer_would_refuse_is_not_exported(
+    registry: Registry, tmp_path: Path, name: str
+) -> None:
+    session = session_of(registry, "pets", None, 0, classes=("dog", name))
+    with registry.lock("learn"):
+        registry.commit(session, command="learn pets")
+    with pytest.raises(DataError, match=r"task pets: the class '.*' has the ") as caught:
+        export(registry, tmp_path / "archive")
+    assert "condu backup DIR" in hint_of(caught.value)
+    assert list(tmp_path.glob("*archive*")) == []
 
 
 def test_every_table_is_known_to_travel_or_to_stay() -> None:

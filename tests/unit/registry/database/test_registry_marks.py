@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,14 @@ def test_history_knows_what_an_undo_can_bring_back(registry: Registry, learn: Le
 
 
 # --- folders of pictures, runs ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [os.fsdecode(b"/caf\xe9/p"), "/a\tb", "/Stra\u00dfe"])
+def test_a_folder_may_have_any_name(registry: Registry, folder: str) -> None:
+    session = session_of(registry, "pets", None, seed=1)
+    with registry.lock("learn"):
+        registry.commit(session, command="learn pets", folder=folder)
+    assert registry.folder_of(session.entries[0]) == folder
 
 
 def test_the_folder_of_an_expert_is_known_here_but_not_part_of_it(registry: Registry) -> None:
