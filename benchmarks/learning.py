@@ -1,7 +1,8 @@
 """Learn many tasks one after another with `condu learn`, beside probes; tables for docs/.
 
     python benchmarks/learning.py --data DIR [--tasks eurosat …] [--shots 5 0] [--seeds 2]
-                                  [--method full] [--before CONDU] [--keep FILE] [--write FILE]
+                                  [--method full] [--before CONDU] [--skip-seconds]
+                                  [--keep FILE] [--write FILE]
 
 DIR holds one folder of pictures per task (TASK/train/CLASS, TASK/test/CLASS). No option of the
 recipe is given. Baselines in the same run, on the same pictures and the same frozen features: the
@@ -18,9 +19,10 @@ head in closed form as it is, not folded into a model.
             task, and a program that only computes the features of its pictures (set_features.py)
 
 `--before` names the `condu` of another revision, which learns every task in a registry of its own,
-for its seconds. That and the paper's vote, which are slow, are measured with the first seed only.
-`--keep` names a file for the figures so far: the same command goes on where it was stopped. One
-standard error of an accuracy p over n test pictures is sqrt(p (1 - p) / n).
+for its seconds. Seconds and the paper's vote, which is slow, are measured with the first seed only.
+`--keep` names a file for the figures so far: the same command goes on where it was stopped, and
+one without `--skip-seconds` adds them, on a machine that does nothing else. One standard error of
+an accuracy p over n test pictures is sqrt(p (1 - p) / n).
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +56,7 @@ from condu_cli.data.draws import few_shot
 from condu_cli.data.sources.own_data import read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 TASKS = (
     "eurosat",
@@ -90,18 +92,20 @@ def main() -> None:
     features = {task: set_features(base, options.data / task) for task in options.tasks}
     figures = Figures(options.keep)
     for shots in options.shots:
+        for task in [] if options.skip_seconds else options.tasks:
+            with figures.part(f"{task}, {shots} pictures, seconds") as part:
+                if part is not None:
+                    time_learning(part, options, task, shots)
         for seed in range(options.seeds):
             for task in options.tasks:
-                rows = figures.part(f"{task}, {shots} pictures, seed {seed}")
-                if not rows:
-                    probes(rows, features[task], options.data / task, task, shots, seed)
-                    learn_alone(rows, options, task, shots, seed)
-                    figures.save()
-            rows = figures.part(f"all tasks, {shots} pictures, seed {seed}")
-            if not rows:
-                learn_all(rows, options, shots, seed)
-                figures.save()
-        rows = figures.rows(options.tasks, shots, options.seeds)
+                with figures.part(f"{task}, {shots} pictures, seed {seed}") as part:
+                    if part is not None:
+                        probes(part, features[task], options.data / task, task, shots, seed)
+                        learn_alone(part, options, task, shots, seed)
+            with figures.part(f"all tasks, {shots} pictures, seed {seed}") as part:
+                if part is not None:
+                    learn_all(part, options, shots, seed)
+        rows = figures.rows(f", {shots} pictures, ")
         lines += ["", *table(rows, options, shots, features)]
         print("\n".join(lines[-len(rows) - 12 :]), flush=True)
     if options.write:
@@ -117,24 +121,26 @@ class Figures:
         known = file is not None and file.exists()
         self._parts: dict[str, Part] = json.loads(file.read_text()) if file and known else {}
 
-    def part(self, name: str) -> Part:
-        """Return the figures of a part, which are added to; empty if it has not been done."""
-        return self._parts.setdefault(name, {})
-
-    def save(self) -> None:
-        """Write all figures to the file, and print those of the latest part."""
-        print(*list(self._parts.items())[-1], file=sys.stderr, flush=True)
+    @contextmanager
+    def part(self, name: str) -> Iterator[Part | None]:
+        """Yield an empty part to be filled, None if it is known; keep and print it afterwards."""
+        if name in self._parts:
+            yield None
+            return
+        part: Part = {}
+        yield part
+        self._parts[name] = part
+        print(name, part, file=sys.stderr, flush=True)
         if self._file is not None:
             self._file.write_text(json.dumps(self._parts, indent=1))
 
-    def rows(self, tasks: list[str], shots: int, seeds: int) -> Rows:
-        """Return the figures by row and task, one per seed."""
+    def rows(self, having: str) -> Rows:
+        """Return the figures of the parts whose names have these words, by row and task."""
         found: Rows = defaultdict(lambda: defaultdict(list))
-        for seed in range(seeds):
-            for part in [*tasks, "all tasks"]:
-                for row, by_task in self._parts[f"{part}, {shots} pictures, seed {seed}"].items():
-                    for task, value in by_task.items():
-                        found[row][task].append(value)
+        for name, part in self._parts.items():
+            for row, by_task in part.items() if having in name else ():
+                for task, value in by_task.items():
+                    found[row][task].append(value)
         return found
 
 
@@ -147,6 +153,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shots", type=int, nargs="+", default=[5, 0], help="0: all pictures")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--before", help="the `condu` of another revision, for its seconds")
+    parser.add_argument("--skip-seconds", action="store_true")
     parser.add_argument("--keep", type=Path, help="keep the figures so far in this file")
     parser.add_argument("--write", type=Path, help="also append the tables to this file")
     return parser.parse_args()
@@ -167,9 +174,7 @@ def probes(
     chosen = drawn(features, folder, shots, seed)
     train, labels = unit_rows(features.train.pooled[chosen]), features.train.labels[chosen]
     test, expected = unit_rows(features.test.pooled), features.test.labels
-    started = time.perf_counter()
     put(rows, "logistic probe", task, logistic(train, labels, seed).score(test, expected))
-    put(rows, "seconds, logistic probe", task, time.perf_counter() - started)
     ridge = RidgeClassifierCV(alphas=RIDGE_ALPHAS).fit(train, labels)
     put(rows, "ridge probe", task, ridge.score(test, expected))
     head = fit_head(train, labels, int(labels.max()) + 1)
@@ -204,25 +209,30 @@ def logistic(train: np.ndarray, labels: np.ndarray, seed: int) -> LogisticRegres
 
 
 def learn_alone(rows: Part, options: argparse.Namespace, task: str, shots: int, seed: int) -> None:
-    """Learn a task in a registry of its own, stored without loss, and by another revision."""
+    """Learn a task in a registry of its own, stored without loss."""
     with tempfile.TemporaryDirectory() as folder:
         registry = Path(folder, "registry")
         condu(registry, "init", "--base", options.base, "--method", options.method, *LOSSLESS)
-        learn = learn_command(options, task, shots, seed)
-        put(rows, "seconds, learn", task, seconds(CONDU, *learn, "--registry", registry))
+        condu(registry, *learn_command(options, task, shots, seed))
         found = condu(registry, "evaluate", "--task", task, "--zero-shot")
         put(rows, "zero-shot", task, found["zero_shot"])
         put(rows, "alone", task, found["accuracy"])
-        if seed:
-            return
-        new = ("--base", options.base, "--registry", Path(folder, "new"))
+
+
+def time_learning(rows: Part, options: argparse.Namespace, task: str, shots: int) -> None:
+    """Measure the seconds of `learn` in new registries, beside another revision's."""
+    learn = learn_command(options, task, shots, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        new = ("--base", options.base, "--registry", Path(folder, "registry"))
+        put(rows, "seconds, learn", task, seconds(CONDU, *learn, *new))
+        if options.before:
+            other = ("--base", options.base, "--registry", Path(folder, "other"))
+            put(rows, "seconds, before", task, seconds((options.before,), *learn, *other))
         if task == options.tasks[0] and not shots:
+            quick = ("--base", options.base, "--registry", Path(folder, "quick"), "--quick")
             program = (sys.executable, SET_FEATURES, options.data / task, options.base)
             put(rows, "seconds, features", task, seconds(program))
-            put(rows, "seconds, quick", task, seconds(CONDU, *learn, "--quick", *new))
-            shutil.rmtree(Path(folder, "new"))
-        if options.before:
-            put(rows, "seconds, before", task, seconds((options.before,), *learn, *new))
+            put(rows, "seconds, quick", task, seconds(CONDU, *learn, *quick))
 
 
 def learn_all(rows: Part, options: argparse.Namespace, shots: int, seed: int) -> None:

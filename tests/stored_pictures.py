@@ -25,6 +25,9 @@ class Album:
     def picture(self, index: int) -> Image.Image:
         return self.images[index].copy()
 
+    def content(self, index: int) -> bytes:
+        return self.images[index].tobytes()
+
 
 def stored(images: Sequence[Image.Image]) -> list[StoredPicture]:
     """Pictures in memory."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -10,23 +10,15 @@ import typer
 from condu_cli.cli import learn_options as options
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import ClassNamesOption, DataRootOption, DeviceOption, DownloadOption
+from condu_cli.cli.writing.learning_words import note_plan, report_summary, show_plan
 from condu_cli.cli.writing.output import Mode, Output
-from condu_cli.cli.writing.wording import (
-    duration,
-    percent,
-    plural,
-    size,
-    stages_line,
-    unreadable_text,
-)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from condu_cli.registry.blobs.kept_files import TaskFiles
     from condu_cli.registry.repository import Registry
-    from condu_cli.workflows.learning.estimating import Estimate
-    from condu_cli.workflows.learning.planning import LearnPlan, LearnRequest
+    from condu_cli.workflows.learning.planning import LearnRequest
     from condu_cli.workflows.learning.summaries import LearnSummary
     from condu_cli.workflows.learning.training import Machine
 
@@ -243,12 +235,12 @@ def _learn(
     planned = [learner.plan() for learner in learners]
     if run.settings.dry_run:
         for one in planned:
-            _show_plan(run.out, one.estimate(), one.plan)
+            show_plan(run.out, one.estimate(), one.plan)
         return []
     summaries: list[LearnSummary] = []
     errors: list[ConduError] = []
     for one in planned:
-        _note_plan(run.out, one.plan)
+        note_plan(run.out, one.plan)
         try:
             with run.out.progress(json_events=True) as on_progress:
                 summary = one.run(on_progress)
@@ -261,7 +253,7 @@ def _learn(
             errors.append(exc)
             continue
         if summary is not None:
-            _report(run.out, summary)
+            report_summary(run.out, summary)
             summaries.append(summary)
     if errors:
         raise PartialError(
@@ -283,7 +275,7 @@ def _resume(run: Run, tasks: Sequence[str], machine: "Machine") -> "list[LearnSu
 
     def report(done: Resumed) -> None:
         if done.summary is not None:
-            _report(run.out, done.summary)
+            report_summary(run.out, done.summary)
             return
         session = done.session.id
         record = {"task": done.task, "session": session, "already": True}
@@ -316,131 +308,3 @@ def _show_kept(out: Output, registry: "Registry", tasks: Sequence[str]) -> None:
                 o.text(f"Would {verb}: " + (", ".join(r["task"] for r in kept) or "none"))
 
     out.document({"dry_run": True, "waiting": waiting, "unfinished": runs}, human)
-
-
-def _note_plan(out: Output, plan: "LearnPlan") -> None:
-    data = plan.data
-    held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
-    out.note(
-        f"Learning {plan.request.task} from {plural(len(data.train), 'picture')}{held_out} of "
-        f"{plural(len(data.class_names), 'class')}: base {plan.base_id}, {_stages_line(plan)}"
-    )
-    if data.ignored:
-        names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
-        out.note(
-            f"Ignored {plural(data.ignored, 'file')} that are not pictures of a class: {names}"
-        )
-    if data.empty_classes:
-        out.warning(f"skipped classes without pictures: {', '.join(data.empty_classes)}")
-
-
-def _stages_line(plan: "LearnPlan") -> str:
-    """Say what will be done: a head, tuning, or both."""
-    recipe = plan.recipe
-    tuning = (
-        f"{recipe.iterations} iterations of {recipe.batch_size} at "
-        f"{recipe.crop_size or recipe.image_size} px, "
-        f"learning rate {recipe.learning_rate:g}, seed {recipe.seed} (preset: {plan.preset.name})"
-    )
-    if not plan.request.head_first:
-        return tuning
-    if plan.tunes:
-        return f"a head, then {tuning}"
-    alone = plan.request.quick or not recipe.iterations
-    return "a head" if alone else "a head; too few pictures to judge more than that"
-
-
-def _show_plan(out: Output, found: "Estimate", plan: "LearnPlan") -> None:
-    record = {**_plan_record(plan), "estimate": asdict(found)}
-    out.document(record, lambda o: _print_plan(o, record, found))
-
-
-def _print_plan(out: Output, record: dict[str, Any], found: "Estimate") -> None:
-    for name, value in record.items():
-        if name not in ("estimate", "recipe"):
-            out.text(f"{name:18} {value}")
-    for name, value in record["recipe"].items():
-        out.text(f"  {name:18} {value}")
-    out.text(
-        f"about {duration(found.reading_seconds)} to read the pictures and "
-        f"{duration(found.train_seconds)} to train ({duration(found.seconds_per_iteration)} an "
-        "iteration, measured)"
-    )
-    if found.memory_bytes is not None:
-        out.text(f"about {size(found.memory_bytes)} of memory")
-    out.note("Nothing was written (--dry-run).")
-
-
-def _plan_record(plan: "LearnPlan") -> dict[str, Any]:
-    return {
-        "dry_run": True,
-        "task": plan.request.task,
-        "base": plan.base_id,
-        "data": str(plan.data_root),
-        "split": plan.data.split,
-        "train_images": len(plan.data.train),
-        "validation_images": len(plan.validation),
-        "test_images": len(plan.data.test),
-        "classes": len(plan.data.class_names),
-        "templates": list(plan.templates),
-        "preset": plan.preset.name,
-        "overridden": list(plan.overridden),
-        "recipe": plan.recipe.as_record(),
-        "creates_registry": plan.creates_registry,
-    }
-
-
-def _report(out: Output, summary: "LearnSummary") -> None:
-    for warning in summary.warnings:
-        out.warning(warning)
-    if summary.unreadable:
-        out.warning(unreadable_text(summary.unreadable))
-    out.document(asdict(summary), lambda o: _print_summary(o, summary))
-
-
-def _made_line(summary: "LearnSummary") -> str:
-    if summary.stages and not summary.iterations:
-        return "a head"
-    loss = "unknown" if summary.final_loss is None else f"{summary.final_loss:.3f}"
-    measured = summary.validation_accuracy
-    validation = "" if measured is None else f", {percent(measured)} on held-out pictures"
-    return f"loss {loss} after {summary.iterations} iterations{validation}"
-
-
-def _seconds_line(summary: "LearnSummary") -> str:
-    """Say what each part took; what was not done is left out."""
-    tail = summary.unify_seconds + summary.commit_seconds
-    parts = [f"reading and prototypes {duration(summary.prototype_seconds)}"]
-    if summary.train_seconds:
-        parts.append(f"training {duration(summary.train_seconds)}")
-    if summary.choosing_seconds:
-        parts.append(f"choosing {duration(summary.choosing_seconds)}")
-    share = (
-        f" (unify and commit: {percent(tail / summary.train_seconds)} of training)"
-        if summary.train_seconds
-        else ""
-    )
-    parts += [
-        f"unify {duration(summary.unify_seconds)}",
-        f"commit {duration(summary.commit_seconds)}{share}",
-        f"keeping the expert {duration(summary.keep_seconds)}",
-        f"packing history {duration(summary.pack_seconds)}",
-    ]
-    return ", ".join(parts)
-
-
-def _print_summary(out: Output, summary: "LearnSummary") -> None:
-    from condu_cli.registry.manifest import short_id
-
-    out.text(
-        f"Learned {summary.task} in session {short_id(summary.session)}"
-        f"{', in place of its beginning' if summary.replaced else ''}: {_made_line(summary)}; "
-        f"the registry holds {plural(summary.tasks, 'task')}"
-    )
-    if summary.stages:
-        out.text(stages_line(summary.stages))
-    out.text(_seconds_line(summary))
-    out.hint(
-        "condu evaluate --task {task!q}{here} measures it; condu rollback{here} undoes it",
-        task=summary.task,
-    )

@@ -9,7 +9,7 @@ import typer
 from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import DeviceOption, ExpertsOption, RouterName, RouterOption, RuleOption
 from condu_cli.cli.writing.output import Mode, Output
-from condu_cli.cli.writing.wording import percent
+from condu_cli.cli.writing.wording import omitted_text, percent
 from condu_cli.texts import visible
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def predict(
     predictor = _predictor(run, options, base, device)
     stdin = sys.stdin.buffer.read() if STANDARD_INPUT in paths else b""
     with run.out.progress() as on_progress:
-        answered, errors = answer_paths(predictor, paths, stdin, on_progress)
+        answered, errors, omitted = answer_paths(predictor, paths, stdin, on_progress)
+    if omitted:
+        run.out.warning(omitted_text(omitted))
     _print_answers(run.out, answered, top=top, as_csv=as_csv)
     if errors and not answered:
         first = errors[0]

@@ -21,7 +21,7 @@ from condu_cli.cli.options import (
 )
 from condu_cli.cli.writing.codec_words import figure, key_name, keys_of
 from condu_cli.cli.writing.output import Output
-from condu_cli.cli.writing.wording import percent, size, unreadable_text
+from condu_cli.cli.writing.wording import omitted_text, percent, size, unreadable_text
 
 if TYPE_CHECKING:
     from condu_cli.data.sources.known_tasks import KnownTask
@@ -408,6 +408,8 @@ def evaluate(
             results.append(evaluate_task(workspace, session, request, on_progress))
         if results[-1].unreadable:
             run.out.warning(unreadable_text(results[-1].unreadable))
+        if results[-1].omitted:
+            run.out.warning(omitted_text(results[-1].omitted))
         if run.settings.json:
             run.out.document(asdict(results[-1]), lambda _: None)
     if not run.settings.json:

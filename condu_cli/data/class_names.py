@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, UsageError
 from condu_cli.texts import fault_in, visible
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLASS_NAMES_FILE = "classes.json"
+MANY_DIGITS = 1000
+"""More than any number in a name has."""
 
 
 def class_names_for(
@@ -30,10 +33,27 @@ def class_names_for(
     refuse_odd_text(folders, "class", beside)
     file = given or beside / CLASS_NAMES_FILE
     if given is None and not file.is_file():
-        return _distinct(beside, tuple(name.replace("_", " ") for name in folders))
+        return _distinct(beside, tuple(plain_name(name) for name in folders))
     names = read_class_names(file)
     if isinstance(names, dict):
         return _distinct(file, names_by_class(file, names, folders, "every class folder"))
+    return _by_position(file, _distinct(file, tuple(names)), folders, what)
+
+
+def plain_name(folder: str) -> str:
+    """Return a class's name in words if only its folder names it."""
+    return folder.replace("_", " ")
+
+
+def _by_position(
+    file: Path, names: Sequence[str], folders: Sequence[str], what: str
+) -> tuple[str, ...]:
+    """Pair a list of names with folders: numbers by their values, words alphabetically.
+
+    Raises:
+        DataError: another number of names, or an order that may have been meant otherwise.
+
+    """
     if len(names) != len(folders):
         raise DataError(
             f"{file}: {len(names)} class names for {len(folders)} {what}",
@@ -42,7 +62,40 @@ def class_names_for(
             names=len(names),
             classes=len(folders),
         )
-    return _distinct(file, tuple(names))
+    numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
+    order = sorted(range(len(folders)), key=lambda i: _natural(folders[i]) if numbers else i)
+    values = [_natural(folders[i]) for i in order]
+    if values != sorted(values) or len(set(values)) < len(values):
+        first = next(i for i in range(1, len(values)) if values[i - 1] >= values[i])
+        raise _ambiguous(
+            file,
+            f"is '{folders[order[first]]}' before or after '{folders[order[first - 1]]}'?",
+        )
+    paired = {folders[i]: name for i, name in zip(order, names, strict=True)}
+    known = {comparable(folder): folder for folder in folders}
+    for folder, name in paired.items():
+        other = known.get(comparable(name), folder)
+        if other != folder:
+            raise _ambiguous(file, f"in its order, '{folder}' would be called '{name}'")
+    return tuple(paired[folder] for folder in folders)
+
+
+def _natural(text: str) -> tuple[tuple[int, str], ...]:
+    """Return a key by which people sort: numbers by value, case ignored."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text.casefold())
+    # Numbers come before words, shorter numbers before longer ones.
+    return tuple(
+        (len(part.lstrip("0")), part.lstrip("0")) if part.isdigit() else (MANY_DIGITS, part)
+        for part in parts
+    )
+
+
+def _ambiguous(file: Path, why: str) -> DataError:
+    return DataError(
+        f"{file}: which name belongs to which class is not clear: {why}",
+        reason="class-names-ambiguous",
+        path=file,
+    )
 
 
 def names_by_class(
@@ -156,17 +209,19 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
 def refuse_odd_text(texts: Sequence[str], what: str, source: Path | None = None) -> None:
     """Refuse names and templates that a registry could store, but not hand on; see `texts`.
 
-    `what` each of them is, and the file or folder they come from, for the message.
+    `what` each of them is, and the file or folder they come from, None for the caller's own.
 
     Raises:
         DataError: a text has control characters, or bytes that are not UTF-8.
+        UsageError: the same, if the caller gave it.
 
     """
+    kind = UsageError if source is None else DataError
     for text in texts:
         fault = fault_in(text)
         if fault is not None:
             place = "" if source is None else f"{source}: "
-            raise DataError(
+            raise kind(
                 f"{place}the {what} '{visible(text)}' has {fault}",
                 reason="text-odd",
                 what=what,

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from condu_cli.data.class_names import class_names_for
 from condu_cli.errors import DataError
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 42
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-"""Names of the test split; the first that exists is used."""
 NAMED_IGNORED = 10
 """Keep the names of at most this many ignored files."""
 
@@ -40,7 +38,8 @@ class LabelledPictures:
     """A data set: class names in words, training and test pictures.
 
     `folders`: the classes' names in the source, folders or labels. `ignored` counts files and rows
-    that are not labelled pictures; `ignored_names` has the first of their names. `empty_classes`:
+    that are not labelled pictures; `ignored_names` has the first of their names. `omitted` says in
+    lines which folders were not entered and which pictures cannot be read here. `empty_classes`:
     classes of the source without pictures. `spare`: by label, the training pictures that were not
     drawn, in the order in which they replace unreadable ones.
     """
@@ -53,6 +52,7 @@ class LabelledPictures:
     """How train and test were split, such as `folders` or `random 80/20, seed N`."""
     ignored: int = 0
     ignored_names: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
     spare: Mapping[int, tuple[Sample, ...]] = field(default_factory=dict, hash=False)
 
@@ -74,7 +74,17 @@ class Found:
     split: str = "folders"
     kind: str = "class folders"
     ignored: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
+
+
+class SplitPictures(NamedTuple):
+    """Labelled pictures to measure on; `folders` and `omitted` as for `LabelledPictures`."""
+
+    folders: tuple[str, ...]
+    class_names: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    omitted: tuple[str, ...] = ()
 
 
 def labelled(found: Found, class_names: Path | None, split_seed: int) -> LabelledPictures:
@@ -99,6 +109,7 @@ def labelled(found: Found, class_names: Path | None, split_seed: int) -> Labelle
         split=split,
         ignored=len(found.ignored),
         ignored_names=found.ignored[:NAMED_IGNORED],
+        omitted=found.omitted,
         empty_classes=found.empty_classes,
     )
 

@@ -15,7 +15,7 @@ from made_registries import made_expert, made_registry
 
 from condu_cli.data.class_names import class_list
 from condu_cli.data.sources.task_data import templates_for
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, UsageError
 from condu_cli.registry.copies.archive import write_archive
 from condu_cli.registry.copies.archive_import import read_archive
 from condu_cli.registry.repository import Registry
@@ -39,7 +39,7 @@ def test_text_is_refused_where_it_enters_or_goes_everywhere(names, template):
         try:
             _, classes = class_list(file)
             templates = templates_for("task", (prompt,))
-        except DataError:
+        except (DataError, UsageError):
             assert any(fault_in(text) for text in (*names, prompt))
             return
         assert (list(classes), list(templates)) == (names, [prompt])

@@ -17,6 +17,8 @@ CALLED_FROM_OUTSIDE = {
     "cli.hints.templates._Text.get_value",
     "registry.database.tables.CanonicalJSON.process_bind_param",
     "registry.database.tables.CanonicalJSON.process_result_value",
+    "registry.database.tables.PathText.process_bind_param",
+    "registry.database.tables.PathText.process_result_value",
     "backbone.models.folded_norms._Relu6.forward",
     # Transfer, Average and Last, the figures of `bench`.
     "core.metrics.sequence_metrics",

@@ -46,6 +46,13 @@ def unreadable_text(reasons: "Sequence[str]") -> str:
     )
 
 
+def omitted_text(lines: "Sequence[str]") -> str:
+    """Say what was not looked at below a folder."""
+    more = len(lines) - NAMED
+    tail = f"; and {more} more" if more > 0 else ""
+    return f"left out: {'; '.join(lines[:NAMED])}{tail}"
+
+
 def when(iso: str) -> str:
     """Format an ISO-8601 time in the user's time zone, to the second."""
     # Python 3.10 does not read the Z that stands for UTC.

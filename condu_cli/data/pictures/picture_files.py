@@ -1,11 +1,10 @@
-"""Open one picture safely, and find the pictures in a folder.
+"""Open one picture safely.
 
 This module does not import torch, because worker processes import it.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 import warnings
 from dataclasses import dataclass, field
@@ -16,14 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from condu_cli.data.pictures.formats import register_plugins
 from condu_cli.errors import DataError, exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
 MAX_PIXELS = 100_000_000
 """Pictures above this many pixels are refused before they are decoded; see `_within_limit`."""
 JPEG_FACTORS = (2, 4, 8)
@@ -36,6 +33,9 @@ class PictureStore(Protocol):
 
     def picture(self, index: int) -> Image.Image:
         """Return one picture, like `opened`; raises whatever its decoder raises."""
+
+    def content(self, index: int) -> bytes:
+        """Return what one picture is stored as; raises OSError if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def open_picture(picture: Picture) -> Image.Image:
 def opened(file: Path | IO[bytes]) -> Image.Image:
     """Open a picture and read only its header; raises what Pillow raises."""
     try:
-        return Image.open(file)
+        return _opened(file)
     except Image.DecompressionBombError:
         # Pillow refuses twice its own limit in any format; a JPEG can still be reduced.
         if not isinstance(file, Path):
@@ -111,6 +111,18 @@ def opened(file: Path | IO[bytes]) -> Image.Image:
         except SyntaxError:  # not a JPEG
             pass
         raise
+
+
+def _opened(file: Path | IO[bytes]) -> Image.Image:
+    """Open a picture in a format of Pillow's, or else of an installed plugin's."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not register_plugins():
+            raise
+        if not isinstance(file, Path):
+            file.seek(0)
+        return Image.open(file)
 
 
 def _decoded(picture: Picture, name: str) -> Image.Image:
@@ -192,33 +204,3 @@ def _grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     else:
         scaled = values if high <= 255 else values / 256
     return np.nan_to_num(scaled, nan=0.0, posinf=255, neginf=0).clip(0, 255).astype(np.uint8)
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """Return all pictures below a folder, sorted, without hidden files."""
-    return sort_files(folder)[0]
-
-
-def sort_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures and the other files below a folder, sorted, without hidden ones.
-
-    Suffixes decide; no file is opened.
-    """
-    pictures: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(_walk(folder)):
-        (pictures if is_picture_name(path) else others).append(path)
-    return pictures, others
-
-
-def is_picture_name(path: Path) -> bool:
-    """Return whether a file has the suffix of a picture."""
-    return path.suffix.lower() in SUFFIXES
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield Path(root, name)

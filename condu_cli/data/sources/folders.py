@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 from condu_cli.data.class_names import class_names_for
 from condu_cli.data.labelled import (
     SPLIT_SEED,
-    TEST_FOLDERS,
     Found,
     LabelledPictures,
-    Sample,
+    SplitPictures,
     labelled,
     samples_of,
 )
-from condu_cli.data.pictures.picture_files import is_picture_name, sort_files
+from condu_cli.data.pictures.formats import is_picture_name
+from condu_cli.data.pictures.walking import FolderId, folder_ids, is_left_out, walk
+from condu_cli.data.split_names import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    by_split,
+    split_of,
+    split_without_train,
+)
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,18 +46,17 @@ def read_folder(
 
     """
     _require_folder(root)
-    test_root = next((root / name for name in TEST_FOLDERS if _is_split(root / name)), None)
-    if not _is_split(root / "train"):
-        trees = [_Tree(root)]
-    elif test_root is None:
-        trees = [_Tree(root / "train")]
-    else:
-        trees = [_Tree(root / "train"), _Tree(test_root)]
+    splits = _splits(root)
+    if splits and TRAIN not in splits:
+        raise split_without_train(root, next(iter(splits.values())).name)
+    test_root = splits.get(TEST) or splits.get(VALIDATION)
+    trees = [_Tree(splits.get(TRAIN, root))]
+    if TRAIN in splits and test_root is not None:
+        trees.append(_Tree(test_root))
     if not any(tree.by_class for tree in trees):
-        raise DataError(
-            f"{root}: no pictures in subfolders", reason="no-pictures", path=root, form="folders"
-        )
-    stray = _stray_pictures(root) if trees[0].root != root else []
+        raise _no_pictures(root)
+    beside = _beside(root, [tree.root for tree in trees])
+    stray = [] if trees[0].root == root else _stray_pictures(root)
     found = Found(
         source=root,
         beside=root,
@@ -57,54 +64,111 @@ def read_folder(
         test=trees[1].by_class if len(trees) > 1 else None,
         form="folders",
         ignored=tuple(str(path) for path in (*stray, *(p for t in trees for p in t.ignored))),
+        omitted=(*beside, *(line for tree in trees for line in tree.omitted)),
         empty_classes=tuple(trees[0].empty),
     )
     return labelled(found, class_names_file, split_seed)
 
 
-def read_split(
-    root: Path, split: str, class_names_file: Path | None = None
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
-    """Read labelled pictures to measure on: folders, class names and samples.
+def read_split(root: Path, split: str, class_names_file: Path | None = None) -> SplitPictures:
+    """Read labelled pictures to measure on.
 
-    They are those of `root/SPLIT` if it exists, else of `root/train`, else of `root`: they are not
-    used for training, so nothing is split off and a single class is enough.
+    They are those of that split if it exists, else those of training, else all below `root`: they
+    are not used for training, so nothing is split off and a single class is enough.
 
     Raises:
         DataError: no such folder, no pictures, or class names that do not match the folders.
 
     """
     _require_folder(root)
-    names = (*TEST_FOLDERS, "train") if split == "test" else (split, "train")
-    chosen = next((root / name for name in names if _is_split(root / name)), root)
-    by_class = _Tree(chosen).by_class
-    if not by_class:
-        raise DataError(
-            f"{root}: no pictures in subfolders", reason="no-pictures", path=root, form="folders"
-        )
-    folders = tuple(by_class)
-    return folders, class_names_for(folders, class_names_file, root), samples_of(by_class, folders)
+    splits = _splits(root)
+    order = (TEST, VALIDATION, TRAIN) if split == TEST else (split, TRAIN)
+    tree = _Tree(next((splits[kind] for kind in order if kind in splits), root))
+    if not tree.by_class:
+        raise _no_pictures(root)
+    folders = tuple(tree.by_class)
+    names = class_names_for(folders, class_names_file, root)
+    return SplitPictures(folders, names, samples_of(tree.by_class, folders), tuple(tree.omitted))
 
 
 class _Tree:
-    """A folder of class folders: pictures by class, empty classes, and ignored files."""
+    """A folder of class folders: pictures by class, empty classes, and what is not used.
+
+    Raises:
+        DataError: a class folder may not be read, or the classes look like splits.
+
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.by_class: dict[str, list[Path]] = {}
         self.empty: list[str] = []
         self.ignored = _stray_pictures(root)
-        for folder in sorted(root.iterdir()):
-            if folder.is_dir() and not folder.name.startswith("."):
-                self._add(folder)
+        every = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = [path for path in every if not is_left_out(path.name)]
+        self.omitted = [f"{path}: not entered" for path in every if is_left_out(path.name)]
+        _refuse_nested(root, folders)
+        # A link from one class to its parent or to another class must not bring their pictures.
+        seen = folder_ids([root, *folders])
+        for folder in folders:
+            self._add(folder, seen)
 
-    def _add(self, folder: Path) -> None:
-        pictures, others = sort_files(folder)
-        self.ignored += others
-        if pictures:
-            self.by_class[folder.name] = pictures
+    def _add(self, folder: Path, seen: set[FolderId]) -> None:
+        found = walk(folder, seen)
+        if folder in found.unreadable:
+            raise DataError(
+                f"{folder}: cannot be read (permission denied)",
+                reason="permission-denied",
+                path=folder,
+            )
+        self.ignored += found.others
+        self.omitted += found.omissions()
+        if found.pictures:
+            self.by_class[folder.name] = found.pictures
         else:
             self.empty.append(folder.name)
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """Return the folder of each split below a folder."""
+    folders = [path.name for path in root.iterdir() if split_of(path.name) and _is_split(path)]
+    return {kind: root / name for kind, name in by_split(folders, root).items()}
+
+
+def _beside(root: Path, used: list[Path]) -> list[str]:
+    """Say which folders are beside the splits that are used."""
+    if used == [root]:
+        return []
+    others = sorted(p for p in root.iterdir() if p.is_dir() and p not in used)
+    return [f"{path}: beside the splits" for path in others if not is_left_out(path.name)]
+
+
+def _refuse_nested(root: Path, folders: list[Path]) -> None:
+    """Refuse folders that all hold the same sub-folders: they may be splits of the real classes."""
+    if len(folders) < 2:
+        return
+    inner: set[str] | None = None
+    for folder in folders:
+        try:
+            names = {p.name for p in folder.iterdir() if p.is_dir() and not is_left_out(p.name)}
+        except OSError:
+            return  # named where its pictures are looked for
+        if len(names) < 2 or (inner is not None and names != inner):
+            return
+        inner = names
+    shared = sorted(inner or ())
+    raise DataError(
+        f"{root}: all {len(folders)} folders ({', '.join(p.name for p in folders[:3])}) hold "
+        f"the same sub-folders ({', '.join(shared[:3])}): which of them are the classes?",
+        reason="classes-nested",
+        path=root,
+    )
+
+
+def _no_pictures(root: Path) -> DataError:
+    return DataError(
+        f"{root}: no pictures in subfolders", reason="no-pictures", path=root, form="folders"
+    )
 
 
 def _require_folder(root: Path) -> None:

@@ -12,9 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condu_cli.data.labelled import TEST_FOLDERS, Found
+from condu_cli.data.labelled import Found
 from condu_cli.data.pictures.picture_files import StoredPicture, opened
 from condu_cli.data.sources.lists import LABEL_COLUMNS
+from condu_cli.data.split_names import TEST, TRAIN, VALIDATION, by_split
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,6 +46,14 @@ class HuggingFaceStore:
             return opened(io.BytesIO(cell["bytes"]))
         return opened(Path(cell["path"]))
 
+    def content(self, index: int) -> bytes:
+        """Return the encoded picture in a row; a row without one is a missing file."""
+        cell = _undecoded(self.root, self.split, self.column)[index][self.column]
+        if cell is None:
+            raise FileNotFoundError
+        stored: bytes | None = cell["bytes"]
+        return Path(cell["path"]).read_bytes() if stored is None else stored
+
 
 def is_hugging_face(path: Path) -> bool:
     """Return whether a folder was written by `save_to_disk`."""
@@ -64,8 +73,9 @@ def find_in_hugging_face(root: Path) -> Found:
 
     """
     splits = _load(str(root))
-    test = next((name for name in TEST_FOLDERS if _has_labels(splits, name)), None)
-    train_name = "train" if "train" in splits else next(iter(splits), WHOLE)
+    named = by_split(splits, root)
+    test = _test_split(splits, named)
+    train_name = named.get(TRAIN) or next(iter(splits), WHOLE)
     train = _Split(root, train_name, splits)
     apart = _Split(root, test, splits) if test not in (None, train_name) else None
     return Found(
@@ -84,9 +94,9 @@ def find_in_hugging_face(root: Path) -> Found:
 def split_in_hugging_face(root: Path, split: str) -> dict[str, list[Picture]]:
     """Return the pictures of one split by class, or of all splits if there is no such split."""
     splits = _load(str(root))
-    names = TEST_FOLDERS if split == "test" else (split,)
-    chosen = next((name for name in names if _has_labels(splits, name)), None)
-    if chosen is not None:
+    named = by_split(splits, root)
+    chosen = _test_split(splits, named) if split == TEST else named.get(split)
+    if chosen is not None and _has_labels(splits, chosen):
         return _Split(root, chosen, splits).by_class
     by_class: dict[str, list[Picture]] = {}
     for name in splits:
@@ -116,9 +126,13 @@ class _Split:
         self.by_class = {label: found[label] for label in sorted(found) if found[label]}
 
 
+def _test_split(splits: Mapping[str, Any], named: Mapping[str, str]) -> str | None:
+    """Return the name of the test split, or else of the validation split, if it has labels."""
+    found = (named[kind] for kind in (TEST, VALIDATION) if kind in named)
+    return next((name for name in found if _has_labels(splits, name)), None)
+
+
 def _has_labels(splits: Mapping[str, Any], name: str) -> bool:
-    if name not in splits:
-        return False
     _, label = _columns(Path(name), splits[name].features)
     return any(value is not None and value >= 0 for value in splits[name][label])
 

@@ -16,7 +16,15 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from condu_cli.data.labelled import TEST_FOLDERS, Found
+from condu_cli.data.labelled import Found
+from condu_cli.data.split_names import (
+    EXAMPLES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    split_of,
+    split_without_train,
+)
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,12 +34,11 @@ if TYPE_CHECKING:
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "filepath")
 LABEL_COLUMNS = ("label", "class", "category")
 SPLIT_COLUMNS = ("split", "set", "subset")
-TRAIN_NAMES = ("train", "training")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its line number, the path as written, the label, and the split if given."""
+    """One row: its line number, the path as written, the label, and which split if given."""
 
     line: int
     path: str
@@ -57,9 +64,9 @@ class Manifest:
         return by_class
 
     def test_name(self) -> str | None:
-        """Return the name of the test split, None if there is none."""
+        """Return which split tests, None if there is none."""
         there = {row.split for row in self.rows}
-        return next((name for name in TEST_FOLDERS if name in there), None)
+        return next((name for name in (TEST, VALIDATION) if name in there), None)
 
 
 def is_manifest(path: Path) -> bool:
@@ -76,16 +83,19 @@ def find_in_manifest(file: Path) -> Found:
     """
     manifest = read_manifest(file)
     test = manifest.test_name()
-    train_there = any(row.split in TRAIN_NAMES for row in manifest.rows)
+    train_there = any(row.split == TRAIN for row in manifest.rows)
+    if test is not None and not train_there:
+        raise split_without_train(file, test)
     has_splits = train_there and test is not None
-    others = [] if test is None else [name for name in TEST_FOLDERS if name != test]
     unused = [
-        f"{file}, line {r.line}: split '{r.split}'" for r in manifest.rows if r.split in others
+        f"{file}, line {row.line}: split '{row.split}'"
+        for row in manifest.rows
+        if row.split not in (TRAIN, test)
     ]
     return Found(
         source=file,
         beside=file.parent,
-        train=manifest.pictures(TRAIN_NAMES if train_there else None),
+        train=manifest.pictures((TRAIN,) if train_there else None),
         test=manifest.pictures((test or "",)) if has_splits else None,
         form="list",
         split="as listed",
@@ -98,7 +108,7 @@ def split_in_manifest(file: Path, split: str) -> dict[str, list[Path]]:
     """Return the pictures of one split by class, or all of them if no row has that split."""
     manifest = read_manifest(file)
     test = manifest.test_name()
-    names = TRAIN_NAMES if split == "train" else (test if split == "test" and test else split,)
+    names = (test if split == TEST and test else split,)
     return manifest.pictures(names) or manifest.pictures(None)
 
 
@@ -268,14 +278,14 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
             path=file,
             line=line,
         )
-    split = texts["split"].casefold() if "split" in texts else None
-    if split is not None and split not in (*TRAIN_NAMES, *TEST_FOLDERS):
+    split = split_of(texts["split"]) if "split" in texts else None
+    if split is None and "split" in texts:
         raise DataError(
             f"{file}, line {line}: unknown split '{texts['split']}'",
             reason="unknown-split",
             path=file,
             line=line,
-            known=[*TRAIN_NAMES, *TEST_FOLDERS],
+            known=list(EXAMPLES),
         )
     return Row(line, texts["path"], texts["label"], split)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from condu_cli.data.class_names import class_names_for
-from condu_cli.data.labelled import SPLIT_SEED, labelled, samples_of
+from condu_cli.data.labelled import SPLIT_SEED, SplitPictures, labelled, samples_of
 from condu_cli.data.sources.folders import read_folder, read_split
 from condu_cli.data.sources.hugging_face import (
     find_in_hugging_face,
@@ -23,7 +23,7 @@ from condu_cli.errors import DataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from condu_cli.data.labelled import ByClass, LabelledPictures, Sample
+    from condu_cli.data.labelled import ByClass, LabelledPictures
 
 
 def read_source(
@@ -44,10 +44,8 @@ def read_source(
     return read_folder(path, class_names, split_seed=split_seed)
 
 
-def read_source_split(
-    path: Path, split: str, class_names: Path | None = None
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...]]:
-    """Read labelled pictures to measure on: folders or labels, class names and samples.
+def read_source_split(path: Path, split: str, class_names: Path | None = None) -> SplitPictures:
+    """Read labelled pictures to measure on.
 
     They are those of the split if it exists, else all: they are not used for training, so nothing
     is split off and a single class is enough.
@@ -68,7 +66,7 @@ def read_source_split(
         raise DataError(f"{path}: no labelled pictures", reason="no-labelled-pictures", path=path)
     folders = tuple(by_class)
     names = class_names_for(folders, class_names, beside, "labels")
-    return folders, names, samples_of(by_class, folders)
+    return SplitPictures(folders, names, samples_of(by_class, folders))
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from condu_cli.data.class_names import names_by_class, read_class_names
 from condu_cli.data.labelled import LabelledPictures, Sample
-from condu_cli.data.pictures.picture_files import StoredPicture, list_pictures
+from condu_cli.data.pictures.picture_files import StoredPicture
+from condu_cli.data.pictures.walking import list_pictures
 from condu_cli.data.sources.downloads import require_scipy
 from condu_cli.data.sources.known_tasks import State, public_set, where
 from condu_cli.errors import ConduError, DataError
@@ -37,6 +38,10 @@ class ArrayStore:
     def picture(self, index: int) -> Image.Image:
         """Return one picture as RGB."""
         return Image.fromarray(self.array[index]).convert("RGB")
+
+    def content(self, index: int) -> bytes:
+        """Return one picture's pixels."""
+        return bytes(self.array[index].tobytes())
 
 
 @dataclass(frozen=True)

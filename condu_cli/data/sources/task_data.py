@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.data.class_names import refuse_odd_text
-from condu_cli.data.labelled import SPLIT_SEED, fingerprint, split_samples
+from condu_cli.data.labelled import SPLIT_SEED, SplitPictures, fingerprint, split_samples
 from condu_cli.data.sources.embedded import EMBEDDED_TASKS, embedded_folder
 from condu_cli.data.sources.known_tasks import (
     DATA_VARIABLE,
@@ -22,13 +22,14 @@ from condu_cli.data.sources.known_tasks import (
 )
 from condu_cli.data.sources.own_data import read_source, read_source_split
 from condu_cli.data.sources.public_sets import absent, read_known
+from condu_cli.data.split_names import TEST
 from condu_cli.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from condu_cli.data.labelled import LabelledPictures, Sample
+    from condu_cli.data.labelled import LabelledPictures
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def templates_for(task: str, given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the templates: those given, else the known task's, else `a photo of a {}.`.
 
     Raises:
-        UsageError: a template does not contain `{}` exactly once.
-        DataError: a template is not one line of text.
+        UsageError: a template does not contain `{}` exactly once, or is not one line of text.
 
     """
     refuse_odd_text(given, "template")
@@ -109,8 +109,8 @@ def open_split(
     split: str,
     learned: LearnedFrom | None = None,
     download: bool = False,
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Sample, ...], Path]:
-    """Read the pictures of one split to measure on: folders, class names, samples and place.
+) -> tuple[SplitPictures, Path]:
+    """Read the pictures of one split to measure on, and return them and where they are.
 
     They are looked for where the task was learned from, unless other pictures or another data root
     are given. The pictures that the task was learned from, wherever they are now, and public data
@@ -127,14 +127,14 @@ def open_split(
         place = find_data(task, data_root, download=download)
     if known_set_at(place) is not None or learned.is_at(place):
         data = _open(place, class_names, learned.split_seed)
-        samples = data.test if split == "test" else data.train
-        return data.folders, data.class_names, samples, place
-    folders, names, samples = read_source_split(place, split, class_names)
+        samples = data.test if split == TEST else data.train
+        return SplitPictures(data.folders, data.class_names, samples, data.omitted), place
+    found = read_source_split(place, split, class_names)
     if learned.held_out is not None:
-        train, test = split_samples(samples, folders, learned.split_seed)
-        if fingerprint(test, folders) == learned.held_out:
-            samples = test if split == "test" else train
-    return folders, names, samples, place
+        train, test = split_samples(found.samples, found.folders, learned.split_seed)
+        if fingerprint(test, found.folders) == learned.held_out:
+            found = found._replace(samples=test if split == TEST else train)
+    return found, place
 
 
 def _open(place: Path, class_names: Path | None, split_seed: int) -> LabelledPictures:

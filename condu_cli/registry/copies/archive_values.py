@@ -1,6 +1,6 @@
 """What the values of a registry must be in an archive, besides what hashes and types rule out.
 
-An archive may come from anybody, so the importer refuses what breaks these rules; the exporter
+An archive may come from anywhere, so the importer refuses what breaks these rules; the exporter
 follows them too, so that it never writes what the importer refuses.
 """
 

@@ -70,7 +70,7 @@ def own_labels(labels: Sequence[str]) -> tuple[Candidate, ...]:
     """Return the caller's own labels as candidates of no task.
 
     Raises:
-        DataError: a label is not one line of text.
+        UsageError: a label is not one line of text.
 
     """
     refuse_odd_text(labels, "label")

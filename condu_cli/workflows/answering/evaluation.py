@@ -35,7 +35,7 @@ from condu_cli.workflows.progress import ProgressCallback, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from condu_cli.data.labelled import Sample
+    from condu_cli.data.labelled import Sample, SplitPictures
     from condu_cli.data.pictures.decoding import Unreadable
     from condu_cli.registry.manifest import Session, TaskEntry
     from condu_cli.registry.repository import Registry
@@ -70,7 +70,7 @@ class Evaluation:
 
     `routed` is the share of pictures routed to this task, and `routed_to` their number for every
     task that took some, most first; both None in the `own` space. `unreadable` has the reason for
-    each picture that was skipped.
+    each picture that was skipped; `omitted` says what was not looked at.
     """
 
     task: str
@@ -82,6 +82,7 @@ class Evaluation:
     routed: float | None = None
     routed_to: dict[str, int] | None = None
     unreadable: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -98,7 +99,7 @@ def evaluate(
 
     """
     entry = session.entry(request.task)
-    samples, labels = _samples(workspace.registry, entry, request)
+    pictures, labels = _pictures(workspace.registry, entry, request)
     own = request.label_space == "own"
     options = (
         PredictOptions(task=request.task)
@@ -106,7 +107,7 @@ def evaluate(
         else PredictOptions(experts=request.experts, router=request.router, rule=request.rule)
     )
     predictor = Predictor(workspace, session, options)
-    asked = _ask(workspace, predictor, entry, samples, request.zero_shot, on_progress)
+    asked = _ask(workspace, predictor, entry, pictures.samples, request.zero_shot, on_progress)
     labels = labels[asked.places]
     classes = entry.expert.classes
     predicted = np.array([_class_index(p, entry.name, classes) for p in asked.predictions])
@@ -121,6 +122,7 @@ def evaluate(
         routed=None if routed_to is None else routed_to.get(entry.name, 0) / len(labels),
         routed_to=routed_to,
         unreadable=tuple(broken.reason for broken in asked.unreadable),
+        omitted=pictures.omitted,
     )
 
 
@@ -179,11 +181,11 @@ def _routed_to(predictions: Sequence[Prediction]) -> dict[str, int]:
     return dict(nearest.most_common())
 
 
-def _samples(
+def _pictures(
     registry: Registry, entry: TaskEntry, request: EvaluateRequest
-) -> tuple[Sequence[Sample], np.ndarray]:
+) -> tuple[SplitPictures, np.ndarray]:
     """Return the split's pictures, and their labels (N,) in the task's order of classes."""
-    folders, names, samples, root = open_split(
+    found, root = open_split(
         entry.name,
         request.data,
         request.data_root,
@@ -192,15 +194,15 @@ def _samples(
         learned=LearnedFrom.of(entry.expert.training, learned_from_folder(registry, entry)),
         download=request.download,
     )
-    if not samples:
+    if not found.samples:
         raise DataError(
             f"{root}: no {request.split} pictures",
             reason="no-pictures-in-split",
             path=root,
             split=request.split,
         )
-    index = _class_indices(entry, folders, names, root)
-    return samples, np.array([index[sample.label] for sample in samples])
+    index = _class_indices(entry, found.folders, found.class_names, root)
+    return found, np.array([index[sample.label] for sample in found.samples])
 
 
 def learned_from_folder(registry: Registry, entry: TaskEntry) -> Path | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from condu_cli.data.pictures.decoding import Reading, Unreadable
-from condu_cli.data.pictures.picture_files import list_pictures
+from condu_cli.data.pictures.walking import walk
 from condu_cli.errors import DataError
 from condu_cli.workflows.progress import ProgressCallback, silent
 
@@ -29,6 +29,14 @@ class Answered:
     prediction: Prediction
 
 
+class Answers(NamedTuple):
+    """What was answered, the errors of other inputs, and what was not looked at in folders."""
+
+    answered: list[Answered]
+    errors: list[DataError]
+    omitted: list[str]
+
+
 class PicturePredictor(Protocol):
     """What can answer for pictures."""
 
@@ -43,13 +51,13 @@ def answer_paths(
     paths: Sequence[str],
     stdin: bytes = b"",
     on_progress: ProgressCallback = silent,
-) -> tuple[list[Answered], list[DataError]]:
-    """Predict every readable picture, in order; return the errors of the others.
+) -> Answers:
+    """Predict every readable picture, in order.
 
     `-` stands for standard input: one picture, or a list of paths, one per line.
     """
     with tempfile.TemporaryDirectory(prefix="condu-") as folder:
-        named, errors = _expand(paths, stdin, Path(folder))
+        named, errors, omitted = _expand(paths, stdin, Path(folder))
         pictures = [path for _, path in named]
         found = _absent(pictures) or predictor.predict(pictures, on_progress)
         answered: list[Answered] = []
@@ -58,7 +66,7 @@ def answer_paths(
                 errors.append(_under_its_name(answer.error, name, path))
             else:
                 answered.append(Answered(name, answer))
-    return answered, errors
+    return Answers(answered, errors, omitted)
 
 
 def _absent(pictures: Sequence[Path]) -> Sequence[Unreadable | Prediction]:
@@ -80,17 +88,28 @@ def _under_its_name(exc: DataError, name: str, path: Path) -> DataError:
 
 def _expand(
     paths: Sequence[str], stdin: bytes, folder: Path
-) -> tuple[list[tuple[str, Path]], list[DataError]]:
-    """Resolve the arguments to pictures, each with the name to print."""
+) -> tuple[list[tuple[str, Path]], list[DataError], list[str]]:
+    """Resolve the arguments to pictures, each with the name to print; say what was left out."""
     named: list[tuple[str, Path]] = []
     errors: list[DataError] = []
+    omitted: list[str] = []
     for text in paths:
         path = Path(text)
         if text == STANDARD_INPUT:
             named += _from_stdin(stdin, folder)
         elif path.is_dir():
-            found = list_pictures(path)
-            if not found:
+            found = walk(path)
+            if path in found.unreadable:
+                errors.append(
+                    DataError(
+                        f"{path}: cannot be read (permission denied)",
+                        reason="permission-denied",
+                        path=path,
+                    )
+                )
+                continue
+            omitted += found.omissions()
+            if not found.pictures:
                 errors.append(
                     DataError(
                         f"{path}: no pictures in this folder",
@@ -98,10 +117,10 @@ def _expand(
                         path=path,
                     )
                 )
-            named += [(str(picture), picture) for picture in found]
+            named += [(str(picture), picture) for picture in found.pictures]
         else:
             named.append((text, path))
-    return named, errors
+    return named, errors, omitted
 
 
 def _from_stdin(stdin: bytes, folder: Path) -> list[tuple[str, Path]]:

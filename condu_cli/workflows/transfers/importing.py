@@ -169,6 +169,7 @@ class Importer:
                 *expert.warnings,
                 *warnings_of_head(request.weights, head),
                 *_routing_warnings(request.task, data),
+                *(f"left out: {line}" for line in (data.omitted if data else ())),
             ),
         )
         return PlannedImport(plan, base, config, self._path, self._registry, self._parent)

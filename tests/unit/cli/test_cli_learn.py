@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condu_cli.cli import learn
+from condu_cli.cli.writing.learning_words import report_summary
 from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.train import launching
 from condu_cli.workflows.learning import learner as workflow
@@ -356,7 +356,7 @@ SUMMARY = LearnSummary(
 @pytest.fixture
 def report(capsys):
     def run(mode=Mode.HUMAN, **values):
-        learn._report(Output(mode), replace(SUMMARY, **values))
+        report_summary(Output(mode), replace(SUMMARY, **values))
         return capsys.readouterr()
 
     return run

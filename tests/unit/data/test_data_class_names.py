@@ -76,3 +76,47 @@ def test_good_names_do_not_save_an_odd_folder(tmp_path):
     file.write_text('["dog", "cat"]')
     with pytest.raises(DataError, match=r"the class 'a.tb' has"):
         class_names_for(("a", "a\tb"), file, tmp_path)
+
+
+# Names by position
+
+
+def named(tmp_path, folders, names):
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps(names))
+    return class_names_for(folders, file, tmp_path)
+
+
+def test_folders_that_are_numbers_take_names_by_value(tmp_path):
+    folders = ("1", "10", "11", "12", *"23456789")
+    months = [f"month {number}" for number in range(1, 13)]
+    assert named(tmp_path, folders, months) == tuple(f"month {folder}" for folder in folders)
+    assert named(tmp_path, ("007", "08", "1"), ["one", "seven", "eight"]) == (
+        "seven",
+        "eight",
+        "one",
+    )
+
+
+def test_words_take_names_alphabetically(tmp_path):
+    assert named(tmp_path, ("ant", "bee"), ["small", "busy"]) == ("small", "busy")
+    assert named(tmp_path, ("c1", "c2"), ["one", "two"]) == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "why"),
+    [
+        (("c1", "c10", "c2"), ["one", "two", "ten"], "is 'c2' before or after 'c10'"),
+        (("Banana", "apple"), ["x", "y"], "is 'apple' before or after 'Banana'"),
+        (("01", "1"), ["x", "y"], "is '1' before or after '01'"),
+        (("cat", "dog"), ["dog", "cat"], "in its order, 'cat' would be called 'dog'"),
+        (("big_dog", "cat"), ["a cat", "Big Dog"], "'cat' would be called 'Big Dog'"),
+    ],
+)
+def test_pairing_that_may_be_meant_otherwise_is_refused(tmp_path, folders, names, why):
+    with pytest.raises(DataError, match="is not clear") as caught:
+        named(tmp_path, folders, names)
+    assert why in caught.value.message
+    assert "Map each class to its name" in hint_of(caught.value)
+    mapping = dict(zip(folders, names, strict=True))
+    assert named(tmp_path, folders, mapping) == tuple(names)

@@ -66,7 +66,7 @@ def test_learning_decodes_what_it_trains_and_measures_on_once(
 )
 def test_predicting_decodes_every_picture_once(workspace, pictures, count, decodings, options):
     predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
-    answered, errors = answer_paths(predictor, [str(pictures)])
+    answered, errors, _ = answer_paths(predictor, [str(pictures)])
     assert (len(answered), errors) == (count, [])
     assert decodings == once(pictures.rglob("*.png"))
 
@@ -92,7 +92,7 @@ def test_small_windows_decode_no_more_and_answer_the_same(
 ):
     def answers():
         predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
-        found, _ = answer_paths(predictor, [str(pictures)])
+        found, _, _ = answer_paths(predictor, [str(pictures)])
         return [a.prediction for a in found]
 
     whole = answers()

@@ -14,7 +14,6 @@ from PIL import Image, ImageFile
 from condu_cli.data.pictures import picture_files
 from condu_cli.data.pictures.picture_files import (
     StoredPicture,
-    list_pictures,
     open_picture,
     picture_name,
 )
@@ -157,23 +156,6 @@ def test_our_limit_decides_and_no_warning_of_pillow(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (20, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
     assert open_picture(path).size == (20, 10)
-
-
-def test_pictures_of_a_folder_come_sorted_at_any_depth(tmp_path):
-    for name in ("b.PNG", "a.jpg", "deep/er/c.webp", "notes.txt", "archive.zip"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in list_pictures(tmp_path)]
-    assert found == ["a.jpg", "b.PNG", "deep/er/c.webp"]
-
-
-def test_hidden_files_and_folders_are_left_out(tmp_path):
-    for name in (".hidden.png", ".thumbs/a.png", "seen.png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert list_pictures(tmp_path) == [tmp_path / "seen.png"]
 
 
 # Unusual pixel formats

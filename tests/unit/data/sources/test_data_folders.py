@@ -1,6 +1,7 @@
 """A data set as folders: layouts, splits, class names, and faults of a folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.class_names import read_class_names
 from condu_cli.data.draws import few_shot
-from condu_cli.data.sources.folders import read_folder
+from condu_cli.data.pictures import walking
+from condu_cli.data.sources.folders import read_folder, read_split
 from condu_cli.errors import DataError
 
 
@@ -309,3 +311,92 @@ def test_classes_that_differ_only_in_case_are_pointed_out(tmp_path):
 def test_folders_with_the_same_name_in_words_are_refused(tmp_path):
     with pytest.raises(DataError, match="two classes are called 'big dog'"):
         read_folder(touch(tmp_path, "big_dog/1.png", "big dog/1.png"))
+
+
+# Splits in other spellings, and layouts that are not clear
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Training", "Testing"), ("TRAIN", "Val"), ("train_set", "test-set")]
+)
+def test_splits_may_be_spelled_in_any_usual_way(tmp_path, train, test):
+    touch(tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", f"{test}/a/3.png")
+    data = read_folder(tmp_path)
+    assert (data.folders, len(data.train), len(data.test)) == (("a", "b"), 2, 1)
+    assert paths(read_split(tmp_path, "test").samples) == [tmp_path / test / "a/3.png"]
+
+
+def test_a_validation_split_beside_a_test_split_is_named(tmp_path):
+    touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "val/b/4.png", "x/5.png")
+    data = read_folder(tmp_path)
+    assert paths(data.test) == [tmp_path / "test/a/3.png"]
+    assert data.omitted == tuple(f"{tmp_path / name}: beside the splits" for name in ("val", "x"))
+
+
+def test_a_test_split_without_a_training_split_is_refused(tmp_path):
+    touch(tmp_path, "cat/1.png", "dog/2.png", "Testing/cat/3.png", "Testing/dog/4.png")
+    with pytest.raises(DataError, match="has the split 'Testing', but none to train on") as caught:
+        read_folder(tmp_path)
+    assert "rename it if it is a class" in hint_of(caught.value)
+
+
+def test_a_split_twice_is_refused(tmp_path):
+    touch(tmp_path, "train/a/1.png", "Training/b/2.png")
+    with pytest.raises(DataError, match="both read as the train split"):
+        read_folder(tmp_path)
+
+
+def test_folders_that_all_hold_the_same_folders_are_asked_about(tmp_path):
+    touch(tmp_path, *(f"{fold}/{name}/1.png" for fold in ("fold1", "fold2") for name in "ab"))
+    with pytest.raises(DataError, match=r"all 2 folders .*hold the same sub-folders \(a, b\)"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["{c}/images/1.png", "{c}/1.png", "{c}/{c}1/1.png"])
+def test_folders_inside_classes_may_be_called_as_they_like(tmp_path, layout):
+    touch(tmp_path, *(layout.format(c=name) for name in ("cat", "dog")))
+    touch(tmp_path, *(layout.format(c=name).replace("1.png", "2.png") for name in ("cat", "dog")))
+    assert read_folder(tmp_path).folders == ("cat", "dog")
+
+
+# Links, thumbnails, and what may not be read
+
+
+def test_a_link_brings_no_pictures_of_other_classes(tmp_path):
+    root = touch(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/dog/3.png") / "train"
+    (root / "cat" / "all").symlink_to(root)
+    (root / "cat" / "friend").symlink_to(root / "dog")
+    data = read_folder(tmp_path)
+    assert [(s.picture.name, s.label) for s in (*data.train, *data.test)].count(("1.png", 0)) == 1
+    assert {s.label for s in (*data.train, *data.test) if s.picture.name != "1.png"} == {1}
+
+
+def test_a_class_may_be_a_link(tmp_path):
+    many(tmp_path / "elsewhere", "x", 3)
+    many(tmp_path / "data", "cat", 3)
+    (tmp_path / "data" / "dog").symlink_to(tmp_path / "elsewhere" / "x")
+    data = read_folder(tmp_path / "data")
+    assert (data.folders, len(data.train) + len(data.test)) == (("cat", "dog"), 6)
+
+
+def test_thumbnails_are_no_class_and_no_pictures(plain):
+    touch(plain, "@eaDir/1.png", "cat/@eaDir/2.png", "__MACOSX/cat/3.png")
+    data = read_folder(plain)
+    assert data.folders == ("big_dog", "cat")
+    assert len(data.train) + len(data.test) == 20
+    assert set(data.omitted) == {
+        f"{plain / name}: not entered" for name in ("@eaDir", "cat/@eaDir", "__MACOSX")
+    }
+
+
+def test_a_class_that_may_not_be_read_is_refused(plain, monkeypatch):
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "cat":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(walking.os, "scandir", guarded)
+    with pytest.raises(DataError, match=r"cat: cannot be read \(permission denied\)"):
+        read_folder(plain)

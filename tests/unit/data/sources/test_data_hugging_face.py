@@ -129,7 +129,7 @@ def test_rows_without_labels_are_counted(saved):
 
 def test_a_split_is_read_to_measure_on(saved):
     root = saved({"train": dataset([0, 1, 1]), "test": dataset([1, 1])})
-    folders, names, samples = read_source_split(root, "test")
+    folders, names, samples, _ = read_source_split(root, "test")
     assert (folders, names, len(samples)) == (("big_cat",), ("big cat",), 2)
     assert len(read_source_split(root, "other")[2]) == 5
 

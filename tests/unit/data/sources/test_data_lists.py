@@ -195,7 +195,7 @@ def test_of_two_test_splits_one_is_used_and_the_other_counted(tmp_path):
     data = read_source(table(tmp_path, rows, "path,label,split"))
     assert [sample.picture.name for sample in data.test] == ["d.jpg"]
     assert data.ignored == 1
-    assert "split 'val'" in data.ignored_names[0]
+    assert "split 'validation'" in data.ignored_names[0]
 
 
 def test_numbers_are_ordered_by_value_so_that_a_list_of_names_fits(tmp_path):
@@ -219,7 +219,7 @@ def test_one_label_is_not_enough(tmp_path):
 def test_a_split_is_read_to_measure_on(tmp_path):
     rows = ["a.jpg,cat,train", "b.jpg,dog,train", "c.jpg,dog,val"]
     path = table(tmp_path, rows, "path,label,split")
-    folders, names, samples = read_source_split(path, "test")
+    folders, names, samples, _ = read_source_split(path, "test")
     assert (folders, names, len(samples)) == (("dog",), ("dog",), 1)
     assert len(read_source_split(path, "train")[2]) == 2
 

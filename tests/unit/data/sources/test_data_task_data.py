@@ -176,7 +176,7 @@ def test_a_list_of_pictures_is_read_and_measured_too(tmp_path, make_pictures):
     for learned_from in (None, listed):
         learned = LearnedFrom(learned_from)
         opened = open_split("my-own", listed, None, None, split="test", learned=learned)
-        assert [s.picture.name for s in opened[2]] == ["01.png", "01.png"]
+        assert [s.picture.name for s in opened[0].samples] == ["01.png", "01.png"]
 
 
 def test_class_names_that_are_given_name_the_classes(tmp_path):
@@ -189,17 +189,22 @@ def test_class_names_that_are_given_name_the_classes(tmp_path):
 @pytest.mark.parametrize(("split", "count"), [("test", 2), ("train", 3)])
 def test_a_public_set_is_measured_on_its_own_split(tmp_path, split, count):
     made_sets.food101(tmp_path)
-    folders, names, samples, place = open_split("food101", None, tmp_path, None, split=split)
-    assert (len(samples), place) == (count, tmp_path / "food-101")
-    assert (folders, names) == (("apple_pie", "waffles"), ("apple pie", "waffles"))
+    found, place = open_split("food101", None, tmp_path, None, split=split)
+    assert (len(found.samples), place) == (count, tmp_path / "food-101")
+    assert (found.folders, found.class_names) == (
+        ("apple_pie", "waffles"),
+        ("apple pie", "waffles"),
+    )
 
 
 def test_what_a_task_was_learned_from_is_split_as_it_was_learned(tmp_path, make_pictures):
     folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
     learned = LearnedFrom(folder, split_seed=7)
-    opened = open_split("my-own", None, None, None, split="test", learned=learned)
-    assert set(opened[2]) == set(open_data("my-own", folder, None, None, split_seed=7)[0].test)
-    assert open_split("my-own", folder, None, None, split="test", learned=learned)[3] == folder
+    opened = open_split("own", None, None, None, split="test", learned=learned)
+    assert set(opened[0].samples) == set(
+        open_data("my-own", folder, None, None, split_seed=7)[0].test
+    )
+    assert open_split("own", folder, None, None, split="test", learned=learned)[1] == folder
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
@@ -211,9 +216,9 @@ def test_what_a_task_was_learned_from_is_recognised_at_another_place(
     record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
     moved = folder.rename(tmp_path / "elsewhere")
     learned = LearnedFrom.of(record, None)
-    opened = open_split("my-own", moved, None, None, split=split, learned=learned)
+    opened = open_split("own", moved, None, None, split=split, learned=learned)
     kept = data.test if split == "test" else data.train
-    assert {s.picture.relative_to(moved) for s in opened[2]} == {
+    assert {s.picture.relative_to(moved) for s in opened[0].samples} == {
         s.picture.relative_to(folder) for s in kept
     }
 
@@ -224,19 +229,19 @@ def test_other_pictures_under_the_same_names_are_measured_whole(tmp_path, make_p
     record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
     other = make_pictures(tmp_path / "other", ("a", "b"), 10, 24)
     learned = LearnedFrom.of(record, folder)
-    assert len(open_split("my-own", other, None, None, split="test", learned=learned)[2]) == 20
+    assert len(open_split("own", other, None, None, split="test", learned=learned)[0].samples) == 20
 
 
 def test_a_public_set_is_found_again_where_it_was_learned_from(tmp_path):
     made_sets.food101(tmp_path)
     place = tmp_path / "food-101"
     opened = open_split("renamed", None, None, None, split="test", learned=LearnedFrom(place))
-    assert (len(opened[2]), opened[3]) == (2, place)
+    assert (len(opened[0].samples), opened[1]) == (2, place)
 
 
 def test_another_folder_is_measured_whole(tmp_path, make_pictures):
     folder = make_pictures(tmp_path / "mine", ("a", "b"), 10, 8)
-    assert len(open_split("my-own", folder, None, None, split="test")[2]) == 20
+    assert len(open_split("own", folder, None, None, split="test")[0].samples) == 20
 
 
 def test_a_data_root_that_is_named_takes_precedence_over_where_it_was_learned(
@@ -247,7 +252,7 @@ def test_a_data_root_that_is_named_takes_precedence_over_where_it_was_learned(
     opened = open_split(
         "mine", None, tmp_path / "two", None, split="test", learned=LearnedFrom(learned_from)
     )
-    assert (len(opened[2]), opened[3]) == (6, other)
+    assert (len(opened[0].samples), opened[1]) == (6, other)
 
 
 @pytest.mark.parametrize(
@@ -264,5 +269,5 @@ def test_a_train_folder_alone_is_recognised_too(tmp_path, make_pictures):
     record = {"split": data.split, "test_fingerprint": fingerprint(data.test, data.folders)}
     moved = (tmp_path / "one").rename(tmp_path / "two")
     learned = LearnedFrom.of(record, None)
-    assert len(open_split("my-own", moved, None, None, split="test", learned=learned)[2]) == 4
-    assert open_split("my-own", moved, None, None, split="test")[0] == ("a", "b")
+    assert len(open_split("own", moved, None, None, split="test", learned=learned)[0].samples) == 4
+    assert open_split("own", moved, None, None, split="test")[0].folders == ("a", "b")

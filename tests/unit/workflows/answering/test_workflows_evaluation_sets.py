@@ -7,7 +7,7 @@ import pytest
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import DataError
-from condu_cli.workflows.answering.evaluation import EvaluateRequest, _samples
+from condu_cli.workflows.answering.evaluation import EvaluateRequest, _pictures
 
 
 def learned(name="food101", classes=("apple pie", "waffles"), folder=None):
@@ -24,19 +24,19 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def names(samples) -> list[str]:
-    return [sample.picture.name for sample in samples]
+def names(pictures) -> list[str]:
+    return [sample.picture.name for sample in pictures.samples]
 
 
 def test_where_it_was_learned_from(root):
     registry, entry = learned(folder=root / "food-101")
-    samples, labels = _samples(registry, entry, EvaluateRequest("food101"))
-    assert (names(samples), labels.tolist()) == (["14.jpg", "15.jpg"], [0, 1])
+    pictures, labels = _pictures(registry, entry, EvaluateRequest("food101"))
+    assert (names(pictures), labels.tolist()) == (["14.jpg", "15.jpg"], [0, 1])
 
 
 def test_after_the_task_was_renamed_too(root):
     registry, entry = learned("lunch", folder=root / "food-101")
-    assert names(_samples(registry, entry, EvaluateRequest("lunch"))[0]) == ["14.jpg", "15.jpg"]
+    assert names(_pictures(registry, entry, EvaluateRequest("lunch"))[0]) == ["14.jpg", "15.jpg"]
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])
@@ -45,23 +45,23 @@ def test_below_a_data_root_on_a_machine_that_did_not_learn_it(root, monkeypatch,
     if way == "variable":
         monkeypatch.setenv("CONDU_DATA", str(root))
     request = EvaluateRequest("food101", data_root=root if way == "option" else None)
-    assert names(_samples(registry, entry, request)[0]) == ["14.jpg", "15.jpg"]
+    assert names(_pictures(registry, entry, request)[0]) == ["14.jpg", "15.jpg"]
 
 
 def test_its_training_pictures_can_be_measured(root):
     registry, entry = learned(folder=root / "food-101")
-    samples, _ = _samples(registry, entry, EvaluateRequest("food101", split="train"))
-    assert sorted(names(samples)) == ["11.jpg", "12.jpg", "13.jpg"]
+    pictures, _ = _pictures(registry, entry, EvaluateRequest("food101", split="train"))
+    assert sorted(names(pictures)) == ["11.jpg", "12.jpg", "13.jpg"]
 
 
 def test_labels_follow_the_tasks_own_order_and_names(root):
     registry, entry = learned(classes=("waffle", "pie"), folder=root / "food-101")
     entry.expert.training["folders"] = ["waffles", "apple_pie"]
-    assert _samples(registry, entry, EvaluateRequest("food101"))[1].tolist() == [1, 0]
+    assert _pictures(registry, entry, EvaluateRequest("food101"))[1].tolist() == [1, 0]
 
 
 def test_nowhere_says_how_to_name_a_data_root(root):
     registry, entry = learned()
     with pytest.raises(DataError, match="no pictures for task 'food101'") as caught:
-        _samples(registry, entry, EvaluateRequest("food101"))
+        _pictures(registry, entry, EvaluateRequest("food101"))
     assert "--data-root DIR" in hint_of(caught.value)

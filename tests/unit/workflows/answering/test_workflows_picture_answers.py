@@ -9,7 +9,7 @@ from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 
 def answer(workspace, *paths, stdin=b"", **options):
     predictor = Predictor(workspace, workspace.head(), PredictOptions(**options))
-    return answer_paths(predictor, list(map(str, paths)), stdin)
+    return answer_paths(predictor, list(map(str, paths)), stdin)[:2]
 
 
 def labels(answered) -> list[tuple[str, str]]:
