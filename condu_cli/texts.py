@@ -8,6 +8,7 @@ text is refused where it enters, so that whatever one command writes, every othe
 Names of files are not text but bytes: they are taken as they are, and shown as text.
 """
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from unicodedata import category
 
 _FAULTS = {
@@ -33,6 +34,21 @@ def fault_in(text: str) -> str | None:
         if words is not None:
             return words.format(_escaped(character))
     return None
+
+
+def decoded(content: bytes) -> str:
+    """Decode the bytes of a text file: UTF-8, or UTF-16 with a byte order mark, as Windows writes.
+
+    Raises:
+        ValueError: it is in another encoding; the message says so.
+
+    """
+    marked = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as exc:
+        byte = f"byte {exc.start} is 0x{content[exc.start]:02x}"
+        raise ValueError(f"it is not {'UTF-16' if marked else 'UTF-8'}: {byte}") from exc
 
 
 def visible(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import DataError, UsageError
-from condu_cli.texts import fault_in, visible
+from condu_cli.texts import decoded, fault_in, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,8 +183,8 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
 
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+        text = decoded(file.read_bytes())
+    except (OSError, ValueError) as exc:
         raise DataError(
             f"{file}: cannot read class names ({exc})",
             reason="class-names-unreadable",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from condu_cli.texts import fault_in, visible
+from condu_cli.texts import decoded, fault_in, visible
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Every code point, surrogates included."""
@@ -55,3 +55,18 @@ def test_text_without_a_fault_can_be_written_anywhere(text):
         assert text.encode().decode() == text
         assert "\0" not in text
         assert len(text.splitlines()) <= 1
+
+
+# Files of text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_files_may_be_in_what_windows_writes(encoding):
+    assert decoded("naïve\n🐈".encode(encoding)) == "naïve\n🐈"
+
+
+def test_another_encoding_is_named_by_its_first_byte():
+    with pytest.raises(ValueError, match="it is not UTF-8: byte 3 is 0xe9"):
+        decoded("café".encode("latin-1"))
+    with pytest.raises(ValueError, match="it is not UTF-16"):
+        decoded(b"\xff\xfe\x00")

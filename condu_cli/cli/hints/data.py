@@ -79,6 +79,7 @@ HINTS: dict[str, Hint] = {
     "template-without-place": "For instance --template 'a photo of a {{}}.'",
     # Lists and saved data sets
     "list-unreadable": "It must be text in UTF-8",
+    "list-encoding": "Write it in UTF-8",
     "list-header": "Expected a header such as path,label or path,label,split",
     "list-row-invalid": "Check its quotes",
     "list-value-missing": "Every row needs a path and a label",

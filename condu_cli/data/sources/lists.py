@@ -26,6 +26,7 @@ from condu_cli.data.split_names import (
     split_without_train,
 )
 from condu_cli.errors import DataError
+from condu_cli.texts import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,8 +123,8 @@ def read_manifest(file: Path) -> Manifest:
 
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+        text = decoded(file.read_bytes())
+    except (OSError, ValueError) as exc:
         raise DataError(
             f"{file}: cannot be read ({exc})", reason="list-unreadable", path=file
         ) from exc

@@ -63,7 +63,7 @@ class PathText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | bytes | None:
-        """Write text, or bytes that are none."""
+        """Write text, or bytes if it is not text."""
         if value is None or fault_in(value) is None:
             return value
         return os.fsencode(value)

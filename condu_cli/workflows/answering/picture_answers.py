@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import tempfile
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from condu_cli.data.pictures.decoding import Reading, Unreadable
+from condu_cli.data.pictures.picture_files import opened
 from condu_cli.data.pictures.walking import walk
-from condu_cli.errors import DataError
+from condu_cli.errors import DataError, exhausted
+from condu_cli.texts import decoded
 from condu_cli.workflows.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
     from condu_cli.workflows.answering.answers import Prediction
 
 STANDARD_INPUT = "-"
+_CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
+"""What a list of names does not have: control characters but NUL, tab and line ends."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,11 @@ def answer_paths(
 ) -> Answers:
     """Predict every readable picture, in order.
 
-    `-` stands for standard input: one picture, or a list of paths, one per line.
+    `-` stands for standard input: one picture, or a list of paths, one per line or ended by NUL.
+
+    Raises:
+        DataError: the list's encoding cannot be told.
+
     """
     with tempfile.TemporaryDirectory(prefix="condu-") as folder:
         named, errors, omitted = _expand(paths, stdin, Path(folder))
@@ -71,7 +83,7 @@ def answer_paths(
 
 def _absent(pictures: Sequence[Path]) -> Sequence[Unreadable | Prediction]:
     """Return what is wrong if no path is a file: no model needs to be loaded for that."""
-    if any(path.is_file() for path in pictures):
+    if any(os.path.isfile(path) for path in pictures):
         return []
     answers = [Reading(None, keep=False).one(path) for path in pictures]
     absent = [answer for answer in answers if isinstance(answer, Unreadable)]
@@ -97,7 +109,7 @@ def _expand(
         path = Path(text)
         if text == STANDARD_INPUT:
             named += _from_stdin(stdin, folder)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             found = walk(path)
             if path in found.unreadable:
                 errors.append(
@@ -124,13 +136,41 @@ def _expand(
 
 
 def _from_stdin(stdin: bytes, folder: Path) -> list[tuple[str, Path]]:
-    """Read UTF-8 text as a list of paths, and anything else as a picture."""
+    """Read standard input as a picture, or as a list of paths if it is text.
+
+    Names of files are bytes: they are separated by NUL if there is one, else by line feeds.
+    """
+    if _is_picture(stdin) or not _is_text(stdin):
+        picture = folder / "standard-input"
+        picture.write_bytes(stdin)
+        return [(STANDARD_INPUT, picture)]
+    if stdin.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        stdin = os.fsencode(decoded(stdin))
+    elif b"\n\0" in stdin or b"\0\n" in stdin:
+        raise DataError(
+            "standard input: a list in UTF-16 without a byte order mark", reason="list-encoding"
+        )
+    stdin = stdin.removeprefix(BOM_UTF8)
+    parts = stdin.split(b"\0") if b"\0" in stdin else stdin.splitlines()
+    names = [os.fsdecode(part) for part in parts if part.strip()]
+    return [(name, Path(name)) for name in names]
+
+
+def _is_picture(content: bytes) -> bool:
     try:
-        lines = [line for line in stdin.decode("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        lines = []
-    if lines:
-        return [(line, Path(line)) for line in lines]
-    picture = folder / "standard-input"
-    picture.write_bytes(stdin)
-    return [(STANDARD_INPUT, picture)]
+        with opened(io.BytesIO(content)):
+            return True
+    except Exception as exc:  # on other bytes, decoders raise anything
+        if stopped := exhausted(exc):
+            raise stopped from exc
+        return False
+
+
+def _is_text(content: bytes) -> bool:
+    """Return whether bytes can be names: some, and none of the control characters of pictures."""
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        try:
+            content = decoded(content).encode()
+        except ValueError:
+            return False
+    return bool(content.strip()) and not _CONTROL.search(content)

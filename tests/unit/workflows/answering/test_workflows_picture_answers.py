@@ -1,8 +1,10 @@
 """From paths to answers: files, folders, standard input, unreadable pictures."""
 
+import os
+
 import pytest
 
-from condu_cli.errors import NotFoundError
+from condu_cli.errors import DataError, NotFoundError
 from condu_cli.workflows.answering.picture_answers import answer_paths
 from condu_cli.workflows.answering.predictor import PredictOptions, Predictor
 
@@ -80,7 +82,7 @@ def test_a_dash_may_be_between_other_paths(workspace, blue, red):
     assert labels(answered) == [(str(blue), "blue"), ("-", "red"), (str(blue), "blue")]
 
 
-@pytest.mark.parametrize("stdin", [b"", b"\xff\xfe\x00not a picture"])
+@pytest.mark.parametrize("stdin", [b"", b"\xff\xd8\x00\x10not a picture"])
 def test_standard_input_that_is_not_a_picture_is_an_error(workspace, stdin):
     answered, errors = answer(workspace, "-", stdin=stdin)
     assert answered == []
@@ -91,3 +93,56 @@ def test_standard_input_that_is_not_a_picture_is_an_error(workspace, stdin):
 def test_an_unknown_task_comes_before_unreadable_files(workspace, tmp_path):
     with pytest.raises(NotFoundError):
         answer(workspace, tmp_path / "gone.png", task="nothing")
+
+
+# Lists on standard input
+
+
+@pytest.fixture
+def odd(red, tmp_path):
+    """A picture whose name is bytes, with a line end among them."""
+    path = tmp_path / os.fsdecode(b"caf\xe9\n1.png")
+    path.write_bytes(red.read_bytes())
+    return path
+
+
+def names_of(workspace, stdin: bytes) -> list[str]:
+    answered, errors = answer(workspace, "-", stdin=stdin)
+    assert errors == []
+    return [item.path for item in answered]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda names: names.encode("utf-8-sig"),
+        lambda names: names.encode("utf-16"),
+        lambda names: names.replace("\n", "\r\n").encode(),
+        lambda names: names.replace("\n", "\0").encode(),
+    ],
+)
+def test_lists_may_be_as_shells_write_them(workspace, blue, red, encoded):
+    assert names_of(workspace, encoded(f"{blue}\n{red}\n")) == [str(blue), str(red)]
+
+
+def test_names_are_bytes_and_may_hold_line_ends_between_nuls(workspace, odd, red):
+    stdin = b"\0".join(map(os.fsencode, (odd, red)))
+    assert names_of(workspace, stdin) == [str(odd), str(red)]
+
+
+def test_one_bad_line_is_one_bad_line(workspace, blue):
+    lines = [b"x" * 5000, os.fsencode(blue), b"caf\xe9.png", b"", b"nothing.png"]
+    answered, errors = answer(workspace, "-", stdin=b"\n".join(lines))
+    assert [item.path for item in answered] == [str(blue)]
+    assert len(errors) == 3
+
+
+def test_a_list_without_its_byte_order_mark_is_refused(workspace, blue):
+    with pytest.raises(DataError, match="UTF-16 without a byte order mark"):
+        answer(workspace, "-", stdin=f"{blue}\n".encode("utf-16-le"))
+
+
+def test_a_name_that_is_too_long_is_an_error(workspace):
+    answered, (error,) = answer(workspace, "x" * 5000)
+    assert answered == []
+    assert "x" * 5000 in error.message
