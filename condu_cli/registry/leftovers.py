@@ -5,15 +5,13 @@ processes that have ended. Anything else in the folder is not condu's.
 """
 
 import shutil
-import sqlite3
 from collections.abc import Iterator, Set
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from condu_cli.errors import ConduError
 from condu_cli.registry.creation import draft_folders
-from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import is_abandoned, is_draft
 from condu_cli.registry.files.listing import bytes_below
 from condu_cli.registry.repository import Registry
@@ -78,7 +76,7 @@ def removed_on_failure(registry: Registry) -> Iterator[None]:
 
     The caller holds the lock. Blobs that the database refers to are kept.
     """
-    with registry.blobs.noting_new() as new, closing(_connected(registry)):
+    with registry.blobs.noting_new() as new:
         try:
             yield
         except BaseException:
@@ -86,18 +84,3 @@ def removed_on_failure(registry: Registry) -> Iterator[None]:
                 for sha256 in new - registry.needed_among(new):
                     registry.blobs.remove(sha256)
             raise
-
-
-def _connected(registry: Registry) -> sqlite3.Connection:
-    """Keep the database open, so that it can still be read once the disk is full.
-
-    Even a reader needs a file beside it, which the first connection creates.
-    """
-    with described_errors(registry.paths.database):
-        connection = connect(registry.paths.database)
-        try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except BaseException:
-            connection.close()
-            raise
-    return connection

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import tiny_registry as tiny
 from operations import OPERATIONS, Operation
@@ -134,6 +135,22 @@ def test_a_full_disk_leaves_the_old_state_and_takes_no_space(name: str, tmp_path
         trial.check(roomy, error)
     assert trial.failed >= 3
     assert trial.went_well
+
+
+@pytest.mark.slow
+def test_a_disk_without_a_free_byte_can_be_read_and_cleaned(tmp_path: Path) -> None:
+    tiny.create(tmp_path / "registry", 2)
+    with small_disk(tmp_path / "disk", occupied(tmp_path / "registry") + 400) as disk:
+        place = shutil.copytree(tmp_path / "registry", disk / "registry")
+        garbage = Registry.open(place).blobs.put({"x": np.zeros(9, np.float32)}).sha256
+        with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(1024))
+        registry = Registry.open(place)
+        assert len(registry.sessions()) == 2
+        assert verify(registry).problems == ()
+        collect(registry, None)
+        assert not registry.blobs.exists(garbage)
 
 
 @pytest.mark.slow

@@ -21,18 +21,35 @@ from condu_cli.errors import ConduError, IntegrityError, LockedError
 
 BUSY_SECONDS = 10.0
 _BEGIN = "condu_begin"
+_NO_ROOM = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN})
+"""What SQLite reports if it cannot make its files beside the database."""
 _CORRUPT = ("no such", "Could not decode")
 """How messages about a corrupt database begin that SQLite reports as operational errors."""
 
 
 def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open an existing database; never create one."""
+    """Open an existing database; never create one.
+
+    Even a reader of a WAL database makes files beside it, which a full disk does not allow. Then
+    the connection keeps their content in its own memory, and the database to itself.
+    """
+    try:
+        return _connected(database, busy_seconds, "NORMAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+            raise
+        return _connected(database, busy_seconds, "EXCLUSIVE")
+
+
+def _connected(database: Path, busy_seconds: float, locking: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         _uri(database), uri=True, isolation_level=None, timeout=busy_seconds
     )
     try:
+        connection.execute(f"PRAGMA locking_mode = {locking}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # opens its files
     except sqlite3.DatabaseError:
         connection.close()
         raise

@@ -217,3 +217,19 @@ def test_a_folder_without_write_permission_is_not_written(unwritable: Path) -> N
 def test_errors_that_are_not_sqlites_pass() -> None:
     with pytest.raises(ZeroDivisionError), described_errors(Path("x")):
         _ = 1 // 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of files")
+def test_a_disk_without_room_for_shared_memory_can_be_read(database: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, before[1]))  # shared memory takes 32 KiB
+    try:
+        for _ in range(2):
+            with read(make_engine(database)) as session:
+                assert count(session) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with write(make_engine(database)) as session:
+        insert(session, 2)
