@@ -35,6 +35,7 @@ from condu_cli.cli.command import (
 )
 from condu_cli.cli.groups import arrange
 from condu_cli.cli.writing.output import Mode, Output
+from condu_cli.cli.writing.streams import silence
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(exc.exit_code)
     except BrokenPipeError:
         # The reader closed the pipe (`condu log | head`).
-        _silence_stdout()
+        silence(sys.stdout)
         sys.exit(0)
     except SystemExit as exc:  # rich exits like this on a broken pipe
         sys.exit(0 if isinstance(exc.__context__, BrokenPipeError) else exc.code)
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         expected = _as_condu_error(exc)
         if expected.reason == "output-failed":
-            _silence_stdout()
+            silence(sys.stdout)
         Output(mode, registry=_named_registry(given)).error(expected)
         sys.exit(expected.exit_code)
     sys.exit(0)
@@ -130,11 +131,6 @@ def _prepare_streams() -> None:
         # A file name need not be valid text, and a terminal may lack a character.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _silence_stdout() -> None:
-    """Discard what the interpreter flushes at exit: that flush would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_condu_error(exc: BaseException) -> ConduError:

@@ -104,10 +104,11 @@ class Run:
         return Run(settings, Output(Mode.SILENT)) if silent else new_run(settings)
 
 
-def new_run(settings: Settings) -> Run:
-    """Build a run from the global options."""
+def new_run(settings: Settings, *, lasting: bool = False) -> Run:
+    """Build a run from the global options; `lasting` as for `Output`."""
     mode = Mode.JSON if settings.json else Mode.HUMAN
-    return Run(settings, Output(mode, quiet=settings.quiet, registry=settings.registry))
+    out = Output(mode, quiet=settings.quiet, registry=settings.registry, lasting=lasting)
+    return Run(settings, out)
 
 
 def command(
@@ -133,7 +134,8 @@ def command(
             settings = _merge(ctx.obj, given)
             if writes and settings.dry_run:
                 raise _no_dry_run(name or function.__name__)
-            run = new_run(settings)
+            # What was changed stays changed, and succeeded, whatever becomes of its report.
+            run = new_run(settings, lasting=(changes or writes) and not settings.dry_run)
             try:
                 return function(run, **values)
             except ConduError as exc:

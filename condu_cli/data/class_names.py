@@ -216,17 +216,13 @@ def refuse_odd_text(texts: Sequence[str], what: str, source: Path | None = None)
         UsageError: the same, if the caller gave it.
 
     """
-    kind = UsageError if source is None else DataError
     for text in texts:
         fault = fault_in(text)
         if fault is not None:
-            place = "" if source is None else f"{source}: "
-            raise kind(
-                f"{place}the {what} '{visible(text)}' has {fault}",
-                reason="text-odd",
-                what=what,
-                text=visible(text),
-            )
+            found = f"the {what} '{visible(text)}' has {fault}"
+            if source is None:
+                raise UsageError(found, reason="text-odd", text=visible(text))
+            raise DataError(f"{source}: {found}", reason="text-odd", text=visible(text))
 
 
 def _distinct(source: Path, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from condu_process import program_here
 
 from condu_cli.main import main
+from condu_cli.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,6 +227,28 @@ def test_help_may_be_read_by_a_program_that_stops_reading():
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("mode", [(), ("--json",)])
+def test_a_change_succeeds_whatever_becomes_of_its_report(
+    learned: Condu, tmp_path: Path, mode: tuple[str, ...]
+) -> None:
+    registry = shutil.copytree(learned.registry, tmp_path / "registry")
+    command = [sys.executable, "-m", "condu_cli", "tag", "good", "--registry", str(registry), *mode]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=full, check=False)
+    assert done.returncode == 0
+    assert Registry.open(registry).history().tags.keys() == {"good"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_exit_code_does_not_depend_on_stderr(tmp_path: Path) -> None:
+    nothing = ("ls", "--registry", str(tmp_path / "nothing"))
+    for mode in ((), ("--json",)):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "condu_cli", *nothing, *mode]
+            assert subprocess.run(command, stderr=full, check=False).returncode == 10
 
 
 def test_a_closed_output_is_not_a_crash():

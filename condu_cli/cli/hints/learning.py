@@ -37,6 +37,9 @@ HINTS: dict[str, Hint] = {
     "registry-path-not-writable": lambda facts: (
         f"Name another folder with {registry_option(facts)}"
     ),
+    "registry-not-writable": lambda facts: (
+        "Make it writable, free some space, or name another folder with " + registry_option(facts)
+    ),
     "disk-too-full": lambda facts: (
         "Free some space (condu gc --dry-run{here} shows what could be removed), or name another "
         + registry_option(facts)

@@ -133,8 +133,8 @@ HINTS: dict[str, Hint] = {
     "output-is-folder": "Name a file that does not exist yet",
     "output-in-registry": "Name a file outside the registry's folder",
     "output-exists": "Name another, or overwrite it: --force",
-    "not-exportable": "An older condu let it in; condu backup DIR{here} copies the registry as it "
-    "is",
+    "not-exportable": "An older version took it in; condu backup DIR{here} copies the registry as "
+    "it is",
     "archive-corrupt": "Nothing was imported; download or copy the file again",
     "archive-too-new": _upgrade,
     # Not {here}: that is the registry to be created, from the archive of another one.

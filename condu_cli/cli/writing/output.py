@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from condu_cli.cli.writing.streams import Lasting
 from condu_cli.texts import visible
 
 if TYPE_CHECKING:
@@ -45,19 +46,29 @@ class Output:
     """The sink for everything that a command prints."""
 
     def __init__(
-        self, mode: Mode = Mode.HUMAN, *, quiet: bool = False, registry: "Path | None" = None
+        self,
+        mode: Mode = Mode.HUMAN,
+        *,
+        quiet: bool = False,
+        registry: "Path | None" = None,
+        lasting: bool = False,
     ) -> None:
-        """`registry`: the folder that --registry named; commands in hints repeat it."""
+        """`registry`: the folder that --registry named; commands in hints repeat it.
+
+        `lasting`: the command goes on, and succeeds, even if its result cannot be printed. What goes
+        to stderr may always be lost.
+        """
         self.mode = mode
         self.quiet = quiet
         self._registry = registry
+        self._lasting = lasting
 
     # Results, on stdout
 
     def document(self, data: Any, human: Callable[["Output"], None]) -> None:
         """Print one result: `data` as one line of JSON, or whatever `human` prints."""
         if self.mode is Mode.JSON:
-            print(json_line(data), flush=True)
+            print(json_line(data), file=self._out, flush=True)
         elif self.mode is Mode.HUMAN:
             human(self)
 
@@ -110,7 +121,7 @@ class Output:
         if self.mode is Mode.HUMAN:
             _print(self._stderr(), f"warning: {visible(line)}", style="yellow")
         elif self.mode is Mode.JSON:
-            print(json.dumps({"warning": line}), file=sys.stderr, flush=True)
+            print(json.dumps({"warning": line}), file=Lasting(sys.stderr), flush=True)
 
     def error(self, exc: "ConduError") -> None:
         """Print an error: one line and a hint, or the contract's JSON object."""
@@ -124,7 +135,7 @@ class Output:
                 "message": message,
                 "hint": hint,
             }
-            print(json.dumps({"error": record}), file=sys.stderr, flush=True)
+            print(json.dumps({"error": record}), file=Lasting(sys.stderr), flush=True)
             return
         _print(self._stderr(), f"error: {visible(message)}", style="red")
         if hint:
@@ -157,7 +168,7 @@ class Output:
         if self.mode is Mode.SILENT or self.quiet:
             yield lambda _: None
         elif self.mode is Mode.JSON:
-            yield _JsonProgress() if json_events else lambda _: None
+            yield _JsonProgress(self._out) if json_events else lambda _: None
         elif self._stderr().is_terminal:
             with _bar(self._stderr()) as callback:
                 yield callback
@@ -165,10 +176,14 @@ class Output:
             yield _PlainProgress(self.note)
 
     def _stdout(self) -> "Console":
-        return _console(sys.stdout)
+        return _console(self._out)
 
     def _stderr(self) -> "Console":
-        return _console(sys.stderr)
+        return _console(Lasting(sys.stderr))
+
+    @property
+    def _out(self) -> Any:
+        return Lasting(sys.stdout) if self._lasting else sys.stdout
 
 
 def json_line(data: Any) -> str:
@@ -299,10 +314,11 @@ class _PlainProgress:
 class _JsonProgress:
     """JSON Lines on stdout, at most one per second and stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Any) -> None:
+        self._out = out
         self._throttle = _Throttle(1.0, always_last=True)
 
     def __call__(self, event: "Progress") -> None:
         if self._throttle.passes(event):
             record = {"event": event.stage, "done": event.done, "total": event.total}
-            print(json.dumps({**record, **event.figures}), flush=True)
+            print(json.dumps({**record, **event.figures}), file=self._out, flush=True)

@@ -27,7 +27,7 @@ from condu_cli.workflows.learning.reading import read_pictures
 from condu_cli.workflows.learning.summaries import LearnSummary, summarise
 from condu_cli.workflows.learning.training import Machine, Training
 from condu_cli.workflows.opening.registry_kind import RegistryKind, load_kind, refuse_other_base
-from condu_cli.workflows.opening.registry_only import require_space
+from condu_cli.workflows.opening.registry_only import require_room
 from condu_cli.workflows.progress import ProgressCallback, outlasting, silent
 from condu_cli.workflows.sessions.coding import codec_for
 from condu_cli.workflows.sessions.committing import ExpertCommit, commit_expert
@@ -61,6 +61,7 @@ class Learner:
         resumed_from: Path | None = None,
     ) -> None:
         validate_task_name(request.task)
+        self._registry_path = registry_path
         self._request = request
         self._base = base
         self._machine = machine or Machine()
@@ -110,6 +111,7 @@ class Learner:
         )
         if self._resumed is not None:
             plan = plan.with_recipe(self._resumed.recipe)
+        require_room(self._registry_path, kind.config)
         batch = min(plan.recipe.batch_size, len(plan.data.train))
         parts_of(batch, plan.recipe.accumulation, self._machine.team.size)
         return PlannedTask(plan, kind, self._machine, self._site, self._resumed)
@@ -145,7 +147,7 @@ class PlannedTask:
         base, config = self.kind
         plan, team = self.plan, self.machine.team
         destination = self.site.settled(config)
-        require_space(destination.path, config)
+        require_room(destination.path, config)
         started = time.perf_counter()
         read = read_pictures(plan, base, team, on_progress)
         reading_seconds = time.perf_counter() - started

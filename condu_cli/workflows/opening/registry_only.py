@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 from condu_cli.disk import nearest_existing
@@ -66,15 +67,29 @@ def require_same_kind(registry: Registry, config: RegistryConfig) -> None:
         )
 
 
-def require_space(path: Path, config: RegistryConfig) -> None:
-    """Refuse to train an expert that the disk has no space for, before any work is done.
-
-    An expert is stored twice: by itself until its commit, and unified.
+def require_room(path: Path, config: RegistryConfig) -> None:
+    """Refuse to train or to import an expert that could not be kept, before any work is done.
 
     Raises:
-        ConduError: there is not enough space.
+        ConduError: the registry cannot be written to, or there is not enough space.
 
     """
+    inside = RegistryPaths(path).tmp
+    folder = inside if inside.is_dir() else nearest_existing(path)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConduError(
+            f"cannot write to {folder}: {error.strerror or error}",
+            reason="registry-not-writable",
+            path=path,
+        ) from error
+    _require_space(path, config)
+
+
+def _require_space(path: Path, config: RegistryConfig) -> None:
+    """Refuse what the disk has no space for: an expert by itself until its commit, and unified."""
     needed, free = 2 * FLOAT_BYTES * config.parameter_count, free_bytes(path)
     if free < needed:
         raise ConduError(

@@ -34,7 +34,11 @@ from condu_cli.texts import visible
 from condu_cli.workflows.learning.prototyping import build_task_prototypes
 from condu_cli.workflows.opening.paradigms import FULL, LORA
 from condu_cli.workflows.opening.registry_kind import load_kind, refuse_other_base
-from condu_cli.workflows.opening.registry_only import join_or_create, open_if_there
+from condu_cli.workflows.opening.registry_only import (
+    join_or_create,
+    open_if_there,
+    require_room,
+)
 from condu_cli.workflows.progress import ProgressCallback, silent
 from condu_cli.workflows.sessions.committing import CommitSeconds, commit_expert
 from condu_cli.workflows.sessions.current import refuse_known_task
@@ -148,6 +152,7 @@ class Importer:
         folders, classes = classes_of(request.weights, request.class_names, note, data)
         head = noted_head(request.weights, note, (classes, folders))
         base, config = load_kind(self._registry, self._base_id(note), request.device)
+        require_room(self._path, config)
         expert = _delta(base, found)
         delta = _checked(config, expert, request.weights)
         if head is not None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from condu_cli.errors import UsageError
+from condu_cli.cli.hints.making import hint_of
+from condu_cli.errors import ConduError, UsageError
+from condu_cli.workflows.opening import registry_only
 
 
 def test_a_plan_settles_everything_and_writes_nothing(path, warm, planned):
@@ -100,3 +102,30 @@ def test_a_head_alone_holds_nothing_out(path, warm, planned):
     assert (len(head.data.train), head.validation, head.recipe.validation_share) == (16, (), 0.0)
     asked = planned(path, warm, iterations=0, validation_share=0.25)
     assert (len(asked.data.train), len(asked.validation)) == (12, 4)
+
+
+# What could not be kept
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    def refused(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(registry_only.tempfile, "TemporaryFile", refused)
+
+
+@pytest.mark.usefixtures("read_only")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_plan_for_a_registry_that_cannot_be_written_is_refused(
+    registry_path, path, warm, planned, there
+):
+    with pytest.raises(ConduError, match=r"cannot write to .*: Read-only file system") as caught:
+        planned(registry_path if there else path, warm, task="third")
+    assert "--registry" in hint_of(caught.value)
+
+
+def test_a_plan_without_room_to_keep_the_expert_is_refused(path, warm, planned, monkeypatch):
+    monkeypatch.setattr(registry_only, "free_bytes", lambda _: 1000)
+    with pytest.raises(ConduError, match="has 0 MB left"):
+        planned(path, warm)
