@@ -55,8 +55,8 @@ class Output:
     ) -> None:
         """`registry`: the folder that --registry named; commands in hints repeat it.
 
-        `lasting`: the command goes on, and succeeds, even if its result cannot be printed. What goes
-        to stderr may always be lost.
+        `lasting`: the command goes on, and succeeds, even if its result cannot be printed. What
+        goes to stderr may always be lost.
         """
         self.mode = mode
         self.quiet = quiet
