@@ -251,6 +251,25 @@ def test_an_exit_code_does_not_depend_on_stderr(tmp_path: Path) -> None:
             assert subprocess.run(command, stderr=full, check=False).returncode == 10
 
 
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()  # a file, in which not even root makes folders
+    unset = ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | {"HOME": str(home)}
+    registry = ("--registry", str(tmp_path / "registry"))
+    task = ("--task", "colours", "--data", str(pictures), "--base", "tiny", "--quick")
+    for arguments in (("learn", *task), ("predict", str(pictures / "red"))):
+        done = subprocess.run(
+            [sys.executable, "-m", "condu_cli", *arguments, *registry],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "error" not in done.stderr
+
+
 def test_a_closed_output_is_not_a_crash():
     command = f"exec {sys.executable} -m condu_cli bases >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
