@@ -19,6 +19,8 @@ _FAULTS = {
 }
 _NOT_UTF8 = range(0xDC80, 0xDD00)
 """Surrogates that stand for the bytes 0x80 to 0xff of a file name."""
+LONGEST = 80
+"""Characters of a text that are repeated in a complaint."""
 _DIRECTIONS = range(0x202A, 0x202F), range(0x2066, 0x206A)
 """Characters that reverse the text after them; text may have them, a terminal shows them."""
 
@@ -34,6 +36,15 @@ def fault_in(text: str) -> str | None:
         if words is not None:
             return words.format(_escaped(character))
     return None
+
+
+def complaint(what: str, text: str) -> str | None:
+    """Return a sentence about what is wrong with a text that is to be stored, None if nothing is.
+
+    `what` the text is, such as `the class`.
+    """
+    fault = fault_in(text)
+    return None if fault is None else f"{what} '{visible(text)[:LONGEST]}' has {fault}"
 
 
 def decoded(content: bytes) -> str:

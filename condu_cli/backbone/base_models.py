@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from condu_cli.backbone.allocator import keep_freed_memory
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.errors import BaseModelError, UsageError
-from condu_cli.texts import fault_in, visible
+from condu_cli.texts import complaint, visible
 
 if TYPE_CHECKING:
     from condu_cli.backbone.dual_encoder import DualEncoder
@@ -59,13 +59,8 @@ def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
         BaseModelError: the weights cannot be loaded, or have the wrong hash.
 
     """
-    fault = fault_in(base_id)
-    if fault is not None:
-        raise BaseModelError(
-            f"the base model's name '{visible(base_id)}' has {fault}",
-            reason="base-name-odd",
-            base=visible(base_id),
-        )
+    if odd := complaint("the base model's name", base_id):
+        raise BaseModelError(odd, reason="base-name-odd", base=visible(base_id))
     if device == "cpu":
         keep_freed_memory()
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import DataError, UsageError
-from condu_cli.texts import decoded, fault_in, visible
+from condu_cli.texts import complaint, decoded, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,15 +64,11 @@ def _by_position(
             classes=len(folders),
         )
     numbers = all(folder.isascii() and folder.isdigit() for folder in folders)
-    order = sorted(range(len(folders)), key=lambda i: _natural(folders[i]) if numbers else i)
-    values = [_natural(folders[i]) for i in order]
-    if values != sorted(values) or len(set(values)) < len(values):
-        first = next(i for i in range(1, len(values)) if values[i - 1] >= values[i])
-        raise _ambiguous(
-            file,
-            f"is '{folders[order[first]]}' before or after '{folders[order[first - 1]]}'?",
-        )
-    paired = {folders[i]: name for i, name in zip(order, names, strict=True)}
+    order = sorted(folders, key=_natural) if numbers else folders
+    for before, after in pairwise(order):
+        if _natural(before) >= _natural(after):
+            raise _ambiguous(file, f"is '{after}' before or after '{before}'?")
+    paired = dict(zip(order, names, strict=True))
     known = {comparable(folder): folder for folder in folders}
     for folder, name in paired.items():
         other = known.get(comparable(name), folder)
@@ -217,12 +214,12 @@ def refuse_odd_text(texts: Sequence[str], what: str, source: Path | None = None)
 
     """
     for text in texts:
-        fault = fault_in(text)
-        if fault is not None:
-            found = f"the {what} '{visible(text)}' has {fault}"
-            if source is None:
-                raise UsageError(found, reason="text-odd", text=visible(text))
-            raise DataError(f"{source}: {found}", reason="text-odd", text=visible(text))
+        odd = complaint(f"the {what}", text)
+        if odd is None:
+            continue
+        if source is None:
+            raise UsageError(odd, reason="text-odd", text=visible(text))
+        raise DataError(f"{source}: {odd}", reason="text-odd", text=visible(text))
 
 
 def _distinct(source: Path, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry
-from condu_cli.texts import fault_in, visible
+from condu_cli.texts import complaint
 
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 _REVISION = re.compile(r"[0-9a-f]{4,12}")
@@ -60,11 +60,8 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     this machine; they must be the same weights.
     """
     place = Path(os.path.abspath(place))
-    fault = None if base is None else fault_in(base)
-    if fault is not None:
-        raise UsageError(
-            f"the base model's name '{visible(base or '')}' has {fault}", reason="base-name-odd"
-        )
+    if odd := complaint("the base model's name", base or ""):
+        raise UsageError(odd, reason="base-name-odd")
     if not is_free(place):
         raise UsageError(
             f"cannot create the registry: {place} is not an empty folder",

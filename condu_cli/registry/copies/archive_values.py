@@ -10,7 +10,7 @@ from condu_cli.registry.copies.archive_format import ArchiveError
 from condu_cli.registry.manifest import Operation, RegistryConfig, Session
 from condu_cli.registry.names import is_sha256, is_task_name
 from condu_cli.registry.reachability import History
-from condu_cli.texts import fault_in, visible
+from condu_cli.texts import complaint
 
 _Named = Iterator[tuple[str, object]]
 """Texts with the words for what each of them is."""
@@ -36,9 +36,8 @@ def check_values(
     for what, text in _texts(config, created_at, operations, history.sessions):
         if not isinstance(text, str):
             raise ArchiveError(f"{what} is not text")
-        fault = fault_in(text.replace("\t", "").replace("\n", ""))
-        if fault is not None:
-            raise ArchiveError(f"{what} '{visible(text)[:80]}' has {fault}")
+        if odd := complaint(what, text.replace("\t", "").replace("\n", "")):
+            raise ArchiveError(odd)
 
 
 def is_count(value: object) -> bool:

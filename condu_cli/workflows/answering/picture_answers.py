@@ -140,18 +140,12 @@ def _from_stdin(stdin: bytes, folder: Path) -> list[tuple[str, Path]]:
 
     Names of files are bytes: they are separated by NUL if there is one, else by line feeds.
     """
-    if _is_picture(stdin) or not _is_text(stdin):
+    listed = None if _is_picture(stdin) else _as_list(stdin)
+    if listed is None:
         picture = folder / "standard-input"
         picture.write_bytes(stdin)
         return [(STANDARD_INPUT, picture)]
-    if stdin.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        stdin = os.fsencode(decoded(stdin))
-    elif b"\n\0" in stdin or b"\0\n" in stdin:
-        raise DataError(
-            "standard input: a list in UTF-16 without a byte order mark", reason="list-encoding"
-        )
-    stdin = stdin.removeprefix(BOM_UTF8)
-    parts = stdin.split(b"\0") if b"\0" in stdin else stdin.splitlines()
+    parts = listed.split(b"\0") if b"\0" in listed else listed.splitlines()
     names = [os.fsdecode(part) for part in parts if part.strip()]
     return [(name, Path(name)) for name in names]
 
@@ -166,11 +160,18 @@ def _is_picture(content: bytes) -> bool:
         return False
 
 
-def _is_text(content: bytes) -> bool:
-    """Return whether bytes can be names: some, and none of the control characters of pictures."""
+def _as_list(content: bytes) -> bytes | None:
+    """Return a list without its byte order mark; None if there is none, or it cannot be a list."""
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         try:
-            content = decoded(content).encode()
+            content = os.fsencode(decoded(content))
         except ValueError:
-            return False
-    return bool(content.strip()) and not _CONTROL.search(content)
+            return None
+    content = content.removeprefix(BOM_UTF8)
+    if not content.strip() or _CONTROL.search(content):
+        return None
+    if b"\n\0" in content or b"\0\n" in content:
+        raise DataError(
+            "standard input: a list in UTF-16 without a byte order mark", reason="list-encoding"
+        )
+    return content

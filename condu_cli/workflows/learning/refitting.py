@@ -76,7 +76,7 @@ class Refitting:
         pause: Callable[[], None],
     ) -> None:
         self._expert, self._line, self._end = expert, line, end
-        self._texts, self._stage = texts, HeadStage(expert, texts())
+        self._texts = texts
         self._pictures, self._held_out = pictures, held_out
         self._fitted = spread(pictures.labels.numpy(), MOST_PICTURES)
         self._view = view_of(expert.preprocessing, image_size)
@@ -86,46 +86,51 @@ class Refitting:
 
     def at(self, alpha: float) -> Refit:
         """Fit a head at a point of the line, and judge it on the held-out pictures."""
-        self._go_to(alpha)
+        stage = self._go_to(alpha)
         fitted = self._pooled(self._pictures, self._fitted)
         unseen = None
         if self._held_out is not None:
             unseen = self._pooled(self._held_out, range(len(self._held_out)))
-        refit = self._fit(alpha, fitted, unseen) if self._team.rank == 0 else None
+        refit = self._fit(stage, alpha, fitted, unseen) if self._team.rank == 0 else None
         found = self._team.share(refit)
         assert found is not None  # noqa: S101 - shared by process 0
         return found
 
     def _fit(
-        self, alpha: float, fitted: NDArray[np.float32], unseen: NDArray[np.float32] | None
+        self,
+        stage: HeadStage,
+        alpha: float,
+        fitted: NDArray[np.float32],
+        unseen: NDArray[np.float32] | None,
     ) -> Refit:
         labels = self._pictures.labels.numpy()[self._fitted]
         if self._held_out is None or unseen is None:
-            judged, _ = self._stage.again(self._judged, fitted, labels)
+            judged, _ = stage.again(self._judged, fitted, labels)
             return Refit(alpha, None, judged, fitted, labels)
         expected = self._held_out.labels.numpy()
         every, both = np.concatenate([fitted, unseen]), np.concatenate([labels, expected])
         if not np.isfinite(every).all():  # weights that are finite, but far too large
             return Refit(alpha, Point.useless(alpha, len(expected)), self._judged, every, both)
-        judged, start = self._stage.again(self._judged, fitted, labels, (unseen, expected))
-        point = Point.of(alpha, self._stage.logits(start, unseen), expected)
+        judged, start = stage.again(self._judged, fitted, labels, (unseen, expected))
+        point = Point.of(alpha, stage.logits(start, unseen), expected)
         return Refit(alpha, point, judged, every, both)
 
     def keep(self, refit: Refit) -> Start:
         """Set the expert to a point, with a head of all pictures; return that head."""
-        self._go_to(refit.alpha)
-        start = self._team.share(self._stage.start(refit.judged, refit.pooled, refit.labels))
+        stage = self._go_to(refit.alpha)
+        start = self._team.share(stage.start(refit.judged, refit.pooled, refit.labels))
         start.place(self._expert)
         return start
 
-    def _go_to(self, alpha: float) -> None:
+    def _go_to(self, alpha: float) -> HeadStage:
+        """Set the expert to a point without a head; return what fits one there."""
         self._line.go_to(alpha)
-        self._stage = HeadStage(self._expert, self._texts())
         if self._end is not None:
             name = self._expert.linear_end
             assert name is not None  # noqa: S101 - it has a value
             with torch.no_grad():
                 self._expert.trainable_parameters()[name].copy_(self._end)
+        return HeadStage(self._expert, self._texts())
 
     def _pooled(self, pictures: PictureSet, indices: Sequence[int]) -> NDArray[np.float32]:
         """Return pooled features (N, P), float32; every process computes its share."""
