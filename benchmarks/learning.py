@@ -37,7 +37,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +55,7 @@ from condu_cli.data.draws import few_shot
 from condu_cli.data.sources.own_data import read_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 TASKS = (
     "eurosat",
@@ -93,18 +92,14 @@ def main() -> None:
     figures = Figures(options.keep)
     for shots in options.shots:
         for task in [] if options.skip_seconds else options.tasks:
-            with figures.part(f"{task}, {shots} pictures, seconds") as part:
-                if part is not None:
-                    time_learning(part, options, task, shots)
+            name = f"{task}, {shots} pictures, seconds"
+            figures.once(name, time_learning, options, task, shots)
         for seed in range(options.seeds):
             for task in options.tasks:
-                with figures.part(f"{task}, {shots} pictures, seed {seed}") as part:
-                    if part is not None:
-                        probes(part, features[task], options.data / task, task, shots, seed)
-                        learn_alone(part, options, task, shots, seed)
-            with figures.part(f"all tasks, {shots} pictures, seed {seed}") as part:
-                if part is not None:
-                    learn_all(part, options, shots, seed)
+                name = f"{task}, {shots} pictures, seed {seed}"
+                figures.once(name, measure_task, options, features[task], task, shots, seed)
+            name = f"all tasks, {shots} pictures, seed {seed}"
+            figures.once(name, learn_all, options, shots, seed)
         rows = figures.rows(f", {shots} pictures, ")
         lines += ["", *table(rows, options, shots, features)]
         print("\n".join(lines[-len(rows) - 12 :]), flush=True)
@@ -118,17 +113,16 @@ class Figures:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        known = file is not None and file.exists()
-        self._parts: dict[str, Part] = json.loads(file.read_text()) if file and known else {}
+        self._parts: dict[str, Part] = {}
+        if file is not None and file.exists():
+            self._parts = json.loads(file.read_text())
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[Part | None]:
-        """Yield an empty part to be filled, None if it is known; keep and print it afterwards."""
+    def once(self, name: str, measure: Callable[..., None], *arguments: object) -> None:
+        """Have a part measured unless it is known; keep and print it."""
         if name in self._parts:
-            yield None
             return
         part: Part = {}
-        yield part
+        measure(part, *arguments)
         self._parts[name] = part
         print(name, part, file=sys.stderr, flush=True)
         if self._file is not None:
@@ -162,6 +156,19 @@ def parsed() -> argparse.Namespace:
 def put(rows: Part, row: str, task: str, value: float) -> None:
     """Add one figure."""
     rows.setdefault(row, {})[task] = value
+
+
+def measure_task(
+    rows: Part,
+    options: argparse.Namespace,
+    features: SetFeatures,
+    task: str,
+    shots: int,
+    seed: int,
+) -> None:
+    """Measure the baselines and the expert of one task."""
+    probes(rows, features, options.data / task, task, shots, seed)
+    learn_alone(rows, options, task, shots, seed)
 
 
 # Baselines on frozen features

@@ -53,11 +53,7 @@ class Learned:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--base", default="mini")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1])
+    parser = parser_of(__doc__)
     parser.add_argument("--shots", type=int, default=0, help="0: all pictures")
     options = parser.parse_args()
     base = load_base(options.base)
@@ -82,6 +78,16 @@ def main() -> None:
         rows.append(cells)
         print(line(left_out.features.name, cells), flush=True)
     print(line("mean", [tuple(np.mean(column, axis=0)) for column in zip(*rows, strict=True)]))
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    """Return the options that all programs about unknown pictures have."""
+    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1])
+    return parser
 
 
 def line(name: str, cells: list[tuple[float, float]]) -> str:

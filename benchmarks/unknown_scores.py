@@ -17,18 +17,17 @@ here. A picture goes to the task that the router of `predict` says. Scores, of i
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections import defaultdict
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from set_features import set_features
-from unknown import SETS
+from unknown import parser_of
 
 from condu_cli.backbone.base_models import load_base
+from condu_cli.core.heads import Moments
 from condu_cli.core.routing.prototypes import unit_rows
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ class Task(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--base", default="mini")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.05, 0.1])
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     base = load_base(options.base)
@@ -128,12 +123,13 @@ class Scorer:
     """All scores of pictures for some learned tasks."""
 
     def __init__(self, learned: list[Task]) -> None:
-        self._pooled = [class_means(t.learned.pooled, t.learned.labels) for t in learned]
-        self._image = [class_means(t.learned.image, t.learned.labels) for t in learned]
-        self._precisions = [precision(t.learned) for t in learned]
+        pooled = [moments(t.learned.pooled, t.learned.labels) for t in learned]
+        self._pooled = [one.means for one in pooled]
+        self._image = [moments(t.learned.image, t.learned.labels).means for t in learned]
+        self._precisions = [one.precision() for one in pooled]
         every = np.concatenate([t.learned.pooled for t in learned])
-        whole = Part(every, every, np.zeros(len(every), dtype=int))
-        self._mean, self._whole = every.mean(axis=0), precision(whole)
+        whole = moments(every, np.zeros(len(every), dtype=int))
+        self._mean, self._whole = whole.means, whole.precision()
 
     def scores(self, part: Part) -> dict[str, np.ndarray]:
         """Return (N, tasks) for each score; higher is nearer."""
@@ -147,7 +143,7 @@ class Scorer:
             ],
             axis=1,
         )
-        background = distances(part.pooled, self._mean[None], self._whole)
+        background = distances(part.pooled, self._mean, self._whole)
         return {
             "cosine": cosine,
             "embedding": np.stack(embedding, axis=1),
@@ -157,10 +153,6 @@ class Scorer:
         }
 
 
-def class_means(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.stack([features[labels == c].mean(axis=0) for c in range(labels.max() + 1)])
-
-
 def best_of_others(scores: np.ndarray) -> np.ndarray:
     """Return for each task the best score (N, tasks) of any other."""
     ordered = np.sort(scores, axis=1)
@@ -168,15 +160,8 @@ def best_of_others(scores: np.ndarray) -> np.ndarray:
     return np.where(is_best, ordered[:, -2:-1], ordered[:, -1:])
 
 
-def precision(part: Part) -> np.ndarray:
-    """Return the inverse (P, P) of the covariance within classes, shrunk as core/heads.py does."""
-    centred = part.pooled - class_means(part.pooled, part.labels)[part.labels]
-    scatter = centred.T.astype(np.float64) @ centred
-    count, width = centred.shape
-    covariance = scatter / max(count - part.labels.max() - 1, 1)
-    ridge = np.trace(covariance) * np.eye(width)
-    inverse: np.ndarray = np.linalg.inv(((count - 1) * covariance + ridge) / (count - 1 + width))
-    return inverse
+def moments(pooled: np.ndarray, labels: np.ndarray) -> Moments:
+    return Moments.of(pooled, labels, int(labels.max()) + 1)
 
 
 def distances(pooled: np.ndarray, means: np.ndarray, inverse: np.ndarray) -> np.ndarray:

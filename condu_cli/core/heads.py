@@ -112,7 +112,7 @@ class Moments:
         With one picture of every class there is no scatter within classes; then the nearest class
         mean decides.
         """
-        weights = self.means @ self._precision()
+        weights = self.means @ self.precision()
         bias = -0.5 * (weights * self.means).sum(axis=1) + np.log(self.counts / self.total)
         return Head(weights.astype(np.float32), bias.astype(np.float32))
 
@@ -135,7 +135,7 @@ class Moments:
             [turned.left_out(features[p].astype(np.float64) @ basis, labels[p]) for p in parts]
         )
 
-    def _precision(self) -> Float64:
+    def precision(self) -> Float64:
         """Return the inverse of the shrunk covariance, (P, P)."""
         width, freedom = len(self.scatter), self.total - len(self.counts)
         trace = np.trace(self.scatter)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from condu_cli.cli.writing.output import Output
+from condu_cli.cli.writing.output import Mode, Output
 from condu_cli.cli.writing.wording import (
     duration,
     omitted_text,
@@ -27,6 +27,8 @@ NAMED_CLASSES = 5
 
 def note_plan(out: Output, plan: "LearnPlan") -> None:
     """Say what will be learned from which pictures, and what of the source is not used."""
+    if out.mode is Mode.SILENT:  # another process of the team reads the files and says it
+        return
     data = plan.data
     held_out = f" ({len(plan.validation):,} more held out)" if plan.validation else ""
     out.note(
@@ -39,6 +41,8 @@ def note_plan(out: Output, plan: "LearnPlan") -> None:
 
 def _warn(out: Output, plan: "LearnPlan") -> None:
     """Say what of the source is not used, and which pictures are there twice."""
+    from condu_cli.data.duplicates import duplicate_lines
+
     data = plan.data
     if data.ignored:
         names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
@@ -47,7 +51,7 @@ def _warn(out: Output, plan: "LearnPlan") -> None:
         )
     if data.omitted:
         out.warning(omitted_text(data.omitted))
-    for line in plan.drawn.duplicates:
+    for line in duplicate_lines(plan.drawn.whole):
         out.warning(line)
     if data.empty_classes:
         out.warning(f"skipped classes without pictures: {', '.join(data.empty_classes)}")

@@ -8,11 +8,12 @@ left out or may not be read is named, so that the caller can say so.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from condu_cli.data.pictures.formats import is_picture_name, missing_format
+from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +56,11 @@ class Walked:
         """Say in one line each what a user may miss: all but `others`."""
         lines = [f"{folder}: cannot be read" for folder in self.unreadable]
         lines += [f"{folder}: not entered" for folder in self.left_out]
-        formats = Counter(path.suffix.lower() for path in self.unsupported)
-        for suffix, count in sorted(formats.items()):
-            first = next(p for p in self.unsupported if p.suffix.lower() == suffix)
-            more = f" and {count - 1} more" if count > 1 else ""
+        by_format: dict[str, list[Path]] = defaultdict(list)
+        for path in self.unsupported:
+            by_format[path.suffix.lower()].append(path)
+        for _, (first, *others) in sorted(by_format.items()):
+            more = f" and {len(others)} more" if others else ""
             lines.append(f"{first}{more}: {missing_format(first)}")
         return lines
 
@@ -86,10 +88,13 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def _enter(folder: Path, found: Walked, seen: set[FolderId]) -> list[Path]:
-    """Sort a folder's entries into `found`; return the folders to enter next."""
+    """Sort a folder's entries into `found`; return the folders to enter next.
+
+    In the order of their names: of two links to a folder, the same one is followed everywhere.
+    """
     try:
         with os.scandir(folder) as entries:
-            listed = [(entry.name, _is_folder(entry)) for entry in entries]
+            listed = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError:
         found.unreadable.append(folder)
         return []
@@ -118,6 +123,27 @@ def _sort_file(path: Path, found: Walked) -> None:
         found.unsupported.append(path)
     else:
         found.others.append(path)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, links to folders included, sorted.
+
+    Raises:
+        DataError: the folder may not be read.
+
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if _is_folder(entry))
+    except OSError as exc:
+        raise not_readable(folder) from exc
+
+
+def not_readable(folder: Path) -> DataError:
+    """Build the error about a folder that may not be read."""
+    return DataError(
+        f"{folder}: cannot be read (permission denied)", reason="permission-denied", path=folder
+    )
 
 
 def is_left_out(name: str) -> bool:

@@ -17,7 +17,14 @@ from condu_cli.data.labelled import (
     samples_of,
 )
 from condu_cli.data.pictures.formats import is_picture_name
-from condu_cli.data.pictures.walking import FolderId, folder_ids, is_left_out, walk
+from condu_cli.data.pictures.walking import (
+    FolderId,
+    folder_ids,
+    is_left_out,
+    not_readable,
+    subfolders,
+    walk,
+)
 from condu_cli.data.split_names import (
     TEST,
     TRAIN,
@@ -104,7 +111,7 @@ class _Tree:
         self.by_class: dict[str, list[Path]] = {}
         self.empty: list[str] = []
         self.ignored = _stray_pictures(root)
-        every = sorted(path for path in root.iterdir() if path.is_dir())
+        every = subfolders(root)
         folders = [path for path in every if not is_left_out(path.name)]
         self.omitted = [f"{path}: not entered" for path in every if is_left_out(path.name)]
         _refuse_nested(root, folders)
@@ -116,11 +123,7 @@ class _Tree:
     def _add(self, folder: Path, seen: set[FolderId]) -> None:
         found = walk(folder, seen)
         if folder in found.unreadable:
-            raise DataError(
-                f"{folder}: cannot be read (permission denied)",
-                reason="permission-denied",
-                path=folder,
-            )
+            raise not_readable(folder)
         self.ignored += found.others
         self.omitted += found.omissions()
         if found.pictures:
@@ -130,8 +133,11 @@ class _Tree:
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split below a folder."""
-    folders = [path.name for path in root.iterdir() if split_of(path.name) and _is_split(path)]
+    """Return the folder of each split below a folder.
+
+    A folder called `train` is a split if it holds class folders, else a class of trains.
+    """
+    folders = [path.name for path in subfolders(root) if split_of(path.name) and subfolders(path)]
     return {kind: root / name for kind, name in by_split(folders, root).items()}
 
 
@@ -139,7 +145,7 @@ def _beside(root: Path, used: list[Path]) -> list[str]:
     """Say which folders are beside the splits that are used."""
     if used == [root]:
         return []
-    others = sorted(p for p in root.iterdir() if p.is_dir() and p not in used)
+    others = [path for path in subfolders(root) if path not in used]
     return [f"{path}: beside the splits" for path in others if not is_left_out(path.name)]
 
 
@@ -149,10 +155,7 @@ def _refuse_nested(root: Path, folders: list[Path]) -> None:
         return
     inner: set[str] | None = None
     for folder in folders:
-        try:
-            names = {p.name for p in folder.iterdir() if p.is_dir() and not is_left_out(p.name)}
-        except OSError:
-            return  # named where its pictures are looked for
+        names = {path.name for path in subfolders(folder) if not is_left_out(path.name)}
         if len(names) < 2 or (inner is not None and names != inner):
             return
         inner = names
@@ -181,11 +184,6 @@ def _require_folder(root: Path) -> None:
             path=root,
             form="folders",
         )
-
-
-def _is_split(folder: Path) -> bool:
-    """A folder called `train` is a split if it holds class folders, else a class of trains."""
-    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
 def _stray_pictures(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from condu_cli.data.pictures.decoding import Reading, Unreadable
 from condu_cli.data.pictures.picture_files import opened
-from condu_cli.data.pictures.walking import walk
+from condu_cli.data.pictures.walking import not_readable, walk
 from condu_cli.errors import DataError, exhausted
 from condu_cli.texts import decoded
 from condu_cli.workflows.progress import ProgressCallback, silent
@@ -112,13 +112,7 @@ def _expand(
         elif os.path.isdir(path):
             found = walk(path)
             if path in found.unreadable:
-                errors.append(
-                    DataError(
-                        f"{path}: cannot be read (permission denied)",
-                        reason="permission-denied",
-                        path=path,
-                    )
-                )
+                errors.append(not_readable(path))
                 continue
             omitted += found.omissions()
             if not found.pictures:

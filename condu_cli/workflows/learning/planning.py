@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.precision import resolve_precision
 from condu_cli.data.draws import few_shot, hold_out, limit_pictures
-from condu_cli.data.duplicates import duplicate_lines
 from condu_cli.data.sources.task_data import open_data, templates_for
 from condu_cli.errors import UsageError
 from condu_cli.train.presets import Preset, preset_for
@@ -86,7 +85,7 @@ class DrawnPictures:
     """A task's pictures: to train on, held out, and to test with.
 
     `whole`: the same with nothing held out. `share`: of the pictures to learn from, how many were
-    to be held out, 0..1. `duplicates` says which pictures are there twice.
+    to be held out, 0..1.
     """
 
     root: Path
@@ -95,7 +94,6 @@ class DrawnPictures:
     templates: tuple[str, ...]
     share: float
     whole: LabelledPictures
-    duplicates: tuple[str, ...]
 
     def undivided(self) -> DrawnPictures:
         """Return the same pictures with nothing held out."""
@@ -208,8 +206,7 @@ def draw_pictures(request: LearnRequest) -> DrawnPictures:
             pictures=len(data.train),
             classes=len(data.class_names),
         )
-    duplicates = duplicate_lines(whole)
-    return DrawnPictures(root, data, validation, templates, share, whole, duplicates)
+    return DrawnPictures(root, data, validation, templates, share, whole)
 
 
 def plan_training(

@@ -102,16 +102,9 @@ def test_every_folder_is_listed_once_whatever_links_to_it(files, monkeypatch):
 # What cannot be read
 
 
-def test_a_folder_that_may_not_be_read_is_named(files, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_named(files, unreadable):
     root = files("a.png", "secret/b.png")
-    scandir = os.scandir
-
-    def guarded(path):
-        if Path(path).name == "secret":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(walking.os, "scandir", guarded)
+    unreadable("secret")
     found = walk(root)
     assert found.pictures == [root / "a.png"]
     assert found.omissions() == [f"{root / 'secret'}: cannot be read"]

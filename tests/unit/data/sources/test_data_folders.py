@@ -1,7 +1,6 @@
 """A data set as folders: layouts, splits, class names, and faults of a folder."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.class_names import read_class_names
 from condu_cli.data.draws import few_shot
-from condu_cli.data.pictures import walking
 from condu_cli.data.sources.folders import read_folder, read_split
 from condu_cli.errors import DataError
 
@@ -389,14 +387,8 @@ def test_thumbnails_are_no_class_and_no_pictures(plain):
     }
 
 
-def test_a_class_that_may_not_be_read_is_refused(plain, monkeypatch):
-    scandir = os.scandir
-
-    def guarded(path):
-        if Path(path).name == "cat":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(walking.os, "scandir", guarded)
-    with pytest.raises(DataError, match=r"cat: cannot be read \(permission denied\)"):
+@pytest.mark.parametrize("name", ["cat", "data"])
+def test_a_class_or_a_data_set_that_may_not_be_read_is_refused(plain, unreadable, name):
+    unreadable(name)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(permission denied\)"):
         read_folder(plain)
