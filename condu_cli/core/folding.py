@@ -16,6 +16,7 @@ import numpy as np
 
 from condu_cli.core.heads import calibrated
 from condu_cli.core.metrics import is_better, softmax
+from condu_cli.core.routing.prototypes import unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,9 +129,7 @@ def _logits(
     texts: NDArray[np.floating],
     logit_scale: float,
 ) -> Float64:
-    embedding = base + factor * added
-    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
-    unit = embedding / np.maximum(lengths, np.finfo(float).tiny)
+    unit = unit_rows(base + factor * added)
     return np.asarray(logit_scale * unit @ texts.T, dtype=np.float64)
 
 

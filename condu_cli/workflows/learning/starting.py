@@ -145,9 +145,14 @@ class HeadStage:
         """Exchange the temperature for the base model's own if no head is better."""
         if judged.form != "none":
             return judged
-        lengths = np.linalg.norm(base, axis=1, keepdims=True)
-        logits = self._expert.logit_scale_value * (base / lengths) @ self._plain.T
-        return replace(judged, temperature=calibrated(logits, labels))
+        return replace(judged, temperature=calibrated(self._compared(base), labels))
+
+    def _compared(self, embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits (N, C) of embeddings (N, E)."""
+        logits: NDArray[np.float64] = (
+            self._expert.logit_scale_value * unit_rows(embeddings) @ self._plain.T
+        )
+        return logits
 
     def _start(self, judged: Judgement, head: Head, pooled: NDArray[np.float32]) -> Start:
         if judged.form == "none":
@@ -190,10 +195,7 @@ class HeadStage:
         if start.head is not None:
             return start.head.scores(unit_rows(pooled)).astype(np.float64)
         with self._placed(start):
-            embeddings = self._embeddings(pooled)
-        unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        scaled: NDArray[np.float64] = self._expert.logit_scale_value * unit @ self._plain.T
-        return scaled
+            return self._compared(self._embeddings(pooled))
 
     def _folded(self, head: Head, factor: float, pooled: NDArray[np.float32]) -> Start:
         weights, offset = (torch.from_numpy(part) for part in fold(self._plain, head, factor))
