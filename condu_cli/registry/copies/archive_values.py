@@ -7,7 +7,7 @@ follows them too, so that it never writes what the importer refuses.
 from collections.abc import Iterable, Iterator
 
 from condu_cli.registry.copies.archive_format import ArchiveError
-from condu_cli.registry.manifest import Operation, RegistryConfig, Session
+from condu_cli.registry.manifest import Operation, RegistryConfig, Session, TaskEntry
 from condu_cli.registry.names import is_sha256, is_task_name
 from condu_cli.registry.reachability import History
 from condu_cli.texts import complaint
@@ -64,8 +64,13 @@ def _texts(
     for operation in operations:
         for text in (operation.at, operation.kind, operation.command):
             yield "an operation", text
+    experts: dict[int, TaskEntry] = {}  # sessions share theirs
     for session in sessions:
         yield from _texts_of(session)
+        experts |= {id(entry.expert): entry for entry in session.entries}
+    for entry in experts.values():
+        yield from ((f"task {entry.name}: the class", text) for text in entry.expert.classes)
+        yield from ((f"task {entry.name}: the template", text) for text in entry.expert.templates)
 
 
 def _texts_of(session: Session) -> _Named:
@@ -75,8 +80,6 @@ def _texts_of(session: Session) -> _Named:
         for text in (session.codec.name, *_texts_in(session.codec.options)):
             yield "a session's codec", text
     for entry in session.entries:
-        yield from ((f"task {entry.name}: the class", text) for text in entry.expert.classes)
-        yield from ((f"task {entry.name}: the template", text) for text in entry.expert.templates)
         for value in (entry.record, entry.codec_options):
             yield from ((f"task {entry.name}: the codec's", text) for text in _texts_in(value))
 

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,18 @@ from made_sessions import add_task, session_of
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, DataError, IntegrityError, RegistryTooNewError, UsageError
-from condu_cli.registry.copies import archive, archive_database, archive_format, snapshot
+from condu_cli.registry.copies import (
+    archive,
+    archive_database,
+    archive_format,
+    archive_values,
+    snapshot,
+)
 from condu_cli.registry.copies.archive import without_folders, write_archive
 from condu_cli.registry.copies.archive_format import ArchiveReader, header, is_archive
 from condu_cli.registry.copies.archive_import import read_archive
 from condu_cli.registry.database.tables import Base
-from condu_cli.registry.manifest import RegistryConfig, Session
+from condu_cli.registry.manifest import Expert, RegistryConfig, Session, TaskEntry
 from condu_cli.registry.repository import Registry
 
 Learn = Callable[[str], Session]
@@ -209,6 +216,24 @@ def test_what_the_importer_would_refuse_is_not_exported(
         export(registry, tmp_path / "archive")
     assert "condu backup DIR" in hint_of(caught.value)
     assert list(tmp_path.glob("*archive*")) == []
+
+
+def test_the_texts_of_an_expert_are_checked_once_however_many_sessions_hold_it(
+    config: RegistryConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(archive_values, "complaint", lambda what, _: checked.append(what))
+    for count in (10, 100):
+        entries: list[TaskEntry] = []
+        sessions: list[Session] = []
+        for number in range(count):
+            expert = Expert(("one", "two"), ("a {}.",), prototypes="0" * 64)
+            entries.append(TaskEntry(f"task{number}", expert, "1" * 64, None, {}, None))
+            sessions.append(Session.on(None, "learn", f"task{number}", None, entries))
+        checked.clear()
+        history = SimpleNamespace(tags={}, sessions=sessions)
+        archive_values.check_values(config, "today", [], history)  # type: ignore[arg-type]
+        assert sum("the class" in what for what in checked) == 2 * count
 
 
 def test_every_table_is_known_to_travel_or_to_stay() -> None:
