@@ -109,11 +109,11 @@ def main() -> None:
 def load(name: str) -> DualEncoder:
     """A base model by condu's name, or an open_clip architecture with random weights."""
     from condu_cli.backbone.base_models import load_base
-    from condu_cli.backbone.models import open_clip_models
+    from condu_cli.backbone.models import open_clip_models, open_clip_specs
 
     if name in ("mini", "tiny") or ":" in name:
         return load_base(name)
-    return open_clip_models.load(name, open_clip_models.resolve(name, ""))
+    return open_clip_models.load(name, open_clip_specs.resolve(name, ""))
 
 
 def class_names(count: int) -> list[str]:

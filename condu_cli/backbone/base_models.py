@@ -10,10 +10,10 @@ hf-hub:org/repository                open_clip model on the Hugging Face hub
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.allocator import keep_freed_memory
 from condu_cli.backbone.weight_files import is_checkpoint
@@ -21,7 +21,11 @@ from condu_cli.errors import BaseModelError, UsageError
 from condu_cli.texts import complaint, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.base_identity import BaseIdentity
+    from condu_cli.preprocessing import Preparation
 
 DEFAULT_BASE = "mini"
 BASE_VARIABLE = "CONDU_BASE"
@@ -74,9 +78,51 @@ def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     return model.to(device)
 
 
-def load_recorded_base(base_id: str, device: str = "cpu") -> DualEncoder:
-    """Load the base model that a registry names, from `CONDU_BASE` if that is set."""
-    return load_base(os.environ.get(BASE_VARIABLE) or base_id, device)
+def prepared_by_hand(base: DualEncoder, given: Mapping[str, Any]) -> DualEncoder:
+    """Return a base model with values of its `Preparation` that the user gives, by name.
+
+    Raises:
+        UsageError: a value is not valid, or the weights are not a local checkpoint.
+
+    """
+    if not given:
+        return base
+    if not is_checkpoint(base.info.pretrained):
+        raise UsageError(
+            f"base model {base.info.id} has its own way of preparing pictures: "
+            f"{base.preprocessing.preparation.words()}",
+            reason="preparation-known",
+            base=base.info.id,
+        )
+    try:
+        return base.preparing(replace(base.preprocessing.preparation, **given))
+    except ValueError as exc:
+        raise UsageError(f"pictures: {exc}", reason="preparation-invalid") from exc
+
+
+def load_recorded_base(recorded: BaseIdentity, device: str = "cpu") -> DualEncoder:
+    """Load the base model that a registry records, from `CONDU_BASE` if that is set.
+
+    Its pictures are prepared as they were when the registry's experts were trained, whatever the
+    weights' source says today: to other pictures the same weights answer differently.
+    """
+    base = load_base(os.environ.get(BASE_VARIABLE) or recorded.id, device)
+    preparation = recorded.preparation or _preparation_before(recorded)
+    return base if preparation is None else base.preparing(preparation)
+
+
+def _preparation_before(recorded: BaseIdentity) -> Preparation | None:
+    """Return how condu prepared pictures when registries did not record it; None: as today.
+
+    Pretrained weights had their own way, all local checkpoints had OpenAI's.
+    """
+    if recorded.id in ("mini", "tiny") or recorded.id.startswith("hf-hub:"):
+        return None
+    from condu_cli.backbone.models.open_clip_specs import openai_preparation, tag_preparation
+
+    if is_checkpoint(recorded.pretrained):
+        return openai_preparation()
+    return tag_preparation(recorded.architecture, recorded.pretrained)
 
 
 def _load(base_id: str) -> DualEncoder:
@@ -84,11 +130,11 @@ def _load(base_id: str) -> DualEncoder:
         from condu_cli.backbone.models.mini import Mini
 
         return Mini()
-    from condu_cli.backbone.models import open_clip_models
+    from condu_cli.backbone.models import open_clip_models, open_clip_specs
 
     base_id = canonical_base_id(base_id)
     architecture, pretrained = split_base_id(base_id)
-    return open_clip_models.load(base_id, open_clip_models.resolve(architecture, pretrained))
+    return open_clip_models.load(base_id, open_clip_specs.resolve(architecture, pretrained))
 
 
 def canonical_base_id(base_id: str) -> str:

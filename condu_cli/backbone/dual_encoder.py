@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.lora.spec import LoraDefaults, LoraSpec
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.preprocessing import Preprocessing
+    from condu_cli.preprocessing import Preparation, Preprocessing
 
 TRAIN_CHOICES = ("whole", "image", "text")
 """The parts of a model that can be trained: both towers, or one of them."""
@@ -48,6 +48,8 @@ class DualEncoder(nn.Module, ABC):
 
     info: BaseIdentity
     preprocessing: Preprocessing
+    assumed_preparation: str | None = None
+    """On what grounds the preparation of pictures is assumed; None if it is known."""
     recipe_family: str
     """The recipes to use: a key of train/recipes.json."""
     fast_in_bfloat16: bool
@@ -305,6 +307,27 @@ class DualEncoder(nn.Module, ABC):
         restricted._restriction = tuple(names)
         return restricted
 
+    def preparing(self, preparation: Preparation) -> DualEncoder:
+        """Return this model with its pictures prepared in another way.
+
+        Weights and hash are shared with this model, which is not changed.
+        """
+        other = copy.copy(self)
+        other.preprocessing = replace(self.preprocessing, preparation=preparation)
+        other.info = replace(self.info, preparation=preparation)
+        other.assumed_preparation = None
+        return other
+
+    @property
+    def assumption(self) -> str | None:
+        """Say how pictures are prepared if that is an assumption, None otherwise."""
+        if self.assumed_preparation is None:
+            return None
+        return (
+            f"the checkpoint of base model {self.info.id} does not say how pictures are prepared: "
+            f"assuming {self.preprocessing.preparation.words()} ({self.assumed_preparation})"
+        )
+
     def tuning(self, part: str) -> DualEncoder:
         """Return this expert with only a part of its parameters left to train.
 
@@ -354,10 +377,14 @@ class DualEncoder(nn.Module, ABC):
             parameter.requires_grad_(id(parameter) in trainable)
 
     def seal(self, info: BaseIdentity) -> BaseIdentity:
-        """Freeze what is not trainable; return the identity with the weights' hash."""
+        """Freeze what is not trainable; return the identity with weights' hash and preparation."""
         self.train(False)
         self._freeze()
-        return replace(info, weights_sha256=weights_sha256(self, without=self.added_parameters))
+        return replace(
+            info,
+            weights_sha256=weights_sha256(self, without=self.added_parameters),
+            preparation=self.preprocessing.preparation,
+        )
 
 
 def weights_sha256(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 SAFE_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 CHECKPOINT_SUFFIXES = (SAFE_SUFFIX, *PICKLE_SUFFIXES)
+METADATA_KEY = "condu"
+"""The only metadata entry of an exported file; several would be written in random order."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of a PEFT adapter."""
 ADAPTER_HEAD = "adapter_head.safetensors"

@@ -81,9 +81,47 @@ ClassNamesOption = Annotated[
         rich_help_panel=PICTURES,
     ),
 ]
+PREPARATION = "How a local checkpoint's pictures are prepared"
 LORA = "LoRA"
-"""Heading of its options in the help."""
+"""Headings of their options in the help."""
 
+ImageMeanOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Mean of the pictures' channels, on the 0..1 scale.",
+        show_default=False,
+        rich_help_panel=PREPARATION,
+    ),
+]
+ImageStdOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Standard deviation of the channels.",
+        show_default=False,
+        rich_help_panel=PREPARATION,
+    ),
+]
+ImageInterpolationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD",
+        help="How pictures are scaled: bicubic or bilinear.",
+        show_default=False,
+        rich_help_panel=PREPARATION,
+    ),
+]
+ImageResizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-resize-mode",
+        metavar="WORD",
+        help="To the shortest side, then the middle is cropped; or squash.",
+        show_default=False,
+        rich_help_panel=PREPARATION,
+    ),
+]
 RankOption = Annotated[
     int | None,
     typer.Option(

@@ -129,6 +129,8 @@ def _predictor(
     if isinstance(found, ZeroShot):
         named_by = f" ({run.registry_named_by})" if run.registry_named_by else ""
         run.out.warning(f"{found.why}{named_by}: base model {found.base_id} answers alone")
+        if found.assumption:
+            run.out.assumption(found.assumption)
     elif found.unjudged:
         run.out.warning(
             f"no picture of {', '.join(found.unjudged)} will be called unknown: learned by an "

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,10 @@ from condu_cli.cli.command import Run, command
 from condu_cli.cli.options import (
     AlphaOption,
     FreezeAOption,
+    ImageInterpolationOption,
+    ImageMeanOption,
+    ImageResizeOption,
+    ImageStdOption,
     LoraSeedOption,
     LoraTargetsOption,
     RankOption,
@@ -86,6 +90,10 @@ def init(
     base: Annotated[
         str, typer.Option(metavar="ID", help="Base model; `condu bases` lists them.")
     ] = "mini",
+    image_mean: ImageMeanOption = None,
+    image_std: ImageStdOption = None,
+    image_interpolation: ImageInterpolationOption = None,
+    image_resize_mode: ImageResizeOption = None,
     method: Annotated[
         Method, typer.Option(help="Fine-tune all weights, or LoRA factors.")
     ] = Method.full,
@@ -140,13 +148,14 @@ def init(
 
     These options cannot be changed later. docs/method.md and docs/fusion.md compare them.
     """
-    from condu_cli.backbone.base_models import load_base
+    from condu_cli.backbone.base_models import load_base, prepared_by_hand
     from condu_cli.registry.repository import Registry
     from condu_cli.workflows.opening.paradigms import lora_options, summary_of
     from condu_cli.workflows.opening.registry_only import refuse_existing
     from condu_cli.workflows.opening.workspace import new_config
 
     path = run.registry_path
+    preparation = _preparation(image_mean, image_std, image_interpolation, image_resize_mode)
     options = _codec_options(dtype, rescaler, exact, trim)
     if compat is not None:
         _refuse_contradictions(options)
@@ -159,7 +168,7 @@ def init(
         seed=lora_seed,
     )
     refuse_existing(path)
-    model = load_base(base)
+    model = prepared_by_hand(load_base(base), preparation)
     config = new_config(
         model, method.value, options, train.value, lora, None if compat is None else compat.value
     )
@@ -180,10 +189,38 @@ def init(
         verb = "Would create" if run.settings.dry_run else "Created"
         out.text(f"{verb} a registry at {path}")
         out.text(f"base model {base}, {method_line(summary_of(config))}")
+        out.text(f"pictures are prepared with {model.preprocessing.preparation.words()}")
         out.text(options_line(config.codec.name, config.codec.options))
         out.hint("condu learn --task NAME --data DIR{here} teaches it a task")
 
     run.out.document(data, human)
+    if model.assumption:
+        run.out.assumption(model.assumption)
+
+
+def _preparation(
+    mean: str | None, std: str | None, interpolation: str | None, resize_mode: str | None
+) -> dict[str, Any]:
+    """Return the values of a `Preparation` that were given, by name."""
+    given = {
+        "mean": None if mean is None else _numbers("--image-mean", mean),
+        "std": None if std is None else _numbers("--image-std", std),
+        "interpolation": interpolation,
+        "resize_mode": resize_mode,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from condu_cli.errors import UsageError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as exc:
+        raise UsageError(
+            f"{option} is three numbers separated by commas, not '{text}'",
+            reason="preparation-invalid",
+        ) from exc
 
 
 def _codec_options(

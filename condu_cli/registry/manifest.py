@@ -111,10 +111,14 @@ class RegistryConfig:
     def fingerprint(self) -> str:
         """Return the sha256 of the configuration's canonical JSON.
 
-        Without method options it equals that of versions that did not have them.
+        Without method options and preparation it equals that of versions that did not have them.
         """
+        base = asdict(self.base)
+        del base["preparation"]
+        if self.base.preparation is not None:
+            base["preparation"] = self.base.preparation.to_record()
         record: dict[str, Any] = {
-            "base": asdict(self.base),
+            "base": base,
             "method": self.method,
             "codec": self.codec.name,
             "codec_options": self.codec.options,

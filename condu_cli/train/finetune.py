@@ -193,13 +193,8 @@ class _Run:
 
     def _batches(self, start: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield this process's pictures and labels, part by part."""
-        prep = self._model.preprocessing
-        transform = seeded_training_transform(
-            self._recipe.crop_size or self._recipe.image_size,
-            prep.mean,
-            prep.std,
-            prep.interpolation,
-        )
+        size = self._recipe.crop_size or self._recipe.image_size
+        transform = seeded_training_transform(size, self._model.preprocessing.preparation)
         plan = self._sampler.parts(
             start, self._recipe.iterations, self._parts, self._team.rank, self._team.size
         )

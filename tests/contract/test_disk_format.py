@@ -66,6 +66,7 @@ TABLES = {
         "parameters",
         "fingerprint",
         "method_options",
+        "base_preparation",
     ],
     "blobs": ["sha256", "size", "kind"],
     "sessions": [
@@ -139,7 +140,7 @@ def test_the_tables_and_their_columns(registry: Registry) -> None:
         for table in tables
     }
     assert found == TABLES
-    assert query(registry, "SELECT version_num FROM alembic_version") == [("0005",)]
+    assert query(registry, "SELECT version_num FROM alembic_version") == [("0006",)]
     assert query(registry, "SELECT format FROM registry") == [(1,)]
 
 

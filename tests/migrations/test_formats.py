@@ -33,6 +33,7 @@ NAMES = (
     "0002-history",
     "0003-bfloat16",
     "0004-records",
+    "0005-heads",
 )
 HEADS = {name: 1 if name == "0001-int8" else 2 for name in NAMES}
 RESCALERS = {
@@ -42,19 +43,22 @@ RESCALERS = {
     "0002-history": "row",
     "0003-bfloat16": "tensor",
     "0004-records": "row",
+    "0005-heads": "row",
 }
 STEPS = {
     "0001": ("create_table", "create_index", "add_column", "get_bind"),
     "0002": ("create_table", "create_index", "add_column", "get_bind"),
     "0003": ("create_table", "create_index", "add_column", "get_bind"),
-    "0004": ("create_table", "create_index", "get_bind"),
+    "0004": ("create_table", "create_index", "add_column", "get_bind"),
+    "0005": ("add_column",),
 }
 """What migrations do from a schema to the current one."""
 TIMES = {
-    "0001": {"create_table": 6, "create_index": 8, "add_column": 3, "get_bind": 4},
-    "0002": {"create_table": 2, "create_index": 5, "add_column": 2, "get_bind": 2},
-    "0003": {"create_table": 2, "create_index": 5, "get_bind": 2},
+    "0001": {"create_table": 6, "create_index": 8, "add_column": 4, "get_bind": 4},
+    "0002": {"create_table": 2, "create_index": 5, "add_column": 3, "get_bind": 2},
+    "0003": {"create_table": 2, "create_index": 5, "add_column": 2, "get_bind": 2},
     "0004": {"create_index": 3},
+    "0005": {},
 }
 """How often, if more than once: the last time is the one to fail."""
 TASKS = ("digits", "shapes", "birds")
@@ -219,7 +223,7 @@ def test_it_is_fully_fine_tuned_and_its_fingerprint_stays_what_it_was(
     assert registry.config.fingerprint() == before
 
 
-@pytest.mark.parametrize("name", ["0002-history", "0003-bfloat16", "0004-records"])
+@pytest.mark.parametrize("name", ["0002-history", "0003-bfloat16", "0004-records", "0005-heads"])
 def test_an_expert_that_waited_is_committed(registry: Registry, expected: Deltas) -> None:
     """It names the fingerprint of its registry, which must not have changed."""
     (waiting,) = registry.waiting.paths()
@@ -256,15 +260,21 @@ def test_a_corrupt_older_registry_is_an_integrity_error(
             _ = Registry.open(path).config
 
 
-def test_no_older_expert_has_a_head(registry: Registry) -> None:
-    assert {e.expert.head for s in registry.sessions() for e in s.entries} == {None}
+def test_experts_have_heads_since_0005(name: str, registry: Registry) -> None:
+    with_head = {e.name for s in registry.sessions() for e in s.entries if e.expert.head}
+    assert with_head == ({"digits", "birds"} if name >= "0005" else set())
 
 
-def test_an_archive_of_the_schema_before_is_imported(tmp_path: Path) -> None:
+def test_nothing_is_recorded_that_was_not_known(registry: Registry) -> None:
+    assert registry.config.base.preparation is None
+
+
+@pytest.mark.parametrize("name", ["0004-records", "0005-heads"])
+def test_an_older_archive_is_imported(name: str, tmp_path: Path) -> None:
     """It was exported from the folder of the same name, by the same version."""
-    summary = read_archive(FORMATS / "0004-records.tar", tmp_path / "registry")
+    summary = read_archive(FORMATS / f"{name}.tar", tmp_path / "registry")
     registry = Registry.open(tmp_path / "registry")
-    with np.load(FORMATS / "0004-records.npz") as arrays:
+    with np.load(FORMATS / f"{name}.npz") as arrays:
         assert_same(decoded(registry), dict(arrays))
     assert summary.sessions == 3
     assert verify(registry).problems == ()

@@ -30,7 +30,7 @@ from condu_cli.backbone.models.folded_norms import feature_map
 from condu_cli.backbone.user_cache import UserCache
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import BaseModelError
-from condu_cli.preprocessing import Preprocessing
+from condu_cli.preprocessing import Preparation, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,8 +84,7 @@ class Mini(DualEncoder):
         self.class_embeddings: Tensor
         self.preprocessing = Preprocessing(
             image_size=224,
-            mean=(127 / 255,) * 3,
-            std=(128 / 255,) * 3,
+            preparation=Preparation(mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
             fixed_size=False,
         )
         self.lora_defaults = LORA_DEFAULTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,21 @@ from torch.nn import functional
 
 from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.backbone.lora.spec import LoraDefaults
+from condu_cli.backbone.models.open_clip_specs import (
+    HUB_PREFIX,
+    TINY_ARCHITECTURE,
+    OpenClipSpec,
+    openai_preparation,
+    prepared_as,
+)
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.base_identity import BaseIdentity
-from condu_cli.errors import BaseModelError, UsageError
-from condu_cli.preprocessing import Preprocessing
+from condu_cli.errors import BaseModelError
+from condu_cli.preprocessing import Preparation, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TINY_ARCHITECTURE = "condu-tiny"
-TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
-HUB_PREFIX = "hf-hub:"
 REASON_LENGTH = 240
 """The most characters of a foreign error to show."""
 
@@ -35,15 +39,6 @@ MLP_LAYERS = ("*.mlp.c_fc", "*.mlp.c_proj", "*.mlp.fc1", "*.mlp.fc2")
 LORA_RANK = 64
 """As in ConDU's released code: rank 64 on the MLP layers of both towers."""
 TINY_LORA_RANK = 4
-
-
-@dataclass(frozen=True)
-class OpenClipSpec:
-    """What to build: an architecture, where its weights come from, and its activation."""
-
-    architecture: str
-    pretrained: str
-    quick_gelu: bool
 
 
 class OpenClipModel(DualEncoder):
@@ -57,7 +52,8 @@ class OpenClipModel(DualEncoder):
         super().__init__()
         self.clip = model
         self._tokenizer = tokenizer
-        self.preprocessing = _preprocessing(model.visual)
+        self.preprocessing = _preprocessing(base_id, model.visual, spec.preparation)
+        self.assumed_preparation = spec.assumed
         self.lora_defaults = _lora_defaults(spec.architecture)
         self.logit_scale_value = float(model.logit_scale.detach().exp())
         self._is_cuttable = _has_causal_text(model)
@@ -139,7 +135,7 @@ class OpenClipModel(DualEncoder):
                 f"open_clip.load_checkpoint(model, {file})"
             )
         name, options = _named_activation(architecture, quick=self.info.activation == "quick_gelu")
-        options |= _other_preprocessing(self.preprocessing)
+        options |= _other_preparation(self.preprocessing.preparation)
         given = "".join(f", {key}={value!r}" for key, value in options.items())
         return f'open_clip.create_model_and_transforms("{name}", pretrained={file}{given})'
 
@@ -147,52 +143,6 @@ class OpenClipModel(DualEncoder):
         """Return both towers under open_clip's names, without the logit scale and bias."""
         frozen = {"logit_scale", "logit_bias"}
         return {n: p for n, p in self.clip.named_parameters() if n not in frozen}
-
-
-def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
-    """Check the names of an architecture and its weights, and determine the activation.
-
-    A pretrained tag says whether its weights were trained with QuickGELU, so the tag decides. A
-    local checkpoint does not, so the architecture's name (`-quickgelu`) decides.
-
-    Raises:
-        UsageError: unknown architecture or tag, or a `-quickgelu` name with plain-GELU weights.
-
-    """
-    import open_clip
-
-    if architecture.startswith(HUB_PREFIX):
-        return OpenClipSpec(architecture, "", quick_gelu=False)
-    if architecture == TINY_ARCHITECTURE:
-        open_clip.add_model_config(TINY_CONFIG)
-    config = open_clip.get_model_config(architecture)
-    if config is None:
-        raise UsageError(
-            f"unknown base model '{architecture}'",
-            reason="base-model-unknown",
-            architecture=architecture,
-        )
-    named_quick = bool(config.get("quick_gelu", False))
-    if pretrained == "" or is_checkpoint(pretrained):
-        return OpenClipSpec(architecture, pretrained, named_quick)
-    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
-    if not tag:
-        known = open_clip.list_pretrained_tags_by_model(architecture)
-        raise UsageError(
-            f"'{pretrained}' is neither a checkpoint file nor pretrained weights of {architecture}",
-            reason="weights-unknown",
-            architecture=architecture,
-            pretrained=pretrained,
-            known=known,
-        )
-    tag_quick = bool(tag.get("quick_gelu", False))
-    if architecture.endswith("-quickgelu") and not tag_quick:
-        raise UsageError(
-            f"{architecture} uses QuickGELU, but the weights '{pretrained}' do not",
-            reason="weights-without-quickgelu",
-            base=f"{architecture.removesuffix('-quickgelu')}:{pretrained}",
-        )
-    return OpenClipSpec(architecture, pretrained, named_quick or tag_quick)
 
 
 def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
@@ -259,16 +209,17 @@ def _local_architecture(spec: OpenClipSpec) -> str:
     return f"{bare}-quickgelu" if spec.quick_gelu else bare
 
 
-def _preprocessing(visual: Any) -> Preprocessing:
-    config = getattr(visual, "preprocess_cfg", {})
+def _preprocessing(base_id: str, visual: Any, preparation: Preparation | None) -> Preprocessing:
     size = visual.image_size
-    return Preprocessing(
-        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config.get("interpolation", "bicubic"),
-        resize_mode=config.get("resize_mode", "shortest"),
-    )
+    try:
+        prepared = preparation or prepared_as(visual.preprocess_cfg)
+    except ValueError as exc:
+        raise BaseModelError(
+            f"base model '{base_id}': how pictures are prepared: {exc}",
+            reason="preparation-unknown",
+            base=base_id,
+        ) from exc
+    return Preprocessing(int(size[0] if isinstance(size, (tuple, list)) else size), prepared)
 
 
 def _lora_defaults(architecture: str) -> LoraDefaults:
@@ -288,18 +239,10 @@ def _named_activation(architecture: str, *, quick: bool) -> tuple[str, dict[str,
     return architecture, {"force_quick_gelu": True}
 
 
-def _other_preprocessing(prep: Preprocessing) -> dict[str, Any]:
+def _other_preparation(preparation: Preparation) -> dict[str, Any]:
     """Return the options that differ from open_clip's defaults."""
-    from open_clip.transform import PreprocessCfg
-
-    usual = PreprocessCfg()
-    pairs = {
-        "image_mean": (prep.mean, tuple(usual.mean)),
-        "image_std": (prep.std, tuple(usual.std)),
-        "image_interpolation": (prep.interpolation, usual.interpolation),
-        "image_resize_mode": (prep.resize_mode, usual.resize_mode),
-    }
-    return {option: ours for option, (ours, theirs) in pairs.items() if ours != theirs}
+    ours, usual = asdict(preparation), asdict(openai_preparation())
+    return {f"image_{name}": ours[name] for name in ours if ours[name] != usual[name]}
 
 
 def _activation(model: Any) -> str:

@@ -21,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from condu_cli.backbone.lora.factors import FACTOR_A, FACTOR_B, targets_pattern, update
-from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_HEAD, ADAPTER_WEIGHTS
-from condu_cli.backbone.weights.checkpoints import (
+from condu_cli.backbone.weight_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_HEAD,
+    ADAPTER_WEIGHTS,
     METADATA_KEY,
-    Checkpoint,
-    read_checkpoint,
 )
+from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import (
     ForeignExpert,
     check_note,

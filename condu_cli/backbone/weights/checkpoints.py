@@ -21,7 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from condu_cli.backbone.weight_files import CHECKPOINT_SUFFIXES, SAFE_SUFFIX, head_file
+from condu_cli.backbone.weight_files import (
+    CHECKPOINT_SUFFIXES,
+    METADATA_KEY,
+    SAFE_SUFFIX,
+    head_file,
+)
 from condu_cli.disk import (
     flush_file,
     flush_folder,
@@ -36,8 +41,6 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
 
-METADATA_KEY = "condu"
-"""The only metadata entry of an exported file; several would be written in random order."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs store a model's weights beside other records."""
 

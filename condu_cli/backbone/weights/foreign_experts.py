@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from condu_cli.errors import BaseModelError, DataError, UsageError
+from condu_cli.preprocessing import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.backbone.weights.checkpoints import Checkpoint
+    from condu_cli.base_identity import BaseIdentity
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
 """Prefixes added by wrappers (data parallel, compiled, a training module)."""
@@ -75,8 +78,7 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
         moved += float(np.square(delta[name], dtype=np.float64).sum())
         norm += float(np.square(pristine, dtype=np.float64).sum())
     distance = math.sqrt(moved / norm) if norm else (math.inf if moved else 0.0)
-    if not checkpoint.metadata and distance > MAX_DISTANCE:
-        raise _unrelated(base, checkpoint, distance)
+    refuse_unrelated(base, checkpoint, distance)
     told = [*_cast_warnings(base, weights), *_kept_warnings(base, weights)]
     if rounded:
         told.append(
@@ -139,18 +141,38 @@ def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
     note, info = checkpoint.metadata, base.info
     if not note:
         return
-    noted = (str(note.get(key)) for key in ("architecture", "activation", "base_weights_sha256"))
-    mismatch = info.mismatch(*noted)
+    mismatch = info.mismatch(_noted_identity(info, checkpoint))
     if mismatch is not None:
         what, ours, theirs = mismatch
         raise BaseModelError(
             f"{checkpoint.path}: was fine-tuned from base model {note.get('base')} with "
-            f"{what} {theirs[:24]}, but {info.id} has {ours[:24]}",
+            f"{what} {theirs}, but {info.id} has {ours}",
             reason="checkpoint-of-other-base",
             path=checkpoint.path,
             base=info.id,
             found=note.get("base"),
         )
+
+
+def _noted_identity(ours: BaseIdentity, checkpoint: Checkpoint) -> BaseIdentity:
+    """Return the base model of a note; an expert's image size may be its own."""
+    note = checkpoint.metadata
+    record = note.get("preparation")
+    try:
+        preparation = None if record is None else Preparation.from_record(record)
+    except ValueError as exc:
+        raise DataError(
+            f"{checkpoint.path}: condu's metadata in this file was altered: {exc}",
+            reason="exported-note-damaged",
+            path=checkpoint.path,
+        ) from exc
+    return replace(
+        ours,
+        architecture=str(note.get("architecture")),
+        activation=str(note.get("activation")),
+        weights_sha256=str(note.get("base_weights_sha256")),
+        preparation=preparation,
+    )
 
 
 def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -290,8 +312,11 @@ def _kept_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str
     return [f"the base model's own values are kept for {len(changed):,} tensors: {some(changed)}"]
 
 
-def _unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> BaseModelError:
-    return BaseModelError(
+def refuse_unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> None:
+    """Refuse what is too far from the base model to come from it; condu's note says that itself."""
+    if checkpoint.metadata or distance <= MAX_DISTANCE:
+        return
+    raise BaseModelError(
         f"{checkpoint.path}: was not fine-tuned from base model {base.info.id}: the distance of "
         f"its weights is {distance:.2f} of the base model's norm (at most {MAX_DISTANCE} is "
         "plausible)",

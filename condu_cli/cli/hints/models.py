@@ -19,6 +19,15 @@ HINTS: dict[str, Hint] = {
     "not-a-base-model": "Use mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
     "bases",
     "base-name-odd": "A registry records it as text in UTF-8: rename the file or the folder",
+    "preparation-known": "Omit the options --image-…: they are for a local checkpoint",
+    "preparation-invalid": "Give --image-mean and --image-std three numbers, like 0.5,0.5,0.5; "
+    "--image-interpolation bicubic or bilinear; --image-resize-mode shortest or squash",
+    "preparation-unknown": "Use other weights; condu scales pictures with shortest or squash, "
+    "bicubic or bilinear",
+    "configuration-unusable": "Correct it, or move it to another folder and give condu init the "
+    "options --image-mean and --image-std",
+    "configuration-of-other-model": "Move the checkpoint to a folder without it, or name the "
+    "architecture of that configuration",
     "base-model-unknown": "condu bases lists the base models",
     "library-broken": "Run condu doctor to see what is wrong with the installation",
     "layer-unknown": DOCTOR,
@@ -69,7 +78,8 @@ HINTS: dict[str, Hint] = {
     "checkpoint",
     "adapter-unreadable": "Save it again",
     "adapter-without-weights": "Save it as PEFT does: model.save_pretrained(DIR)",
-    "not-plain-lora": "Only plain LoRA can be imported: one rank, one alpha, no biases, no DoRA",
+    "not-plain-lora": "Only plain LoRA can be imported: one rank, one alpha, unchanged base "
+    "weights. Merge the adapter (merge_and_unload) and import it into a --method full registry",
     "adapter-of-other-rank": "Create a registry for it: condu init --method lora "
     "--rank N --alpha X --registry PATH",
     "adapter-of-other-factors": "Import it into a registry that trains A: condu init --method lora "

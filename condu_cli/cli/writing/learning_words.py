@@ -44,6 +44,8 @@ def _warn(out: Output, plan: "LearnPlan") -> None:
     from condu_cli.data.duplicates import duplicate_lines
 
     data = plan.data
+    if plan.assumption:
+        out.assumption(plan.assumption)
     if data.ignored:
         names = ", ".join(data.ignored_names[:3]) + (" …" if data.ignored > 3 else "")
         out.note(

@@ -104,6 +104,14 @@ class Output:
         if self.mode is Mode.HUMAN and not self.quiet:
             _print(self._stderr(), _visible_lines(line))
 
+    def assumption(self, line: str) -> None:
+        """Say what was assumed of a base model, and how to state it."""
+        self.warning(line)
+        self.hint(
+            "condu init --base ID --image-mean R,G,B --image-std R,G,B{here} states it, or "
+            "open_clip_config.json beside the checkpoint"
+        )
+
     def hint(self, template: str, **facts: object) -> None:
         """Suggest a command to run next; the template is one like those in `cli/hints`."""
         if self.mode is Mode.HUMAN and not self.quiet:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from condu_cli.preprocessing import Preprocessing
-
-Statistics = tuple[float, float, float]
+    from condu_cli.preprocessing import Preparation, Preprocessing, Statistics
 
 
 @dataclass(frozen=True)
@@ -68,25 +66,18 @@ class SeededTransform:
         return self.normalise([np.asarray(self.geometry(image, seed))])[0]
 
 
-def evaluation_transform(
-    size: int,
-    mean: Statistics,
-    std: Statistics,
-    interpolation: str = "bicubic",
-    resize_mode: str = "shortest",
-) -> Transform:
+def evaluation_transform(size: int, way: Preparation) -> Transform:
     """Build a transform: resize, centre crop, normalise; `squash` resizes without cropping."""
-    return Transform(EvaluationGeometry(size, interpolation, resize_mode), Normalisation(mean, std))
+    geometry = EvaluationGeometry(size, way.interpolation, way.resize_mode)
+    return Transform(geometry, Normalisation(way.mean, way.std))
 
 
 def view_of(prep: Preprocessing, image_size: int | None = None) -> Transform:
     """Build the evaluation transform of a model, for another size in pixels if given."""
     size = prep.image_size if image_size is None else image_size
-    return evaluation_transform(size, prep.mean, prep.std, prep.interpolation, prep.resize_mode)
+    return evaluation_transform(size, prep.preparation)
 
 
-def seeded_training_transform(
-    size: int, mean: Statistics, std: Statistics, interpolation: str = "bicubic"
-) -> SeededTransform:
+def seeded_training_transform(size: int, way: Preparation) -> SeededTransform:
     """Build a transform: random resized crop by each picture's seed, normalise."""
-    return SeededTransform(CropGeometry(size, interpolation), Normalisation(mean, std))
+    return SeededTransform(CropGeometry(size, way.interpolation), Normalisation(way.mean, way.std))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 SCHEMA = Path(__file__).with_name("schema.sql")
 """The schema at that revision; tests/unit/registry/database writes the file."""
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session as Transaction
 from condu_cli._version import __version__
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.errors import ConduError, IntegrityError
+from condu_cli.preprocessing import Preparation
 from condu_cli.registry.blobs.store import BlobRef
 from condu_cli.registry.database.tables import (
     BlobRow,
@@ -61,7 +62,7 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
             format=MANIFEST_FORMAT,
             created_at=created_at,
             written_by=__version__,
-            **{BASE + name: value for name, value in asdict(config.base).items()},
+            **_base_columns(config.base),
             method=config.method,
             method_options=dict(config.method_options),
             codec=config.codec.name,
@@ -73,13 +74,27 @@ def insert_config(transaction: Transaction, config: RegistryConfig, created_at: 
     transaction.add(HeadRow(id=1, session=None))
 
 
+def _base_columns(base: BaseIdentity) -> dict[str, Any]:
+    columns = {field.name: getattr(base, field.name) for field in fields(BaseIdentity)}
+    if base.preparation is not None:
+        columns["preparation"] = base.preparation.to_record()
+    return {BASE + name: value for name, value in columns.items()}
+
+
+def _base_of(row: RegistryRow) -> BaseIdentity:
+    columns = {field.name: getattr(row, BASE + field.name) for field in fields(BaseIdentity)}
+    if columns["preparation"] is not None:
+        columns["preparation"] = Preparation.from_record(columns["preparation"])
+    return BaseIdentity(**columns)
+
+
 def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
     """Return the registry's configuration and its time of creation."""
     row = transaction.get(RegistryRow, 1)
     if row is None:
         raise IntegrityError("the registry's database is empty", reason="registry-unfinished")
-    base = BaseIdentity(*(getattr(row, BASE + field.name) for field in fields(BaseIdentity)))
     try:
+        base = _base_of(row)
         parameters = tuple(ParameterShape(name, tuple(shape)) for name, shape in row.parameters)
         config = RegistryConfig(
             base,
@@ -88,7 +103,8 @@ def read_config(transaction: Transaction) -> tuple[RegistryConfig, str]:
             parameters,
             row.method_options,
         )
-        require_texts("the registry", row.created_at, row.method, row.codec, *astuple(base)[:-1])
+        texts = (base.id, base.architecture, base.pretrained, base.activation, base.weights_sha256)
+        require_texts("the registry", row.created_at, row.method, row.codec, *texts)
         valid = config.fingerprint() == row.fingerprint and isinstance(base.image_size, int)
         # An empty list would have the fingerprint of an empty record.
         valid = valid and isinstance(row.method_options, dict)

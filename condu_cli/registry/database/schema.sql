@@ -16,7 +16,7 @@ CREATE TABLE registry (
 	method TEXT NOT NULL, 
 	codec TEXT NOT NULL, 
 	codec_options TEXT NOT NULL, 
-	parameters TEXT NOT NULL, fingerprint TEXT, method_options TEXT DEFAULT '{}' NOT NULL, 
+	parameters TEXT NOT NULL, fingerprint TEXT, method_options TEXT DEFAULT '{}' NOT NULL, base_preparation TEXT, 
 	CONSTRAINT pk_registry PRIMARY KEY (id), 
 	CONSTRAINT ck_registry_single_row CHECK (id = 1)
 );

@@ -118,6 +118,8 @@ class RegistryRow(Base):
     # The sha256 of the configuration, which the hashes of blobs and manifests do not cover.
     fingerprint: Mapped[str | None]
     method_options: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    # How pictures are prepared; NULL if the registry is from before this was recorded.
+    base_preparation: Mapped[dict[str, Any] | None]
 
 
 class BlobRow(Base):

@@ -56,6 +56,11 @@ class ZeroShot:
             return []
         return predict_windows(pictures, [self._view.geometry], self._answer, on_progress)
 
+    @property
+    def assumption(self) -> str | None:
+        """How pictures are prepared, if the base model does not say it; loads the model."""
+        return self._base.assumption
+
     def _answer(self, window: Window, _: ProgressCallback) -> list[Prediction]:
         seen = window.views[self._view.geometry]
         logits = logits_of(self._base, self._classifier, seen, self._view)

@@ -110,6 +110,8 @@ class LearnPlan:
     preset: Preset
     base_id: str
     creates_registry: bool
+    assumption: str | None = None
+    """How pictures are prepared, if the base model does not say it."""
 
     def with_recipe(self, recipe: Recipe) -> LearnPlan:
         """Return the same plan with another recipe."""
@@ -243,6 +245,7 @@ def plan_training(
         preset=preset,
         base_id=base.info.id,
         creates_registry=creates_registry,
+        assumption=base.assumption,
     )
 
 

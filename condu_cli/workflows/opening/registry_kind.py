@@ -10,6 +10,7 @@ from condu_cli.workflows.opening.workspace import Workspace, new_config, trained
 
 if TYPE_CHECKING:
     from condu_cli.backbone.dual_encoder import DualEncoder
+    from condu_cli.preprocessing import Preparation
     from condu_cli.registry.manifest import RegistryConfig
     from condu_cli.registry.repository import Registry
 
@@ -21,10 +22,16 @@ class RegistryKind(NamedTuple):
     config: RegistryConfig
 
 
-def load_kind(registry: Registry | None, base_id: str | None, device: str) -> RegistryKind:
+def load_kind(
+    registry: Registry | None,
+    base_id: str | None,
+    device: str,
+    preparation: Preparation | None = None,
+) -> RegistryKind:
     """Load the base model of a registry, or of a new one with default options.
 
-    `base_id`: the base model of a new registry.
+    `base_id`: the base model of a new registry. `preparation`: how its pictures are prepared, if
+    that would only be assumed.
 
     Raises:
         BaseModelError: the base model cannot be loaded or is not the registry's.
@@ -32,6 +39,8 @@ def load_kind(registry: Registry | None, base_id: str | None, device: str) -> Re
     """
     if registry is None:
         base = load_base(base_id or DEFAULT_BASE, device)
+        if preparation is not None and base.assumption is not None:
+            base = base.preparing(preparation)
         config = new_config(base)
         return RegistryKind(trained_part(base, config), config)
     return RegistryKind(Workspace(registry, device).base, registry.config)

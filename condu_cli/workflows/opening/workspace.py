@@ -74,7 +74,7 @@ class Workspace:
 
         """
         config = self.registry.config
-        base = load_recorded_base(config.base.id, self._device)
+        base = load_recorded_base(config.base, self._device)
         check_base(self.registry, base.info)
         return trained_part(base, config)
 
@@ -257,16 +257,16 @@ def check_base(registry: Registry, info: BaseIdentity) -> None:
     """Check a loaded base model against the registry's record.
 
     Raises:
-        BaseModelError: architecture, activation or weights differ.
+        BaseModelError: architecture, activation, weights or image size differ.
 
     """
     recorded = registry.config.base
-    mismatch = recorded.mismatch(info.architecture, info.activation, info.weights_sha256)
+    mismatch = recorded.mismatch(info)
     if mismatch is not None:
         what, expected, found = mismatch
         raise BaseModelError(
             f"the registry at {registry.path} belongs to base model {recorded.id} with "
-            f"{what} {expected[:24]}, but {info.id} has {found[:24]}",
+            f"{what} {expected}, but {info.id} has {found}",
             reason="base-differs",
             registry=registry.path,
             base=recorded.id,

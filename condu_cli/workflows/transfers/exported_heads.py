@@ -13,8 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from condu_cli.backbone.weight_files import head_file
-from condu_cli.backbone.weights.checkpoints import METADATA_KEY
+from condu_cli.backbone.weight_files import METADATA_KEY, head_file
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.stored_heads import check_head
 from condu_cli.data.class_names import name_unknown, places_among, unknown_among

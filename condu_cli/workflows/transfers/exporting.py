@@ -18,6 +18,7 @@ from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoi
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
+from condu_cli.preprocessing import Preparation
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
 from condu_cli.workflows.sessions.coding import codec_for
@@ -46,7 +47,8 @@ class ExportNote:
     """The metadata of an exported file: enough to import it again, and no paths.
 
     `base` names the base model without the path of its weights; `image_size` in pixels is what the
-    expert was trained at. A base model has no task, session, classes or templates. `head` is the
+    expert was trained at; `preparation` is the record of one, None in files from before it was
+    noted. A base model has no task, session, classes or templates. `head` is the
     sha256 of the file of the expert's head, None for an expert without one.
     """
 
@@ -56,6 +58,7 @@ class ExportNote:
     activation: str
     base_weights_sha256: str
     image_size: int
+    preparation: Mapping[str, Any] | None = None
     task: str | None = None
     session: str | None = None
     classes: tuple[str, ...] = ()
@@ -159,8 +162,8 @@ def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) ->
     """
     refuse_target(path, overwrite=overwrite)
     base = workspace.base
-    identity = workspace.registry.config.base
-    note = ExportNote(kind=BASE, image_size=identity.image_size, **_identity(identity))
+    size = workspace.registry.config.base.image_size
+    note = ExportNote(kind=BASE, image_size=size, **_identity(workspace))
     write_checkpoint(base, path, note.to_record(), overwrite=overwrite)
     return _summary(note, path, path.stat().st_size, base.how_to_load(str(path)))
 
@@ -179,7 +182,7 @@ def expert_note(
         image_size=expert_image_size(entry),
         format=FORMAT if head is None else FORMAT_WITH_HEAD,
         head=None if head is None else hash_of(head),
-        **_identity(workspace.registry.config.base),
+        **_identity(workspace),
     )
 
 
@@ -219,9 +222,20 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
         note = ExportNote(**fields)
     except TypeError as exc:
         raise _altered(path) from exc
+    try:
+        noted_preparation(note)
+    except ValueError as exc:
+        raise _altered(path) from exc
     if not _is_sound(note):
         raise _altered(path)
     return note
+
+
+def noted_preparation(note: ExportNote | None) -> Preparation | None:
+    """Return how a note says that pictures are prepared; None if it does not."""
+    if note is None or note.preparation is None:
+        return None
+    return Preparation.from_record(note.preparation)
 
 
 def portable_base_id(base: BaseIdentity) -> str:
@@ -229,12 +243,14 @@ def portable_base_id(base: BaseIdentity) -> str:
     return base.architecture if is_checkpoint(base.pretrained) else base.id
 
 
-def _identity(base: BaseIdentity) -> dict[str, Any]:
+def _identity(workspace: Workspace) -> dict[str, Any]:
+    base = workspace.registry.config.base
     return {
         "base": portable_base_id(base),
         "architecture": base.architecture,
         "activation": base.activation,
         "base_weights_sha256": base.weights_sha256,
+        "preparation": workspace.base.preprocessing.preparation.to_record(),
     }
 
 

@@ -12,7 +12,7 @@ from condu_cli._version import __version__
 from condu_cli.backbone.base_models import DEFAULT_BASE
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
-from condu_cli.backbone.models.open_clip_models import HUB_PREFIX
+from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX
 from condu_cli.backbone.weight_files import ADAPTER_WEIGHTS, head_file, is_adapter, is_checkpoint
 from condu_cli.backbone.weights.adapters import (
     Adapter,
@@ -44,7 +44,7 @@ from condu_cli.workflows.sessions.committing import CommitSeconds, commit_expert
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta, new_run
 from condu_cli.workflows.transfers.exported_heads import check_width, noted_head, warnings_of_head
-from condu_cli.workflows.transfers.exporting import ExportNote, read_note
+from condu_cli.workflows.transfers.exporting import ExportNote, noted_preparation, read_note
 from condu_cli.workflows.transfers.noted_classes import classes_of, read_data
 
 if TYPE_CHECKING:
@@ -151,7 +151,9 @@ class Importer:
         data = read_data(request.data, request.class_names, note)
         folders, classes = classes_of(request.weights, request.class_names, note, data)
         head = noted_head(request.weights, note, (classes, folders))
-        base, config = load_kind(self._registry, self._base_id(note), request.device)
+        base, config = load_kind(
+            self._registry, self._base_id(note), request.device, noted_preparation(note)
+        )
         require_room(self._path, config)
         expert = _delta(base, found)
         delta = _checked(config, expert, request.weights)
@@ -171,6 +173,7 @@ class Importer:
             weights_sha256=file_sha256(checkpoint.path),
             creates_registry=self._registry is None,
             warnings=(
+                *([base.assumption] if base.assumption else []),
                 *expert.warnings,
                 *warnings_of_head(request.weights, head),
                 *_routing_warnings(request.task, data),

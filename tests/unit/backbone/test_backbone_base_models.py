@@ -1,5 +1,8 @@
 """Base models by name: what names mean, and errors for invalid names."""
 
+import json
+from dataclasses import replace
+
 import open_clip
 import pytest
 from safetensors.torch import save_file
@@ -12,10 +15,17 @@ from condu_cli.backbone.base_models import (
     load_recorded_base,
     split_base_id,
 )
-from condu_cli.backbone.models import open_clip_models
-from condu_cli.backbone.models.open_clip_models import OpenClipSpec, load, resolve
+from condu_cli.backbone.models import open_clip_specs
+from condu_cli.backbone.models.open_clip_models import load
+from condu_cli.backbone.models.open_clip_specs import (
+    OpenClipSpec,
+    openai_preparation,
+    resolve,
+)
+from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import BaseModelError, UsageError
+from condu_cli.preprocessing import Preparation
 
 
 @pytest.fixture(autouse=True)
@@ -170,9 +180,40 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+HALF = (0.5, 0.5, 0.5)
+RECORDED = BaseIdentity("ViT-B-16:openai", "ViT-B-16", "openai", "quick_gelu", "", 224)
+
+
 def test_condu_base_names_another_place_for_a_registrys_base_model(checkpoint, monkeypatch):
     monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{checkpoint}")
-    assert load_recorded_base("ViT-B-16:openai").info.architecture == "condu-tiny"
+    assert load_recorded_base(RECORDED).info.architecture == "condu-tiny"
+
+
+def test_pictures_are_prepared_as_the_registry_records(monkeypatch):
+    monkeypatch.setenv("CONDU_BASE", "tiny")
+    recorded = replace(RECORDED, preparation=Preparation(HALF, HALF, "bilinear", "squash"))
+    base = load_recorded_base(recorded)
+    assert base.preprocessing.preparation == base.info.preparation == recorded.preparation
+    assert load_base("tiny").info.preparation != recorded.preparation
+
+
+def test_an_older_registry_keeps_what_its_weights_had_then(checkpoint, monkeypatch):
+    """Pretrained weights had their own way; a checkpoint had OpenAI's, whatever lies beside it."""
+    monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{checkpoint}")
+    prepared = {"mean": HALF, "std": HALF}
+    beside = checkpoint.with_name("open_clip_config.json")
+    beside.write_text(json.dumps({"preprocess_cfg": prepared}))
+    assert load_base(f"condu-tiny:{checkpoint}").preprocessing.preparation.mean == HALF
+    for architecture, pretrained, mean in (
+        ("ViT-L-14", "laion2b_s32b_b82k", HALF),
+        ("ViT-L-14", "/weights.safetensors", openai_preparation().mean),
+    ):
+        named = f"{architecture}:{pretrained}"
+        recorded = BaseIdentity(named, architecture, pretrained, "gelu", "", 224)
+        assert load_recorded_base(recorded).preprocessing.preparation.mean == mean
+    for unchanged in ("tiny", "mini", "hf-hub:org/model"):
+        recorded = BaseIdentity(unchanged, unchanged, "", "gelu", "", 224)
+        assert load_recorded_base(recorded).preprocessing.preparation.mean == HALF
 
 
 # Downloads
@@ -208,7 +249,7 @@ def test_a_library_that_does_not_import_sends_to_the_doctor(monkeypatch):
     def broken(*_args):
         raise ImportError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(open_clip_models, "resolve", broken)
+    monkeypatch.setattr(open_clip_specs, "resolve", broken)
     with pytest.raises(BaseModelError, match="torchvision::nms") as caught:
         load_base("ViT-B-16:openai")
     assert "condu doctor" in hint_of(caught.value)

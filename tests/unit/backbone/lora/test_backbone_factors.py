@@ -145,7 +145,8 @@ def test_only_1x1_convolutions_without_groups_have_factors():
 def test_a_tower_whose_layers_condu_does_not_know_is_refused(tiny):
     import open_clip
 
-    from condu_cli.backbone.models.open_clip_models import OpenClipModel, OpenClipSpec
+    from condu_cli.backbone.models.open_clip_models import OpenClipModel
+    from condu_cli.backbone.models.open_clip_specs import OpenClipSpec
 
     config = {
         "embed_dim": 16,

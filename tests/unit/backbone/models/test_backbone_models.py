@@ -84,7 +84,7 @@ def test_class_logits_are_scaled_cosines(tiny, pixels):
 def test_preprocessing_is_that_of_the_architecture(tiny):
     assert tiny.preprocessing.image_size == 32 == tiny.info.image_size
     assert tiny.preprocessing.fixed_size is True
-    assert tiny.preprocessing.mean == pytest.approx((0.481, 0.458, 0.408), abs=1e-3)
+    assert tiny.preprocessing.preparation.mean == pytest.approx((0.481, 0.458, 0.408), abs=1e-3)
 
 
 # What may change

@@ -27,7 +27,7 @@ from condu_cli.backbone.weights.foreign_experts import expert_delta
 from condu_cli.base_identity import BaseIdentity
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, DataError, UsageError
-from condu_cli.preprocessing import Preprocessing
+from condu_cli.preprocessing import Preparation, Preprocessing
 
 NOTE = {"format": 1, "task": "warm", "classes": ["blau", "röt"]}
 
@@ -281,13 +281,13 @@ def test_a_corrupt_note_is_an_error(expert, path, note):
 # Loading without condu
 
 
-def named(architecture, activation, **preprocessing):
+def named(architecture, activation, **preparation):
     """A model that only tells how its files are loaded."""
     model = object.__new__(OpenClipModel)
     info = BaseIdentity("x", architecture, "", activation, "", 224)
     usual = PreprocessCfg()
-    values = {"image_size": 224, "mean": tuple(usual.mean), "std": tuple(usual.std)}
-    vars(model).update(info=info, preprocessing=Preprocessing(**{**values, **preprocessing}))
+    values = {"mean": tuple(usual.mean), "std": tuple(usual.std), **preparation}
+    vars(model).update(info=info, preprocessing=Preprocessing(224, Preparation(**values)))
     return model
 
 

@@ -16,6 +16,7 @@ from condu_cli.data.pictures.scanning import ReadingRules
 from condu_cli.data.pictures.transforms import evaluation_transform, seeded_training_transform
 from condu_cli.data.sources.folders import read_folder
 from condu_cli.errors import DataError
+from condu_cli.preprocessing import Preparation
 
 SIDE = 8
 ONE_PICTURE = SIDE * SIDE * 3
@@ -77,8 +78,8 @@ def test_a_batch_is_pictures_and_labels_in_the_order_asked_for(files):
 
 # One pass over all pictures
 
-EVALUATION = evaluation_transform(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-CROPS = seeded_training_transform(6, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+EVALUATION = evaluation_transform(SIDE, Preparation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+CROPS = seeded_training_transform(6, Preparation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ NEXT = '''"""A later schema."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade():
@@ -47,10 +47,10 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -
     """Simulate a future version with one more migration; return its file."""
     scripts = tmp_path / "100% later"
     shutil.copytree(migration.migrations_folder(), scripts)
-    script = scripts / "versions" / "0006_next.py"
+    script = scripts / "versions" / "0007_next.py"
     script.write_text(NEXT)
     monkeypatch.setattr(migration, "migrations_folder", lambda: scripts)
-    monkeypatch.setattr(migration, "SCHEMA_REVISION", "0006")
+    monkeypatch.setattr(migration, "SCHEMA_REVISION", "0007")
     return script
 
 
@@ -151,7 +151,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
     told: list[str] = []
     again = Registry.open(registry.path, notify=told.append)
     assert again.config == registry.config
-    assert migration.current_revision(registry.paths.database) == "0006"
+    assert migration.current_revision(registry.paths.database) == "0007"
     assert execute(registry, "SELECT count(*) FROM moods") == [(0,)]
     assert execute(registry, "SELECT written_by FROM registry") == [(__version__,)]
 
@@ -159,7 +159,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
     assert backup.suffix == ".sqlite"
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
-            ("0005",)
+            ("0006",)
         ]
         assert connection.execute("SELECT written_by FROM registry").fetchall() == [("0.0.1",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -167,7 +167,7 @@ def test_an_older_registry_is_backed_up_and_upgraded(
 
     (line,) = told
     assert "\n" not in line
-    assert "0005 to 0006" in line
+    assert "0006 to 0007" in line
     assert str(backup) in line
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -186,7 +186,7 @@ def test_a_failing_migration_leaves_the_database_unchanged(registry: Registry, l
     later.write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')  # noqa: S608
     with pytest.raises(IntegrityError, match="no such table: nowhere"):
         Registry.open(registry.path)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
     tables = execute(registry, "SELECT name FROM sqlite_master WHERE name = 'moods'")
     assert tables == []
     assert not any(row[1] == "note" for row in execute(registry, "PRAGMA table_info(blobs)"))
@@ -196,7 +196,7 @@ def test_a_migration_that_orphans_rows_is_refused(registry: Registry, later: Pat
     later.write_text(NEXT + "    op.get_bind().exec_driver_sql('UPDATE head SET session = 1')\n")  # noqa: S608
     with pytest.raises(IntegrityError, match="1 rows without a parent"):
         Registry.open(registry.path)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
     assert execute(registry, "SELECT session FROM head") == [(None,)]
 
 
@@ -211,7 +211,7 @@ def test_a_migration_waits_for_the_lock(
         )
         with pytest.raises(LockedError, match="condu learn"):
             migration.ensure_current(registry.paths)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
 
 
 @pytest.mark.usefixtures("later")
@@ -224,7 +224,7 @@ def test_without_a_backup_there_is_no_migration(
     monkeypatch.setattr(migration, "flush_file", full)
     with pytest.raises(ConduError, match="No space left on device"):
         Registry.open(registry.path)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
     assert list(registry.paths.backups.iterdir()) == []
 
 
@@ -241,7 +241,7 @@ def test_a_file_in_the_place_of_the_backups_prevents_the_migration(registry: Reg
     registry.paths.backups.write_text("mine")
     with pytest.raises(ConduError, match="cannot back the database up"):
         Registry.open(registry.path)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
 
 
 @pytest.mark.parametrize("error", ["ValueError('x')", "TypeError('x')", "RecursionError('x')"])
@@ -251,7 +251,7 @@ def test_a_migration_that_stumbles_over_a_row_is_an_integrity_error(
     later.write_text(NEXT + f"    raise {error}\n")
     with pytest.raises(IntegrityError, match=r"condu.sqlite cannot be migrated: .*\(x\)"):
         Registry.open(registry.path)
-    assert migration.current_revision(registry.paths.database) == "0005"
+    assert migration.current_revision(registry.paths.database) == "0006"
 
 
 def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registry) -> None:
@@ -261,7 +261,7 @@ def test_a_newer_registry_is_refused_and_names_what_to_install(registry: Registr
         Registry.open(registry.path)
     assert refused.value.exit_code == 12
     assert "schema 0042, written by condu 9.8.7" in refused.value.message
-    assert f"condu {__version__} knows schemas up to 0005" in refused.value.message
+    assert f"condu {__version__} knows schemas up to 0006" in refused.value.message
     assert hint_of(refused.value) == "Upgrade: pip install --upgrade 'condu>=9.8.7'"
 
 

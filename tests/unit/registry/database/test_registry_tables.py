@@ -21,8 +21,8 @@ def session(registry: Registry, learn: object) -> str:
     [
         "INSERT INTO registry SELECT 2, format, created_at, written_by, base_id, "
         "base_architecture, base_pretrained, base_activation, base_weights_sha256, "
-        "base_image_size, method, method_options, codec, codec_options, parameters, fingerprint "
-        "FROM registry",
+        "base_image_size, method, method_options, codec, codec_options, parameters, fingerprint, "
+        "base_preparation FROM registry",
         "INSERT INTO head VALUES (2, NULL)",
         "UPDATE head SET session = 'nowhere'",
         "UPDATE sessions SET id = 'short'",
