@@ -34,11 +34,12 @@ from condu_cli.backbone.weights.foreign_experts import (
     exact_delta,
     finite,
     float32_array,
+    refuse_unrelated,
     some,
     with_known_names,
 )
 from condu_cli.disk import flush_file, flush_folder, require_parent_folder
-from condu_cli.errors import ConduError, DataError, UsageError, exhausted
+from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,17 +54,24 @@ if TYPE_CHECKING:
 PREFIX = "base_model.model."
 """PEFT's prefix for the names of a wrapped model."""
 CONFIG_LIMIT = 1 << 20
-PLAIN = {
-    "use_rslora": False,
-    "use_dora": False,
-    "fan_in_fan_out": False,
-    "bias": "none",
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "lora_bias": False,
+FREE = frozenset(
+    {
+        *("peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type"),
+        *("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform"),
+        *("layers_pattern", "inference_mode", "lora_dropout", "eva_config", "megatron_core"),
+        *("runtime_config", "qalora_group_size"),
+    }
+)
+"""PEFT's options that do not change what the factors mean, or are compared with the registry's.
+All others must be unused, known or not: with each new version come more that change the base
+weights, or add parameters."""
+PLAIN: Mapping[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "init_lora_weights": (True, False, None, "gaussian", "eva"),
 }
-"""Values of PEFT's options with which its factors mean scale * B @ A."""
+"""Values with which the factors mean scale * B @ A. PiSSA, OLoRA, CorDA, LoftQ and others also
+change the base weights, which the adapter does not hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,11 +228,13 @@ def _refuse_other_adapters(folder: Path, config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{folder}: is not a LoRA adapter but {kind}", reason="not-plain-lora", path=folder
         )
-    for option, plain in PLAIN.items():
-        value = config.get(option, plain)
-        if value != plain and (value or plain):  # null, false and {} all mean unused
+    for option, value in config.items():
+        if option in FREE or value in PLAIN.get(option, ()):
+            continue
+        if option in PLAIN or value:  # null, false and {} all mean unused
             raise UsageError(
-                f"{folder}: was trained with PEFT's {option} = {value}, which is not plain LoRA",
+                f"{folder}: was trained with PEFT's {option} = {str(value)[:100]}, which is not "
+                "plain LoRA",
                 reason="not-plain-lora",
                 path=folder,
             )
@@ -238,7 +248,8 @@ def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
     Raises:
         UsageError: rank, alpha or layers differ from the registry's, or A differs in a registry
             that does not train A.
-        BaseModelError: condu's metadata names another base model.
+        BaseModelError: condu's metadata or PEFT's configuration names another base model, or the
+            adapter is implausibly far from it.
         DataError: NaN or infinity.
 
     """
@@ -254,12 +265,51 @@ def adapter_delta(base: DualEncoder, adapter: Adapter) -> ForeignExpert:
         name: finite(name, exact_delta(start[name], values[name]), checkpoint)
         for name in base.trainable_parameters()
     }
-    learned = checkpoint.metadata.get("head") or any(d.any() for d in delta.values())
-    told = () if learned else (LEARNED_NOTHING,)
-    return ForeignExpert(delta, _distance(factors, weights), told)
+    distance = _distance(factors, weights)
+    refuse_unrelated(base, checkpoint, distance)
+    told = list(_other_base_named(base, adapter))
+    if not checkpoint.metadata.get("head") and not any(d.any() for d in delta.values()):
+        told.append(LEARNED_NOTHING)
+    return ForeignExpert(delta, distance, tuple(told))
 
 
 LEARNED_NOTHING = "every factor has its initial value: this expert has learned nothing"
+
+
+def _other_base_named(base: DualEncoder, adapter: Adapter) -> tuple[str, ...]:
+    """Compare the base model that PEFT's configuration names, if condu's note does not say more."""
+    named = adapter.config.get("base_model_name_or_path")
+    info = base.info
+    if adapter.checkpoint.metadata or not isinstance(named, str) or not named:
+        return ()
+    if _bare(named) in {_bare(info.id), _bare(info.architecture), info.pretrained}:
+        return ()
+    if _is_pretrained(named) and _is_pretrained(info.id):
+        raise BaseModelError(
+            f"{adapter.folder}: was trained on base model {named}, not on {info.id}",
+            reason="checkpoint-of-other-base",
+            path=adapter.folder,
+            base=info.id,
+            found=named,
+        )
+    return (
+        f"the adapter was trained on '{named}'; if that is not the registry's base model "
+        f"{info.id}, its answers are worthless",
+    )
+
+
+def _bare(base_id: str) -> str:
+    architecture, colon, pretrained = base_id.partition(":")
+    return architecture.removesuffix("-quickgelu") + colon + pretrained
+
+
+def _is_pretrained(base_id: str) -> bool:
+    """Return whether a name stands for certain weights on every machine."""
+    import open_clip
+
+    architecture, _, tag = base_id.partition(":")
+    known = bool(tag) and bool(open_clip.get_pretrained_cfg(architecture, tag))
+    return known or base_id in ("mini", "tiny")
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

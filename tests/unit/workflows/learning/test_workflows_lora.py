@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from condu_cli.backbone.base_models import load_base
 from condu_cli.backbone.deltas import delta_of, weights_of
 from condu_cli.backbone.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from condu_cli.backbone.weights.adapters import read_adapter
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.core.codecs.interface import EMPTY
 from condu_cli.errors import BaseModelError, DataError, IntegrityError, UsageError
@@ -381,6 +382,13 @@ def change_config(folder, **values):
         ({"use_rslora": True}, UsageError, "use_rslora = True"),
         ({"bias": "all"}, UsageError, "bias = all"),
         ({"rank_pattern": {"c_fc": 8}}, UsageError, "rank_pattern"),
+        ({"init_lora_weights": "pissa"}, UsageError, "init_lora_weights = pissa"),
+        ({"init_lora_weights": "pissa_niter_4"}, UsageError, "init_lora_weights = pissa_niter_4"),
+        ({"init_lora_weights": "olora"}, UsageError, "init_lora_weights = olora"),
+        ({"layer_replication": [[0, 2]]}, UsageError, "layer_replication"),
+        ({"target_parameters": ["positional_embedding"]}, UsageError, "target_parameters"),
+        ({"trainable_token_indices": [1]}, UsageError, "trainable_token_indices"),
+        ({"an_option_of_tomorrow": True}, UsageError, "an_option_of_tomorrow = True"),
     ],
 )
 def test_an_adapter_that_means_something_else_is_refused(
@@ -390,6 +398,76 @@ def test_an_adapter_that_means_something_else_is_refused(
     change_config(tmp_path / "adapter", **values)
     with pytest.raises(error, match=message):
         imported(tmp_path / "lora", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"init_lora_weights": "gaussian", "lora_dropout": 0.1, "inference_mode": False},
+        {"task_type": "FEATURE_EXTRACTION", "peft_version": "9.9", "revision": "main"},
+        {"an_option_of_tomorrow": None, "another": {}, "use_dora": None, "bias": "none"},
+    ],
+)
+def test_options_that_change_nothing_are_accepted(workspace, tmp_path, values):
+    export_adapter(workspace, workspace.head(), "warm", tmp_path / "adapter")
+    change_config(tmp_path / "adapter", **values)
+    imported(tmp_path / "lora", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("scheme", [True, False, "gaussian"])
+def test_peft_writes_no_option_that_is_refused_without_being_used(tmp_path, scheme):
+    import peft
+
+    settings = peft.LoraConfig(r=4, target_modules=["c_fc"], init_lora_weights=scheme)
+    settings.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match=f"has no {ADAPTER_WEIGHTS}"):  # the options are fine
+        read_adapter(tmp_path)
+
+
+@pytest.fixture
+def without_note(workspace, tmp_path):
+    """An adapter as PEFT would have saved it, and a file of class names."""
+    folder = tmp_path / "adapter"
+    export_adapter(workspace, workspace.head(), "warm", folder)
+    save_file(load_file(folder / ADAPTER_WEIGHTS), folder / ADAPTER_WEIGHTS)
+    names = tmp_path / "names.txt"
+    names.write_text("blue\nred\n")
+    return folder, names
+
+
+def test_an_adapter_that_is_absurdly_far_away_is_refused(without_note, tmp_path):
+    folder, names = without_note
+    sound = load_file(folder / ADAPTER_WEIGHTS)
+    far = {n: t + 50 if "lora_B" in n else t for n, t in sound.items()}
+    save_file(far, folder / ADAPTER_WEIGHTS)
+    with pytest.raises(BaseModelError, match=r"at most 0\.5 is plausible"):
+        imported(tmp_path / "lora", folder, class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (None, ""),
+        ("", ""),
+        ("tiny", ""),
+        ("condu-tiny", ""),
+        ("openai/clip-vit-base-patch16", "trained on 'openai/clip-vit-base-patch16'"),
+        ("/data/base.safetensors", "trained on '/data/base.safetensors'"),
+    ],
+)
+def test_the_base_model_of_an_adapter_is_looked_at(without_note, tmp_path, named, said):
+    folder, names = without_note
+    change_config(folder, base_model_name_or_path=named)
+    summary = imported(tmp_path / "lora", folder, class_names=names)
+    assert (said in " ".join(summary.warnings)) if said else not summary.warnings
+
+
+@pytest.mark.parametrize("named", ["mini", "ViT-B-16:openai", "ViT-B-16-quickgelu:openai"])
+def test_an_adapter_of_another_base_model_is_refused_by_name(without_note, tmp_path, named):
+    folder, names = without_note
+    change_config(folder, base_model_name_or_path=named)
+    with pytest.raises(BaseModelError, match=f"base model {named}, not on tiny"):
+        imported(tmp_path / "lora", folder, class_names=names)
 
 
 def test_a_corrupt_adapter_is_a_data_error(workspace, tmp_path):
