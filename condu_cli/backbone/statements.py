@@ -31,6 +31,9 @@ class Statement(NamedTuple):
     embedding: int | None = None
 
 
+NOTHING_STATED = Statement()
+
+
 def statement_of(weights: Path, usual: Preparation) -> Statement:
     """Read what a checkpoint states; condu's note comes first, since it is about this very file.
 
@@ -68,7 +71,7 @@ def _configured(path: Path, usual: Preparation) -> Statement:
             content = file.read(CONFIGURATION_LIMIT + 1)
         found = json.loads(content) if len(content) <= CONFIGURATION_LIMIT else None
     except (FileNotFoundError, NotADirectoryError):
-        return Statement()
+        return NOTHING_STATED
     except (OSError, ValueError, RecursionError) as exc:
         raise _unusable(path, f"cannot be read ({exc})") from exc
     if not isinstance(found, dict):

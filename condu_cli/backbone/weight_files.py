@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 SAFE_SUFFIX = ".safetensors"
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 CHECKPOINT_SUFFIXES = (SAFE_SUFFIX, *PICKLE_SUFFIXES)
 METADATA_KEY = "condu"
 """The only metadata entry of an exported file; several would be written in random order."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of a PEFT adapter."""
+HUGGING_FACE_CONFIG = "config.json"
+"""What a folder of a Hugging Face model holds, beside its weights."""
 ADAPTER_HEAD = "adapter_head.safetensors"
 """The head of an exported expert, beside its adapter's two files."""
 HEAD_SUFFIX = ".head.safetensors"
@@ -25,6 +27,11 @@ def is_checkpoint(pretrained: str) -> bool:
 def is_adapter(path: Path) -> bool:
     """Return whether a path is the folder of a PEFT adapter, valid or not."""
     return (path / ADAPTER_CONFIG).is_file()
+
+
+def is_hugging_face(path: Path) -> bool:
+    """Return whether a path is the folder of a Hugging Face model, valid or not."""
+    return (path / HUGGING_FACE_CONFIG).is_file()
 
 
 def head_file(weights: Path) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_cli.backbone.dual_encoder import DualEncoder
+from condu_cli.backbone.file_kinds import MISFITS, misfit_of
 from condu_cli.backbone.lora.spec import LoraDefaults
 from condu_cli.backbone.models.open_clip_specs import (
     HUB_PREFIX,
@@ -187,6 +188,13 @@ def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelE
     reason = shorten(str(exc) or type(exc).__name__, REASON_LENGTH, placeholder=" …")
     tried = spec.pretrained or spec.architecture
     if Path(spec.pretrained).is_file():
+        misfit = misfit_of(Path(spec.pretrained))
+        if misfit is not None:
+            return BaseModelError(
+                f"base model '{base_id}': {tried} {MISFITS[misfit]}",
+                reason="checkpoint-is-other-file",
+                kind=misfit,
+            )
         return BaseModelError(
             f"base model '{base_id}': {tried} does not load as {spec.architecture}: {reason}",
             reason="weights-do-not-fit",

@@ -35,9 +35,8 @@ from condu_cli.backbone.weights.foreign_experts import (
     finite,
     float32_array,
     refuse_unrelated,
-    some,
-    with_known_names,
 )
+from condu_cli.backbone.weights.foreign_names import some, with_known_names
 from condu_cli.disk import flush_file, flush_folder, require_parent_folder
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError, exhausted
 

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from condu_cli.backbone.file_kinds import MISFITS, misfit_of
+from condu_cli.backbone.statements import NOTHING_STATED, Statement
 from condu_cli.backbone.weight_files import (
     CHECKPOINT_SUFFIXES,
     METADATA_KEY,
@@ -47,14 +49,17 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A file's tensors by name, on the CPU, and condu's metadata.
+    """A file's tensors by name, on the CPU, and what it says about itself.
 
-    `metadata` is not validated, and empty if condu did not write the file.
+    `metadata` is condu's, not validated, and empty if condu did not write the file. `files` hold
+    the tensors if `path` is a folder.
     """
 
     path: Path
     weights: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    statement: Statement = NOTHING_STATED
+    files: tuple[Path, ...] = ()
 
 
 def write_checkpoint(
@@ -151,7 +156,7 @@ def refuse_target(path: Path, *, overwrite: bool, with_head: bool = False) -> No
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a .safetensors file, or a .pt, .pth or .bin file of tensors only.
+    """Read a .safetensors file, or a .pt, .pth, .bin or .ckpt file of tensors only.
 
     The usual wrappers (`state_dict`, `model_state_dict`, `model`) are stripped.
 
@@ -218,6 +223,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # deprecated formats
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
+        refuse_misfit(path)
         raise DataError(
             f"{path}: holds pickled code, which is never run, or is not a checkpoint",
             reason="pickled-code",
@@ -245,7 +251,18 @@ def _is_mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def refuse_misfit(path: Path) -> None:
+    """Raise DataError if a file is something else than a checkpoint; the message says what."""
+    misfit = misfit_of(path)
+    if misfit is None:
+        return
+    raise DataError(
+        f"{path}: {MISFITS[misfit]}", reason="checkpoint-is-other-file", path=path, kind=misfit
+    )
+
+
 def _not_a_checkpoint(path: Path, exc: Exception) -> DataError:
+    refuse_misfit(path)
     reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
     return DataError(
         f"{path}: not a checkpoint, or corrupt ({reason[:160]})",

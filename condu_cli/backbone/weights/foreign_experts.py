@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from condu_cli.backbone.weights.foreign_names import (
+    NO_WEIGHTS,
+    KnownNames,
+    guess,
+    known_names,
+    some,
+)
 from condu_cli.errors import BaseModelError, DataError, UsageError
 from condu_cli.preprocessing import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -22,16 +29,10 @@ if TYPE_CHECKING:
     from condu_cli.backbone.weights.checkpoints import Checkpoint
     from condu_cli.base_identity import BaseIdentity
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
-"""Prefixes added by wrappers (data parallel, compiled, a training module)."""
 MAX_DISTANCE = 0.5
 """A checkpoint at a larger relative distance from the base model was not fine-tuned from it.
 Unrelated weights of the same shapes are about 1.4 apart (two independent vectors of equal length),
 fine-tuned ones far below this threshold."""
-NO_WEIGHTS = ("num_batches_tracked", "position_ids", "attn_mask")
-"""Buffers that do not matter in evaluation mode, or follow from the model's shape."""
-NO_TENSORS_OF_MODEL = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Sizes that OpenAI's checkpoints keep as tensors."""
 
 
 class ForeignExpert(NamedTuple):
@@ -64,7 +65,7 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
         DataError: NaN, infinity, or tensors that are not floats.
 
     """
-    weights = _checked_weights(base, checkpoint)
+    weights, left_out = _checked_weights(base, checkpoint)
     delta: dict[str, NDArray[np.float32]] = {}
     moved = norm = 0.0
     rounded, furthest = 0, 0.0
@@ -80,6 +81,7 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
     distance = math.sqrt(moved / norm) if norm else (math.inf if moved else 0.0)
     refuse_unrelated(base, checkpoint, distance)
     told = [*_cast_warnings(base, weights), *_kept_warnings(base, weights)]
+    told += [*_left_out_warnings(left_out), *_preparation_warnings(base, checkpoint)]
     if rounded:
         told.append(
             f"{rounded:,} weights are rounded, by at most {furthest:.1e}: no float32 delta gives "
@@ -112,16 +114,28 @@ def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDAr
     return delta
 
 
-def _checked_weights(base: DualEncoder, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """Return the checkpoint's tensors under the base model's names, checked except for values."""
+def _checked_weights(
+    base: DualEncoder, checkpoint: Checkpoint
+) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return the tensors under the base model's names, checked except for values; others' names."""
     check_note(base, checkpoint)
-    weights = _with_added(base, with_known_names(base, checkpoint.weights))
-    _check_names(base, weights, checkpoint)
+    _check_activation(base, checkpoint)
+    named = known_names(base, checkpoint.weights)
+    weights = _with_added(base, named.weights)
+    _check_names(base, weights, named, checkpoint)
     for name, parameter in base.tunable_parameters().items():
         if name in weights:
             _check_tensor(base, name, parameter, weights[name], checkpoint)
     _check_untrained(base, weights, checkpoint)
-    return weights
+    return weights, named.left_out
+
+
+def _check_activation(base: DualEncoder, checkpoint: Checkpoint) -> None:
+    stated = checkpoint.statement.activation
+    if stated not in (None, base.info.activation):
+        raise _other_base(
+            checkpoint, f"has activation {stated}, but {base.info.id} has {base.info.activation}"
+        )
 
 
 def float32_array(tensor: Tensor) -> NDArray[np.float32]:
@@ -175,18 +189,6 @@ def _noted_identity(ours: BaseIdentity, checkpoint: Checkpoint) -> BaseIdentity:
     )
 
 
-def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Strip wrappers' prefixes until names of the base model appear."""
-    wanted = base.tunable_parameters().keys()
-    found = dict(weights)
-    while not wanted & found.keys():
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in found)), None)
-        if prefix is None:
-            return weights
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found if len(found) == len(weights) else weights
-
-
 def _with_added(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Add the base model's zeros for parameters that condu adds, if the checkpoint is older."""
     own = base.model_parameters()
@@ -194,27 +196,22 @@ def _with_added(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str
     return {**weights, **{name: own[name] for name in missing}}
 
 
-def _check_names(base: DualEncoder, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    model = base.library_model
-    known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
+def _check_names(
+    base: DualEncoder, weights: Mapping[str, Tensor], named: KnownNames, checkpoint: Checkpoint
+) -> None:
     expected = base.trainable_parameters()
     missing = [name for name in expected if name not in weights]
-    unexpected = [
-        name
-        for name in weights
-        if name not in known and name not in NO_TENSORS_OF_MODEL and not name.endswith(NO_WEIGHTS)
-    ]
     if missing:
         raise _other_base(
             checkpoint,
             f"lacks {len(missing):,} of {len(expected):,} parameters of base model "
-            f"{base.info.id}: {some(missing)}",
+            f"{base.info.id}: {some(missing)}; {guess(missing[0], checkpoint.weights)}",
         )
-    if unexpected:
+    if named.unexpected:
         raise _other_base(
             checkpoint,
-            f"has {len(unexpected):,} parameters that base model {base.info.id} lacks: "
-            f"{some(unexpected)}",
+            f"has {len(named.unexpected):,} parameters that base model {base.info.id} lacks: "
+            f"{some(named.unexpected)}",
         )
 
 
@@ -312,6 +309,25 @@ def _kept_warnings(base: DualEncoder, weights: Mapping[str, Tensor]) -> list[str
     return [f"the base model's own values are kept for {len(changed):,} tensors: {some(changed)}"]
 
 
+def _left_out_warnings(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"left out {len(names):,} tensors that are no part of the base model, like a classifier of "
+        f"its own: {some(names)}; the expert classifies by class texts"
+    ]
+
+
+def _preparation_warnings(base: DualEncoder, checkpoint: Checkpoint) -> list[str]:
+    stated, ours = checkpoint.statement.preparation, base.preprocessing.preparation
+    if stated is None or stated.words() == ours.words():
+        return []
+    return [
+        f"its pictures were prepared with {stated.words()}, the registry's are with {ours.words()}:"
+        " answers may differ"
+    ]
+
+
 def refuse_unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float) -> None:
     """Refuse what is too far from the base model to come from it; condu's note says that itself."""
     if checkpoint.metadata or distance <= MAX_DISTANCE:
@@ -325,9 +341,3 @@ def refuse_unrelated(base: DualEncoder, checkpoint: Checkpoint, distance: float)
         base=base.info.id,
         distance=distance,
     )
-
-
-def some(names: Iterable[str], limit: int = 3) -> str:
-    """List the first few names for a message."""
-    listed = list(names)
-    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")

@@ -14,6 +14,14 @@ def _weights(facts: Facts) -> str:
     return "Known weights of {architecture}: " + ("{known}" if facts.get("known") else "none")
 
 
+def _other_file(facts: Facts) -> str:
+    return {
+        "pointer": "Fetch the file itself: git lfs pull in its repository, or its download page",
+        "text": "Download it again: an error page may have been saved in its place",
+        "program": "Save the weights: torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)",
+    }[str(facts["kind"])]
+
+
 HINTS: dict[str, Hint] = {
     # Base models
     "not-a-base-model": "Use mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
@@ -64,6 +72,10 @@ HINTS: dict[str, Hint] = {
     "no-tensors": "Save a state dict: torch.save or safetensors",
     "pickled-code": "Save the state dict alone: torch.save(model.state_dict(), FILE) or "
     "safetensors",
+    "checkpoint-is-other-file": _other_file,
+    "not-a-clip-folder": "Only a CLIPModel can be imported",
+    "folder-without-weights": "Save it as Hugging Face does: model.save_pretrained(DIR)",
+    "folder-unreadable": "Save or download it again",
     "checkpoint-damaged": "Copy or export the file again",
     "exported-note-damaged": "Export the expert again",
     "checkpoint-does-not-fit": "Only a checkpoint that was fine-tuned from the registry's base "

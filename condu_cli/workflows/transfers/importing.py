@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,13 @@ from condu_cli.backbone.base_models import DEFAULT_BASE
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX
-from condu_cli.backbone.weight_files import ADAPTER_WEIGHTS, head_file, is_adapter, is_checkpoint
+from condu_cli.backbone.weight_files import (
+    ADAPTER_WEIGHTS,
+    head_file,
+    is_adapter,
+    is_checkpoint,
+    is_hugging_face,
+)
 from condu_cli.backbone.weights.adapters import (
     Adapter,
     adapter_delta,
@@ -21,6 +28,7 @@ from condu_cli.backbone.weights.adapters import (
 )
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
+from condu_cli.backbone.weights.hugging_face import read_folder
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.pictures.picture_sets import PictureSet
@@ -63,7 +71,7 @@ if TYPE_CHECKING:
 class ImportRequest:
     """What to import; omitted values come from condu's note in the file, if it has one.
 
-    `weights`: a checkpoint's file, or the folder of a PEFT adapter.
+    `weights`: a checkpoint's file, or the folder of a PEFT adapter or a Hugging Face CLIPModel.
     """
 
     task: str
@@ -170,7 +178,7 @@ class Importer:
             delta=delta,
             head=head,
             distance=expert.distance,
-            weights_sha256=file_sha256(checkpoint.path),
+            weights_sha256=_hash_of(checkpoint),
             creates_registry=self._registry is None,
             warnings=(
                 *([base.assumption] if base.assumption else []),
@@ -298,7 +306,15 @@ def _refuse_other_method(path: Path, method: str) -> None:
 
 
 def _read(path: Path) -> Checkpoint | Adapter:
-    return read_adapter(path) if is_adapter(path) else read_checkpoint(path)
+    if is_adapter(path):
+        return read_adapter(path)
+    return read_folder(path) if is_hugging_face(path) else read_checkpoint(path)
+
+
+def _hash_of(checkpoint: Checkpoint) -> str:
+    """Return the hash of its file; of several, the hash of theirs."""
+    hashes = [file_sha256(file) for file in checkpoint.files or (checkpoint.path,)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _delta(base: DualEncoder, found: Checkpoint | Adapter) -> ForeignExpert:
