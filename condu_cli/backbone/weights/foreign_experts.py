@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +33,10 @@ MAX_DISTANCE = 0.5
 """A checkpoint at a larger relative distance from the base model was not fine-tuned from it.
 Unrelated weights of the same shapes are about 1.4 apart (two independent vectors of equal length),
 fine-tuned ones far below this threshold."""
+
+
+BLOCK = 1 << 20
+"""Elements of a tensor to work on at a time."""
 
 
 class ForeignExpert(NamedTuple):
@@ -67,29 +71,58 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
     """
     weights, left_out = _checked_weights(base, checkpoint)
     delta: dict[str, NDArray[np.float32]] = {}
-    moved = norm = 0.0
-    rounded, furthest = 0, 0.0
+    sums = _Sums()
     for name, parameter in base.trainable_parameters().items():
-        pristine = float32_array(parameter)
-        wanted = finite(name, float32_array(weights[name]), checkpoint)
-        delta[name] = finite(name, exact_delta(pristine, wanted), checkpoint)
-        off = np.abs(pristine + delta[name] - wanted)
-        rounded += int(np.count_nonzero(off))
-        furthest = max(furthest, float(off.max(initial=0.0)))
-        moved += float(np.square(delta[name], dtype=np.float64).sum())
-        norm += float(np.square(pristine, dtype=np.float64).sum())
-    distance = math.sqrt(moved / norm) if norm else (math.inf if moved else 0.0)
+        delta[name] = _delta_of(name, parameter, weights[name], checkpoint, sums)
+    distance = sums.distance()
     refuse_unrelated(base, checkpoint, distance)
     told = [*_cast_warnings(base, weights), *_kept_warnings(base, weights)]
     told += [*_left_out_warnings(left_out), *_preparation_warnings(base, checkpoint)]
-    if rounded:
+    if sums.rounded:
         told.append(
-            f"{rounded:,} weights are rounded, by at most {furthest:.1e}: no float32 delta gives "
-            "them exactly"
+            f"{sums.rounded:,} weights are rounded, by at most {sums.furthest:.1e}: no float32 "
+            "delta gives them exactly"
         )
-    if not moved and not checkpoint.metadata.get("head"):  # else it is a head on the base model
+    if not sums.moved and not checkpoint.metadata.get(
+        "head"
+    ):  # else it is a head on the base model
         told.append("every weight equals the base model's: this expert has learned nothing")
     return ForeignExpert(delta, distance, tuple(told))
+
+
+@dataclass
+class _Sums:
+    """What is counted over all weights: squares of the delta and of the base, and rounding."""
+
+    moved: float = 0.0
+    norm: float = 0.0
+    rounded: int = 0
+    furthest: float = 0.0
+
+    def distance(self) -> float:
+        if not self.norm:
+            return math.inf if self.moved else 0.0
+        return math.sqrt(self.moved / self.norm)
+
+
+def _delta_of(
+    name: str, parameter: Tensor, weight: Tensor, checkpoint: Checkpoint, sums: _Sums
+) -> NDArray[np.float32]:
+    """Return one parameter's delta, block by block: large tensors would need many copies."""
+    pristine = float32_array(parameter)
+    base, wanted = pristine.reshape(-1), float32_array(weight).reshape(-1)
+    delta = np.empty(pristine.shape, np.float32)
+    flat = delta.reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        finite(name, wanted[part], checkpoint)
+        flat[part] = finite(name, exact_delta(base[part], wanted[part]), checkpoint)
+        off = np.abs(base[part] + flat[part] - wanted[part])
+        sums.rounded += int(np.count_nonzero(off))
+        sums.furthest = max(sums.furthest, float(off.max(initial=0.0)))
+        sums.moved += float(np.square(flat[part], dtype=np.float64).sum())
+        sums.norm += float(np.square(base[part], dtype=np.float64).sum())
+    return delta
 
 
 def exact_delta(base: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -313,8 +346,8 @@ def _left_out_warnings(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"left out {len(names):,} tensors that are no part of the base model, like a classifier of "
-        f"its own: {some(names)}; the expert classifies by class texts"
+        f"left out {len(names):,} tensors that belong to no part of the base model, like a "
+        f"classifier of its own: {some(names)}; the expert classifies by class texts"
     ]
 
 

@@ -27,13 +27,13 @@ HINTS: dict[str, Hint] = {
     "not-a-base-model": "Use mini, ARCHITECTURE:TAG or ARCHITECTURE:/path/to/weights; see condu "
     "bases",
     "base-name-odd": "A registry records it as text in UTF-8: rename the file or the folder",
-    "preparation-known": "Omit the options --image-…: they are for a local checkpoint",
+    "preparation-known": "Omit --image-mean and the like: they are for a local checkpoint",
     "preparation-invalid": "Give --image-mean and --image-std three numbers, like 0.5,0.5,0.5; "
     "--image-interpolation bicubic or bilinear; --image-resize-mode shortest or squash",
-    "preparation-unknown": "Use other weights; condu scales pictures with shortest or squash, "
+    "preparation-unknown": "Use other weights: pictures are resized with shortest or squash, "
     "bicubic or bilinear",
-    "configuration-unusable": "Correct it, or move it to another folder and give condu init the "
-    "options --image-mean and --image-std",
+    "configuration-unusable": "Correct it, or move it to another folder and use --image-mean and "
+    "--image-std of condu init -h",
     "configuration-of-other-model": "Move the checkpoint to a folder without it, or name the "
     "architecture of that configuration",
     "base-model-unknown": "condu bases lists the base models",

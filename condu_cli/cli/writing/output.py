@@ -108,7 +108,7 @@ class Output:
         """Say what was assumed of a base model, and how to state it."""
         self.warning(line)
         self.hint(
-            "condu init --base ID --image-mean R,G,B --image-std R,G,B{here} states it, or "
+            "condu init{here} states it with --image-mean and --image-std, and so does "
             "open_clip_config.json beside the checkpoint"
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from condu_cli._version import __version__
-from condu_cli.backbone.base_models import DEFAULT_BASE
+from condu_cli.backbone.base_models import DEFAULT_BASE, load_base
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX
@@ -199,16 +199,16 @@ class Importer:
         return base
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedImport:
     """An import that is planned and checked, made by `Importer.plan`.
 
-    `base`: the loaded base model; `registry`: the one at `path`, None if one with `config` will
-    be created; `parent`: its HEAD.
+    `base`: the loaded base model, until `run` has made the prototypes with it; `registry`: the one
+    at `path`, None if one with `config` will be created; `parent`: its HEAD.
     """
 
     plan: ImportPlan
-    base: DualEncoder
+    base: DualEncoder | None
     config: RegistryConfig
     path: Path
     registry: Registry | None
@@ -225,6 +225,8 @@ class PlannedImport:
         """
         started = time.perf_counter()
         prototypes = self._prototypes(on_progress)
+        self.base = None  # unify needs as much memory as a model
+        load_base.cache_clear()
         seconds = time.perf_counter() - started
         registry = self.registry or join_or_create(self.path, self.config, "import")
         plan, data = self.plan, self.plan.data
@@ -261,13 +263,14 @@ class PlannedImport:
         )
 
     def _prototypes(self, on_progress: ProgressCallback) -> Prototypes:
-        plan, data = self.plan, self.plan.data
+        plan, data, base = self.plan, self.plan.data, self.base
+        assert base is not None  # noqa: S101 - a plan is run once
         if data is None:
-            return text_prototypes(self.base, plan.classes, plan.templates)
+            return text_prototypes(base, plan.classes, plan.templates)
         # Not used for training, so not kept in memory.
         rules = ReadingRules(class_names=plan.classes, keep=False)
         return build_task_prototypes(
-            self.base,
+            base,
             PictureSet(data.train, rules=rules),
             plan.classes,
             plan.templates,

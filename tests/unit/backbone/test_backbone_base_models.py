@@ -198,7 +198,7 @@ def test_pictures_are_prepared_as_the_registry_records(monkeypatch):
 
 
 def test_an_older_registry_keeps_what_its_weights_had_then(checkpoint, monkeypatch):
-    """Pretrained weights had their own way; a checkpoint had OpenAI's, whatever lies beside it."""
+    """Pretrained weights had their own way; a checkpoint had OpenAI's, whatever is beside it."""
     monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{checkpoint}")
     prepared = {"mean": HALF, "std": HALF}
     beside = checkpoint.with_name("open_clip_config.json")

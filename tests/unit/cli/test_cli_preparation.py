@@ -74,7 +74,7 @@ def test_so_does_every_command_that_needs_no_init(condu, weights, colours, comma
     ran = condu(command, *options[command], *base)
     assert ran.code == 0, ran.err
     assert "does not say how pictures are prepared" in ran.err
-    assert "condu init --base ID --image-mean R,G,B" in ran.err
+    assert "states it with --image-mean" in ran.err
 
 
 def test_it_is_stated_by_options_or_beside_the_file(condu, weights, tmp_path):

@@ -91,6 +91,7 @@ def test_the_note_says_what_an_import_needs(workspace, target):
         "folders": ["grass", "wheat"],
         "templates": list(entry.expert.templates),
         "image_size": 32,
+        "preparation": workspace.base.preprocessing.preparation.to_record(),
     }
 
 
