@@ -4,6 +4,7 @@ A rename is only as safe as the folder that records it. This module is below all
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,13 @@ from pathlib import Path
 
 from condu_cli.errors import UsageError
 from condu_cli.texts import fault_in
+
+_OF_SYSTEMS = re.compile(
+    r"lost\+found|\.DS_Store|\._.*|\.Trash(es|-\d+)|\.fseventsd|\.Spotlight-V100|\.TemporaryItems|"
+    r"\.VolumeIcon\.icns|Thumbs\.db|desktop\.ini|System Volume Information|\$RECYCLE\.BIN|@eaDir|"
+    r"\.directory|\.nfs[0-9a-f]+",
+    re.IGNORECASE,
+)
 
 
 def flush_file(path: Path) -> None:
@@ -40,6 +48,11 @@ def mode_of_new_file(path: Path) -> int:
     # Gone before anything takes its name: renaming onto a file makes some file systems flush.
     path.unlink()
     return mode
+
+
+def contents_of(folder: Path) -> list[Path]:
+    """Return what a folder holds, but not what systems put into empty volumes and folders."""
+    return [path for path in folder.iterdir() if not _OF_SYSTEMS.fullmatch(path.name)]
 
 
 def nearest_existing(path: Path) -> Path:

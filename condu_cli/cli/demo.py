@@ -1,6 +1,5 @@
 """`condu demo`: the main job from start to end on embedded data, in about two minutes."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +52,10 @@ def demo(
 
 
 def _refuse_occupied(keep: Path) -> None:
+    from condu_cli.registry.files.new_folders import is_free
+
     try:
-        free = not os.path.lexists(keep) or (keep.is_dir() and not any(keep.iterdir()))
+        free = is_free(keep)
     except OSError:
         return  # creating the registry fails in the same way and says why
     if not free:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condu_cli.errors import ConduError
-from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.files.drafts import is_abandoned, is_draft
 from condu_cli.registry.files.listing import bytes_below
+from condu_cli.registry.files.new_folders import draft_folders
 from condu_cli.registry.repository import Registry
 
 BLOB, DRAFT = "blob", "draft"

@@ -37,7 +37,7 @@ from condu_cli.backbone.weights.foreign_experts import (
     refuse_unrelated,
 )
 from condu_cli.backbone.weights.foreign_names import some, with_known_names
-from condu_cli.disk import flush_file, flush_folder, require_parent_folder
+from condu_cli.disk import contents_of, flush_file, flush_folder, require_parent_folder
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
             reason="output-is-file",
             path=folder,
         )
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    there = {path.name for path in contents_of(folder)} if folder.exists() else set()
     if there - {ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_HEAD}:
         raise UsageError(
             f"{folder}: holds other files than a PEFT adapter's",

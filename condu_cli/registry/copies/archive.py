@@ -32,7 +32,6 @@ from condu_cli.registry.copies.snapshot import (
     CHUNK,
     DraftPaths,
     VanishedError,
-    built_beside,
     consistently,
     copy_database,
     described_writing,
@@ -40,6 +39,7 @@ from condu_cli.registry.copies.snapshot import (
 )
 from condu_cli.registry.database.engine import described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION
+from condu_cli.registry.files.new_folders import built_beside
 from condu_cli.registry.manifest import RegistryConfig, canonical_json
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry

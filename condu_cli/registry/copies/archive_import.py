@@ -33,15 +33,13 @@ from condu_cli.registry.copies.archive_format import (
 )
 from condu_cli.registry.copies.archive_values import check_values, is_count
 from condu_cli.registry.copies.snapshot import (
-    built_beside,
     described_writing,
-    is_free,
-    move_folder,
     set_wal,
 )
 from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current, known_revisions
+from condu_cli.registry.files.new_folders import is_free, new_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig
@@ -71,12 +69,11 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     with (
         _opened(archive) as (file, size),
         described_writing(f"create a registry at {place}", "nothing was imported"),
-        built_beside(place) as draft,
+        new_folder(place) as draft,
     ):
         contents = _Contents(archive, RegistryPaths(draft))
         manifest = contents.unpack(file, size)
         history, config = contents.check(manifest, base)
-        move_folder(draft, place)
     return summarise(place, size, history, config)
 
 

@@ -17,12 +17,9 @@ from condu_cli.errors import IntegrityError, LockedError, UsageError
 from condu_cli.registry.copies.snapshot import (
     DraftPaths,
     VanishedError,
-    built_beside,
     consistently,
     copy_database,
     described_writing,
-    is_free,
-    move_folder,
     set_wal,
     verified_chunks,
 )
@@ -30,6 +27,7 @@ from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.copying import remove_database
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import draft_name
+from condu_cli.registry.files.new_folders import is_free, new_folder
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.reachability import History
@@ -85,12 +83,10 @@ def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) 
 
 
 def _new_backup(registry: Registry, target: Path, on_progress: OnProgress) -> BackupSummary:
-    with built_beside(target) as draft:
+    with new_folder(target) as draft:
         paths = RegistryPaths(draft)
         make_skeleton(paths)
-        summary = _Copying(registry, paths, on_progress, frozenset()).run(target, created=True)
-        move_folder(draft, target)
-    return summary
+        return _Copying(registry, paths, on_progress, frozenset()).run(target, created=True)
 
 
 @dataclass

@@ -6,8 +6,6 @@ the copy is stale, and the work starts over with a new one.
 """
 
 import hashlib
-import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -15,13 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from condu_cli.disk import flush_folder
 from condu_cli.errors import ConduError, IntegrityError, exhausted
-from condu_cli.registry.creation import draft_folders
 from condu_cli.registry.database.copying import copy_standalone
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import ensure_current
-from condu_cli.registry.files.drafts import draft_name
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
@@ -108,39 +103,6 @@ def verified_chunks(path: Path, sha256: str) -> Iterator[memoryview]:
             yield chunk[:size]
     if digest.hexdigest() != sha256:
         raise _corrupt(path, "its sha256 does not match")
-
-
-@contextmanager
-def built_beside(place: Path) -> Iterator[Path]:
-    """Yield a new folder beside `place` to build in and rename; remove what is left of it."""
-    made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
-    draft = place.parent / f".{place.name}-{draft_name()}"
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in draft_folders(place):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        draft.mkdir()
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: it holds what was built
-                folder.rmdir()
-
-
-def is_free(place: Path) -> bool:
-    """Return whether a folder can be renamed to `place`: it does not exist or is empty."""
-    return not place.exists() or (
-        place.is_dir() and not os.path.ismount(place) and not any(place.iterdir())
-    )
-
-
-def move_folder(draft: Path, place: Path) -> None:
-    """Rename a finished folder to its place, durably."""
-    if os.name == "nt" and place.exists():  # elsewhere a rename replaces an empty folder
-        place.rmdir()
-    draft.rename(place)
-    flush_folder(place.parent)
 
 
 @contextmanager

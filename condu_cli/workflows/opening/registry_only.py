@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from condu_cli.disk import nearest_existing
 from condu_cli.errors import BaseModelError, ConduError, UsageError
+from condu_cli.registry.files.new_folders import is_free
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
@@ -28,7 +29,7 @@ def open_if_there(path: Path) -> Registry | None:
         ConduError: a folder could not be created there; better to fail before training than after.
 
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not is_free(path):
         return Registry.open(path)
     _require_writable(path)
     return None

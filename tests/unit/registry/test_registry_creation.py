@@ -7,6 +7,7 @@ from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, UsageError
 from condu_cli.registry import creation
 from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name
+from condu_cli.registry.files.new_folders import draft_folders
 from condu_cli.registry.manifest import RegistryConfig
 from condu_cli.registry.repository import Registry
 
@@ -151,7 +152,7 @@ def test_leftovers_of_a_killed_creation_are_removed_by_the_next(
 ) -> None:
     root = tmp_path / "r"
     abandoned = draft_folder(root, "elsewhere-1", age=2 * STALE_SECONDS)
-    assert list(creation.draft_folders(root)) == [abandoned]
+    assert list(draft_folders(root)) == [abandoned]
     Registry.create(root, config)
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 

@@ -1,5 +1,6 @@
 """Deltas of checkpoints from elsewhere: exact, or refused by name."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from condu_cli.backbone.weights import foreign_experts
 from condu_cli.backbone.weights.checkpoints import Checkpoint
 from condu_cli.backbone.weights.foreign_experts import MAX_DISTANCE, exact_delta, expert_delta
 from condu_cli.cli.hints.making import hint_of
@@ -108,6 +110,16 @@ def test_awkward_pairs_are_exact(base, weight):
 def test_a_weight_far_below_the_base_models_or_across_zero_may_be_rounded(weight, kept):
     base, wanted = np.ones(1, np.float32), np.array([weight], np.float32)
     assert base + exact_delta(base, wanted) == np.float32(kept) != wanted
+
+
+def test_memory_is_that_of_the_delta_and_one_block(tiny, monkeypatch):
+    monkeypatch.setattr(foreign_experts, "BLOCK", 1 << 12)
+    checkpoint = Checkpoint(PATH, state_of(tiny, 0.005))
+    tracemalloc.start()
+    found = expert_delta(tiny, checkpoint)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.2 * sum(values.nbytes for values in found.delta.values())
 
 
 def test_numbers_and_matrices_keep_their_shapes():

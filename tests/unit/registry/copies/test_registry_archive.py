@@ -665,7 +665,7 @@ def test_places_for_a_new_registry(registry: Registry, exported: Path, tmp_path:
     for place in (registry.path, exported, tmp_path / "full"):
         with pytest.raises(UsageError, match="not an empty folder"):
             read_archive(exported, place)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "lost+found").mkdir(parents=True)
     read_archive(exported, tmp_path / "empty")
     assert Registry.open(tmp_path / "empty").history() == registry.history()
 

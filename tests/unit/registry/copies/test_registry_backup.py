@@ -93,6 +93,22 @@ def test_it_can_be_worked_in_like_any_other_registry(
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_a_backup_goes_onto_an_empty_volume(
+    registry: Registry, learn: Learn, tmp_path: Path
+) -> None:
+    """Its folder cannot be replaced, and is not quite empty."""
+    learn("birds")
+    volume = tmp_path / "volume"
+    (volume / "lost+found").mkdir(parents=True)
+    (volume / ".DS_Store").write_text("")
+    assert back_up(registry, volume).created
+    assert_same(volume, registry)
+    assert (volume / "lost+found").is_dir()
+    learn("cars")
+    assert not back_up(registry, volume).created
+    assert_same(volume, registry)
+
+
 def test_an_empty_registry_and_an_empty_folder(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert back_up(registry, tmp_path / "b").blobs == 0
