@@ -10,6 +10,7 @@ from condu_cli.registry.database.engine import described_errors, make_engine, wr
 from condu_cli.registry.database.migration import create_database
 from condu_cli.registry.files.new_folders import is_free, new_folder
 from condu_cli.registry.files.paths import RegistryPaths
+from condu_cli.registry.files.reserve import keep
 from condu_cli.registry.manifest import RegistryConfig
 
 README = """\
@@ -22,6 +23,7 @@ This folder is a condu registry: one base model's experts for many image tasks.
   runs/          trainings that were interrupted: `condu learn --resume` continues them
   tmp/           files being written
   lock           held by the process that writes
+  reserve        space that a writer gives up when the disk is full; nothing reads it
 
 Do not edit anything here by hand: blobs and sessions are named by their hash. Use `condu log`,
 `condu ls` and `condu storage-report` to look at it, and `condu rollback` to undo. `condu backup`
@@ -71,6 +73,7 @@ def make_skeleton(paths: RegistryPaths) -> None:
     for folder in (paths.blobs, paths.backups, paths.tmp):
         folder.mkdir()
     paths.readme.write_text(README, encoding="utf-8")
+    keep(paths.reserve)
 
 
 def _build(paths: RegistryPaths, config: RegistryConfig, command: str) -> None:

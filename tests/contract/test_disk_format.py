@@ -126,7 +126,8 @@ def query(registry: Registry, statement: str) -> list[tuple[object, ...]]:
 
 def test_the_folder(registry: Registry) -> None:
     entries = {path.name for path in registry.path.iterdir()}
-    assert entries - {"lock"} == {"README.txt", "backups", "blobs", "condu.sqlite", "tmp"}
+    own = {"README.txt", "backups", "blobs", "condu.sqlite", "reserve", "tmp"}
+    assert entries - {"lock"} == own
     for path in registry.paths.blobs.rglob("*"):
         if path.is_file():
             assert path.relative_to(registry.paths.blobs) == Path(path.name[:2], path.name)

@@ -77,6 +77,7 @@ class Trial:
         self.prepared = room / "prepared"
         self.prepared.mkdir()
         self.operation.prepare(self.prepared)
+        (self.prepared / "registry" / "reserve").unlink(missing_ok=True)  # the space would suffice
         self.old = self.operation.seen(self.copy(room / "old"))
         whole = self.copy(room / "new")
         self.operation.run(whole)
@@ -151,6 +152,63 @@ def test_a_disk_without_a_free_byte_can_be_read_and_cleaned(tmp_path: Path) -> N
         assert verify(registry).problems == ()
         collect(registry, None)
         assert not registry.blobs.exists(garbage)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Registry]:
+    """A registry of three sessions, the first two tagged, on a disk without a free byte."""
+    registry = tiny.create(tmp_path / "registry", 3)
+    first, second = registry.sessions()[:0:-1]
+    registry.tag("first", first, "condu tag first")
+    registry.tag("second", second, "condu tag second")
+    with small_disk(tmp_path / "disk", occupied(tmp_path / "registry") + 400) as disk:
+        registry = Registry.open(shutil.copytree(tmp_path / "registry", disk / "registry"))
+        with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(1024))
+        yield registry
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tag", "now"),
+        ("tag", "--delete", "second"),
+        ("rollback",),
+        ("forget", "task1"),
+        ("rename", "task1", "other"),
+        ("gc",),
+    ],
+)
+def test_a_full_disk_leaves_room_to_get_out_of_it(
+    full_disk: Registry, command: tuple[str, ...]
+) -> None:
+    run_condu(full_disk, *command)
+    assert not full_disk.paths.reserve.exists() or command == ("gc",)
+    assert verify(full_disk).problems == ()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_emptied_by_removing_old_sessions(full_disk: Registry) -> None:
+    before = shutil.disk_usage(full_disk.path).free
+    run_condu(full_disk, "tag", "--delete", "first")
+    run_condu(full_disk, "tag", "--delete", "second")
+    run_condu(full_disk, "gc", "--keep", "1")
+    assert shutil.disk_usage(full_disk.path).free > before
+    assert len(full_disk.history().live) == 1
+    assert verify(full_disk).problems == ()
+
+
+def run_condu(registry: Registry, *command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "condu_cli", *command, "--yes", "--registry", registry.path],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

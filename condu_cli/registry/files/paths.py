@@ -52,13 +52,18 @@ class RegistryPaths:
         return (
             *(self.database, *log, self.blobs, self.backups, self.tmp),
             *(self.trained, self.runs),
-            *(self.lock, holder, self.readme),
+            *(self.lock, holder, self.reserve, self.readme),
         )
 
     @property
     def lock(self) -> Path:
         """The file that the writer locks."""
         return self.root / "lock"
+
+    @property
+    def reserve(self) -> Path:
+        """Space that a writer gives up when the disk is full."""
+        return self.root / "reserve"
 
     @property
     def readme(self) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from condu_cli.registry.files.listing import bytes_below
+from condu_cli.registry.files.reserve import keep as keep_reserve
 from condu_cli.registry.leftovers import Leftover, leftovers, remove_leftover, removed_on_failure
 from condu_cli.registry.reachability import broken_references
 from condu_cli.workflows.sessions.history_packing import (
@@ -89,13 +90,10 @@ def collect(
         removed += _remove_leftovers(registry)
         packed = pack_history(registry, on_session=on_session)
         removed += _remove_leftovers(registry)
+        freed = before - bytes_below(registry.path)
+        keep_reserve(registry.paths.reserve)
         return Collection(
-            tuple(gone),
-            tuple(removed),
-            plan.undoable,
-            packed.sessions,
-            before - bytes_below(registry.path),
-            packed.warnings,
+            tuple(gone), tuple(removed), plan.undoable, packed.sessions, freed, packed.warnings
         )
 
 

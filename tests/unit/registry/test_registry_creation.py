@@ -36,6 +36,7 @@ def test_its_folder_says_what_it_is(registry: Registry) -> None:
         "backups",
         "blobs",
         "condu.sqlite",
+        "reserve",
         "tmp",
     }
     readme = registry.paths.readme.read_text(encoding="utf-8")

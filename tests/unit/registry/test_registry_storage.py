@@ -51,6 +51,7 @@ def test_an_empty_registry_is_metadata_only(registry: Registry) -> None:
     assert categories(sizes) == {
         Path("README.txt"): "metadata",
         Path("condu.sqlite"): "metadata",
+        Path("reserve"): "metadata",
     }
 
 
