@@ -7,9 +7,11 @@ before it writes fails at once when another process writes.
 """
 
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -20,6 +22,8 @@ from sqlalchemy.pool import NullPool
 from condu_cli.errors import ConduError, IntegrityError, LockedError
 
 BUSY_SECONDS = 10.0
+ATTEMPTS = 5
+"""How often a database that is being written to is copied again."""
 _BEGIN = "condu_begin"
 _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN})
 """What SQLite reports if it cannot make its files beside the database."""
@@ -31,8 +35,12 @@ def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Conne
     """Open an existing database; never create one.
 
     Even a reader of a WAL database makes files beside it, which a full disk does not allow. Then
-    the connection keeps their content in its own memory, and the database to itself.
+    the connection keeps their content in its own memory, and the database to itself. In a folder
+    that may only be read, changes that a writer has not merged yet are merged in memory.
     """
+    log = log_of(database)
+    if not os.access(database.parent, os.W_OK) and log.exists() and log.stat().st_size:
+        return _merged_in_memory(database, log)
     try:
         return _connected(database, busy_seconds, "NORMAL")
     except sqlite3.OperationalError as error:
@@ -54,6 +62,37 @@ def _connected(database: Path, busy_seconds: float, locking: str) -> sqlite3.Con
         connection.close()
         raise
     return connection
+
+
+def log_of(database: Path) -> Path:
+    """Return the file of changes that SQLite has not merged into the database yet."""
+    return database.with_name(f"{database.name}-wal")
+
+
+def _merged_in_memory(database: Path, log: Path) -> sqlite3.Connection:
+    """Return a connection to a copy in memory, with the log's changes.
+
+    A writer may be at work; then the copy is made again.
+    """
+    for _ in range(ATTEMPTS):
+        before = _state(database), _state(log)
+        with tempfile.TemporaryDirectory(prefix="condu-") as folder:
+            copy = Path(folder, database.name)
+            shutil.copyfile(database, copy)
+            shutil.copyfile(log, log_of(copy))
+            if (_state(database), _state(log)) != before:
+                continue
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            with closing(sqlite3.connect(copy)) as merged:
+                merged.backup(memory)
+        memory.execute("PRAGMA foreign_keys = ON")
+        return memory
+    raise sqlite3.OperationalError("it changed at every attempt to read it")
+
+
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def make_engine(database: Path, busy_seconds: float = BUSY_SECONDS) -> Engine:
@@ -123,16 +162,14 @@ def _uri(database: Path) -> str:
     """Return the URI that opens `database` for writing, or read-only if its folder is.
 
     Even to be read, a WAL database needs files beside it. In a folder that is not writable (an
-    example in a package, a mounted backup) it is opened as immutable, unless a log of unmerged
-    changes is beside it. SQLite then takes no locks: if a user who may write there commits at that
-    very moment, the reader can see pages of both states. No wrong session is ever returned, because
-    each is compared with its id; the read fails, and can be repeated.
+    example in a package, a mounted backup) it is opened as immutable. SQLite then takes no locks:
+    if a user who may write there commits at that very moment, the reader can see pages of both
+    states. No wrong session is ever returned, because each is compared with its id; the read fails,
+    and can be repeated.
     """
     uri = database.absolute().as_uri()
-    log = database.with_name(database.name + "-wal")
-    if not os.access(database.parent, os.W_OK) and not log.exists():
-        return uri + "?mode=ro&immutable=1"
-    return uri + "?mode=rw"
+    writable = os.access(database.parent, os.W_OK)
+    return f"{uri}?mode=rw" if writable else f"{uri}?mode=ro&immutable=1"
 
 
 def _describe(error: sqlite3.DatabaseError, database: Path) -> ConduError:

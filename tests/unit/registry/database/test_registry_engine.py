@@ -1,7 +1,8 @@
 import os
+import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from sqlalchemy.orm import Session
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError, IntegrityError, LockedError
+from condu_cli.registry.database import engine as database_engine
 from condu_cli.registry.database.engine import (
     connect,
     described_errors,
     exclusive_connection,
+    log_of,
     make_engine,
     read,
     write,
 )
+from condu_cli.registry.repository import Registry
 
 
 @pytest.fixture
@@ -233,3 +237,63 @@ def test_a_disk_without_room_for_shared_memory_can_be_read(database: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with write(make_engine(database)) as session:
         insert(session, 2)
+
+
+# A folder that may only be read
+
+
+@pytest.fixture
+def unmerged(registry: Registry, tmp_path: Path) -> Path:
+    """A copy of a registry whose last change is in the log alone, as a killed writer leaves it."""
+    copy = tmp_path / "copy"
+    with closing(connect(registry.paths.database)) as reader:  # the last one out would merge it
+        reader.execute("PRAGMA wal_autocheckpoint = 0")
+        with registry.lock("init"), write(make_engine(registry.paths.database)) as transaction:
+            transaction.execute(text("UPDATE registry SET written_by = 'unmerged'"))
+        shutil.copytree(registry.path, copy)
+    (copy / "condu.sqlite-shm").unlink(missing_ok=True)
+    return copy / "condu.sqlite"
+
+
+@pytest.fixture
+def lock_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make every folder one that may only be read, also for root, who may write anywhere."""
+    return lambda: monkeypatch.setattr("os.access", lambda path, mode: False)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def written_by(database: Path) -> str:
+    with read(make_engine(database)) as transaction:
+        return str(transaction.scalar(text("SELECT written_by FROM registry")))
+
+
+def test_changes_that_were_not_merged_are_read(unmerged: Path, lock_up: Callable[[], None]) -> None:
+    lock_up()
+    before = files_of(unmerged.parent)
+    assert written_by(unmerged) == "unmerged"
+    assert files_of(unmerged.parent) == before
+
+
+def test_an_empty_log_is_no_reason_to_copy(
+    registry: Registry, lock_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_up()
+    log_of(registry.paths.database).touch()
+    monkeypatch.setattr(database_engine, "_merged_in_memory", None)
+    assert written_by(registry.paths.database) != "unmerged"
+
+
+def test_a_database_that_changes_while_it_is_copied_is_copied_again(
+    unmerged: Path, lock_up: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_up()
+    states = iter([(0, 0), (0, 0), (1, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)])
+    monkeypatch.setattr(database_engine, "_state", lambda file: next(states))
+    assert written_by(unmerged) == "unmerged"
+    assert len(list(states)) == 0
+    monkeypatch.setattr(database_engine, "_state", lambda file: object())
+    with pytest.raises(ConduError, match="changed at every attempt"), described_errors(unmerged):
+        connect(unmerged)
