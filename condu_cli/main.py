@@ -39,6 +39,8 @@ from condu_cli.cli.writing.streams import silence
 from condu_cli.errors import ConduError, InterruptedByUserError, UsageError
 
 DEBUG_VARIABLE = "CONDU_DEBUG"
+MAY_BE_EMPTY = ("--exact",)
+"""Options whose value may be an empty list."""
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF)
 """Errors of writing to standard output; those of other files carry a file name."""
 
@@ -88,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     mode = Mode.JSON if "--json" in given else Mode.HUMAN
     _prepare_streams()
     try:
+        _refuse_empty(given)
         # Not `app(given)`: Typer's own main turns Ctrl-C, a broken pipe and `typer.Exit` into its
         # own return values and exit codes, so that this boundary would never see them.
         program = typer.main.get_command(app)
@@ -113,6 +116,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         Output(mode, registry=_named_registry(given)).error(expected)
         sys.exit(expected.exit_code)
     sys.exit(0)
+
+
+def _refuse_empty(given: Sequence[str]) -> None:
+    """Refuse empty values, which a shell makes of unset variables: a path would be the folder.
+
+    Raises:
+        UsageError: there is one where it makes no sense.
+
+    """
+    for before, value in pairwise(["", *given]):
+        option, equals, rest = value.partition("=")
+        named = option if equals and not rest and option.startswith("--") else None
+        if value == "" or named is not None:
+            name = named or (before if before.startswith("-") else None)
+            if name not in MAY_BE_EMPTY:
+                what = f"the value of {name}" if name else "an argument"
+                raise UsageError(f"{what} is empty", reason="value-empty")
 
 
 def _named_registry(given: Sequence[str]) -> Path | None:

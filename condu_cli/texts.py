@@ -9,7 +9,7 @@ Names of files are not text but bytes: they are taken as they are, and shown as 
 """
 
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from unicodedata import category
+from unicodedata import category, normalize
 
 _FAULTS = {
     "Cc": "the control character {}",
@@ -45,6 +45,14 @@ def complaint(what: str, text: str) -> str | None:
     """
     fault = fault_in(text)
     return None if fault is None else f"{what} '{visible(text)[:LONGEST]}' has {fault}"
+
+
+def composed(text: str) -> str:
+    """Return a text with composed characters (NFC): the same name in one spelling.
+
+    File systems and keyboards differ: é may be one character or two.
+    """
+    return normalize("NFC", text)
 
 
 def decoded(content: bytes) -> str:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from condu_cli.errors import DataError, UsageError
-from condu_cli.texts import complaint, decoded, visible
+from condu_cli.texts import complaint, composed, decoded, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def class_names_for(
 
 def plain_name(folder: str) -> str:
     """Return a class's name in words if only its folder names it."""
-    return folder.replace("_", " ")
+    return composed(folder.replace("_", " "))
 
 
 def _by_position(
@@ -104,7 +104,7 @@ def names_by_class(
         DataError: a class has no name.
 
     """
-    missing = [name for name in classes if name not in names]
+    missing = [name for name in classes if composed(name) not in names]
     if missing:
         raise DataError(
             f"{file}: no name for {len(missing)} classes: {', '.join(missing[:3])}",
@@ -113,7 +113,7 @@ def names_by_class(
             missing=missing,
             what=what,
         )
-    return tuple(names[name] for name in classes)
+    return tuple(names[composed(name)] for name in classes)
 
 
 def places_among(
@@ -125,23 +125,34 @@ def places_among(
     the names came from a file.
     """
     for known_by, found_by in zip(known, found, strict=True):
-        places = {name: index for index, name in enumerate(known_by)}
-        if places.keys() >= set(found_by):
-            return [places[name] for name in found_by]
+        for spelled in (str, composed):  # an older registry may hold two spellings of a name
+            places = {spelled(name): index for index, name in enumerate(known_by)}
+            wanted = [spelled(name) for name in found_by]
+            if len(places) == len(known_by) and places.keys() >= set(wanted):
+                return [places[name] for name in wanted]
     return None
 
 
 def comparable(name: str) -> str:
     """Return the form in which a caller's label is compared with class names.
 
-    Case does not matter, and an underscore or any run of spaces is one space.
+    Case does not matter, an underscore or any run of spaces is one space, and accents may be
+    composed or not.
     """
-    return " ".join(name.replace("_", " ").split()).casefold()
+    return " ".join(composed(name).replace("_", " ").split()).casefold()
+
+
+def alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of names that differ in nothing but case, spaces and underscores."""
+    seen: dict[str, str] = {}
+    pairs = [(seen.setdefault(comparable(name), name), name) for name in names]
+    return [pair for pair in pairs if pair[0] != pair[1]]
 
 
 def unknown_among(known: Sequence[str], found: Sequence[str]) -> list[str]:
     """Return the found names that are not known."""
-    return [name for name in found if name not in known]
+    there = {composed(name) for name in known}
+    return [name for name in found if composed(name) not in there]
 
 
 def name_unknown(unknown: Sequence[str]) -> str:
@@ -188,7 +199,7 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
             path=file,
         ) from exc
     if file.suffix.lower() != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [composed(line.strip()) for line in text.splitlines() if line.strip()]
     try:
         names = json.loads(text)
     except json.JSONDecodeError as exc:
@@ -200,7 +211,9 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
             reason="class-names-not-names",
             path=file,
         )
-    return names  # type: ignore[no-any-return]
+    if isinstance(names, dict):
+        return {composed(folder): composed(name) for folder, name in names.items()}
+    return [composed(name) for name in values]
 
 
 def refuse_odd_text(texts: Sequence[str], what: str, source: Path | None = None) -> None:

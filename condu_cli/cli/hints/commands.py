@@ -4,6 +4,7 @@ from condu_cli.cli.hints.table import Hint
 
 HINTS: dict[str, Hint] = {
     "usage": "See {help_command}",
+    "value-empty": "Is a variable of your shell unset? A dot means the current folder",
     "option-of-init": "{option} is chosen once, when a registry is created; see condu init -h",
     "option-of-others": "{option} belongs to condu {commands}; see {help_command}",
     "output-failed": "Free some space, or send the results somewhere else",

@@ -41,9 +41,13 @@ def note_plan(out: Output, plan: "LearnPlan") -> None:
 
 def _warn(out: Output, plan: "LearnPlan") -> None:
     """Say what of the source is not used, and which pictures are there twice."""
+    from condu_cli.data.class_names import alike
     from condu_cli.data.duplicates import duplicate_lines
 
     data = plan.data
+    if pairs := alike(data.class_names):
+        more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
+        out.warning(f"the classes '{pairs[0][0]}' and '{pairs[0][1]}' have nearly one name{more}")
     if plan.assumption:
         out.assumption(plan.assumption)
     if data.ignored:

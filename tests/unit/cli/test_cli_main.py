@@ -268,6 +268,34 @@ def test_a_usage_error_in_json_is_one_object_too(condu):
     assert "--nope" in record["error"]["message"]
 
 
+EMPTY = [
+    ("learn", "--task", "x", "--data", ""),
+    ("learn", "--task", "x", "--data="),
+    ("init", "--registry", ""),
+    ("--registry", "", "log"),
+    ("predict", ""),
+    ("predict", "a.png", "--labels", ""),
+    ("export", "-o", ""),
+    ("backup", ""),
+]
+
+
+@pytest.mark.parametrize("arguments", EMPTY)
+def test_an_empty_value_is_not_the_current_folder(condu, tmp_path, monkeypatch, arguments):
+    """A shell makes one of an unset variable; a path would be the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+    ran = condu(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert "is empty" in ran.err
+    assert "variable of your shell" in ran.err
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
+
+
+def test_an_empty_list_is_a_value(condu):
+    assert condu("init", "--base", "tiny", "--exact", "").code == 0
+    assert condu("init", "--base", "tiny", "--exact=", "-n", "--registry", "other").code == 0
+
+
 # The boundary
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.data.class_names import (
+    alike,
     class_list,
     class_names_for,
     comparable,
@@ -31,6 +32,47 @@ def test_all_are_matched_by_their_folders_where_one_name_is_unknown():
 def test_one_unknown_class_matches_none():
     assert places_among(KNOWN, (("blue sea", "snow"), ("sea", "snow"))) is None
     assert places_among((("a",), ()), (("b",), ("b",))) is None
+
+
+# Accents: one character, as keyboards and most systems write them, or two, as macOS does in folders
+
+ONE, TWO = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("known", "found"), [(ONE, TWO), (TWO, ONE)])
+def test_a_class_is_found_however_its_accents_are_written(known, found):
+    names = ((known, "tea"), (known, "tea"))
+    assert places_among(names, (("tea", found), ("tea", found))) == [1, 0]
+    assert unknown_among((known,), (found,)) == []
+    assert comparable(known) == comparable(found)
+
+
+def test_an_older_registry_may_hold_both_spellings():
+    names = (ONE, TWO)
+    assert places_among((names, names), (names, names)) == [0, 1]
+    assert places_among((names, names), ((TWO,), (TWO,))) == [1]
+
+
+def test_the_name_of_a_class_has_composed_accents(tmp_path):
+    assert class_names_for([TWO, "tea"], None, tmp_path) == (ONE, "tea")
+    (tmp_path / "names.json").write_text(json.dumps({ONE: TWO, "tea": "tea"}))
+    names = class_names_for([TWO, "tea"], tmp_path / "names.json", tmp_path)
+    assert names == (ONE, "tea")
+    (tmp_path / "names.txt").write_text(f"{TWO}\ntea\n")
+    assert class_list(tmp_path / "names.txt") == ((ONE, "tea"), (ONE, "tea"))
+
+
+def test_two_folders_that_look_the_same_are_refused(tmp_path):
+    with pytest.raises(DataError, match=f"two classes are called '{ONE}'"):
+        class_names_for([TWO, ONE], None, tmp_path)
+
+
+def test_names_that_differ_in_case_alone_are_paired():
+    assert alike(("Cat", "dog", "cat", "sea lion", "sea_lion")) == [
+        ("Cat", "cat"),
+        ("sea lion", "sea_lion"),
+    ]
+    assert alike(("cat", "dog")) == []
 
 
 def test_the_first_unknown_is_named_and_the_others_counted():
