@@ -1,5 +1,7 @@
 """Hints about pictures, lists and class names."""
 
+import re
+
 from condu_cli.cli.hints.table import Facts, Hint
 
 FORMS = {
@@ -8,6 +10,9 @@ FORMS = {
     "list": "List more pictures, each with its label",
     "hugging-face": "Expected an Image column and a ClassLabel column",
 }
+ADDRESS = re.compile(r"(https?|s3|gs|hf):/")
+DOWNLOAD = "Download it first: only files are read"
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 JSON_LINE = 'Expected one JSON object per line, such as {{"path": "1.jpg", "label": "cat"}}'
 
 
@@ -37,18 +42,32 @@ def _column(facts: Facts) -> str:
     return FORMS["hugging-face"]
 
 
+def _missing(facts: Facts) -> str:
+    return DOWNLOAD if ADDRESS.match(str(facts.get("path"))) else "Check the path"
+
+
+def _missing_data(facts: Facts) -> str:
+    return DOWNLOAD if ADDRESS.match(str(facts.get("path"))) else "Check --data"
+
+
+def _other_file(facts: Facts) -> str:
+    if str(facts.get("path")).lower().endswith(ARCHIVES):
+        return "Unpack it, and name its folder: --data DIR"
+    return "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson"
+
+
 HINTS: dict[str, Hint] = {
     # Where a task's pictures are
     "no-data": "Pass --data DIR, or put them in a folder {task} below --data-root or ${variable}",
     "no-data-root-for-public-set": "Pass --data DIR, or name the folder that holds the data sets: "
     "--data-root DIR or {variable}; condu tasks {task!q} says what belongs there",
     "no-data-root": "Pass --data-root DIR, or set {variable}",
-    "no-such-data": "Check --data",
+    "no-such-data": _missing_data,
     "no-labelled-pictures": "Check --data",
     "no-pictures": _form,
     "no-training-pictures": _form,
     "one-class-only": _form,
-    "not-a-data-set": "A list of pictures ends in .csv, .tsv, .jsonl or .ndjson",
+    "not-a-data-set": _other_file,
     "test-classes-unknown": _classes,
     "library-missing": "pip install {package!q}",
     "installation-damaged": "Reinstall the package condu",
@@ -101,7 +120,7 @@ HINTS: dict[str, Hint] = {
     "class-unreadable": "Replace them, or omit the class",
     "picture-too-large": "Scale the picture down",
     "picture-unreadable": "The file may be corrupt",
-    "no-such-file": "Check the path",
+    "no-such-file": _missing,
     "permission-denied": "Check its permissions",
     "not-a-picture-file": "Name a picture",
     "not-a-picture": "Supported: JPEG, PNG, WebP, TIFF, …",

@@ -288,7 +288,15 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
             line=line,
             known=list(EXAMPLES),
         )
-    return Row(line, texts["path"], texts["label"], split)
+    return Row(line, _local(file, texts["path"]), texts["label"], split)
+
+
+def _local(file: Path, path: str) -> str:
+    """Return a picture's path; one that was written on Windows may be there with slashes."""
+    slashed = path.replace("\\", "/")
+    if slashed == path or (file.parent / path).exists() or not (file.parent / slashed).exists():
+        return path
+    return slashed
 
 
 def _can_be_a_path(text: str) -> bool:

@@ -166,6 +166,28 @@ def test_paths_are_relative_to_the_list_or_absolute(tmp_path):
     assert {tmp_path / "in/a.jpg", Path("/abs/b.jpg")} <= found
 
 
+def test_paths_written_on_windows_are_found_where_slashes_help(tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red" / "0.png").touch()
+    (tmp_path / "odd\\name.png").touch()
+    rows = "path,label\nred\\0.png,red\nodd\\name.png,odd\nred\\gone.png,red\n"
+    found = [path for path, _, _ in listed(written(tmp_path, rows))]
+    assert found == ["red/0.png", "odd\\name.png", "red\\gone.png"]
+
+
+@pytest.mark.parametrize("name", ["pictures.zip", "pictures.tar.gz", "pictures.7z"])
+def test_an_archive_is_to_be_unpacked(tmp_path, name):
+    with pytest.raises(DataError, match="is neither a folder nor a list") as refused:
+        read_source(written(tmp_path, b"PK", name))
+    assert "Unpack it" in hint_of(refused.value)
+
+
+def test_an_address_is_to_be_downloaded(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder") as refused:
+        read_source(Path("https://example.org/pictures"))
+    assert "Download it first" in hint_of(refused.value)
+
+
 def test_without_a_split_column_it_is_80_to_20(tmp_path):
     data = read_source(table(tmp_path, [f"{i}.jpg,{'ab'[i % 2]}" for i in range(20)]))
     assert data.split == "random 80/20, seed 42"
