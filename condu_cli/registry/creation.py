@@ -8,7 +8,7 @@ from condu_cli.registry.clock import utc_now
 from condu_cli.registry.database import rows
 from condu_cli.registry.database.engine import described_errors, make_engine, write
 from condu_cli.registry.database.migration import create_database
-from condu_cli.registry.files.new_folders import is_free, new_folder
+from condu_cli.registry.files.new_folders import is_free, new_folder, refuse_inside_registry
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.files.reserve import keep
 from condu_cli.registry.manifest import RegistryConfig
@@ -48,6 +48,7 @@ def create_registry(root: Path, config: RegistryConfig, command: str) -> None:
 
 
 def _refuse_occupied(root: Path) -> None:
+    refuse_inside_registry(root)
     if RegistryPaths(root).database.exists():
         raise UsageError(
             f"there is already a registry at {root}", reason="registry-exists", path=root

@@ -351,6 +351,14 @@ def require_head(head: str | None, parent: str | None, command: str) -> None:
 def _require_registry(paths: RegistryPaths) -> None:
     if paths.root.is_dir():
         if not paths.database.is_file():
+            if paths.readme.is_file() and any(paths.blobs.glob("??/*")):
+                raise IntegrityError(
+                    f"{paths.root} has the blobs of a registry, but its {paths.database.name} is "
+                    "missing",
+                    reason="database-missing",
+                    path=paths.database,
+                    copies=sorted(path.name for path in paths.backups.glob("*.sqlite")),
+                )
             raise NoRegistryError(
                 f"{paths.root} is a folder, but not a registry",
                 reason="no-registry",

@@ -87,6 +87,7 @@ HINTS: dict[str, Hint] = {
     "registry-too-new": _upgrade,
     # The database
     "database-corrupt": _database,
+    "database-missing": _database,
     "database-unusable": "Check that the disk has space and that you may write to the registry's "
     "folder",
     "schema-unknown": "Its creation was interrupted, or another program wrote it; move the folder "
@@ -131,7 +132,7 @@ HINTS: dict[str, Hint] = {
     "DIR{here}",
     "backup-has-other-sessions": "Name another folder: condu backup DIR{here}",
     "output-is-folder": "Name a file that does not exist yet",
-    "output-in-registry": "Name a file outside the registry's folder",
+    "output-in-registry": "Name a place outside the registry's folder",
     "output-exists": "Name another, or overwrite it: --force",
     "not-exportable": "An older version took it in; condu backup DIR{here} copies the registry as "
     "it is",

@@ -39,7 +39,7 @@ from condu_cli.registry.copies.snapshot import (
 )
 from condu_cli.registry.database.engine import described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION
-from condu_cli.registry.files.new_folders import built_beside
+from condu_cli.registry.files.new_folders import built_beside, refuse_inside_registry
 from condu_cli.registry.manifest import RegistryConfig, canonical_json
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry
@@ -50,7 +50,7 @@ _HUB = "hf-hub:"
 def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> ArchiveSummary:
     """Write the registry to one file, even while other processes write to the registry."""
     path = Path(os.path.abspath(path))
-    _refuse_place(registry, path, overwrite=overwrite)
+    _refuse_place(path, overwrite=overwrite)
     existing = os.path.lexists(path)
     unchanged = "the existing file was not changed" if existing else "nothing was exported"
     with (
@@ -63,7 +63,7 @@ def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> Archive
         )
         flush_file(draft)
         size = draft.stat().st_size
-        _refuse_place(registry, path, overwrite=overwrite)  # again: writing took a while
+        _refuse_place(path, overwrite=overwrite)  # again: writing took a while
         draft.replace(path)
         flush_folder(path.parent)
     return summarise(path, size, history, config, _warnings(history))
@@ -168,15 +168,12 @@ def _pieces(path: Path) -> Iterator[memoryview]:
             yield memoryview(piece)
 
 
-def _refuse_place(registry: Registry, path: Path, *, overwrite: bool) -> None:
+def _refuse_place(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder, but an archive is a file", reason="output-is-folder", path=path
         )
-    if registry.path.resolve() in path.resolve().parents:
-        raise UsageError(
-            f"{path} is inside the registry itself", reason="output-in-registry", path=path
-        )
+    refuse_inside_registry(path)
     if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} already exists", reason="output-exists", path=path)
     require_parent_folder(path)

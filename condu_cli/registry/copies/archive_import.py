@@ -39,7 +39,7 @@ from condu_cli.registry.copies.snapshot import (
 from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.database.migration import SCHEMA_REVISION, ensure_current, known_revisions
-from condu_cli.registry.files.new_folders import is_free, new_folder
+from condu_cli.registry.files.new_folders import is_free, new_folder, refuse_inside_registry
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.integrity import check_database
 from condu_cli.registry.manifest import RegistryConfig
@@ -60,6 +60,7 @@ def read_archive(archive: Path, place: Path, base: str | None = None) -> Archive
     place = Path(os.path.abspath(place))
     if odd := complaint("the base model's name", base or ""):
         raise UsageError(odd, reason="base-name-odd")
+    refuse_inside_registry(place)
     if not is_free(place):
         raise UsageError(
             f"cannot create the registry: {place} is not an empty folder",

@@ -14,6 +14,7 @@ from glob import escape
 from pathlib import Path
 
 from condu_cli.disk import contents_of, flush_folder
+from condu_cli.errors import UsageError
 from condu_cli.registry.files.drafts import draft_name, is_abandoned
 from condu_cli.registry.files.paths import RegistryPaths
 
@@ -35,6 +36,23 @@ def is_free(place: Path) -> bool:
         return False
     mine = set(_unfinished(place))
     return all(child in mine for child in contents_of(place))
+
+
+def refuse_inside_registry(path: Path) -> None:
+    """Refuse to make a file or folder below a registry's own, where it would be taken for one.
+
+    Raises:
+        UsageError: the path is inside a registry's folder.
+
+    """
+    for parent in path.resolve().parents:
+        if RegistryPaths(parent).database.is_file():
+            raise UsageError(
+                f"{path} is inside the registry at {parent}",
+                reason="output-in-registry",
+                path=path,
+                registry=parent,
+            )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from condu_cli.disk import nearest_existing
 from condu_cli.errors import BaseModelError, ConduError, UsageError
-from condu_cli.registry.files.new_folders import is_free
+from condu_cli.registry.files.new_folders import is_free, refuse_inside_registry
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.repository import Registry
 
@@ -31,6 +31,7 @@ def open_if_there(path: Path) -> Registry | None:
     """
     if path.exists() and not is_free(path):
         return Registry.open(path)
+    refuse_inside_registry(path)
     _require_writable(path)
     return None
 

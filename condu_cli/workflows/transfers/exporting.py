@@ -19,6 +19,7 @@ from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
 from condu_cli.preprocessing import Preparation
+from condu_cli.registry.files.new_folders import refuse_inside_registry
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
 from condu_cli.workflows.sessions.coding import codec_for
@@ -108,6 +109,7 @@ def export_expert(
     """
     entry = session.entry(task)
     refuse_target(path, overwrite=overwrite, with_head=entry.expert.head is not None)
+    refuse_inside_registry(path)
     workspace.registry.require_live(session)
     head = _head(workspace, entry)
     note = expert_note(workspace, session, entry, head)
@@ -138,6 +140,7 @@ def export_adapter(
             method=config.method,
         )
     refuse_folder(folder, overwrite=overwrite)
+    refuse_inside_registry(folder)
     workspace.registry.require_live(session)
     head = _head(workspace, entry)
     note = expert_note(workspace, session, entry, head)
@@ -161,6 +164,7 @@ def export_base(workspace: Workspace, path: Path, *, overwrite: bool = False) ->
 
     """
     refuse_target(path, overwrite=overwrite)
+    refuse_inside_registry(path)
     base = workspace.base
     size = workspace.registry.config.base.image_size
     note = ExportNote(kind=BASE, image_size=size, **_identity(workspace))

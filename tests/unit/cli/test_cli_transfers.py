@@ -77,6 +77,15 @@ def test_an_export_as_json(condu, learned, tmp_path):
     assert (found["head_path"], found["head_bytes"]) == (None, 0)
 
 
+@pytest.mark.parametrize("options", [("--task", "warm"), ("--base",), ()])
+def test_nothing_is_exported_into_a_registry(condu, learned, tmp_path, options):
+    file = tmp_path / "registry" / "blobs" / "mine.safetensors"
+    ran = condu("export", *options, "-o", file)
+    assert ran.code == 2
+    assert f"is inside the registry at {tmp_path / 'registry'}" in ran.err
+    assert not file.exists()
+
+
 def test_the_base_model_is_exported(condu, learned, tmp_path):
     file = tmp_path / "base.safetensors"
     ran = condu("export", "--base", "-o", file)

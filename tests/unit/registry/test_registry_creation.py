@@ -1,10 +1,11 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from condu_cli.cli.hints.making import hint_of
-from condu_cli.errors import ConduError, UsageError
+from condu_cli.errors import ConduError, IntegrityError, UsageError
 from condu_cli.registry import creation
 from condu_cli.registry.files.drafts import STALE_SECONDS, draft_name
 from condu_cli.registry.files.new_folders import draft_folders
@@ -82,6 +83,25 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
     with pytest.raises(UsageError, match="neither empty nor a registry"):
         Registry.create(tmp_path, config)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("below", ["inner", "blobs/ab", "tmp"])
+def test_a_registry_holds_no_other(registry: Registry, config: RegistryConfig, below: str) -> None:
+    before = sorted(registry.path.rglob("*"))
+    with pytest.raises(UsageError, match="is inside the registry at") as refused:
+        Registry.create(registry.path / below, config)
+    assert "outside" in hint_of(refused.value)
+    assert sorted(registry.path.rglob("*")) == before
+
+
+def test_a_registry_that_lost_its_database_is_called_one(
+    registry: Registry, learn: Callable[[str], object]
+) -> None:
+    learn("birds")
+    registry.paths.database.unlink()
+    with pytest.raises(IntegrityError, match=r"condu\.sqlite is missing") as refused:
+        Registry.open(registry.path)
+    assert "from a backup" in hint_of(refused.value)
 
 
 @pytest.mark.parametrize("step", ["create_database", "flush_folder"])
