@@ -125,14 +125,15 @@ def _refuse_empty(given: Sequence[str]) -> None:
         UsageError: there is one where it makes no sense.
 
     """
+    options = list(takewhile(lambda argument: argument != "--", given))
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name.startswith("--") and equals and not value and name not in MAY_BE_EMPTY:
+            raise UsageError(f"the value of {name} is empty", reason="value-empty")
     for before, value in pairwise(["", *given]):
-        option, equals, rest = value.partition("=")
-        named = option if equals and not rest and option.startswith("--") else None
-        if value == "" or named is not None:
-            name = named or (before if before.startswith("-") else None)
-            if name not in MAY_BE_EMPTY:
-                what = f"the value of {name}" if name else "an argument"
-                raise UsageError(f"{what} is empty", reason="value-empty")
+        if not value and before not in MAY_BE_EMPTY:
+            where = f"after {before}" if before.startswith("-") else "among the arguments"
+            raise UsageError(f"a value is empty, {where}", reason="value-empty")
 
 
 def _named_registry(given: Sequence[str]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -33,8 +34,10 @@ class Preparation:
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             object.__setattr__(self, name, _statistics(name, values))
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, not {_numbers(self.std)}")
+        if min(self.mean) < 0 or max(self.mean) > 1:
+            raise ValueError(f"mean must be on the 0..1 scale, not {_numbers(self.mean)}")
+        if min(self.std) <= 0 or max(self.std) > 1:
+            raise ValueError(f"std must be above 0 and at most 1, not {_numbers(self.std)}")
         _require_one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _require_one_of("resize_mode", self.resize_mode, RESIZE_MODES)
 
@@ -70,10 +73,12 @@ class Preprocessing:
 def _statistics(name: str, values: Any) -> Statistics:
     numbers = tuple(values) if isinstance(values, (list, tuple)) else ()
     plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers)
-    if len(numbers) != 3 or not plain or not all(math.isfinite(v) for v in numbers):
-        raise ValueError(f"{name} must be three numbers, not {values!r}")
-    red, green, blue = map(float, numbers)
-    return red, green, blue
+    if len(numbers) == 3 and plain:
+        with suppress(OverflowError):  # a whole number beyond all floats
+            red, green, blue = map(float, numbers)
+            if all(map(math.isfinite, (red, green, blue))):
+                return red, green, blue
+    raise ValueError(f"{name} must be three numbers, not {str(values)[:100]}")
 
 
 def _numbers(values: Statistics) -> str:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.allocator import keep_freed_memory
+from condu_cli.backbone.statements import Statement
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.errors import BaseModelError, UsageError
+from condu_cli.preprocessing import Preparation
 from condu_cli.texts import complaint, visible
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
     from condu_cli.backbone.dual_encoder import DualEncoder
     from condu_cli.base_identity import BaseIdentity
-    from condu_cli.preprocessing import Preparation
 
 DEFAULT_BASE = "mini"
 BASE_VARIABLE = "CONDU_BASE"
@@ -52,11 +53,12 @@ CATALOG = (
 
 
 @lru_cache(maxsize=1)
-def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
+def load_base(base_id: str, device: str = "cpu", recorded: Statement | None = None) -> DualEncoder:
     """Load a base model by name onto a device.
 
     The last one is cached: a base model is never changed, experts are copies. For a CPU, this
-    process's malloc keeps freed memory from now on.
+    process's malloc keeps freed memory from now on. `recorded`: what a registry says of a local
+    checkpoint; then nothing else is asked.
 
     Raises:
         UsageError: the name is not valid.
@@ -68,7 +70,7 @@ def load_base(base_id: str, device: str = "cpu") -> DualEncoder:
     if device == "cpu":
         keep_freed_memory()
     try:
-        model = _load(base_id)
+        model = _load(base_id, recorded)
     except ImportError as exc:
         raise BaseModelError(
             f"base model '{base_id}' needs a library that cannot be imported: {exc}",
@@ -95,9 +97,13 @@ def prepared_by_hand(base: DualEncoder, given: Mapping[str, Any]) -> DualEncoder
             base=base.info.id,
         )
     try:
-        return base.preparing(replace(base.preprocessing.preparation, **given))
+        prepared = base.preparing(replace(base.preprocessing.preparation, **given))
     except ValueError as exc:
         raise UsageError(f"pictures: {exc}", reason="preparation-invalid") from exc
+    others = [name for name in Preparation.__dataclass_fields__ if name not in given]
+    if others and base.assumed_preparation is not None:
+        prepared.assumed_preparation = f"{', '.join(others)}: {base.assumed_preparation}"
+    return prepared
 
 
 def load_recorded_base(recorded: BaseIdentity, device: str = "cpu") -> DualEncoder:
@@ -106,8 +112,9 @@ def load_recorded_base(recorded: BaseIdentity, device: str = "cpu") -> DualEncod
     Its pictures are prepared as they were when the registry's experts were trained, whatever the
     weights' source says today: to other pictures the same weights answer differently.
     """
-    base = load_base(os.environ.get(BASE_VARIABLE) or recorded.id, device)
     preparation = recorded.preparation or _preparation_before(recorded)
+    stated = Statement(recorded.activation, preparation)
+    base = load_base(os.environ.get(BASE_VARIABLE) or recorded.id, device, stated)
     return base if preparation is None else base.preparing(preparation)
 
 
@@ -125,7 +132,7 @@ def _preparation_before(recorded: BaseIdentity) -> Preparation | None:
     return tag_preparation(recorded.architecture, recorded.pretrained)
 
 
-def _load(base_id: str) -> DualEncoder:
+def _load(base_id: str, recorded: Statement | None = None) -> DualEncoder:
     if base_id == "mini":
         from condu_cli.backbone.models.mini import Mini
 
@@ -134,7 +141,8 @@ def _load(base_id: str) -> DualEncoder:
 
     base_id = canonical_base_id(base_id)
     architecture, pretrained = split_base_id(base_id)
-    return open_clip_models.load(base_id, open_clip_specs.resolve(architecture, pretrained))
+    spec = open_clip_specs.resolve(architecture, pretrained, recorded)
+    return open_clip_models.load(base_id, spec)
 
 
 def canonical_base_id(base_id: str) -> str:

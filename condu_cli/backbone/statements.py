@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 CONFIGURATION = "open_clip_config.json"
 """The name that open_clip gives a model's configuration, on the hub and in a local folder."""
 CONFIGURATION_LIMIT = 1 << 20
+ACTIVATIONS = ("gelu", "quick_gelu")
+"""Those of open_clip's models, in the words of a base model's identity."""
 
 
 class Statement(NamedTuple):
-    """What is stated; None where nothing is. `embedding` is the width of the embedding."""
+    """What is stated; None where nothing is.
+
+    `embedding` is the width of the embedding; `remark` names a preparation that condu cannot use.
+    """
 
     activation: str | None = None
     preparation: Preparation | None = None
     embedding: int | None = None
+    remark: str | None = None
 
 
 NOTHING_STATED = Statement()
@@ -45,10 +51,12 @@ def statement_of(weights: Path, usual: Preparation) -> Statement:
 
     """
     note = noted(weights)
+    stated = _configured(weights.with_name(CONFIGURATION), usual)
+    if note.get("activation") in ACTIVATIONS:
+        stated = stated._replace(activation=note["activation"])
     if note.get("preparation") is not None:
-        preparation = _preparation(weights, note["preparation"], None)
-        return Statement(str(note.get("activation")), preparation)
-    return _configured(weights.with_name(CONFIGURATION), usual)
+        stated = stated._replace(preparation=_preparation(weights, note["preparation"], None))
+    return stated
 
 
 def noted(weights: Path) -> Mapping[str, Any]:

@@ -117,7 +117,7 @@ ImageResizeOption = Annotated[
     typer.Option(
         "--image-resize-mode",
         metavar="WORD",
-        help="To the shortest side, then the middle is cropped; or squash.",
+        help="How they become square: shortest (the longer side is cropped) or squash.",
         show_default=False,
         rich_help_panel=PREPARATION,
     ),

@@ -143,7 +143,7 @@ def comparable(name: str) -> str:
 
 
 def alike(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of names that differ in nothing but case, spaces and underscores."""
+    """Return pairs of names that `comparable` takes for one."""
     seen: dict[str, str] = {}
     pairs = [(seen.setdefault(comparable(name), name), name) for name in names]
     return [pair for pair in pairs if pair[0] != pair[1]]
@@ -212,7 +212,10 @@ def read_class_names(file: Path) -> dict[str, str] | list[str]:
             path=file,
         )
     if isinstance(names, dict):
-        return {composed(folder): composed(name) for folder, name in names.items()}
+        found = {composed(folder): composed(name) for folder, name in names.items()}
+        if len(found) < len(names):
+            raise _ambiguous(file, "two of its folders differ in the spelling of accents alone")
+        return found
     return [composed(name) for name in values]
 
 

@@ -269,9 +269,12 @@ def test_nothing_is_recorded_that_was_not_known(registry: Registry) -> None:
     assert registry.config.base.preparation is None
 
 
+@pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("name", ["0004-records", "0005-heads"])
-def test_an_older_archive_is_imported(name: str, tmp_path: Path) -> None:
+def test_an_older_archive_is_imported(name: str, tmp_path: Path, *, there: bool) -> None:
     """It was exported from the folder of the same name, by the same version."""
+    if there:
+        (tmp_path / "registry").mkdir()
     summary = read_archive(FORMATS / f"{name}.tar", tmp_path / "registry")
     registry = Registry.open(tmp_path / "registry")
     with np.load(FORMATS / f"{name}.npz") as arrays:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condu_cli.backbone.statements import CONFIGURATION, statement_of
+from condu_cli.backbone.statements import CONFIGURATION, Statement, statement_of
 from condu_cli.backbone.weight_files import is_checkpoint
 from condu_cli.errors import UsageError
 from condu_cli.preprocessing import Preparation
@@ -36,11 +36,12 @@ class OpenClipSpec:
     """On what grounds `preparation` was assumed; None if it is stated."""
 
 
-def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
+def resolve(architecture: str, pretrained: str, recorded: Statement | None = None) -> OpenClipSpec:
     """Check the names of an architecture and its weights, and determine the activation.
 
     A pretrained tag says whether its weights were trained with QuickGELU, so the tag decides. For
-    a local checkpoint that states nothing, the architecture's name (`-quickgelu`) decides.
+    a local checkpoint, what a registry has `recorded` decides, else what the file or its folder
+    states, else the architecture's name (`-quickgelu`).
 
     Raises:
         UsageError: unknown architecture or tag, or a `-quickgelu` name with plain-GELU weights.
@@ -64,7 +65,7 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
     if pretrained == "":
         return OpenClipSpec(architecture, pretrained, named_quick)
     if is_checkpoint(pretrained):
-        return local_checkpoint(architecture, config, pretrained)
+        return local_checkpoint(architecture, config, pretrained, recorded)
     tag = open_clip.get_pretrained_cfg(architecture, pretrained)
     if not tag:
         known = open_clip.list_pretrained_tags_by_model(architecture)
@@ -80,11 +81,16 @@ def resolve(architecture: str, pretrained: str) -> OpenClipSpec:
     return OpenClipSpec(architecture, pretrained, named_quick or tag_quick)
 
 
-def local_checkpoint(architecture: str, config: Mapping[str, Any], path: str) -> OpenClipSpec:
+def local_checkpoint(
+    architecture: str, config: Mapping[str, Any], path: str, recorded: Statement | None
+) -> OpenClipSpec:
     """Settle activation and preparation of a local checkpoint: as stated, else as usual.
 
     `config`: open_clip's configuration of the architecture.
     """
+    if recorded is not None:
+        quick = recorded.activation == "quick_gelu"
+        return OpenClipSpec(architecture, path, quick, recorded.preparation)
     stated = statement_of(Path(path), openai_preparation())
     if stated.embedding not in (None, config["embed_dim"]):
         raise UsageError(

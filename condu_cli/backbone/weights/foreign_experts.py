@@ -353,11 +353,12 @@ def _left_out_warnings(names: Sequence[str]) -> list[str]:
 
 def _preparation_warnings(base: DualEncoder, checkpoint: Checkpoint) -> list[str]:
     stated, ours = checkpoint.statement.preparation, base.preprocessing.preparation
-    if stated is None or stated.words() == ours.words():
+    theirs = checkpoint.statement.remark or (None if stated is None else stated.words())
+    if theirs is None or stated == ours:
         return []
     return [
-        f"its pictures were prepared with {stated.words()}, the registry's are with {ours.words()}:"
-        " answers may differ"
+        f"its pictures were prepared with {theirs}, the registry's are with {ours.words()}: "
+        "answers may differ"
     ]
 
 

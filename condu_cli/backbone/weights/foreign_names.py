@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, NamedTuple
 
 from condu_cli.backbone.weights.hugging_face import open_clip_names
+from condu_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -18,11 +19,10 @@ ANCHORS = 3
 """How many of the model's names are looked for to find a prefix; a checkpoint may lack some."""
 NO_WEIGHTS = ("num_batches_tracked", "position_ids", "attn_mask")
 """Buffers that do not matter in evaluation mode, or follow from the model's shape."""
-NO_TENSORS_OF_MODEL = frozenset(
-    {"input_resolution", "context_length", "vocab_size", "logit_scale", "logit_bias"}
-)
-"""Sizes that OpenAI's checkpoints keep as tensors, and what does not change which class wins: a
-bias that all classes share."""
+SIZES = ("input_resolution", "context_length", "vocab_size")
+"""What OpenAI's checkpoints keep as tensors; the shapes of the others say the same."""
+SHARED_BY_CLASSES = ("logit_scale", "logit_bias")
+"""What does not change which class wins; a model that has the scale keeps its own."""
 
 
 class KnownNames(NamedTuple):
@@ -38,27 +38,47 @@ class KnownNames(NamedTuple):
 
 
 def with_known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Rename tensors: from Hugging Face's names, and without a prefix that a wrapper added."""
+    """Rename tensors: from Hugging Face's names, and without a prefix that a wrapper added.
+
+    Raises:
+        UsageError: two prefixes would do, so there are two models.
+
+    """
+    inside, beside = _divided(base, weights)
+    return {**beside, **inside}
+
+
+def known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> KnownNames:
+    """Rename tensors, and sort out what the model does not have.
+
+    Raises:
+        UsageError: two prefixes would do, so there are two models.
+
+    """
+    model = base.library_model
+    known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
+    parts = {name.partition(".")[0] for name in known}
+    inside, beside = _divided(base, weights)
+    strange = [name for name in inside if name not in known and not _is_harmless(name)]
+    others = [name for name in strange if name.partition(".")[0] not in parts]
+    unexpected = tuple(name for name in strange if name.partition(".")[0] in parts)
+    left_out = (*others, *(name for name in beside if not _is_harmless(name)))
+    kept = {name: tensor for name, tensor in inside.items() if name not in set(others)}
+    return KnownNames(kept, left_out, unexpected)
+
+
+def _divided(
+    base: DualEncoder, weights: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Return the tensors below the model's prefix under its names, and those beside it."""
     wanted = list(base.tunable_parameters())
     if not any(name in weights for name in wanted):
         weights = open_clip_names(weights)
     prefix = _prefix(wanted, weights)
     if not prefix:
-        return weights
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-
-
-def known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> KnownNames:
-    """Rename tensors, and sort out what the model does not have."""
-    model = base.library_model
-    known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
-    parts = {name.partition(".")[0] for name in known}
-    renamed = with_known_names(base, weights)
-    strange = [name for name in renamed if name not in known and not _is_harmless(name)]
-    left_out = tuple(name for name in strange if name.partition(".")[0] not in parts)
-    unexpected = tuple(name for name in strange if name.partition(".")[0] in parts)
-    kept = {name: tensor for name, tensor in renamed.items() if name not in set(left_out)}
-    return KnownNames(kept, left_out, unexpected)
+        return weights, {}
+    inside = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    return inside, {name: t for name, t in weights.items() if not name.startswith(prefix)}
 
 
 def guess(missing: str, names: Collection[str]) -> str:
@@ -79,12 +99,17 @@ def _prefix(wanted: list[str], names: Collection[str]) -> str:
     step = max(1, len(wanted) // ANCHORS)
     anchors = wanted[::step][:ANCHORS]
     candidates = {name[: -len(a)] for a in anchors for name in names if name.endswith(f".{a}")}
-
-    def fitting(prefix: str) -> int:
-        return sum(f"{prefix}{name}" in names for name in wanted)
-
-    return max(["", *sorted(candidates, key=len)], key=fitting, default="")
+    found = {p: sum(f"{p}{name}" in names for name in wanted) for p in ("", *sorted(candidates))}
+    best = max(found, key=found.__getitem__)
+    whole = [prefix for prefix, count in found.items() if count == len(wanted)]
+    if len(whole) > 1 and best:
+        raise UsageError(
+            f"the file holds several models: {' and '.join(whole)}",
+            reason="several-models",
+            prefixes=whole,
+        )
+    return best
 
 
 def _is_harmless(name: str) -> bool:
-    return name in NO_TENSORS_OF_MODEL or name.endswith(NO_WEIGHTS)
+    return name in (*SIZES, *SHARED_BY_CLASSES) or name.endswith(NO_WEIGHTS)

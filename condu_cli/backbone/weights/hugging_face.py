@@ -99,8 +99,9 @@ def _in_layer(
     if part in _IN_LAYER:
         return {f"{block}.{_IN_LAYER[part]}.{kind}": bare[name]}
     beside = [name.replace(part, other) for other in _ATTENTION]
-    if part not in _ATTENTION or not all(other in bare for other in beside):
-        return {name: bare[name]}
+    shapes = {bare[other].shape if other in bare else None for other in beside}
+    if part not in _ATTENTION or len(shapes) > 1 or bare[name].ndim == 0:
+        return {name: bare[name]}  # is missed by its new name
     if part != _ATTENTION[0]:
         return {}
     return {f"{block}.attn.in_proj_{kind}": torch.cat([bare[other] for other in beside])}
@@ -129,6 +130,14 @@ def read_folder(folder: Path) -> Checkpoint:
     return Checkpoint(folder, weights, statement=_statement(folder, config), files=files)
 
 
+def stated_beside(file: Path) -> Statement | None:
+    """Return what the folder of a CLIPModel states of a file in it; None in any other folder."""
+    if not (file.parent / HUGGING_FACE_CONFIG).is_file():
+        return None
+    config = _json(file.parent / HUGGING_FACE_CONFIG)
+    return _statement(file.parent, config) if config.get("model_type") == "clip" else None
+
+
 def _files(folder: Path) -> list[Path]:
     for name in WHOLE:
         if (folder / name).is_file():
@@ -147,26 +156,32 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _statement(folder: Path, config: Mapping[str, Any]) -> Statement:
-    tower = config.get("vision_config")
-    activation = tower.get("hidden_act", "quick_gelu") if isinstance(tower, dict) else None
-    return Statement(activation, _preparation(folder / PROCESSOR))
-
-
-def _preparation(path: Path) -> Preparation | None:
-    """Return what a processor's configuration says, None if it says too little."""
-    if not path.is_file():
-        return None
-    found = _json(path)
-    values = {
-        "mean": found.get("image_mean"),
-        "std": found.get("image_std"),
-        "interpolation": RESAMPLING.get(found.get("resample", 3)),
-        "resize_mode": "shortest" if found.get("do_center_crop", True) else "squash",
-    }
+    activations = {_activation(config.get(f"{tower}_config")) for tower in ("vision", "text")}
+    activation = " and ".join(sorted(activations))
+    if not (folder / PROCESSOR).is_file():
+        return Statement(activation)
+    processor = _json(folder / PROCESSOR)
+    values = _prepared(processor)
     try:
-        return Preparation.from_record(values)
-    except ValueError:
-        return None
+        return Statement(activation, Preparation.from_record(values))
+    except ValueError as exc:
+        return Statement(activation, remark=f"{PROCESSOR} says something else ({exc})")
+
+
+def _activation(tower: Any) -> str:
+    return str(tower.get("hidden_act", "quick_gelu")) if isinstance(tower, dict) else "quick_gelu"
+
+
+def _prepared(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a processor's configuration as the record of a `Preparation`, valid or not."""
+    resample = processor.get("resample", 3)
+    plain = not processor.get("do_normalize", True)
+    return {
+        "mean": [0, 0, 0] if plain else processor.get("image_mean"),
+        "std": [1, 1, 1] if plain else processor.get("image_std"),
+        "interpolation": RESAMPLING.get(resample) if isinstance(resample, int) else None,
+        "resize_mode": "shortest" if processor.get("do_center_crop", True) else "squash",
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:

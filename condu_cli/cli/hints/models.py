@@ -73,6 +73,8 @@ HINTS: dict[str, Hint] = {
     "pickled-code": "Save the state dict alone: torch.save(model.state_dict(), FILE) or "
     "safetensors",
     "checkpoint-is-other-file": _other_file,
+    "several-models": "Save one of them alone: {{name.removeprefix(PREFIX): tensor}} of the names "
+    "that begin with it",
     "not-a-clip-folder": "Only a CLIPModel can be imported",
     "folder-without-weights": "Save it as Hugging Face does: model.save_pretrained(DIR)",
     "folder-unreadable": "Save or download it again",

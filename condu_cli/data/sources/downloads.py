@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_cli.data.sources.known_tasks import State, known_tasks, where
-from condu_cli.disk import contents_of
 from condu_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _check(task: str, public: KnownSet, target: Path) -> None:
             url=public.url,
             needs=public.what_to_put(target.parent),
         )
-    if target.exists() and (not target.is_dir() or contents_of(target)):
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
             f"{target}: is in the way of the download, but is not a complete data set",
             reason="in-the-way",

@@ -294,9 +294,9 @@ def _row(file: Path, line: int, values: Mapping[str, str]) -> Row:
 def _local(file: Path, path: str) -> str:
     """Return a picture's path; one that was written on Windows may be there with slashes."""
     slashed = path.replace("\\", "/")
-    if slashed == path or (file.parent / path).exists() or not (file.parent / slashed).exists():
+    if slashed == path or os.path.exists(file.parent / path):
         return path
-    return slashed
+    return slashed if os.path.exists(file.parent / slashed) else path
 
 
 def _can_be_a_path(text: str) -> bool:

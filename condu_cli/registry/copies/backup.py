@@ -27,7 +27,7 @@ from condu_cli.registry.creation import make_skeleton
 from condu_cli.registry.database.copying import remove_database
 from condu_cli.registry.database.engine import connect, described_errors
 from condu_cli.registry.files.drafts import draft_name
-from condu_cli.registry.files.new_folders import is_free, new_folder
+from condu_cli.registry.files.new_folders import is_free, new_folder, refuse_inside_registry
 from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.names import is_sha256
 from condu_cli.registry.reachability import History
@@ -75,6 +75,7 @@ def back_up_registry(registry: Registry, target: Path, on_progress: OnProgress) 
     unchanged = "the earlier backup was not changed" if there else "no backup was made"
     with described_writing(f"back the registry up to {target}", unchanged):
         if is_free(target):
+            refuse_inside_registry(target)
             return _new_backup(registry, target, on_progress)
         earlier = _earlier_backup(registry, target)
         with earlier.lock("backup"):

@@ -38,9 +38,10 @@ def connect(database: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Conne
     the connection keeps their content in its own memory, and the database to itself. In a folder
     that may only be read, changes that a writer has not merged yet are merged in memory.
     """
-    log = log_of(database)
-    if not os.access(database.parent, os.W_OK) and log.exists() and log.stat().st_size:
-        return _merged_in_memory(database, log)
+    if not os.access(database.parent, os.W_OK) and _bytes_in(log_of(database)):
+        merged = _merged_in_memory(database)
+        if merged is not None:
+            return merged
     try:
         return _connected(database, busy_seconds, "NORMAL")
     except sqlite3.OperationalError as error:
@@ -69,25 +70,46 @@ def log_of(database: Path) -> Path:
     return database.with_name(f"{database.name}-wal")
 
 
-def _merged_in_memory(database: Path, log: Path) -> sqlite3.Connection:
-    """Return a connection to a copy in memory, with the log's changes.
+def _bytes_in(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
-    A writer may be at work; then the copy is made again.
+
+def _merged_in_memory(database: Path) -> sqlite3.Connection | None:
+    """Return a connection to a copy in memory, with the log's changes; it refuses to write.
+
+    A writer may be at work; then the copy is made again. None if it has removed the log.
     """
-    for _ in range(ATTEMPTS):
-        before = _state(database), _state(log)
-        with tempfile.TemporaryDirectory(prefix="condu-") as folder:
-            copy = Path(folder, database.name)
-            shutil.copyfile(database, copy)
-            shutil.copyfile(log, log_of(copy))
-            if (_state(database), _state(log)) != before:
-                continue
-            memory = sqlite3.connect(":memory:", isolation_level=None)
-            with closing(sqlite3.connect(copy)) as merged:
-                merged.backup(memory)
-        memory.execute("PRAGMA foreign_keys = ON")
-        return memory
+    try:
+        for _ in range(ATTEMPTS):
+            with tempfile.TemporaryDirectory(prefix="condu-") as folder:
+                copy = Path(folder, database.name)
+                if _copied_unchanged(database, copy):
+                    return _in_memory(copy)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise sqlite3.OperationalError(f"it cannot be copied: {error}") from error
     raise sqlite3.OperationalError("it changed at every attempt to read it")
+
+
+def _copied_unchanged(database: Path, copy: Path) -> bool:
+    """Copy a database and its log; return whether neither changed in the meantime."""
+    log = log_of(database)
+    before = _state(database), _state(log)
+    shutil.copyfile(database, copy)
+    shutil.copyfile(log, log_of(copy))
+    return (_state(database), _state(log)) == before
+
+
+def _in_memory(database: Path) -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    with closing(sqlite3.connect(database)) as merged:
+        merged.backup(memory)
+    memory.execute("PRAGMA query_only = ON")  # what is written here would be lost
+    return memory
 
 
 def _state(file: Path) -> tuple[int, int]:

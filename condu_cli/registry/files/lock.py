@@ -16,12 +16,11 @@ from filelock import FileLock, Timeout
 
 from condu_cli.errors import ConduError, IntegrityError, LockedError
 from condu_cli.registry.clock import utc_now
+from condu_cli.registry.files.paths import RegistryPaths
 from condu_cli.registry.files.processes import is_running
 from condu_cli.registry.files.reserve import give_up
 
 DEFAULT_TIMEOUT = 10.0
-RESERVE_NAME = "reserve"
-"""The file of `reserve.py`, beside the lock."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class RegistryLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._holder_path = path.with_name(path.name + ".holder")
-        self._reserve = path.with_name(RESERVE_NAME)
+        self._reserve = RegistryPaths(path.parent).reserve
         # One lock for the whole process, whichever thread asks.
         self._lock = FileLock(path, thread_local=False)
 

@@ -1,4 +1,4 @@
-"""Build a folder so that nobody ever sees it half done at its place.
+"""Build a folder so that no one ever sees it half done at its place.
 
 A place that does not exist is built beside itself and renamed. One that exists, as a mount point or
 a shell's current folder, cannot be replaced: its content is built in a hidden folder inside, then
@@ -18,10 +18,11 @@ from condu_cli.errors import UsageError
 from condu_cli.registry.files.drafts import draft_name, is_abandoned
 from condu_cli.registry.files.paths import RegistryPaths
 
-INSIDE = "condu"
-"""What hidden folders inside are called, before the name of a draft."""
+CHILDREN = ".children"
+"""A file in a draft inside its place: which children are being moved up."""
 
-_DRAFT = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
+_BESIDE = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
+_INSIDE = re.compile(rf"\.new-{_BESIDE.pattern}\.inside")
 
 
 def is_free(place: Path) -> bool:
@@ -59,7 +60,7 @@ def refuse_inside_registry(path: Path) -> None:
 def new_folder(place: Path) -> Iterator[Path]:
     """Yield a folder to build in; it becomes the content of `place` if nothing is raised.
 
-    `place` must be free. It is flushed to disk with its name, but not the files in it.
+    `place` must be free. Its new entries are flushed to disk, but not the files themselves.
     """
     if not place.exists():
         with built_beside(place) as draft:
@@ -69,7 +70,7 @@ def new_folder(place: Path) -> Iterator[Path]:
         return
     for path in _unfinished(place):
         _remove(path)
-    draft = place / f".{INSIDE}-{draft_name()}"
+    draft = place / f".new-{draft_name()}.inside"
     try:
         draft.mkdir()
         yield draft
@@ -85,7 +86,7 @@ def built_beside(place: Path) -> Iterator[Path]:
     draft = place.parent / f".{place.name}-{draft_name()}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in _drafts(place.parent, place.name):
+        for abandoned in _drafts_beside(place):
             shutil.rmtree(abandoned, ignore_errors=True)
         draft.mkdir()
         yield draft
@@ -98,35 +99,51 @@ def built_beside(place: Path) -> Iterator[Path]:
 
 def draft_folders(place: Path) -> Iterator[Path]:
     """Yield the folders that interrupted attempts have left beside a place and inside."""
-    yield from _drafts(place.parent, place.name)
-    yield from _drafts(place, INSIDE)
+    yield from _drafts_beside(place)
+    yield from _drafts_inside(place)
 
 
-def _drafts(parent: Path, name: str) -> Iterator[Path]:
-    for folder in parent.glob(f".{escape(name)}-*"):
-        named = _DRAFT.fullmatch(folder.name.removeprefix(f".{name}-"))
-        if named and folder.is_dir() and not folder.is_symlink() and is_abandoned(folder):
+def _drafts_beside(place: Path) -> Iterator[Path]:
+    for folder in place.parent.glob(f".{escape(place.name)}-*"):
+        if _BESIDE.fullmatch(folder.name.removeprefix(f".{place.name}-")) and _is_left(folder):
             yield folder
 
 
-def _unfinished(place: Path) -> Iterator[Path]:
-    """Yield what an interrupted attempt has left inside a place that is no registry.
+def _drafts_inside(place: Path) -> Iterator[Path]:
+    for folder in place.glob(".new-*"):
+        if _INSIDE.fullmatch(folder.name) and _is_left(folder):
+            yield folder
 
-    It may have moved a part of its content up; the database would have come last.
+
+def _is_left(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and is_abandoned(folder)
+
+
+def _unfinished(place: Path) -> Iterator[Path]:
+    """Yield what interrupted attempts have left inside a place that has not become a registry.
+
+    One may have moved a part of its content up, the database last: what it has listed and no
+    longer holds.
     """
-    drafts = list(_drafts(place, INSIDE))
-    paths = RegistryPaths(place)
-    if not drafts or os.path.lexists(paths.database):
+    if os.path.lexists(RegistryPaths(place).database):
         return
-    yield from (path for path in paths.own if os.path.lexists(path))
-    yield from drafts
+    for draft in _drafts_inside(place):
+        listed = draft / CHILDREN
+        names = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+        for name in names:
+            if os.path.lexists(place / name) and not os.path.lexists(draft / name):
+                yield place / name
+        yield draft
 
 
 def _move_up(draft: Path, place: Path) -> None:
     """Move a finished folder's content to its parent; all or nothing."""
-    database = RegistryPaths(place).database
-    children = sorted(draft.iterdir(), key=lambda child: child.name == database.name)
-    moved = [RegistryPaths(place).lock]
+    database, lock = RegistryPaths(draft).database, RegistryPaths(draft).lock
+    lock.unlink(missing_ok=True)  # from a migration of what was imported
+    children = sorted(draft.iterdir(), key=lambda child: child == database)
+    names = [lock.name, *(child.name for child in children)]
+    (draft / CHILDREN).write_text("\n".join(names), encoding="utf-8")
+    moved = [place / lock.name]
     # Only one process can create it: two may be filling the same empty folder.
     moved[0].touch(exist_ok=False)
     try:

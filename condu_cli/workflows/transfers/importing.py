@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,8 @@ from condu_cli._version import __version__
 from condu_cli.backbone.base_models import DEFAULT_BASE, load_base
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
-from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX
+from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX, openai_preparation
+from condu_cli.backbone.statements import statement_of
 from condu_cli.backbone.weight_files import (
     ADAPTER_WEIGHTS,
     head_file,
@@ -28,7 +29,7 @@ from condu_cli.backbone.weights.adapters import (
 )
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
-from condu_cli.backbone.weights.hugging_face import read_folder
+from condu_cli.backbone.weights.hugging_face import read_folder, stated_beside
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.pictures.picture_sets import PictureSet
@@ -311,7 +312,12 @@ def _refuse_other_method(path: Path, method: str) -> None:
 def _read(path: Path) -> Checkpoint | Adapter:
     if is_adapter(path):
         return read_adapter(path)
-    return read_folder(path) if is_hugging_face(path) else read_checkpoint(path)
+    if is_hugging_face(path):
+        return read_folder(path)
+    found = read_checkpoint(path)
+    if found.metadata:  # condu's own note says it all
+        return found
+    return replace(found, statement=stated_beside(path) or statement_of(path, openai_preparation()))
 
 
 def _hash_of(checkpoint: Checkpoint) -> str:

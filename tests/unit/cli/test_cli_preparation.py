@@ -74,13 +74,16 @@ def test_so_does_every_command_that_needs_no_init(condu, weights, colours, comma
     ran = condu(command, *options[command], *base)
     assert ran.code == 0, ran.err
     assert "does not say how pictures are prepared" in ran.err
-    assert "states it with --image-mean" in ran.err
+    assert "--image-mean" in ran.err
 
 
 def test_it_is_stated_by_options_or_beside_the_file(condu, weights, tmp_path):
     base = ("--base", f"condu-tiny:{weights}")
-    by_hand, ran = recorded(condu, *base, *GIVEN, "--image-resize-mode", "squash")
+    ways = ("--image-resize-mode", "squash", "--image-interpolation", "bicubic")
+    by_hand, ran = recorded(condu, *base, *GIVEN, *ways)
     assert "assuming" not in ran.err
+    _, ran = recorded(condu, *base, *GIVEN, "--registry", tmp_path / "partly")
+    assert "(interpolation, resize_mode: like OpenAI's CLIP)" in ran.err
     state(weights)
     beside, ran = recorded(condu, *base, "--registry", tmp_path / "other")
     assert "assuming" not in ran.err
@@ -92,7 +95,7 @@ def test_it_is_stated_by_options_or_beside_the_file(condu, weights, tmp_path):
     [
         (("--image-mean", "0.5"), "mean must be three numbers"),
         (("--image-mean", "a,b,c"), "--image-mean is three numbers separated by commas"),
-        (("--image-std", "1,0,1"), "std must be positive"),
+        (("--image-std", "1,0,1"), "std must be above 0"),
         (("--image-interpolation", "nearest"), "bicubic or bilinear, not 'nearest'"),
         (("--image-resize-mode", "longest"), "shortest or squash, not 'longest'"),
     ],
@@ -125,6 +128,23 @@ def test_answers_stay_the_same_wherever_the_weights_come_from(
     assert answers() == before
     monkeypatch.delenv("CONDU_BASE")
     state(weights, mean=[0.0, 0.0, 0.0])
+    assert answers() == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_cfg": {"embed_dim": 16, "quick_gelu": True}},
+        {"model_cfg": {"embed_dim": 99}},
+        {"preprocess_cfg": {"resize_mode": "longest"}},
+    ],
+)
+def test_nothing_beside_the_weights_locks_a_registry_up(condu, weights, learn, answers, config):
+    """What it records comes first, and is all that counts."""
+    recorded(condu, "--base", f"condu-tiny:{weights}")
+    learn()
+    before = answers()
+    weights.with_name("open_clip_config.json").write_text(json.dumps(config))
     assert answers() == before
 
 

@@ -62,6 +62,12 @@ def test_the_name_of_a_class_has_composed_accents(tmp_path):
     assert class_list(tmp_path / "names.txt") == ((ONE, "tea"), (ONE, "tea"))
 
 
+def test_two_keys_that_look_the_same_are_refused(tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({ONE: "one", TWO: "two"}))
+    with pytest.raises(DataError, match="spelling of accents alone"):
+        class_list(tmp_path / "names.json")
+
+
 def test_two_folders_that_look_the_same_are_refused(tmp_path):
     with pytest.raises(DataError, match=f"two classes are called '{ONE}'"):
         class_names_for([TWO, ONE], None, tmp_path)

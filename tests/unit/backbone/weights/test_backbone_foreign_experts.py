@@ -213,6 +213,25 @@ def test_a_classifier_beside_the_model_is_left_out_by_name(tiny):
         assert_exact(tiny, found, state)
 
 
+@pytest.mark.parametrize("prefixes", [("student.", "teacher."), ("model.", "model_ema.")])
+def test_of_two_whole_models_none_is_chosen(tiny, prefixes):
+    state = state_of(tiny, 0.005)
+    both = {prefix + name: tensor for prefix in prefixes for name, tensor in state.items()}
+    with pytest.raises(UsageError, match=" and ".join(prefixes)) as refused:
+        expert_delta(tiny, Checkpoint(PATH, both))
+    assert "Save one of them alone" in hint_of(refused.value)
+
+
+def test_the_base_models_own_weights_beside_a_wrapped_model_change_nothing(tiny):
+    state, own = state_of(tiny, 0.005), state_of(tiny)
+    beside = {name: tensor for name, tensor in own.items() if name.startswith("visual.")}
+    wrapped = {"clip." + name: tensor for name, tensor in state.items()}
+    for weights in ({**beside, **wrapped}, {**wrapped, **beside}):
+        found = expert_delta(tiny, Checkpoint(PATH, weights))
+        assert_exact(tiny, found, state)
+        assert any(f"left out {len(beside)} tensors" in line for line in found.warnings)
+
+
 def test_a_bias_that_all_classes_share_is_harmless(tiny):
     state = state_of(tiny, 0.005)
     found = expert_delta(tiny, Checkpoint(PATH, {**state, "logit_bias": torch.tensor(-10.0)}))

@@ -125,7 +125,7 @@ def test_another_activation_is_refused(near, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BaseModelError, match="has activation quick_gelu, but tiny has gelu"):
+    with pytest.raises(BaseModelError, match="activation gelu and quick_gelu, but tiny has gelu"):
         expert_delta(load_base("tiny"), read_folder(tmp_path))
 
 
@@ -137,7 +137,10 @@ def test_another_activation_is_refused(near, tmp_path):
             {"image_mean": HALF, "image_std": HALF, "resample": 2, "do_center_crop": False},
             Preparation(HALF, HALF, "bilinear", "squash"),
         ),
-        ({"image_mean": HALF, "image_std": HALF, "resample": 0}, None),
+        ({"do_normalize": False}, Preparation((0, 0, 0), (1, 1, 1))),
+        ({"image_mean": HALF, "image_std": HALF, "resample": 1}, None),
+        ({"image_mean": HALF, "image_std": HALF, "resample": []}, None),
+        ({"image_mean": [10**400, 0, 0], "image_std": HALF}, None),
         ({}, None),
     ],
 )
@@ -147,7 +150,8 @@ def test_another_preparation_is_told(near, tmp_path, processor, found):
     folder = read_folder(tmp_path)
     assert folder.statement.preparation == found
     told = " ".join(expert_delta(load_base("tiny"), folder).warnings)
-    assert ("pictures were prepared with" in told) == (found is not None)
+    assert "pictures were prepared with" in told
+    assert ("preprocessor_config.json says something else" in told) == (found is None)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +196,39 @@ def test_a_folder_that_cannot_be_read_is_named(near, tmp_path, change, error, sa
     assert hint_of(refused.value)
 
 
-def test_a_layer_without_its_key_is_missing_by_name(near):
+def test_a_processor_like_the_base_models_is_nothing_to_tell(near, tmp_path):
+    near.save_pretrained(tmp_path)
+    usual = load_base("tiny").preprocessing.preparation
+    processor = {"image_mean": usual.mean, "image_std": usual.std, "resample": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    told = " ".join(expert_delta(load_base("tiny"), read_folder(tmp_path)).warnings)
+    assert "prepared" not in told
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "plain.safetensors"])
+def test_a_file_is_judged_by_what_is_beside_it(near, tmp_path, file):
+    near.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if file == "plain.safetensors":
+        (tmp_path / "model.safetensors").rename(tmp_path / file)
+        (tmp_path / "config.json").write_text('{"model_type": "else"}')
+        beside = {"model_cfg": {"quick_gelu": True}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(beside))
+    else:
+        config["text_config"]["hidden_act"] = "quick_gelu"
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    names = tmp_path / "names.txt"
+    names.write_text("blue\nred\n")
+    request = ImportRequest("cars", tmp_path / file, class_names=names, base="tiny")
+    with pytest.raises(BaseModelError, match=r"has activation .*quick_gelu, but tiny has gelu"):
+        Importer(tmp_path / "registry", request).plan()
+
+
+@pytest.mark.parametrize("key", [None, torch.zeros(32), torch.zeros(())])
+def test_a_layer_without_its_key_is_missing_by_name(near, key):
     state = dict(near.state_dict())
     del state["vision_model.encoder.layers.0.self_attn.k_proj.weight"]
+    if key is not None:
+        state["vision_model.encoder.layers.0.self_attn.k_proj.weight"] = key
     with pytest.raises(BaseModelError, match=r"lacks 1 of \d+ .*attn\.in_proj_weight"):
         expert_delta(load_base("tiny"), Checkpoint("expert.pt", state))

@@ -170,9 +170,10 @@ def test_paths_written_on_windows_are_found_where_slashes_help(tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "0.png").touch()
     (tmp_path / "odd\\name.png").touch()
-    rows = "path,label\nred\\0.png,red\nodd\\name.png,odd\nred\\gone.png,red\n"
+    long = "a\\" + "b" * 300
+    rows = f"path,label\nred\\0.png,red\nodd\\name.png,odd\nred\\gone.png,red\n{long},red\n"
     found = [path for path, _, _ in listed(written(tmp_path, rows))]
-    assert found == ["red/0.png", "odd\\name.png", "red\\gone.png"]
+    assert found == ["red/0.png", "odd\\name.png", "red\\gone.png", long]
 
 
 @pytest.mark.parametrize("name", ["pictures.zip", "pictures.tar.gz", "pictures.7z"])

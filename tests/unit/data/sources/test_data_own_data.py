@@ -57,7 +57,7 @@ def test_nothing_there_is_an_error(tmp_path, read):
 
 @pytest.mark.parametrize("read", [read_source, lambda path: read_source_split(path, "test")])
 def test_another_kind_of_file_is_refused_with_the_kinds_that_are_read(tmp_path, read):
-    path = touch(tmp_path, "pictures.zip") / "pictures.zip"
+    path = touch(tmp_path, "pictures.doc") / "pictures.doc"
     with pytest.raises(DataError, match="neither a folder nor a list") as caught:
         read(path)
     assert ".csv" in hint_of(caught.value)

@@ -109,6 +109,15 @@ def test_a_backup_goes_onto_an_empty_volume(
     assert_same(volume, registry)
 
 
+def test_no_backup_is_made_inside_another_registry(
+    registry: Registry, config: RegistryConfig, tmp_path: Path
+) -> None:
+    other = Registry.create(tmp_path / "other", config)
+    with pytest.raises(UsageError, match="is inside the registry at"):
+        back_up(registry, other.path / "inside")
+    assert not (other.path / "inside").exists()
+
+
 def test_an_empty_registry_and_an_empty_folder(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert back_up(registry, tmp_path / "b").blobs == 0

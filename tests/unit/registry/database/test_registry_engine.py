@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import text
@@ -275,6 +276,32 @@ def test_changes_that_were_not_merged_are_read(unmerged: Path, lock_up: Callable
     before = files_of(unmerged.parent)
     assert written_by(unmerged) == "unmerged"
     assert files_of(unmerged.parent) == before
+
+
+def test_what_is_written_to_a_copy_is_refused(unmerged: Path, lock_up: Callable[[], None]) -> None:
+    lock_up()
+    with (
+        pytest.raises(ConduError, match="readonly"),
+        described_errors(unmerged),
+        write(make_engine(unmerged)) as transaction,
+    ):
+        transaction.execute(text("UPDATE registry SET written_by = 'lost'"))
+
+
+@pytest.mark.parametrize("place", [shutil, database_engine])
+def test_a_log_that_a_writer_removes_meanwhile_is_no_log(
+    unmerged: Path,
+    lock_up: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    place: ModuleType,
+) -> None:
+    lock_up()
+
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(place, "copyfile" if place is shutil else "_state", gone)
+    connect(unmerged).close()
 
 
 def test_an_empty_log_is_no_reason_to_copy(

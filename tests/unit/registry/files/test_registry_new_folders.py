@@ -1,4 +1,4 @@
-"""Folders that are built completely before anybody sees them, beside their place or inside."""
+"""Folders that are built completely before they are seen, beside their place or inside."""
 
 import os
 import subprocess
@@ -160,7 +160,7 @@ def test_killed_after_the_last_step_it_is_a_registry_and_stays_one(
 ) -> None:
     with new_folder(volume) as draft:
         fill(draft)
-    left = volume / f".condu-elsewhere-1-{'0' * 16}"
+    left = volume / f".new-elsewhere-1-{'0' * 16}.inside"
     left.mkdir()
     abandoned()
     assert not is_free(volume)
@@ -168,12 +168,41 @@ def test_killed_after_the_last_step_it_is_a_registry_and_stays_one(
 
 
 def test_a_young_draft_of_another_machine_is_left_alone(volume: Path) -> None:
-    left = volume / f".condu-elsewhere-1-{'0' * 16}"
+    left = volume / f".new-elsewhere-1-{'0' * 16}.inside"
     left.mkdir()
     assert not is_free(volume)
     old = left.stat().st_mtime - 2 * STALE_SECONDS
     os.utime(left, (old, old))
     assert is_free(volume)
+
+
+def test_what_users_put_beside_an_abandoned_draft_is_theirs(
+    volume: Path, abandoned: Callable[[], None]
+) -> None:
+    """Whatever it is called, and whether or not the draft was finished."""
+    started = volume / f".new-elsewhere-1-{'0' * 16}.inside"
+    fill_folder = started / "blobs"
+    fill_folder.mkdir(parents=True)
+    listed = volume / f".new-elsewhere-2-{'0' * 16}.inside"
+    listed.mkdir()
+    (listed / "README.txt").write_text("not moved yet")
+    (listed / new_folders.CHILDREN).write_text("README.txt")
+    for name in ("README.txt", "runs", "trained"):
+        (volume / name).write_text("mine")
+    abandoned()
+    assert not is_free(volume)
+    assert (volume / "runs").read_text() == "mine"
+
+
+def test_a_draft_beside_a_registry_is_none_inside_its_parent(
+    tmp_path: Path, abandoned: Callable[[], None]
+) -> None:
+    for name in ("condu", "new"):
+        (tmp_path / f".{name}-elsewhere-1-{'0' * 16}").mkdir()
+    (tmp_path / "runs").mkdir()
+    abandoned()
+    assert not is_free(tmp_path)
+    assert list(draft_folders(tmp_path)) == []
 
 
 @pytest.fixture
