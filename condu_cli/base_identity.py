@@ -5,6 +5,9 @@ from typing import Any
 
 from condu_cli.preprocessing import Preparation
 
+HUB_PREFIX = "hf-hub:"
+"""How the name of an architecture begins that is a repository on the Hugging Face hub."""
+
 
 @dataclass(frozen=True)
 class BaseIdentity:
@@ -41,6 +44,13 @@ class BaseIdentity:
             pairs += [(f"{name} of pictures", one[name], two[name]) for name in one]
         differing = ((what, _words(a), _words(b)) for what, a, b in pairs if a != b)
         return next(differing, None)
+
+
+def parts_of(base_id: str) -> tuple[str, str, str]:
+    """Split the name of a base model into architecture, colon and weights, like `str.partition`."""
+    hub = HUB_PREFIX if base_id.startswith(HUB_PREFIX) else ""
+    architecture, colon, weights = base_id.removeprefix(hub).partition(":")
+    return hub + architecture, colon, weights
 
 
 def _words(value: Any) -> str:

@@ -5,6 +5,7 @@ tiny                                 random weights; for tests of condu itself
 ViT-B-16:openai                      open_clip architecture and pretrained tag
 ViT-B-16:/path/weights.safetensors   open_clip architecture and local checkpoint
 hf-hub:org/repository                open_clip model on the Hugging Face hub
+hf-hub:org/repository:/path/weights  its architecture and a local checkpoint
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from condu_cli.backbone.allocator import keep_freed_memory
 from condu_cli.backbone.statements import Statement
 from condu_cli.backbone.weight_files import is_checkpoint
+from condu_cli.base_identity import HUB_PREFIX, parts_of
 from condu_cli.errors import BaseModelError, UsageError
 from condu_cli.preprocessing import Preparation
 from condu_cli.texts import complaint, visible
@@ -123,7 +125,7 @@ def _preparation_before(recorded: BaseIdentity) -> Preparation | None:
 
     Pretrained weights had their own way, all local checkpoints had OpenAI's.
     """
-    if recorded.id in ("mini", "tiny") or recorded.id.startswith("hf-hub:"):
+    if recorded.id in ("mini", "tiny") or recorded.id.startswith(HUB_PREFIX):
         return None
     from condu_cli.backbone.models.open_clip_specs import openai_preparation, tag_preparation
 
@@ -150,25 +152,26 @@ def canonical_base_id(base_id: str) -> str:
 
     A registry is used from other folders than the one it was created in.
     """
-    architecture, _, pretrained = base_id.partition(":")
-    if not is_checkpoint(pretrained) or base_id.startswith("hf-hub:"):
+    architecture, _, pretrained = parts_of(base_id)
+    if not is_checkpoint(pretrained):
         return base_id
     return f"{architecture}:{Path(pretrained).expanduser().resolve()}"
 
 
 def split_base_id(base_id: str) -> tuple[str, str]:
-    """Split `ARCHITECTURE:WEIGHTS`; a hub name is an architecture without weights.
+    """Split `ARCHITECTURE:WEIGHTS`; a hub name is an architecture that needs no weights.
 
     Raises:
-        UsageError: there is no colon, or a side of it is empty.
+        UsageError: there is no colon, a side of it is empty, or a hub name has a tag.
 
     """
     if base_id == "tiny":
         return "condu-tiny", ""
-    if base_id.startswith("hf-hub:"):
-        return base_id, ""
-    architecture, colon, pretrained = base_id.partition(":")
-    if not (architecture and colon and pretrained):
+    architecture, colon, pretrained = parts_of(base_id)
+    on_hub = architecture.startswith(HUB_PREFIX)
+    if on_hub and not colon:
+        return architecture, ""
+    if not (architecture and pretrained) or (on_hub and not is_checkpoint(pretrained)):
         raise UsageError(
             f"'{base_id}' is not the name of a base model", reason="not-a-base-model", base=base_id
         )

@@ -17,14 +17,13 @@ from condu_cli.backbone.dual_encoder import DualEncoder
 from condu_cli.backbone.file_kinds import MISFITS, misfit_of
 from condu_cli.backbone.lora.spec import LoraDefaults
 from condu_cli.backbone.models.open_clip_specs import (
-    HUB_PREFIX,
     TINY_ARCHITECTURE,
     OpenClipSpec,
     openai_preparation,
     prepared_as,
 )
 from condu_cli.backbone.weight_files import is_checkpoint
-from condu_cli.base_identity import BaseIdentity
+from condu_cli.base_identity import HUB_PREFIX, BaseIdentity
 from condu_cli.errors import BaseModelError
 from condu_cli.preprocessing import Preparation, Preprocessing
 
@@ -170,11 +169,7 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
             torch.manual_seed(
                 0
             )  # only an architecture without weights (condu-tiny) draws random numbers
-            model = open_clip.create_model(
-                spec.architecture,
-                pretrained=spec.pretrained or None,
-                force_quick_gelu=spec.quick_gelu,
-            )
+            model = _created(spec)
         tokenizer = open_clip.get_tokenizer(spec.architecture)
     except Exception as exc:
         # Hub clients and checkpoint readers raise a dozen unrelated types.
@@ -182,6 +177,19 @@ def load(base_id: str, spec: OpenClipSpec) -> OpenClipModel:
     finally:
         logging.disable(previous)
     return OpenClipModel(base_id, spec, model, tokenizer)
+
+
+def _created(spec: OpenClipSpec) -> Any:
+    """Build open_clip's model; for a name on the hub, open_clip takes no other weights itself."""
+    import open_clip
+
+    if spec.architecture.startswith(HUB_PREFIX) and spec.pretrained:
+        model = open_clip.create_model(spec.architecture, load_weights=False)
+        open_clip.load_checkpoint(model, spec.pretrained)
+        return model
+    return open_clip.create_model(
+        spec.architecture, pretrained=spec.pretrained or None, force_quick_gelu=spec.quick_gelu
+    )
 
 
 def _unavailable(base_id: str, spec: OpenClipSpec, exc: Exception) -> BaseModelError:

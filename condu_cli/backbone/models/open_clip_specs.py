@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.statements import CONFIGURATION, Statement, statement_of
 from condu_cli.backbone.weight_files import is_checkpoint
+from condu_cli.base_identity import HUB_PREFIX
 from condu_cli.errors import UsageError
 from condu_cli.preprocessing import Preparation
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 TINY_ARCHITECTURE = "condu-tiny"
 TINY_CONFIG = Path(__file__).with_name(f"{TINY_ARCHITECTURE}.json")
-HUB_PREFIX = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ def resolve(architecture: str, pretrained: str, recorded: Statement | None = Non
     import open_clip
 
     if architecture.startswith(HUB_PREFIX):
-        return OpenClipSpec(architecture, "", quick_gelu=False)
+        if not pretrained:
+            return OpenClipSpec(architecture, "", quick_gelu=False)
+        stated = recorded or statement_of(Path(pretrained), openai_preparation())
+        return OpenClipSpec(architecture, pretrained, False, stated.preparation)
     if architecture == TINY_ARCHITECTURE:
         open_clip.add_model_config(TINY_CONFIG)
     config = open_clip.get_model_config(architecture)

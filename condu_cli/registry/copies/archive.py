@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from condu_cli._version import __version__
+from condu_cli.base_identity import parts_of
 from condu_cli.disk import flush_file, flush_folder, require_parent_folder
 from condu_cli.errors import DataError, IntegrityError, UsageError
 from condu_cli.registry.copies.archive_database import write_clean_database
@@ -43,8 +44,6 @@ from condu_cli.registry.files.new_folders import built_beside, refuse_inside_reg
 from condu_cli.registry.manifest import RegistryConfig, canonical_json
 from condu_cli.registry.reachability import History
 from condu_cli.registry.repository import Registry
-
-_HUB = "hf-hub:"
 
 
 def write_archive(registry: Registry, path: Path, *, overwrite: bool) -> ArchiveSummary:
@@ -103,9 +102,7 @@ def manifest_of(history: History, config: RegistryConfig) -> dict[str, Any]:
 def without_folders(config: RegistryConfig) -> RegistryConfig:
     """Reduce the path of a base model's weights to its file name."""
     base = config.base
-    if base.id.startswith(_HUB):
-        return config
-    architecture, colon, weights = base.id.partition(":")
+    architecture, colon, weights = parts_of(base.id)
     return replace(
         config,
         base=replace(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from condu_cli._version import __version__
+from condu_cli.base_identity import parts_of
 from condu_cli.disk import flush_file, flush_folder
 from condu_cli.errors import ConduError, IntegrityError, RegistryTooNewError, UsageError
 from condu_cli.registry.copies.archive import manifest_of, summarise, without_folders
@@ -190,9 +191,8 @@ class _Contents:
         return history, registry.config
 
     def _rename_base(self, config: RegistryConfig, base: str) -> RegistryConfig:
-        _, colon, weights = base.partition(":")
-        hub = base.startswith("hf-hub:")
-        pretrained = weights if colon and not hub else config.base.pretrained
+        _, colon, weights = parts_of(base)
+        pretrained = weights if colon else config.base.pretrained
         config = replace(config, base=replace(config.base, id=base, pretrained=pretrained))
         database = self.paths.database
         with described_errors(database), closing(connect(database)) as connection:

@@ -13,7 +13,7 @@ from condu_cli._version import __version__
 from condu_cli.backbone.base_models import DEFAULT_BASE, load_base
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
-from condu_cli.backbone.models.open_clip_specs import HUB_PREFIX, openai_preparation
+from condu_cli.backbone.models.open_clip_specs import openai_preparation
 from condu_cli.backbone.statements import statement_of
 from condu_cli.backbone.weight_files import (
     ADAPTER_WEIGHTS,
@@ -30,6 +30,7 @@ from condu_cli.backbone.weights.adapters import (
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
 from condu_cli.backbone.weights.foreign_experts import ForeignExpert, expert_delta
 from condu_cli.backbone.weights.hugging_face import read_folder, stated_beside
+from condu_cli.base_identity import HUB_PREFIX
 from condu_cli.core.routing.prototypes import PrototypeBuilder, Prototypes
 from condu_cli.data.labelled import fingerprint
 from condu_cli.data.pictures.picture_sets import PictureSet

@@ -66,6 +66,7 @@ def test_every_entry_of_the_catalog_but_mini_is_a_model_that_open_clip_knows():
         ("ViT-B-16:openai", ("ViT-B-16", "openai")),
         ("ViT-B-16:/a/b:c.pt", ("ViT-B-16", "/a/b:c.pt")),
         ("hf-hub:org/model", ("hf-hub:org/model", "")),
+        ("hf-hub:org/model:/a/w.pt", ("hf-hub:org/model", "/a/w.pt")),
         ("tiny", ("condu-tiny", "")),
     ],
 )
@@ -73,7 +74,9 @@ def test_a_name_is_an_architecture_and_its_weights(base_id, parts):
     assert split_base_id(base_id) == parts
 
 
-@pytest.mark.parametrize("base_id", ["", "ViT-B-16", "ViT-B-16:", ":openai", ":"])
+@pytest.mark.parametrize(
+    "base_id", ["", "ViT-B-16", "ViT-B-16:", ":openai", ":", "hf-hub:org/model:tag"]
+)
 def test_a_name_without_both_is_a_usage_error(base_id):
     with pytest.raises(UsageError, match="is not the name of a base model") as caught:
         load_base(base_id)
@@ -215,6 +218,27 @@ def test_an_older_registry_keeps_what_its_weights_had_then(checkpoint, monkeypat
         recorded = BaseIdentity(unchanged, unchanged, "", "gelu", "", 224)
         found = load_recorded_base(recorded).preprocessing.preparation
         assert found == openai_preparation()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that knows one configuration, that of `tiny` with other pictures, and no weights."""
+    config = json.loads(open_clip_specs.TINY_CONFIG.read_text())
+    answer = {"model_cfg": config, "preprocess_cfg": {"mean": HALF, "std": HALF}}
+    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *_, **__: answer)
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_architecture_of_the_hub_takes_a_local_checkpoint(checkpoint, monkeypatch):
+    """What the line for an exported model of the hub does: its configuration, other weights."""
+    monkeypatch.chdir(checkpoint.parent)
+    base = load_base(f"hf-hub:org/model:{checkpoint.name}")
+    assert base.info.id == f"hf-hub:org/model:{checkpoint}"
+    assert base.info.weights_sha256 == load_base("tiny").info.weights_sha256
+    assert base.preprocessing.preparation == Preparation(HALF, HALF)
+    assert base.assumption is None
+    line = base.how_to_load("x.safetensors")
+    assert line.startswith('model = open_clip.create_model("hf-hub:org/model", load_weights=False)')
 
 
 # Downloads

@@ -183,7 +183,7 @@ def test_nothing_is_left_behind_when_the_disk_refuses_the_bytes(expert, path):
 # Reading
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT", ".ckpt"])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "model"])
 def test_pickled_state_dicts_are_read_with_and_without_wrappers(expert, tmp_path, suffix, wrapper):
     state = expert.clip.state_dict()

@@ -196,6 +196,7 @@ def test_a_record_that_names_a_folder_is_warned_about(registry: Registry, tmp_pa
         ("mini", "mini"),
         ("ViT-B-16:openai", "ViT-B-16:openai"),
         ("hf-hub:timm/ViT", "hf-hub:timm/ViT"),
+        ("hf-hub:timm/ViT:/a/b.pt", "hf-hub:timm/ViT:b.pt"),
         ("ViT:/a/b.pt", "ViT:b.pt"),
         ("ViT:C:\\a\\b.pt", "ViT:b.pt"),
     ],
