@@ -33,8 +33,9 @@ class BaseIdentity:
         same model. `ViT-B-16-quickgelu` is the architecture `ViT-B-16`: activations are compared by
         themselves. Preparations are compared if both are known.
         """
+        bare = without_activation
         pairs: list[tuple[str, Any, Any]] = [
-            ("architecture", _bare(self.architecture), _bare(other.architecture)),
+            ("architecture", bare(self.architecture), bare(other.architecture)),
             ("activation", self.activation, other.activation),
             ("weights", self.weights_sha256, other.weights_sha256),
             ("image size", self.image_size, other.image_size),
@@ -59,5 +60,6 @@ def _words(value: Any) -> str:
     return str(value)[:24]  # enough of a hash
 
 
-def _bare(architecture: str) -> str:
+def without_activation(architecture: str) -> str:
+    """Return the name of an architecture without what some say of their activation."""
     return architecture.removesuffix("-quickgelu")

@@ -1,14 +1,16 @@
-"""What every room that writes files needs: flushing, modes of new files, existing parents.
+"""What every room that touches files needs: flushing, modes of new files, folders, small JSON.
 
 A rename is only as safe as the folder that records it. This module is below all rooms.
 """
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from condu_cli.errors import UsageError
 from condu_cli.texts import fault_in
@@ -48,6 +50,20 @@ def mode_of_new_file(path: Path) -> int:
     # Gone before anything takes its name: renaming onto a file makes some file systems flush.
     path.unlink()
     return mode
+
+
+def json_object(path: Path, limit: int) -> dict[str, Any] | None:
+    """Read a JSON object from a file of at most `limit` bytes; None if it is something else.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: it is not JSON.
+
+    """
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    found = json.loads(content) if len(content) <= limit else None
+    return found if isinstance(found, dict) else None
 
 
 def contents_of(folder: Path) -> list[Path]:

@@ -115,8 +115,11 @@ def load_recorded_base(recorded: BaseIdentity, device: str = "cpu") -> DualEncod
     weights' source says today: to other pictures the same weights answer differently.
     """
     preparation = recorded.preparation or _preparation_before(recorded)
-    stated = Statement(recorded.activation, preparation)
-    base = load_base(os.environ.get(BASE_VARIABLE) or recorded.id, device, stated)
+    name = os.environ.get(BASE_VARIABLE) or recorded.id
+    if is_checkpoint(parts_of(name)[2]):
+        base = load_base(name, device, Statement(recorded.activation, preparation))
+    else:  # the same model as before there was a registry
+        base = load_base(name, device)
     return base if preparation is None else base.preparing(preparation)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from condu_cli.backbone.weight_files import METADATA_KEY, SAFE_SUFFIX
+from condu_cli.disk import json_object
 from condu_cli.errors import BaseModelError
 from condu_cli.preprocessing import Preparation
 
@@ -46,28 +48,52 @@ def statement_of(weights: Path, usual: Preparation) -> Statement:
     `usual` is what open_clip takes for values that its configuration leaves out.
 
     Raises:
-        BaseModelError: the configuration or the note is corrupt, or states a way of preparing
-            pictures that condu does not know.
+        BaseModelError: the configuration is corrupt, or it or the note states a way of preparing
+            pictures that condu does not know. A note that cannot be read states nothing.
 
     """
-    note = noted(weights)
+    note = _noted(weights)
     stated = _configured(weights.with_name(CONFIGURATION), usual)
     if note.get("activation") in ACTIVATIONS:
         stated = stated._replace(activation=note["activation"])
-    if note.get("preparation") is not None:
-        stated = stated._replace(preparation=_preparation(weights, note["preparation"], None))
-    return stated
+    try:
+        return stated._replace(preparation=noted_preparation(note) or stated.preparation)
+    except ValueError as exc:
+        raise _unusable(weights, f"how pictures are prepared: {exc}") from exc
 
 
-def noted(weights: Path) -> Mapping[str, Any]:
+def noted_preparation(note: Mapping[str, Any]) -> Preparation | None:
+    """Return how a note of condu says that pictures are prepared; None in an older one.
+
+    Raises:
+        ValueError: what it says is not what condu writes.
+
+    """
+    record = note.get("preparation")
+    return None if record is None else Preparation.from_record(record)
+
+
+def note_text(weights: Path) -> str | None:
+    """Return the text of condu's note in a .safetensors file, None if there is none.
+
+    Raises:
+        SafetensorError, OSError: the file cannot be read.
+
+    """
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        return (file.metadata() or {}).get(METADATA_KEY)
+
+
+def _noted(weights: Path) -> Mapping[str, Any]:
     """Return condu's note in a file of weights; empty if there is none, or it cannot be read."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     if weights.suffix != SAFE_SUFFIX:
         return {}
     with suppress(SafetensorError, OSError, ValueError, RecursionError):
-        with safe_open(weights, "pt") as file:
-            note = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        note = json.loads(note_text(weights) or "{}")
         if isinstance(note, dict):
             return note
     return {}
@@ -75,34 +101,26 @@ def noted(weights: Path) -> Mapping[str, Any]:
 
 def _configured(path: Path, usual: Preparation) -> Statement:
     try:
-        with path.open("rb") as file:
-            content = file.read(CONFIGURATION_LIMIT + 1)
-        found = json.loads(content) if len(content) <= CONFIGURATION_LIMIT else None
+        found = json_object(path, CONFIGURATION_LIMIT)
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING_STATED
     except (OSError, ValueError, RecursionError) as exc:
         raise _unusable(path, f"cannot be read ({exc})") from exc
-    if not isinstance(found, dict):
+    if found is None:
         raise _unusable(path, "is not a configuration of open_clip")
     model, prepared = found.get("model_cfg"), found.get("preprocess_cfg")
     activation = embedding = None
     if isinstance(model, dict):
         activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
         embedding = model.get("embed_dim") if isinstance(model.get("embed_dim"), int) else None
-    preparation = _preparation(path, prepared, usual) if isinstance(prepared, dict) else None
-    return Statement(activation, preparation, embedding)
-
-
-def _preparation(path: Path, record: Any, usual: Preparation | None) -> Preparation:
-    """Check a record; with `usual`, values may be missing, and others beside them are ignored."""
+    if not isinstance(prepared, dict):
+        return Statement(activation, None, embedding)
+    given = {name: prepared.get(name) for name in Preparation.__dataclass_fields__}
     try:
-        if usual is not None:
-            defaults = usual.to_record()
-            given = {name: record.get(name) for name in defaults}
-            record = {n: defaults[n] if value is None else value for n, value in given.items()}
-        return Preparation.from_record(record)
+        preparation = replace(usual, **{n: v for n, v in given.items() if v is not None})
     except ValueError as exc:
         raise _unusable(path, f"how pictures are prepared: {exc}") from exc
+    return Statement(activation, preparation, embedding)
 
 
 def _unusable(path: Path, what: str) -> BaseModelError:

@@ -2,7 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,41 +85,28 @@ PREPARATION = "How a local checkpoint's pictures are prepared"
 LORA = "LoRA"
 """Headings of their options in the help."""
 
+
+def _of_preparation(metavar: str, text: str, *names: str) -> Any:
+    return typer.Option(
+        *names, metavar=metavar, help=text, show_default=False, rich_help_panel=PREPARATION
+    )
+
+
 ImageMeanOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B",
-        help="Mean of the pictures' channels, on the 0..1 scale.",
-        show_default=False,
-        rich_help_panel=PREPARATION,
-    ),
+    str | None, _of_preparation("R,G,B", "Mean of the pictures' channels, on the 0..1 scale.")
 ]
 ImageStdOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="R,G,B",
-        help="Standard deviation of the channels.",
-        show_default=False,
-        rich_help_panel=PREPARATION,
-    ),
+    str | None, _of_preparation("R,G,B", "Standard deviation of the channels.")
 ]
 ImageInterpolationOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WORD",
-        help="How pictures are scaled: bicubic or bilinear.",
-        show_default=False,
-        rich_help_panel=PREPARATION,
-    ),
+    str | None, _of_preparation("WORD", "How pictures are scaled: bicubic or bilinear.")
 ]
 ImageResizeOption = Annotated[
     str | None,
-    typer.Option(
+    _of_preparation(
+        "WORD",
+        "How they become square: shortest (the longer side is cropped) or squash.",
         "--image-resize-mode",
-        metavar="WORD",
-        help="How they become square: shortest (the longer side is cropped) or squash.",
-        show_default=False,
-        rich_help_panel=PREPARATION,
     ),
 ]
 RankOption = Annotated[

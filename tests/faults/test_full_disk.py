@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tiny_registry as tiny
 from operations import OPERATIONS, Operation
+from volumes import small_disk
 
 from condu_cli.cli.hints.making import hint_of
 from condu_cli.errors import ConduError
@@ -38,24 +39,6 @@ ROOM = (*range(0, 200, 16), 400)
 FILE_SIZES = (0, 300, 900, 2_000, 3_000, 4_000, 6_000, 8_500, 17_000, 25_000, 34_000, 50_000)
 FILE_SIZES += (67_000, 84_000, 100_000, 120_000, 150_000)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
-    """Mount a file system of this size at `place`; skip the test if that is not possible."""
-    place.mkdir(exist_ok=True)
-    options = f"size={kibibytes}k"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "condu-test", str(place)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no program `mount`")
-    if done.returncode:
-        pytest.skip(f"only root may mount a small disk: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from condu_cli.backbone.models.open_clip_specs import (
     prepared_as,
 )
 from condu_cli.backbone.weight_files import is_checkpoint
-from condu_cli.base_identity import HUB_PREFIX, BaseIdentity
+from condu_cli.base_identity import HUB_PREFIX, BaseIdentity, without_activation
 from condu_cli.errors import BaseModelError
 from condu_cli.preprocessing import Preparation, Preprocessing
 
@@ -221,7 +221,7 @@ def _local_architecture(spec: OpenClipSpec) -> str:
     """Return the architecture's name for a local checkpoint of the same model."""
     if spec.architecture.startswith(HUB_PREFIX):
         return "ARCHITECTURE"
-    bare = spec.architecture.removesuffix("-quickgelu")
+    bare = without_activation(spec.architecture)
     return f"{bare}-quickgelu" if spec.quick_gelu else bare
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli.backbone.statements import CONFIGURATION, Statement, statement_of
 from condu_cli.backbone.weight_files import is_checkpoint
-from condu_cli.base_identity import HUB_PREFIX
+from condu_cli.base_identity import HUB_PREFIX, without_activation
 from condu_cli.errors import UsageError
 from condu_cli.preprocessing import Preparation
 
@@ -118,7 +118,7 @@ def _refuse_plain_weights(architecture: str, pretrained: str, *, quick: bool) ->
         raise UsageError(
             f"{architecture} uses QuickGELU, but the weights '{pretrained}' do not",
             reason="weights-without-quickgelu",
-            base=f"{architecture.removesuffix('-quickgelu')}:{pretrained}",
+            base=f"{without_activation(architecture)}:{pretrained}",
         )
 
 
@@ -147,7 +147,7 @@ def usual_preparation(architecture: str) -> tuple[Preparation, str]:
     """
     import open_clip
 
-    bare = architecture.removesuffix("-quickgelu")
+    bare = without_activation(architecture)
     by_tag = {
         tag: tag_preparation(name, tag)
         for name in (bare, f"{bare}-quickgelu")

@@ -37,7 +37,14 @@ from condu_cli.backbone.weights.foreign_experts import (
     refuse_unrelated,
 )
 from condu_cli.backbone.weights.foreign_names import some, with_known_names
-from condu_cli.disk import contents_of, flush_file, flush_folder, require_parent_folder
+from condu_cli.base_identity import parts_of, without_activation
+from condu_cli.disk import (
+    contents_of,
+    flush_file,
+    flush_folder,
+    json_object,
+    require_parent_folder,
+)
 from condu_cli.errors import BaseModelError, ConduError, DataError, UsageError, exhausted
 
 if TYPE_CHECKING:
@@ -198,16 +205,14 @@ def read_adapter(folder: Path) -> Adapter:
 
     """
     try:
-        with (folder / ADAPTER_CONFIG).open("rb") as file:
-            content = file.read(CONFIG_LIMIT + 1)
-        config = json.loads(content) if len(content) <= CONFIG_LIMIT else None
+        config = json_object(folder / ADAPTER_CONFIG, CONFIG_LIMIT)
     except (OSError, ValueError, RecursionError) as exc:
         raise exhausted(exc) or DataError(
             f"{folder / ADAPTER_CONFIG}: cannot be read ({exc})",
             reason="adapter-unreadable",
             path=folder / ADAPTER_CONFIG,
         ) from exc
-    if not isinstance(config, dict):
+    if config is None:
         raise DataError(
             f"{folder / ADAPTER_CONFIG}: is not a PEFT configuration",
             reason="adapter-unreadable",
@@ -298,15 +303,15 @@ def _other_base_named(base: DualEncoder, adapter: Adapter) -> tuple[str, ...]:
 
 
 def _bare(base_id: str) -> str:
-    architecture, colon, pretrained = base_id.partition(":")
-    return architecture.removesuffix("-quickgelu") + colon + pretrained
+    architecture, colon, pretrained = parts_of(base_id)
+    return without_activation(architecture) + colon + pretrained
 
 
 def _is_pretrained(base_id: str) -> bool:
     """Return whether a name stands for certain weights on every machine."""
     import open_clip
 
-    architecture, _, tag = base_id.partition(":")
+    architecture, _, tag = parts_of(base_id)
     known = bool(tag) and bool(open_clip.get_pretrained_cfg(architecture, tag))
     return known or base_id in ("mini", "tiny")
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from condu_cli.backbone.file_kinds import MISFITS, misfit_of
-from condu_cli.backbone.statements import NOTHING_STATED, Statement
+from condu_cli.backbone.statements import NOTHING_STATED, Statement, note_text
 from condu_cli.backbone.weight_files import (
     CHECKPOINT_SUFFIXES,
     METADATA_KEY,
@@ -197,8 +197,7 @@ def _row_major(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with named_in_utf8(path) as there:
-            with safe_open(there, framework="pt") as file:
-                note = (file.metadata() or {}).get(METADATA_KEY)
+            note = note_text(there)
             weights: dict[str, Tensor] = load_file(there)
     except (SafetensorError, OSError) as exc:
         raise exhausted(exc) or _not_a_checkpoint(path, exc) from exc

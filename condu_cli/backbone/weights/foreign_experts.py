@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from condu_cli.backbone.statements import noted_preparation
 from condu_cli.backbone.weights.foreign_names import (
     NO_WEIGHTS,
     KnownNames,
@@ -17,7 +18,6 @@ from condu_cli.backbone.weights.foreign_names import (
     some,
 )
 from condu_cli.errors import BaseModelError, DataError, UsageError
-from condu_cli.preprocessing import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,6 @@ MAX_DISTANCE = 0.5
 """A checkpoint at a larger relative distance from the base model was not fine-tuned from it.
 Unrelated weights of the same shapes are about 1.4 apart (two independent vectors of equal length),
 fine-tuned ones far below this threshold."""
-
-
 BLOCK = 1 << 20
 """Elements of a tensor to work on at a time."""
 
@@ -83,9 +81,8 @@ def expert_delta(base: DualEncoder, checkpoint: Checkpoint) -> ForeignExpert:
             f"{sums.rounded:,} weights are rounded, by at most {sums.furthest:.1e}: no float32 "
             "delta gives them exactly"
         )
-    if not sums.moved and not checkpoint.metadata.get(
-        "head"
-    ):  # else it is a head on the base model
+    # An expert that is a head on the base model moves no weight.
+    if not sums.moved and not checkpoint.metadata.get("head"):
         told.append("every weight equals the base model's: this expert has learned nothing")
     return ForeignExpert(delta, distance, tuple(told))
 
@@ -204,9 +201,8 @@ def check_note(base: DualEncoder, checkpoint: Checkpoint) -> None:
 def _noted_identity(ours: BaseIdentity, checkpoint: Checkpoint) -> BaseIdentity:
     """Return the base model of a note; an expert's image size may be its own."""
     note = checkpoint.metadata
-    record = note.get("preparation")
     try:
-        preparation = None if record is None else Preparation.from_record(record)
+        preparation = noted_preparation(note)
     except ValueError as exc:
         raise DataError(
             f"{checkpoint.path}: condu's metadata in this file was altered: {exc}",

@@ -60,11 +60,10 @@ def known_names(base: DualEncoder, weights: Mapping[str, Tensor]) -> KnownNames:
     parts = {name.partition(".")[0] for name in known}
     inside, beside = _divided(base, weights)
     strange = [name for name in inside if name not in known and not _is_harmless(name)]
-    others = [name for name in strange if name.partition(".")[0] not in parts]
     unexpected = tuple(name for name in strange if name.partition(".")[0] in parts)
-    left_out = (*others, *(name for name in beside if not _is_harmless(name)))
-    kept = {name: tensor for name, tensor in inside.items() if name not in set(others)}
-    return KnownNames(kept, left_out, unexpected)
+    left_out = [name for name in strange if name.partition(".")[0] not in parts]
+    left_out += [name for name in beside if not _is_harmless(name)]
+    return KnownNames(inside, tuple(left_out), unexpected)
 
 
 def _divided(

@@ -8,7 +8,6 @@ DIR/preprocessor_config.json          how pictures are prepared; may be missing
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from condu_cli.backbone.statements import Statement
-from condu_cli.backbone.weight_files import HUGGING_FACE_CONFIG
+from condu_cli.backbone.weight_files import HUGGING_FACE_CONFIG, is_hugging_face
 from condu_cli.backbone.weights.checkpoints import Checkpoint, read_checkpoint
+from condu_cli.disk import json_object
 from condu_cli.errors import DataError, UsageError
 from condu_cli.preprocessing import Preparation
 
@@ -132,7 +132,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 def stated_beside(file: Path) -> Statement | None:
     """Return what the folder of a CLIPModel states of a file in it; None in any other folder."""
-    if not (file.parent / HUGGING_FACE_CONFIG).is_file():
+    if not is_hugging_face(file.parent):
         return None
     config = _json(file.parent / HUGGING_FACE_CONFIG)
     return _statement(file.parent, config) if config.get("model_type") == "clip" else None
@@ -186,12 +186,10 @@ def _prepared(processor: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = file.read(JSON_LIMIT + 1)
-        found = json.loads(content) if len(content) <= JSON_LIMIT else None
+        found = json_object(path, JSON_LIMIT)
     except (OSError, ValueError, RecursionError) as exc:
         raise _unreadable(path, f"cannot be read ({exc})") from exc
-    if not isinstance(found, dict):
+    if found is None:
         raise _unreadable(path, "is not a JSON object")
     return found
 

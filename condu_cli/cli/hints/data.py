@@ -42,12 +42,9 @@ def _column(facts: Facts) -> str:
     return FORMS["hugging-face"]
 
 
-def _missing(facts: Facts) -> str:
-    return DOWNLOAD if ADDRESS.match(str(facts.get("path"))) else "Check the path"
-
-
-def _missing_data(facts: Facts) -> str:
-    return DOWNLOAD if ADDRESS.match(str(facts.get("path"))) else "Check --data"
+def _unless_address(check: str) -> Hint:
+    """Make a hint about a missing file, which may be an address that was taken for one."""
+    return lambda facts: DOWNLOAD if ADDRESS.match(str(facts.get("path"))) else check
 
 
 def _other_file(facts: Facts) -> str:
@@ -62,7 +59,7 @@ HINTS: dict[str, Hint] = {
     "no-data-root-for-public-set": "Pass --data DIR, or name the folder that holds the data sets: "
     "--data-root DIR or {variable}; condu tasks {task!q} says what belongs there",
     "no-data-root": "Pass --data-root DIR, or set {variable}",
-    "no-such-data": _missing_data,
+    "no-such-data": _unless_address("Check --data"),
     "no-labelled-pictures": "Check --data",
     "no-pictures": _form,
     "no-training-pictures": _form,
@@ -120,7 +117,7 @@ HINTS: dict[str, Hint] = {
     "class-unreadable": "Replace them, or omit the class",
     "picture-too-large": "Scale the picture down",
     "picture-unreadable": "The file may be corrupt",
-    "no-such-file": _missing,
+    "no-such-file": _unless_address("Check the path"),
     "permission-denied": "Check its permissions",
     "not-a-picture-file": "Name a picture",
     "not-a-picture": "Supported: JPEG, PNG, WebP, TIFF, …",

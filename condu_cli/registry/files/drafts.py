@@ -16,12 +16,18 @@ from condu_cli.registry.files.processes import is_running
 STALE_SECONDS = 24 * 3600.0
 """A draft from another machine is abandoned if it has not changed for this long."""
 
-_OWNER = re.compile(r"(?:^|-)(?P<host>[A-Za-z0-9_]{1,40})-(?P<pid>\d{1,10})-[0-9a-f]{16}(?:\.|$)")
+_NAME = r"(?P<host>[A-Za-z0-9_]{1,40})-(?P<pid>\d{1,10})-[0-9a-f]{16}"
+_OWNER = re.compile(rf"(?:^|-){_NAME}(?:\.|$)")
 
 
 def draft_name() -> str:
     """Return a new name that identifies the writing process and its machine."""
     return f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def is_draft_name(text: str) -> bool:
+    """Whether a text is a name by `draft_name`, and nothing else."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 def is_draft(path: Path) -> bool:

@@ -6,7 +6,6 @@ moved up, the database last, since that is what makes it a registry.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,14 +14,11 @@ from pathlib import Path
 
 from condu_cli.disk import contents_of, flush_folder
 from condu_cli.errors import UsageError
-from condu_cli.registry.files.drafts import draft_name, is_abandoned
+from condu_cli.registry.files.drafts import draft_name, is_abandoned, is_draft_name
 from condu_cli.registry.files.paths import RegistryPaths
 
 CHILDREN = ".children"
 """A file in a draft inside its place: which children are being moved up."""
-
-_BESIDE = re.compile(r"[A-Za-z0-9_]{1,40}-\d{1,10}-[0-9a-f]{16}")
-_INSIDE = re.compile(rf"\.new-{_BESIDE.pattern}\.inside")
 
 
 def is_free(place: Path) -> bool:
@@ -104,19 +100,18 @@ def draft_folders(place: Path) -> Iterator[Path]:
 
 
 def _drafts_beside(place: Path) -> Iterator[Path]:
-    for folder in place.parent.glob(f".{escape(place.name)}-*"):
-        if _BESIDE.fullmatch(folder.name.removeprefix(f".{place.name}-")) and _is_left(folder):
-            yield folder
+    yield from _drafts(place.parent, f".{place.name}-", "")
 
 
 def _drafts_inside(place: Path) -> Iterator[Path]:
-    for folder in place.glob(".new-*"):
-        if _INSIDE.fullmatch(folder.name) and _is_left(folder):
+    yield from _drafts(place, ".new-", ".inside")
+
+
+def _drafts(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    for folder in parent.glob(f"{escape(prefix)}*{suffix}"):
+        named = is_draft_name(folder.name.removeprefix(prefix).removesuffix(suffix))
+        if named and folder.is_dir() and not folder.is_symlink() and is_abandoned(folder):
             yield folder
-
-
-def _is_left(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and is_abandoned(folder)
 
 
 def _unfinished(place: Path) -> Iterator[Path]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from condu_cli._version import __version__
 from condu_cli.backbone.deltas import put_weights, weights_of
+from condu_cli.backbone.statements import noted_preparation
 from condu_cli.backbone.weight_files import ADAPTER_HEAD, head_file, is_checkpoint
 from condu_cli.backbone.weights.adapters import refuse_folder, write_adapter
 from condu_cli.backbone.weights.checkpoints import refuse_target, write_checkpoint
 from condu_cli.core.arrays.layout import InvalidStateError
 from condu_cli.core.codecs.operations import decode_into
 from condu_cli.errors import DataError, UsageError
-from condu_cli.preprocessing import Preparation
 from condu_cli.registry.files.new_folders import refuse_inside_registry
 from condu_cli.workflows.answering.panel import expert_image_size
 from condu_cli.workflows.opening.paradigms import LORA
@@ -227,19 +227,12 @@ def read_note(path: Path, metadata: Mapping[str, Any]) -> ExportNote | None:
     except TypeError as exc:
         raise _altered(path) from exc
     try:
-        noted_preparation(note)
+        noted_preparation(metadata)
     except ValueError as exc:
         raise _altered(path) from exc
     if not _is_sound(note):
         raise _altered(path)
     return note
-
-
-def noted_preparation(note: ExportNote | None) -> Preparation | None:
-    """Return how a note says that pictures are prepared; None if it does not."""
-    if note is None or note.preparation is None:
-        return None
-    return Preparation.from_record(note.preparation)
 
 
 def portable_base_id(base: BaseIdentity) -> str:

@@ -14,7 +14,7 @@ from condu_cli.backbone.base_models import DEFAULT_BASE, load_base
 from condu_cli.backbone.classifiers import text_features
 from condu_cli.backbone.features import image_features
 from condu_cli.backbone.models.open_clip_specs import openai_preparation
-from condu_cli.backbone.statements import statement_of
+from condu_cli.backbone.statements import noted_preparation, statement_of
 from condu_cli.backbone.weight_files import (
     ADAPTER_WEIGHTS,
     head_file,
@@ -54,7 +54,7 @@ from condu_cli.workflows.sessions.committing import CommitSeconds, commit_expert
 from condu_cli.workflows.sessions.current import refuse_known_task
 from condu_cli.workflows.sessions.trained_experts import TrainedExpert, check_delta, new_run
 from condu_cli.workflows.transfers.exported_heads import check_width, noted_head, warnings_of_head
-from condu_cli.workflows.transfers.exporting import ExportNote, noted_preparation, read_note
+from condu_cli.workflows.transfers.exporting import ExportNote, read_note
 from condu_cli.workflows.transfers.noted_classes import classes_of, read_data
 
 if TYPE_CHECKING:
@@ -161,9 +161,8 @@ class Importer:
         data = read_data(request.data, request.class_names, note)
         folders, classes = classes_of(request.weights, request.class_names, note, data)
         head = noted_head(request.weights, note, (classes, folders))
-        base, config = load_kind(
-            self._registry, self._base_id(note), request.device, noted_preparation(note)
-        )
+        preparation = noted_preparation(checkpoint.metadata)
+        base, config = load_kind(self._registry, self._base_id(note), request.device, preparation)
         require_room(self._path, config)
         expert = _delta(base, found)
         delta = _checked(config, expert, request.weights)

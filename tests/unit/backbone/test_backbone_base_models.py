@@ -200,6 +200,13 @@ def test_pictures_are_prepared_as_the_registry_records(monkeypatch):
     assert load_base("tiny").info.preparation != recorded.preparation
 
 
+def test_a_registrys_base_model_is_the_one_that_is_loaded_already():
+    """`learn` of several tasks creates a registry with the first and opens it with the second."""
+    fresh = load_base("tiny", "cpu")
+    assert load_recorded_base(fresh.info).clip is fresh.clip
+    assert load_base.cache_info().misses == 1
+
+
 def test_an_older_registry_keeps_what_its_weights_had_then(checkpoint, monkeypatch):
     """Pretrained weights had their own way; a checkpoint had OpenAI's, whatever is beside it."""
     monkeypatch.setenv("CONDU_BASE", f"condu-tiny:{checkpoint}")

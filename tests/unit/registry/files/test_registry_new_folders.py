@@ -1,11 +1,11 @@
 """Folders that are built completely before they are seen, beside their place or inside."""
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from volumes import small_disk
 
 from condu_cli.registry.files import new_folders
 from condu_cli.registry.files.drafts import STALE_SECONDS
@@ -207,21 +207,10 @@ def test_a_draft_beside_a_registry_is_none_inside_its_parent(
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A real volume with a folder of the system's in it; skips if it cannot be mounted."""
-    place = tmp_path / "mounted"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "condu-test", str(place)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no program `mount`")
-    if done.returncode:
-        pytest.skip(f"only root may mount a volume: {done.stderr.strip()}")
-    (place / "lost+found").mkdir(mode=0o700)
-    try:
+    """A real volume with a folder of the system's in it."""
+    with small_disk(tmp_path / "mounted", 8 << 10) as place:
+        (place / "lost+found").mkdir(mode=0o700)
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_registry_is_made_on_an_empty_volume(mounted: Path, config: RegistryConfig) -> None:
