@@ -46,8 +46,9 @@ def _warn(out: Output, plan: "LearnPlan") -> None:
 
     data = plan.data
     if pairs := alike(data.class_names):
+        one, other = pairs[0]
         more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
-        out.warning(f"the classes '{pairs[0][0]}' and '{pairs[0][1]}' have nearly one name{more}")
+        out.warning(f"the classes '{one}' and '{other}' differ only in case or spacing{more}")
     if plan.assumption:
         out.assumption(plan.assumption)
     if data.ignored:

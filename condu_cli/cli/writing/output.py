@@ -108,8 +108,8 @@ class Output:
         """Say what was assumed of a base model, and how to state it."""
         self.warning(line)
         self.hint(
-            "open_clip_config.json beside the checkpoint states it; for a new registry, so do "
-            "--image-mean and --image-std of condu init -h"
+            "State it in open_clip_config.json beside the checkpoint, or create the registry with "
+            "--image-mean and --image-std; see condu init -h"
         )
 
     def hint(self, template: str, **facts: object) -> None:

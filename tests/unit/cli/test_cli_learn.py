@@ -153,6 +153,15 @@ def test_a_value_that_makes_no_sense_is_refused(condu, colours, tmp_path, option
 # The pictures and the machine
 
 
+def test_classes_that_differ_in_case_alone_are_named_before_training(
+    condu, tmp_path, make_pictures
+):
+    pictures = make_pictures(tmp_path / "pictures", ("Cat", "cat", "dog"), 3, 16)
+    ran = condu(*NEW, "--data", pictures, "--quick")
+    assert ran.code == 0, ran.err
+    assert "warning: the classes 'Cat' and 'cat' differ only in case or spacing" in ran.err
+
+
 def test_options_about_pictures_reach_the_request(asked, tmp_path):
     ((request, _, _, retrain),) = asked(
         "--task", "new", "--data", tmp_path, "--class-names", "names.txt", "--download",
